@@ -1,0 +1,53 @@
+"""Packaging of star_jax; convert/, launch/ and configs/ install as star_jax.convert, .launch, .configs."""
+
+from setuptools import find_packages, setup
+
+MAPPED = {"convert": "star_jax.convert", "launch": "star_jax.launch", "configs": "star_jax.configs"}
+
+
+def packages() -> list[str]:
+    """Lists star_jax.* and the mapped top-level folders with their subpackages."""
+    found = find_packages(include=["star_jax", "star_jax.*"])
+    for folder, package in MAPPED.items():
+        found += [package] + [f"{package}.{sub}" for sub in find_packages(folder)]
+    return found
+
+
+setup(
+    name="star_jax",
+    version="0.1.0",
+    description="Real-world video super-resolution with diffusion (STAR) in JAX/Flax, for TPUs and GPUs",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir={package: folder for folder, package in MAPPED.items()},
+    package_data={"star_jax": ["weights/**/*"], "star_jax.launch": ["**/*"]},
+    entry_points={"console_scripts": ["star-jax = star_jax.launch.cli:main"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "einops>=0.8",
+        "transformers>=5.0",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        "ml-collections>=1.1",
+        "clu>=0.0.12",
+        "av>=16",
+        "opencv-python-headless>=4.10",
+        "safetensors>=0.5",
+        "huggingface_hub>=0.30",
+        "rich>=13",
+        "absl-py>=2.1",
+        "numpy>=2.0",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "convert": ["torch>=2.6"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "test": ["pytest>=8", "torch==2.13.0", "diffusers>=0.35", "scikit-image>=0.25", "ruff>=0.14"],
+    },
+)
