@@ -1,0 +1,62 @@
+"""The `star-jax` command: one subcommand per job, one line and an exit code per error.
+
+Exit codes: 0 done, 1 failed while running, 2 bad input or arguments.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+from star_jax.errors import StarError
+
+# Each module has HELP (one line), add_arguments(parser) and run(args); imports of jax wait until run().
+COMMANDS = {
+    "upscale": "star_jax.launch.upscale",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of every subcommand; no heavy import happens here."""
+    parser = argparse.ArgumentParser(
+        prog="star-jax", description="STAR video super-resolution in JAX: train, convert, upscale, benchmark."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(module_name)
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand and returns its exit code.
+
+    Args:
+      argv: arguments after the program's name; the process's own by default.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except StarError as error:
+        if args.debug:
+            raise
+        print(f"star-jax {args.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"star-jax {args.command}: interrupted; nothing was left half-written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
