@@ -17,8 +17,8 @@ class LiemConfig:
     Attributes:
       spatial: gate the input of the spatial self-attention.
       temporal: gate the inputs of both temporal attentions.
-      position: `before_attention` (the paper's (i), and the released checkpoints), `after_attention` (its (ii), on
-        the attention output before the residual) or `block_output` (its (iii)).
+      position: `before_attention` (the paper's (i), and the released checkpoints), `after_attention` ((ii):
+        on the attention's output, before the residual) or `block_output` ((iii)).
     """
 
     spatial: bool = True
