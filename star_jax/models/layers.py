@@ -1,0 +1,144 @@
+"""Small layers shared by the UNet and the ControlNet. Activations are [B, F, H, W, C]."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+_FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
+_CLIP_AXES = (1, 2, 3, 5)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation of a video, with statistics of one frame or of the whole clip, in float32.
+
+    The released UNet normalises frame by frame in its spatial parts, and over all frames together in the temporal
+    convolutions and the temporal transformers.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_groups: int,
+        epsilon: float,
+        over_frames: bool = False,
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        if channels % num_groups:
+            raise ValueError(f"{channels} channels do not divide into {num_groups} groups")
+        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
+        self.num_groups, self.epsilon, self.dtype = num_groups, epsilon, dtype
+        self.axes = _CLIP_AXES if over_frames else _FRAME_AXES
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+        channels = x.shape[-1]
+        grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], self.num_groups, channels // self.num_groups)
+        mean = grouped.mean(self.axes, keepdims=True)
+        variance = jnp.square(grouped - mean).mean(self.axes, keepdims=True)
+        # Scale and shift folded into one multiply-add per element.
+        scale = self.scale[...].astype(jnp.float32).reshape(self.num_groups, -1)
+        bias = self.bias[...].astype(jnp.float32).reshape(self.num_groups, -1)
+        scale = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return (grouped * scale + (bias - mean * scale)).reshape(x.shape).astype(self.dtype)
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
+    """Sinusoids of the timestep, cosines first (original: `sinusoidal_embedding`).
+
+    Args:
+      timesteps: [B], in steps of the training schedule (0..999).
+      dim: even number of channels.
+
+    Returns:
+      [B, dim] float32.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) / half * jnp.arange(half, dtype=jnp.float32))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Linear, SiLU, Linear on the sinusoids (original: `time_embed`)."""
+
+    def __init__(
+        self, dim: int, time_embed_dim: int, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.dim = dim
+        self.linear_1 = nnx.Linear(dim, time_embed_dim, **kwargs)
+        self.linear_2 = nnx.Linear(time_embed_dim, time_embed_dim, **kwargs)
+
+    def __call__(self, timesteps: jax.Array) -> jax.Array:  # [B] -> [B, time_embed_dim]
+        return self.linear_2(jax.nn.silu(self.linear_1(timestep_embedding(timesteps, self.dim))))
+
+
+class Conv2d(nnx.Conv):
+    """A square convolution of each frame, [B, F, H, W, C]; `padding` may differ for height and width."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        strides: int = 1,
+        padding: tuple[int, int] | None = None,
+        **kwargs,
+    ):
+        height, width = padding or (kernel_size // 2, kernel_size // 2)
+        super().__init__(
+            in_channels,
+            out_channels,
+            (kernel_size, kernel_size),
+            strides=(strides, strides),
+            padding=((height, height), (width, width)),
+            **kwargs,
+        )
+
+
+class Downsample(nnx.Module):
+    """Halves height and width by a strided convolution.
+
+    The original pads height by 2 and width by 1, so the network takes latents whose height is 2 mod 8: after the
+    three levels 90 -> 46 -> 24 -> 13.
+    """
+
+    def __init__(self, channels: int, *, padding: tuple[int, int] = (2, 1), **kwargs):
+        self.conv = Conv2d(channels, channels, 3, strides=2, padding=padding, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, (H + 3) // 2, W // 2, C]
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width (nearest), drops the first and the last row, convolves.
+
+    Dropping the rows undoes the extra padding of `Downsample`: 13 -> 24 -> 46 -> 90.
+    """
+
+    def __init__(self, channels: int, *, crop_rows: int = 1, **kwargs):
+        self.conv = Conv2d(channels, channels, 3, **kwargs)
+        self.crop_rows = crop_rows
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, 2H - 2, 2W, C]
+        x = x.repeat(2, axis=2).repeat(2, axis=3)
+        return self.conv(x[:, :, self.crop_rows : x.shape[2] - self.crop_rows])
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales the rest; the identity without a key (inference)."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def fold_key(key: jax.Array | None, position: int) -> jax.Array | None:
+    """The dropout key of one position of the network; None stays None."""
+    return None if key is None else jax.random.fold_in(key, position)

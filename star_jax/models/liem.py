@@ -1,0 +1,34 @@
+"""Local Information Enhancement Module (paper section 3.2): a sigmoid gate from channel maximum and mean."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
+    return jnp.concatenate([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)], axis=-1)
+
+
+class SpatialLiem(nnx.Module):
+    """Gate of a frame: 7x7 convolution of [max, mean] over channels (original: `SpatialAttention`).
+
+    The paper's figure draws a 3x3 convolution; the released checkpoints have 7x7.
+    """
+
+    def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            2, 1, (7, 7), padding=3, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> same
+        return jax.nn.sigmoid(self.conv(_channel_statistics(x))) * x
+
+
+class TemporalLiem(nnx.Module):
+    """Gate of a token: linear map of [max, mean] over channels (original: `TemporalLocalAttention`)."""
+
+    def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.proj = nnx.Linear(2, 1, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> same
+        return jax.nn.sigmoid(self.proj(_channel_statistics(x))) * x

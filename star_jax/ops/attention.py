@@ -1,0 +1,158 @@
+"""Scaled dot-product attention behind one function, with a choice of kernels.
+
+Every kernel computes softmax(q kᵀ / sqrt(head_dim)) v; they differ in memory and in where they run. A kernel that
+cannot take the shapes, the dtype or the device raises `InputError`: nothing falls back silently.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.errors import InputError
+
+IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
+
+# Above this many logits per head (query length x key length) `auto` avoids materialising them.
+_MATERIALISE_LIMIT = 2048 * 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionKernels:
+    """Which kernel each attention site of the UNet uses; see `dot_product_attention` for the names."""
+
+    spatial: str = "auto"
+    cross: str = "auto"
+    temporal: str = "auto"
+
+    @classmethod
+    def all(cls, implementation: str) -> "AttentionKernels":
+        return cls(implementation, implementation, implementation)
+
+
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    implementation: str = "auto",
+    key_block: int = 512,
+    query_block: int = 1024,
+) -> jax.Array:
+    """Attention without mask, scaled by 1/sqrt(head_dim), softmax in float32.
+
+    Args:
+      q: [batch, query_length, heads, head_dim].
+      k: [batch, key_length, heads, head_dim].
+      v: [batch, key_length, heads, head_dim].
+      implementation: `xla` (materialises the logits), `chunked` (online softmax over key blocks, rematerialised in
+        the backward pass; any device), `cudnn` (flash attention on NVIDIA GPUs, half precision), `splash` (Pallas
+        flash attention on TPUs), or `auto`: see `choose_implementation`.
+      key_block: keys per block of `chunked`.
+      query_block: queries per block of `chunked`.
+
+    Returns:
+      [batch, query_length, heads, head_dim] in q's dtype.
+
+    Raises:
+      InputError: unknown implementation, or one that does not support this input or device.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError(
+            f"attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    if implementation == "auto":
+        implementation = choose_implementation(q.shape, k.shape, q.dtype, jax.default_backend())
+    if implementation == "xla":
+        return _xla_attention(q, k, v)
+    if implementation == "chunked":
+        return _chunked_attention(q, k, v, key_block=key_block, query_block=query_block)
+    if implementation == "cudnn":
+        _require_cudnn(q, jax.default_backend())
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    from star_jax.ops.splash import splash_attention
+
+    return splash_attention(q, k, v)
+
+
+def choose_implementation(
+    q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype, platform: str
+) -> str:
+    """The documented meaning of `auto`.
+
+    Short sequences (the temporal sites, the text) materialise their logits. Long ones use the platform's flash
+    kernel where it takes the input: `cudnn` in half precision on a GPU, `splash` on a TPU; `chunked` otherwise.
+    """
+    if q_shape[1] * k_shape[1] <= _MATERIALISE_LIMIT:
+        return "xla"
+    if platform == "gpu" and dtype in (jnp.float16, jnp.bfloat16) and q_shape[-1] <= 128:
+        return "cudnn"
+    if platform == "tpu" and q_shape[-1] in (64, 128, 256):
+        return "splash"
+    return "chunked"
+
+
+def _require_cudnn(q: jax.Array, platform: str) -> None:
+    if platform != "gpu":
+        raise InputError(
+            f"attention 'cudnn' needs an NVIDIA GPU, this is a {platform}; use 'xla' or 'chunked' instead"
+        )
+    if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-1] > 128:
+        raise InputError(
+            f"attention 'cudnn' takes float16 or bfloat16 and head sizes up to 128, got {q.dtype} {q.shape}; "
+            "use --dtype bfloat16 or attention 'chunked'"
+        )
+
+
+def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    logits = jnp.einsum("bqnd,bknd->bnqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+def _chunked_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, key_block: int, query_block: int
+) -> jax.Array:
+    """Online softmax (Milakov & Gimelshein 2018; Rabe & Staats 2021): logits exist one block at a time."""
+    length = q.shape[1]
+    blocks = math.ceil(length / query_block)
+    size = math.ceil(length / blocks)
+    q = jnp.pad(q, ((0, 0), (0, blocks * size - length), (0, 0), (0, 0)))
+    q = q.reshape(q.shape[0], blocks, size, *q.shape[2:]).swapaxes(0, 1)
+    attend = functools.partial(_attend_query_block, k=k, v=v, key_block=min(key_block, k.shape[1]))
+    out = jax.lax.map(jax.checkpoint(attend), q)  # [blocks, batch, size, heads, head_dim]
+    return out.swapaxes(0, 1).reshape(out.shape[1], blocks * size, *out.shape[3:])[:, :length]
+
+
+def _attend_query_block(q: jax.Array, *, k: jax.Array, v: jax.Array, key_block: int) -> jax.Array:
+    batch, size, heads, dim = q.shape
+    length = k.shape[1]
+    blocks = math.ceil(length / key_block)
+    padding = ((0, 0), (0, blocks * key_block - length), (0, 0), (0, 0))
+    k, v = (jnp.pad(x, padding).reshape(batch, blocks, key_block, heads, dim).swapaxes(0, 1) for x in (k, v))
+    q = jnp.einsum("bqnd->bnqd", q * dim**-0.5)
+
+    def step(carry, block):
+        highest, total, acc = carry
+        k_block, v_block, start = block
+        logits = jnp.einsum("bnqd,bknd->bnqk", q, k_block, preferred_element_type=jnp.float32)
+        valid = start + jnp.arange(key_block) < length
+        logits = jnp.where(valid, logits, -jnp.inf)
+        new_highest = jnp.maximum(highest, logits.max(-1))
+        weights = jnp.exp(logits - new_highest[..., None])
+        decay = jnp.exp(highest - new_highest)
+        update = jnp.einsum(
+            "bnqk,bknd->bnqd", weights.astype(v.dtype), v_block, preferred_element_type=jnp.float32
+        )
+        return (new_highest, total * decay + weights.sum(-1), acc * decay[..., None] + update), None
+
+    start = (
+        jnp.full((batch, heads, size), -jnp.inf, jnp.float32),
+        jnp.zeros((batch, heads, size), jnp.float32),
+        jnp.zeros((batch, heads, size, dim), jnp.float32),
+    )
+    starts = jnp.arange(blocks) * key_block
+    (_, total, acc), _ = jax.lax.scan(jax.checkpoint(step), start, (k, v, starts))
+    return jnp.einsum("bnqd->bqnd", acc / total[..., None]).astype(q.dtype)

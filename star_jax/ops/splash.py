@@ -1,0 +1,66 @@
+"""Splash (flash) attention for TPUs, for lengths that are no multiples of the kernel's blocks."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.errors import InputError
+
+_LANES = 128  # the kernel's blocks are multiples of this many tokens
+_BLOCK = 512
+
+
+def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Full attention with Pallas' splash kernel; padding tokens are masked by segment ids.
+
+    Args:
+      q: [batch, query_length, heads, head_dim], head_dim 64, 128 or 256.
+      k: [batch, key_length, heads, head_dim].
+      v: [batch, key_length, heads, head_dim].
+
+    Returns:
+      [batch, query_length, heads, head_dim] in q's dtype.
+
+    Raises:
+      InputError: the head size is not supported.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    if q.shape[-1] not in (64, 128, 256):
+        raise InputError(
+            f"attention 'splash' takes head sizes 64, 128 and 256, got {q.shape}; use 'chunked' instead"
+        )
+    q_length, k_length = q.shape[1], k.shape[1]
+    q_block, k_block = _block_size(q_length), _block_size(k_length)
+    # The kernel does not scale the logits and takes [heads, length, head_dim].
+    q = _pad_tokens(q * q.shape[-1] ** -0.5, q_block).swapaxes(1, 2)
+    k, v = (_pad_tokens(x, k_block).swapaxes(1, 2) for x in (k, v))
+    mask = masks.MultiHeadMask([masks.FullMask((q.shape[2], k.shape[2]))] * q.shape[1])
+    sizes = kernel.BlockSizes(
+        block_q=q_block,
+        block_kv=k_block,
+        block_kv_compute=k_block,
+        block_q_dkv=q_block,
+        block_kv_dkv=k_block,
+        block_kv_dkv_compute=k_block,
+        block_q_dq=q_block,
+        block_kv_dq=k_block,
+    )
+    attend = kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
+    segments = kernel.SegmentIds(
+        q=(jnp.arange(q.shape[2]) >= q_length).astype(jnp.int32),
+        kv=(jnp.arange(k.shape[2]) >= k_length).astype(jnp.int32),
+    )
+    out = jax.vmap(attend, in_axes=(0, 0, 0, None))(q, k, v, segments)
+    return out.swapaxes(1, 2)[:, :q_length].astype(v.dtype)
+
+
+def _block_size(length: int) -> int:
+    return min(_BLOCK, _LANES * math.ceil(length / _LANES))
+
+
+def _pad_tokens(x: jax.Array, block: int) -> jax.Array:
+    padded = block * math.ceil(x.shape[1] / block)
+    return jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), (0, 0), (0, 0)))
