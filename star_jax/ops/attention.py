@@ -4,16 +4,22 @@ Every kernel computes softmax(q kᵀ / sqrt(head_dim)) v; they differ in memory 
 cannot take the shapes, the dtype or the device raises `InputError`: nothing falls back silently.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from star_jax.errors import InputError
+from star_jax.ops.splash import splash_attention
 
 IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
+
+_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target_platform", default=None)
 
 # Above this many logits per head (query length x key length) `auto` avoids materialising them.
 _MATERIALISE_LIMIT = 2048 * 2048
@@ -64,16 +70,15 @@ def dot_product_attention(
             f"attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
         )
     if implementation == "auto":
-        implementation = choose_implementation(q.shape, k.shape, q.dtype, jax.default_backend())
+        implementation = choose_implementation(q.shape, k.shape, q.dtype, target_platform())
     if implementation == "xla":
         return _xla_attention(q, k, v)
     if implementation == "chunked":
         return _chunked_attention(q, k, v, key_block=key_block, query_block=query_block)
     if implementation == "cudnn":
-        _require_cudnn(q, jax.default_backend())
+        _require_cudnn(q)
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    from star_jax.ops.splash import splash_attention
-
+    _require_tpu(q)
     return splash_attention(q, k, v)
 
 
@@ -94,10 +99,36 @@ def choose_implementation(
     return "chunked"
 
 
-def _require_cudnn(q: jax.Array, platform: str) -> None:
+def target_platform() -> str:
+    """The platform that programs are being traced for: the default backend's, or that of `targeting`."""
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def targeting(platform: str) -> Iterator[None]:
+    """Traces for another platform than this process runs on (ahead-of-time compilation for TPUs)."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def _require_tpu(q: jax.Array) -> None:
+    platform = target_platform()
+    if platform != "tpu":
+        raise InputError(
+            f"attention 'splash' needs a TPU, this is a {platform} (input {q.dtype} {q.shape}); "
+            "use 'xla' or 'chunked' instead"
+        )
+
+
+def _require_cudnn(q: jax.Array) -> None:
+    platform = target_platform()
     if platform != "gpu":
         raise InputError(
-            f"attention 'cudnn' needs an NVIDIA GPU, this is a {platform}; use 'xla' or 'chunked' instead"
+            f"attention 'cudnn' needs an NVIDIA GPU, this is a {platform} (input {q.dtype} {q.shape}); "
+            "use 'xla' or 'chunked' instead"
         )
     if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-1] > 128:
         raise InputError(
