@@ -1,0 +1,106 @@
+"""The sampling program: a solver's table, guidance and windows in one jitted scan around the network."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.diffusion.guidance import Conditioning, VelocityFn, guided_velocity
+from star_jax.diffusion.noise import frame_noise, sde_noise
+from star_jax.diffusion.process import diffuse
+from star_jax.diffusion.schedule import NoiseSchedule
+from star_jax.diffusion.solvers import SamplerState, SolverRows, SolverTable, initial_state, scan_rows
+from star_jax.diffusion.windows import Windows, map_windows
+
+
+@partial(jax.jit, static_argnames=("schedule", "start_timestep"))
+def noised_latents(
+    schedule: NoiseSchedule, latents: jax.Array, key: jax.Array, *, start_timestep: int = 899
+) -> jax.Array:
+    """Where sampling starts: the low-resolution latents [B, F, H, W, C], diffused to start_timestep."""
+    noise = frame_noise(key, "start", latents.shape)
+    timesteps = jnp.full(latents.shape[:1], start_timestep, jnp.int32)
+    return diffuse(schedule, latents.astype(jnp.float32), noise, timesteps)
+
+
+@partial(jax.jit, static_argnames=("velocity_fn", "windows", "noise_fn"), donate_argnames="state")
+def run_rows(
+    velocity_fn: VelocityFn,
+    params: object,
+    state: SamplerState,
+    rows: SolverRows,
+    conditioning: Conditioning,
+    key: jax.Array,
+    *,
+    windows: Windows,
+    noise_fn: Callable[[jax.Array, jax.Array, tuple[int, ...]], jax.Array] | None = sde_noise,
+) -> SamplerState:
+    """Advances the sampler by any consecutive rows of a solver's table; `state` is donated.
+
+    Compiled once for each number of rows and shape of latents: run the whole table in one call, or one row
+    at a time with one and the same program whatever the step count (progress bars, stopping, resuming).
+    Everything but the network is float32.
+
+    Args:
+      velocity_fn: the network, (params, x [B, F, H, W, C], timesteps int32 [B], context [B, L, D],
+        hint [B, F, H, W, C]) -> velocity like x; with guidance the batch is 2B. Pass the same function object
+        in every call, or it is compiled again.
+      params: its parameters, any pytree.
+      state: see `initial_state`.
+      rows: see `SolverTable.slice`.
+      conditioning: see `make_conditioning`.
+      key: of the run, see `noise_key`.
+      windows: see `make_windows`; guidance sees one window at a time.
+      noise_fn: (key, index, shape) -> noise of a stochastic solver; None for a table that adds none.
+    """
+
+    def denoise_window(
+        x: jax.Array, hint: jax.Array, timesteps: jax.Array, alpha_t: jax.Array, sigma_t: jax.Array
+    ) -> jax.Array:
+        window = conditioning._replace(hint=hint)
+        return alpha_t * x - sigma_t * guided_velocity(velocity_fn, params, x, timesteps, window)
+
+    def denoise(x: jax.Array, row: SolverRows) -> jax.Array:
+        timesteps = jnp.full(x.shape[:1], row.timestep, jnp.int32)
+        at_level = partial(denoise_window, timesteps=timesteps, alpha_t=row.alpha_t, sigma_t=row.sigma_t)
+        return map_windows(at_level, windows, x, conditioning.hint)
+
+    noise = None if noise_fn is None else partial(noise_fn, key)
+    return scan_rows(rows, state, denoise, noise)
+
+
+def sample(
+    velocity_fn: VelocityFn,
+    params: object,
+    x_t: jax.Array,
+    table: SolverTable,
+    conditioning: Conditioning,
+    key: jax.Array,
+    *,
+    windows: Windows,
+    rows_per_call: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> jax.Array:
+    """Runs a whole solver table and returns the clean latents, float32 [B, F, H, W, C].
+
+    Args:
+      velocity_fn, params, conditioning, key, windows: see `run_rows`.
+      x_t: latents at the table's start timestep, see `noised_latents`.
+      table: see `solver_table`.
+      rows_per_call: rows to run between two reports of progress; None runs all in one call. The result is
+        the same up to rounding.
+      progress: called with (rows done, rows in all) after each call has finished on the device.
+    """
+    state = initial_state(table, x_t)
+    noise_fn = sde_noise if table.stochastic else None
+    for start in range(0, len(table), rows_per_call or len(table)):
+        stop = min(start + (rows_per_call or len(table)), len(table))
+        rows = table.slice(start, stop)
+        state = run_rows(
+            velocity_fn, params, state, rows, conditioning, key, windows=windows, noise_fn=noise_fn
+        )
+        if progress is not None:
+            state.x.block_until_ready()
+            progress(stop, len(table))
+    return state.x
