@@ -1,0 +1,95 @@
+"""Padding of frames to sizes that the network takes, and back.
+
+The VAE divides height and width by 8, the UNet halves its latents three times; its strided convolutions and
+cropped upsamplings meet again only where the latent height is 2 mod 8 and the latent width 0 mod 8.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.errors import InputError
+
+Frames = TypeVar("Frames", np.ndarray, jax.Array)
+
+STEP = 64  # pixels between one size that the network takes and the next
+HEIGHT_OFFSET = 16  # height is 16 mod 64, width 0 mod 64
+ORIGINAL_MIN_HEIGHT, ORIGINAL_MIN_WIDTH = 720, 1280
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Pixels added on each side of a frame."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) with the padding."""
+        return height + self.top + self.bottom, width + self.left + self.right
+
+    def apply(self, frames: Frames, value: float | None = None) -> Frames:
+        """Pads frames [..., H, W, C], numpy or JAX.
+
+        Args:
+          frames: in any range.
+          value: constant to pad with (white is 1 for frames in [-1, 1], 255 for uint8); None repeats the
+            border pixels.
+        """
+        sides = [(0, 0)] * (frames.ndim - 3) + [(self.top, self.bottom), (self.left, self.right), (0, 0)]
+        pad = jnp.pad if isinstance(frames, jax.Array) else np.pad
+        if value is None:
+            return pad(frames, sides, mode="edge")
+        return pad(frames, sides, constant_values=value)
+
+    def crop(self, frames: Frames) -> Frames:
+        """Takes the padding off frames [..., H, W, C] again."""
+        height, width = frames.shape[-3:-1]
+        return frames[..., self.top : height - self.bottom, self.left : width - self.right, :]
+
+
+def fit_padding(height: int, width: int) -> Padding:
+    """The least padding to a size that the network takes, split evenly between opposite sides.
+
+    Raises:
+      InputError: an empty frame.
+    """
+    _check_size(height, width)
+    top, bottom = _split((HEIGHT_OFFSET - height) % STEP)
+    left, right = _split(-width % STEP)
+    return Padding(top, bottom, left, right)
+
+
+def pad_to_fit_original(height: int, width: int) -> Padding:
+    """The released script's sizes, which it pads with white.
+
+    A side below 720 x 1280 is centred in that; a longer one is padded at its end, to the next size that the
+    network takes, or by a whole step of 64 where it already is one.
+
+    Raises:
+      InputError: an empty frame.
+    """
+    _check_size(height, width)
+    top, bottom = _pad_side_original(height, ORIGINAL_MIN_HEIGHT, HEIGHT_OFFSET)
+    left, right = _pad_side_original(width, ORIGINAL_MIN_WIDTH, 0)
+    return Padding(top, bottom, left, right)
+
+
+def _pad_side_original(length: int, minimum: int, offset: int) -> tuple[int, int]:
+    if length <= minimum:
+        return _split(minimum - length)
+    return 0, STEP - (length - offset) % STEP
+
+
+def _split(total: int) -> tuple[int, int]:
+    return total // 2, total - total // 2
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise InputError(f"frames are {width}x{height}; both sides need at least 1 pixel")
