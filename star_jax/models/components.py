@@ -1,0 +1,82 @@
+"""The four networks of a checkpoint by name: how each is built from a configuration, without memory."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.models.controlnet import ControlNet
+from star_jax.models.text_encoder import CLIPTextEncoder
+from star_jax.models.unet import UNet
+from star_jax.models.vae import AutoencoderKLTemporalDecoder
+from star_jax.ops.attention import AttentionKernels
+
+COMPONENTS = ("unet", "controlnet", "vae", "text_encoder")
+
+
+def component_names(config: StarConfig) -> tuple[str, ...]:
+    """The components that a model of this configuration has."""
+    return tuple(name for name in COMPONENTS if name != "text_encoder" or config.text_encoder is not None)
+
+
+def build_component(
+    config: StarConfig,
+    name: str,
+    *,
+    dtype: jnp.dtype,
+    param_dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+) -> nnx.Module:
+    """Builds one network with fresh weights.
+
+    Raises:
+      InputError: no component of that name in this configuration.
+    """
+    kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    if name == "unet":
+        return UNet(config.unet, kernels=kernels, **kwargs)
+    if name == "controlnet":
+        return ControlNet(config.unet, kernels=kernels, **kwargs)
+    if name == "vae":
+        return AutoencoderKLTemporalDecoder.from_config(config.vae, attention=kernels.spatial, **kwargs)
+    if name == "text_encoder" and config.text_encoder is not None:
+        return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
+    raise InputError(
+        f"preset {config.preset!r} has no component {name!r}; it has {', '.join(component_names(config))}"
+    )
+
+
+def abstract_component(
+    config: StarConfig,
+    name: str,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype | None = None,
+    kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+) -> tuple[nnx.GraphDef, dict[Any, Any]]:
+    """A network's structure and the shapes of its parameters; no memory is used.
+
+    Args:
+      config: sizes.
+      name: one of `component_names(config)`.
+      dtype: of the computation.
+      param_dtype: of the parameters; `dtype` by default.
+      kernels: attention kernel of each site.
+
+    Returns:
+      The graph definition (for `nnx.merge` with a tree of values) and nested dicts of jax.ShapeDtypeStruct.
+    """
+
+    def build() -> nnx.Module:
+        return build_component(
+            config, name, dtype=dtype, param_dtype=param_dtype or dtype, rngs=nnx.Rngs(0), kernels=kernels
+        )
+
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    return graphdef, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state)
+    )
