@@ -1,0 +1,230 @@
+"""Writes H.264 files from RGB frames, with the source's timing, sound and subtitles."""
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
+
+from star_jax.errors import InputError, RunError
+from star_jax.video.probe import VideoInfo
+from star_jax.video.streams import FORMATS, StreamCopier, check_streams
+
+__all__ = ["VideoWriter", "check_output_path"]
+
+CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+UNSPECIFIED = 2
+# Ticks per second at least, so that a start time is kept to about 10 microseconds.
+MIN_TIMESCALE = 90_000
+
+
+def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path:
+    """Checks before any work that a video can be written to `path`, with the sound of `source`.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        InputError: unknown extension, a folder, folder missing or not writable, the input file itself, or sound
+            that the container cannot carry.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name such as {path / 'upscaled.mp4'}")
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(
+            f"{path} has the extension {path.suffix or '(none)'}; expected one of {', '.join(FORMATS)}"
+        )
+    check_output_folder(path, source)
+    if source is not None and not source.is_images:
+        check_streams(path, source)
+    return path
+
+
+def check_output_folder(path: Path, source: VideoInfo | None) -> None:
+    """Raises InputError where the folder of `path` is missing or read-only, or `path` is the input itself."""
+    if not path.parent.is_dir():
+        raise InputError(f"folder {path.parent} does not exist; create it with: mkdir -p {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"no permission to write in {path.parent}; choose another folder")
+    if source is not None and path.exists() and source.path.exists() and path.samefile(source.path):
+        raise InputError(f"{path} is the input itself; choose another output name")
+
+
+class VideoWriter:
+    """Context manager that writes frames as H.264; the file appears under its name only when all went well.
+
+    Written as yuv420p, or yuv444p where width or height is odd (the size is kept; some hardware players do not
+    take it). The matrix is BT.709, limited range, and tagged so; primaries and transfer curve are those of the
+    source where it names them (RGB values pass through unchanged), else BT.709.
+    A source of constant rate gives exactly equal steps of 1 / `frame_rate` from its start time on; one of variable
+    rate keeps its timestamps. Sound and subtitles of `source` are copied without re-encoding.
+
+    Args:
+        path: .mp4, .mov or .mkv; an existing file is replaced.
+        width, height: size of the frames in pixels.
+        frame_rate: frames per second, exact.
+        crf: x264's constant rate factor, 0 (lossless) to 51.
+        preset: x264's preset.
+        source: where timing, sound, subtitles, pixel aspect and colour tags come from.
+
+    Raises:
+        InputError: see `check_output_path`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        width: int,
+        height: int,
+        frame_rate: Fraction,
+        crf: float = 17,
+        preset: str = "medium",
+        source: VideoInfo | None = None,
+    ):
+        self.path = check_output_path(path, source)
+        self.partial_path = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self.num_frames = 0
+        self._size = (height, width)
+        self._frame_rate = Fraction(frame_rate)
+        self._options = {"crf": str(crf), "preset": preset}
+        self._source = source
+        self._keeps_pts = source is not None and source.is_variable_rate
+        self._reformatter = VideoReformatter()
+        self._copier: StreamCopier | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        try:
+            self._open()
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, (av.FFmpegError, ValueError)):
+                raise self._run_error(error) from error
+            raise
+        return self
+
+    def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
+        """Encodes frames uint8 [f, H, W, 3], RGB.
+
+        Args:
+            frames: in the order of showing.
+            pts: their timestamps in `source.time_base`; used where the source has a variable rate.
+
+        Raises:
+            RunError: the file cannot be written (a full disk, say).
+        """
+        if frames.dtype != np.uint8 or frames.shape[1:] != (*self._size, 3):
+            raise ValueError(
+                f"expected uint8 [f, {self._size[0]}, {self._size[1]}, 3], got {frames.dtype} {frames.shape}"
+            )
+        if self._keeps_pts and pts is None:
+            raise ValueError("the source has a variable frame rate; pass the timestamps of its frames")
+        try:
+            for i, image in enumerate(frames):
+                self._mux(self._encode(image, pts[i] if self._keeps_pts else None))
+        except av.FFmpegError as error:
+            raise self._run_error(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._finish()
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, (av.FFmpegError, OSError)):
+                raise self._run_error(error) from error
+            raise
+
+    def _open(self) -> None:
+        options = {"movflags": "faststart"} if FORMATS[self.path.suffix.lower()] != "matroska" else {}
+        self._container = av.open(
+            str(self.partial_path), "w", format=FORMATS[self.path.suffix.lower()], container_options=options
+        )
+        height, width = self._size
+        stream = self._container.add_stream("libx264", rate=self._frame_rate, options=self._options)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
+        source = self._source
+        context = stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        start = Fraction(0)
+        if source is not None:
+            context.sample_aspect_ratio = source.sample_aspect_ratio
+            if source.color_primaries != UNSPECIFIED:
+                context.color_primaries = source.color_primaries
+            if source.color_trc != UNSPECIFIED:
+                context.color_trc = source.color_trc
+            if not source.is_images:
+                self._copier = StreamCopier(source, self._container)
+                start = source.start_time - self._copier.offset
+        if self._keeps_pts:
+            self._time_base = source.time_base
+            self._start = round((start - source.start_time) / self._time_base)
+        else:
+            ticks = -(-MIN_TIMESCALE // self._frame_rate.numerator)
+            self._time_base = Fraction(1, self._frame_rate.numerator * ticks)
+            self._start = round(start / self._time_base)
+        self._ticks_per_frame = 1 / self._frame_rate / self._time_base
+        context.time_base = stream.time_base = self._time_base
+        self._stream = stream
+
+    def _encode(self, image: np.ndarray, pts: int | None) -> list[av.Packet]:
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
+            format=self._stream.pix_fmt,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=CONVERSION,
+        )
+        frame.time_base = self._time_base
+        frame.pts = self._start + (pts if pts is not None else round(self.num_frames * self._ticks_per_frame))
+        frame.duration = round(self._ticks_per_frame)
+        self.num_frames += 1
+        return self._stream.encode(frame)
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            # Sound up to here first: the muxer needs both to interleave, and holds back what runs ahead.
+            if self._copier is not None:
+                self._copier.copy_until(packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def _finish(self) -> None:
+        if not self.num_frames:
+            raise RunError(f"{self.path} was not written: no frame came")
+        self._mux(self._stream.encode(None))
+        if self._copier is not None:
+            self._copier.copy_until(None)
+            self._copier.close()
+        self._container.close()
+        os.replace(self.partial_path, self.path)
+
+    def _discard(self) -> None:
+        if self._copier is not None:
+            self._copier.close()
+        # Closing would write the file's index, which fails again on a full disk: drop the container instead.
+        self._container = None
+        self.partial_path.unlink(missing_ok=True)
+
+    def _run_error(self, error: Exception) -> RunError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return RunError(
+            f"cannot write {self.path}: {reason}; check crf, preset and the free space of the disk"
+        )
