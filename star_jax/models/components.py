@@ -9,6 +9,7 @@ from flax import nnx
 from star_jax.config import StarConfig
 from star_jax.errors import InputError
 from star_jax.models.controlnet import ControlNet
+from star_jax.models.rngs import InitRngs
 from star_jax.models.text_encoder import CLIPTextEncoder
 from star_jax.models.unet import UNet
 from star_jax.models.vae import AutoencoderKLTemporalDecoder
@@ -73,7 +74,7 @@ def abstract_component(
 
     def build() -> nnx.Module:
         return build_component(
-            config, name, dtype=dtype, param_dtype=param_dtype or dtype, rngs=nnx.Rngs(0), kernels=kernels
+            config, name, dtype=dtype, param_dtype=param_dtype or dtype, rngs=InitRngs(0), kernels=kernels
         )
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
