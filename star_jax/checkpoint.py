@@ -27,7 +27,6 @@ from star_jax.config import StarConfig
 from star_jax.errors import InputError, RunError
 from star_jax.models.components import COMPONENTS
 
-
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
 TOKENIZER_DIR = "tokenizer"
@@ -122,7 +121,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
     Args:
       directory: a checkpoint directory.
       name: one of COMPONENTS.
-      abstract_tree: nested dict of jax.ShapeDtypeStruct (`models.components.abstract_component`). Leaves are cast to
+      abstract_tree: nested dict of jax.ShapeDtypeStruct (`abstract_component`). Leaves are cast to
         its dtypes and placed by its shardings, each device reading its own part, whatever mesh they were saved
         from; a leaf without a sharding goes to the first device.
 
