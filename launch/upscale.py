@@ -1,0 +1,163 @@
+"""Upscale videos.
+
+  star-jax upscale clip.mp4 -o clip_x4.mp4 --checkpoint DIR
+  star-jax upscale clip.mp4 -o out.mkv --checkpoint DIR --prompt "a panda plays a guitar" --steps 30 --seed 7
+  star-jax upscale *.mp4 -o results/ --checkpoint DIR
+
+The output keeps the input's frame rate, number of frames, sound and subtitles. It appears under its name only when
+it is complete.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from star_jax.errors import InputError
+
+HELP = "upscale videos with a checkpoint"
+X264_PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="video files")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="output file, or a folder for several"
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="directory made by star-jax convert"
+    )
+    picture = parser.add_argument_group("picture")
+    picture.add_argument("--scale", type=float, default=4.0, help="output size / input size (default 4)")
+    picture.add_argument(
+        "--color-fix", default="adain", metavar="NAME", help="adain (default), wavelet or none"
+    )
+    picture.add_argument(
+        "--padding",
+        default="fit",
+        metavar="NAME",
+        help="fit (default: repeats the border to the next size the network takes) or original (white, at least "
+        "720x1280)",
+    )
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--prompt", default="", metavar="TEXT", help="what the clip shows")
+    sampling.add_argument("--negative-prompt", default=None, metavar="TEXT", help="what to steer away from")
+    sampling.add_argument("--steps", type=int, default=15, metavar="N", help="denoising steps (default 15)")
+    sampling.add_argument(
+        "--spacing",
+        default="auto",
+        metavar="NAME",
+        help="fast (4 coarse + 11 fine steps), normal (evenly), auto (default: fast for 15 steps)",
+    )
+    sampling.add_argument(
+        "--solver", default="dpmpp_2m_sde", metavar="NAME", help="dpmpp_2m_sde (default) or heun"
+    )
+    sampling.add_argument(
+        "--guidance", type=float, default=7.5, metavar="X", help="guidance scale (default 7.5)"
+    )
+    sampling.add_argument("--seed", type=int, default=0, help="of all noise (default 0)")
+    sampling.add_argument(
+        "--window", type=int, default=32, metavar="FRAMES", help="frames at once (default 32)"
+    )
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--dtype", default="auto", help="float32, bfloat16, float16, auto (default: float32 on a CPU only)"
+    )
+    device.add_argument(
+        "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
+    )
+    device.add_argument(
+        "--compile-cache",
+        default="~/.cache/star_jax",
+        metavar="DIR",
+        help="where compiled programs are kept (default ~/.cache/star_jax); '' keeps none",
+    )
+    file = parser.add_argument_group("file")
+    file.add_argument("--crf", type=float, default=17, help="H.264 quality, 0 (lossless) to 51 (default 17)")
+    file.add_argument(
+        "--preset", default="medium", choices=X264_PRESETS, help="H.264 effort (default medium)"
+    )
+    file.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks everything that can be checked, loads the model, upscales one input after the other."""
+    from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
+    from star_jax.video.reader import VideoReader
+    from star_jax.video.writer import check_output_path
+
+    settings = UpscaleSettings(
+        prompt=args.prompt,
+        negative_prompt=NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
+        num_inference_steps=args.steps,
+        spacing=args.spacing,
+        solver=args.solver,
+        guidance_scale=args.guidance,
+        seed=args.seed,
+        scale=args.scale,
+        window=args.window,
+        color_fix=args.color_fix,
+        padding=args.padding,
+    )
+    if not 0 <= args.crf <= 51:
+        raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
+    outputs = output_paths(args.inputs, args.output)
+    readers = [VideoReader(path) for path in args.inputs]
+    for reader, output in zip(readers, outputs, strict=True):
+        check_output_path(output, reader.info)
+
+    from star_jax.pipeline import StarPipeline
+
+    use_compile_cache(args.compile_cache)
+    pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
+    for reader, output in zip(readers, outputs, strict=True):
+        _upscale_one(pipeline, reader, output, settings, args)
+
+
+def output_paths(inputs: list[str], output: str) -> list[Path]:
+    """One output file for one input; several inputs go into a folder, under their own names as .mp4.
+
+    Raises:
+      InputError: several inputs and no folder, or two inputs of the same name.
+    """
+    folder = Path(output)
+    if len(inputs) == 1 and not folder.is_dir():
+        return [folder]
+    if not folder.is_dir():
+        raise InputError(
+            f"{output} is not a folder, but there are {len(inputs)} inputs; create the folder first"
+        )
+    names = [Path(path).with_suffix(".mp4").name for path in inputs]
+    if len(set(names)) < len(names):
+        raise InputError("two inputs have the same name; upscale them one by one")
+    return [folder / name for name in names]
+
+
+def use_compile_cache(directory: str) -> None:
+    """Keeps compiled programs on disk, so that the next process with the same shapes starts without compiling."""
+    import jax
+
+    if not directory:
+        return
+    path = Path(directory).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", os.fspath(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _upscale_one(pipeline, reader, output: Path, settings, args: argparse.Namespace) -> None:
+    from star_jax.progress import StageProgress
+
+    from star_jax.upscale import upscale_video
+
+    info = reader.info
+    height, width = settings.target_size(info.height, info.width)
+    with StageProgress(
+        f"{info.path.name}: {info.num_frames} frames {info.width}x{info.height} -> {width}x{height}",
+        stages={"encode": "frames", "sample": "steps", "decode": "frames"},
+        quiet=args.quiet,
+    ) as on_progress:
+        upscale_video(
+            pipeline, reader, output, settings, crf=args.crf, preset=args.preset, on_progress=on_progress
+        )
+    if not args.quiet:
+        print(output)

@@ -1,0 +1,103 @@
+"""What a user can ask of an upscale, checked before anything starts."""
+
+from dataclasses import dataclass
+
+from star_jax.color_fix import COLOR_FIXES
+from star_jax.diffusion.schedule import FAST_STEPS
+from star_jax.diffusion.solvers import SOLVERS
+from star_jax.errors import InputError
+from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
+
+# The released script's prompts, to the letter (the double spaces too).
+POSITIVE_PROMPT = (
+    "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera,   hyper detailed photo - "
+    "realistic maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing,  skin pore detailing, "
+    "hyper sharpness, perfect without deformations."
+)
+NEGATIVE_PROMPT = (
+    "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, 3D render, "
+    "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, "
+    "jpeg artifacts, deformed, lowres, over-smooth"
+)
+PADDINGS = ("fit", "original")
+
+
+@dataclass(frozen=True)
+class UpscaleSettings:
+    """Settings of one upscale.
+
+    Attributes:
+      prompt: what the clip shows; `positive_prompt` is appended to it.
+      negative_prompt: text of the unconditional branch.
+      positive_prompt: quality words appended to every prompt.
+      num_inference_steps: denoising steps.
+      spacing: `fast` (4 coarse and 11 fine steps, the released default), `normal` (any number, evenly), or `auto`:
+        fast for 15 steps, normal for any other number.
+      solver: `dpmpp_2m_sde` or `heun`.
+      guidance_scale: weight of the prompt, 1 runs the conditional branch alone.
+      seed: of all noise.
+      scale: output size over input size, at least 1.
+      window: most frames denoised together; longer clips are cut into half-overlapping windows.
+      color_fix: `adain`, `wavelet` or `none`.
+      padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
+        720x1280, as the released script does).
+    """
+
+    prompt: str = ""
+    negative_prompt: str = NEGATIVE_PROMPT
+    positive_prompt: str = POSITIVE_PROMPT
+    num_inference_steps: int = 15
+    spacing: str = "auto"
+    solver: str = "dpmpp_2m_sde"
+    guidance_scale: float = 7.5
+    seed: int = 0
+    scale: float = 4.0
+    window: int = 32
+    color_fix: str = "adain"
+    padding: str = "fit"
+
+    def __post_init__(self):
+        _check_choice("color_fix", self.color_fix, COLOR_FIXES)
+        _check_choice("solver", self.solver, SOLVERS)
+        _check_choice("padding", self.padding, PADDINGS)
+        _check_choice("spacing", self.spacing, ("auto", "fast", "normal"))
+        _check_least("num_inference_steps", self.num_inference_steps, 1)
+        _check_least("guidance_scale", self.guidance_scale, 0)
+        _check_least("scale", self.scale, 1)
+        _check_least("window", self.window, 2)
+        _check_least("seed", self.seed, 0)
+        if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):
+            raise InputError(
+                f"num_inference_steps is {self.num_inference_steps}, but spacing 'fast' always takes "
+                f"{sum(FAST_STEPS)}; choose spacing 'normal'"
+            )
+
+    @property
+    def resolved_spacing(self) -> str:
+        """`fast` or `normal`."""
+        if self.spacing != "auto":
+            return self.spacing
+        return "fast" if self.num_inference_steps == sum(FAST_STEPS) else "normal"
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""
+        return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
+
+    def padding_of(self, height: int, width: int) -> Padding:
+        """Padding of an output size to one that the network takes."""
+        return fit_padding(height, width) if self.padding == "fit" else pad_to_fit_original(height, width)
+
+    @property
+    def padding_value(self) -> float | None:
+        """Constant to pad frames in [-1, 1] with; None repeats the border."""
+        return None if self.padding == "fit" else 1.0
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(f"{name} is {value}; choose at least {least}")

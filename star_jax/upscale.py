@@ -1,0 +1,60 @@
+"""Upscales a video file to a video file, in bounded host memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from star_jax.pipeline import OnProgress, StarPipeline
+from star_jax.settings import UpscaleSettings
+from star_jax.video.reader import VideoReader
+from star_jax.video.writer import VideoWriter
+
+
+def upscale_video(
+    pipeline: StarPipeline,
+    reader: VideoReader,
+    output: Path,
+    settings: UpscaleSettings,
+    *,
+    crf: float = 17,
+    preset: str = "medium",
+    on_progress: OnProgress,
+) -> None:
+    """Upscales `reader`'s video into `output`, keeping its timing, sound and subtitles.
+
+    The video is read twice, a few frames at a time: once to encode it, once more for the colour fix while the
+    result is decoded and written. The output appears under its name only when it is complete.
+
+    Args:
+      pipeline: a loaded model.
+      reader: an open source.
+      output: .mp4, .mov or .mkv file.
+      settings: see `UpscaleSettings`.
+      crf: x264's constant rate factor, 0 (lossless) to 51.
+      preset: x264's preset.
+      on_progress: called with (stage, done, total).
+
+    Raises:
+      InputError: the output cannot be written there, or the prompt cannot be used.
+      RunError: a damaged input, a full disk, non-finite numbers.
+    """
+    info = reader.info
+    timestamps: list[int] = []
+
+    def read(size: int) -> Iterator[np.ndarray]:
+        timestamps.clear()
+        for frames, pts in reader.chunks(size):
+            timestamps.extend(pts)
+            yield frames
+
+    height, width = settings.target_size(info.height, info.width)
+    pieces = pipeline.stream(
+        read, info.num_frames, (info.height, info.width), settings, on_progress=on_progress
+    )
+    with VideoWriter(
+        output, width=width, height=height, frame_rate=info.frame_rate, crf=crf, preset=preset, source=info
+    ) as writer:
+        for piece in pieces:
+            start = writer.num_frames
+            writer.write(piece, timestamps[start : start + len(piece)])
