@@ -17,9 +17,10 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import RunError
+from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
-from star_jax.video.streams import FORMATS, StreamCopier, check_streams
+from star_jax.video.streams import FORMATS, StreamCopier
 
 __all__ = ["VideoWriter", "check_output_path"]
 
@@ -27,39 +28,6 @@ CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.
 UNSPECIFIED = 2
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
-
-
-def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path:
-    """Checks before any work that a video can be written to `path`, with the sound of `source`.
-
-    Returns:
-        `path` as a Path.
-
-    Raises:
-        InputError: unknown extension, a folder, folder missing or not writable, the input file itself, or sound
-            that the container cannot carry.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file name such as {path / 'upscaled.mp4'}")
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"{path} has the extension {path.suffix or '(none)'}; expected one of {', '.join(FORMATS)}"
-        )
-    check_output_folder(path, source)
-    if source is not None and not source.is_images:
-        check_streams(path, source)
-    return path
-
-
-def check_output_folder(path: Path, source: VideoInfo | None) -> None:
-    """Raises InputError where the folder of `path` is missing or read-only, or `path` is the input itself."""
-    if not path.parent.is_dir():
-        raise InputError(f"folder {path.parent} does not exist; create it with: mkdir -p {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"no permission to write in {path.parent}; choose another folder")
-    if source is not None and path.exists() and source.path.exists() and path.samefile(source.path):
-        raise InputError(f"{path} is the input itself; choose another output name")
 
 
 class VideoWriter:

@@ -1,0 +1,81 @@
+"""Checks of an output path, all made before any work starts."""
+
+import os
+from pathlib import Path
+
+from star_jax.errors import InputError
+from star_jax.video.probe import VideoInfo
+from star_jax.video.streams import FORMATS, check_streams
+
+IMAGE_SUFFIX = ".png"
+
+
+def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path:
+    """Checks that frames can be written to `path`: a video with the sound of `source`, or PNG images.
+
+    Args:
+        path: .mp4, .mov, .mkv; `folder/%05d.png` for a folder of images; .png for a single image.
+        source: what will be read.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        InputError: unknown extension, a folder, folder missing or not writable, the input itself, sound that the
+            container cannot carry, a folder of images that has content, or one image for several frames.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name such as {path / 'upscaled.mp4'}")
+    suffix = path.suffix.lower()
+    if suffix == IMAGE_SUFFIX:
+        _check_images(path, source)
+        return path
+    if suffix not in FORMATS:
+        raise InputError(
+            f"{path} has the extension {suffix or '(none)'}; expected {', '.join(FORMATS)} or {IMAGE_SUFFIX}"
+        )
+    _check_folder(path.parent)
+    if source is not None and path.exists() and source.path.exists() and path.samefile(source.path):
+        raise InputError(f"{path} is the input itself; choose another output name")
+    if source is not None and not source.is_images:
+        check_streams(path, source)
+    return path
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path such as `folder/%05d.png` names numbered images."""
+    return path.suffix.lower() == IMAGE_SUFFIX and "%" in path.name
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} does not exist; create it with: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"no permission to write in {folder}; choose another folder, or change its permissions"
+        )
+
+
+def _check_images(path: Path, source: VideoInfo | None) -> None:
+    if not is_pattern(path):
+        if source is not None and source.num_frames > 1:
+            folder = path.with_suffix("")
+            raise InputError(
+                f"{path} is one image for {source.num_frames} frames; write to {folder}/%05d.png"
+            )
+        _check_folder(path.parent)
+        if source is not None and path.exists() and path.samefile(source.path):
+            raise InputError(f"{path} is the input itself; choose another output name")
+        return
+    try:
+        distinct = path.name % 1 != path.name % 2
+    except (TypeError, ValueError):
+        distinct = False
+    if not distinct:
+        raise InputError(
+            f"{path} is no pattern for numbered images; write it like {path.parent / '%05d.png'}"
+        )
+    if path.parent.is_dir() and any(path.parent.iterdir()):
+        raise InputError(f"folder {path.parent} is not empty; give a new folder for the images")
+    _check_folder(path.parent.parent)
