@@ -1,0 +1,115 @@
+"""Building blocks of the video autoencoder: residual blocks per frame and along frames, their blend, attention.
+
+Activations are [B, F, H, W, C]. Attribute names are those of diffusers' `ResnetBlock2D`, `TemporalResnetBlock`,
+`SpatioTemporalResBlock`, `AlphaBlender`, `Attention`, `Downsample2D` and `Upsample2D`, so that a checkpoint maps
+onto the tree name by name. Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.models.layers import Conv2d, GroupNorm
+from star_jax.models.resnet import TemporalConv
+from star_jax.ops.attention import dot_product_attention
+
+SPATIAL_EPSILON = 1e-6
+TEMPORAL_EPSILON = 1e-5  # only the norms of the temporal blocks
+
+
+class ResnetBlock2D(nnx.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))) on each frame, a 1x1 shortcut where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_groups: int, **kwargs):
+        norm_kwargs = {"num_groups": num_groups, "epsilon": SPATIAL_EPSILON, **kwargs}
+        self.norm1 = GroupNorm(in_channels, **norm_kwargs)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, **kwargs)
+        self.norm2 = GroupNorm(out_channels, **norm_kwargs)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, **kwargs)
+        self.conv_shortcut = (
+            Conv2d(in_channels, out_channels, 1, **kwargs) if in_channels != out_channels else None
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
+        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
+        hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden
+
+
+class TemporalResnetBlock(nnx.Module):
+    """The same along frames: (3, 1, 1) convolutions, statistics over all frames of the group."""
+
+    def __init__(self, channels: int, *, num_groups: int, **kwargs):
+        norm_kwargs = {"num_groups": num_groups, "epsilon": TEMPORAL_EPSILON, "over_frames": True, **kwargs}
+        self.norm1 = GroupNorm(channels, **norm_kwargs)
+        self.conv1 = TemporalConv(channels, **kwargs)
+        self.norm2 = GroupNorm(channels, **norm_kwargs)
+        self.conv2 = TemporalConv(channels, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
+        return x + self.conv2(jax.nn.silu(self.norm2(hidden)))
+
+
+class AlphaBlender(nnx.Module):
+    """Learned blend of two tensors; sigmoid(mix_factor) is the temporal one's share, a half when untrained."""
+
+    def __init__(self, *, param_dtype: jnp.dtype):
+        self.mix_factor = nnx.Param(jnp.zeros((1,), param_dtype))
+
+    def __call__(self, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
+        # In diffusers: strategy `learned` with `switch_spatial_to_temporal_mix`, which turns the shares around.
+        share = jax.nn.sigmoid(self.mix_factor[...].astype(jnp.float32)).astype(spatial.dtype)
+        return (1 - share) * spatial + share * temporal
+
+
+class SpatioTemporalResBlock(nnx.Module):
+    """A residual block on each frame, one along the frames after it, and the blend of both outputs."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_groups: int, **kwargs):
+        self.spatial_res_block = ResnetBlock2D(in_channels, out_channels, num_groups=num_groups, **kwargs)
+        self.temporal_res_block = TemporalResnetBlock(out_channels, num_groups=num_groups, **kwargs)
+        self.time_mixer = AlphaBlender(param_dtype=kwargs["param_dtype"])
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
+        spatial = self.spatial_res_block(x)
+        return self.time_mixer(spatial, self.temporal_res_block(spatial))
+
+
+class Attention(nnx.Module):
+    """Self-attention over the pixels of each frame, one head as wide as the channels, with its residual."""
+
+    def __init__(self, channels: int, *, num_groups: int, implementation: str = "auto", **kwargs):
+        self.group_norm = GroupNorm(channels, num_groups=num_groups, epsilon=SPATIAL_EPSILON, **kwargs)
+        self.to_q = nnx.Linear(channels, channels, **kwargs)
+        self.to_k = nnx.Linear(channels, channels, **kwargs)
+        self.to_v = nnx.Linear(channels, channels, **kwargs)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, **kwargs)])  # a list for the name `to_out.0`
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+        frames, height, width, channels = x.shape[0] * x.shape[1], *x.shape[2:]
+        tokens = self.group_norm(x).reshape(frames, height * width, 1, channels)
+        q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+        hidden = dot_product_attention(q, k, v, implementation=self.implementation)
+        return x + self.to_out[0](hidden).reshape(x.shape)
+
+
+class Downsample2D(nnx.Module):
+    """Halves height and width by a strided convolution, padded below and to the right only."""
+
+    def __init__(self, channels: int, **kwargs):
+        self.conv = nnx.Conv(channels, channels, (3, 3), strides=(2, 2), padding=((0, 1), (0, 1)), **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, H / 2, W / 2, C]
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Doubles height and width (nearest), then convolves."""
+
+    def __init__(self, channels: int, **kwargs):
+        self.conv = Conv2d(channels, channels, 3, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, 2H, 2W, C]
+        return self.conv(x.repeat(2, axis=2).repeat(2, axis=3))
