@@ -25,8 +25,8 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
       frames: upscaled frames [F, H, W, 3]; values outside [-1, 1] are clipped first.
       reference: the input frames in [-1, 1]: [F, h, w, 3] of any size for `adain`, the size of `frames`
         (upscaled by interpolation) for `wavelet`; not looked at by `none`.
-      method: `adain` (mean and deviation of every channel), `wavelet` (everything below about 64 pixels' detail)
-        or `none`.
+      method: `adain` (mean and deviation of every channel), `wavelet` (what is coarser
+        than about 64 pixels) or `none`.
 
     Raises:
       InputError: unknown method, or a reference of another shape for `wavelet`.

@@ -86,7 +86,7 @@ class _Step(NamedTuple):
 
 
 def _dpmpp_2m_sde(sigmas: np.ndarray) -> list[_Step]:
-    """DPM-Solver++(2M) SDE, midpoint, eta = 1 (Lu et al., arXiv 2211.01095, section 5 and appendix).
+    """DPM-Solver++(2M) SDE, midpoint, eta = 1 (Lu et al., arXiv 2211.01095, its SDE form).
 
     With h = log(sigma / sigma') and D, D_prev the denoised latents at this step and the one before:
 
