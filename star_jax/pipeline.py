@@ -102,15 +102,15 @@ class StarPipeline:
         Raises:
           InputError: no such directory, not a checkpoint, a component missing or of other sizes.
         """
-        config, dtype = read_config(directory), resolve_dtype(dtype)
+        config, dtype, kernels = read_config(directory), resolve_dtype(dtype), AttentionKernels.all(attention)
         params = {}
         for name in component_names(config):
-            _, abstract = abstract_component(config, name, dtype=_component_dtype(name, dtype))
+            _, abstract = _abstract(config, name, dtype, kernels)
             params[name] = jax.device_put(load_component(directory, name, abstract))
         tokenizer = None
         if config.text_encoder is not None:
             tokenizer = load_tokenizer(Path(directory) / TOKENIZER_DIR)
-        return cls(config, params, tokenizer, dtype=dtype, kernels=AttentionKernels.all(attention))
+        return cls(config, params, tokenizer, dtype=dtype, kernels=kernels)
 
     def __call__(
         self, frames: np.ndarray, prompt: str = "", *, on_progress: OnProgress = _no_progress, **settings: Any
@@ -299,9 +299,11 @@ def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
-def _component_dtype(name: str, dtype: jnp.dtype) -> jnp.dtype:
-    """The VAE stays in float32: its decoder overflows float16, and shows bands in bfloat16."""
-    return jnp.dtype(jnp.float32) if name == "vae" else dtype
+def _abstract(config: StarConfig, name: str, dtype: jnp.dtype, kernels: AttentionKernels):
+    """See `abstract_component`; the VAE always computes in float32, as the released system's does."""
+    return abstract_component(
+        config, name, dtype=jnp.dtype(jnp.float32) if name == "vae" else dtype, kernels=kernels
+    )
 
 
 def _encode_text(graphdef, params, input_ids):

@@ -1,5 +1,6 @@
 """The four networks of a checkpoint by name: how each is built from a configuration, without memory."""
 
+import functools
 from typing import Any
 
 import jax
@@ -51,6 +52,9 @@ def build_component(
     )
 
 
+@functools.lru_cache(
+    maxsize=16
+)  # tracing a full-size network takes seconds; callers do not change the result
 def abstract_component(
     config: StarConfig,
     name: str,
