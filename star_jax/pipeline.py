@@ -69,12 +69,7 @@ class StarPipeline:
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.dtype = resolve_dtype(dtype)
         self.schedule = NoiseSchedule.from_config(config.diffusion)
-        graphs = {
-            name: abstract_component(config, name, dtype=_component_dtype(name, self.dtype), kernels=kernels)[
-                0
-            ]
-            for name in component_names(config)
-        }
+        graphs = {name: _abstract(config, name, self.dtype, kernels)[0] for name in component_names(config)}
         # Made once: a jitted program is found again by the identity of its function.
         self._encode = jax.jit(
             partial(_encode_piece, graphs["vae"], config.vae.scaling_factor),
