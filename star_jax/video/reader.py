@@ -12,8 +12,8 @@ from star_jax.video.probe import FrameTable, Turn, VideoInfo, open_video, probe_
 
 __all__ = ["VideoInfo", "VideoReader"]
 
-# Interpolated chroma and exact rounding: swscale's fast path repeats chroma samples instead.
-CONVERSION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Interpolated chroma and exact rounding: swscale's fast path repeats chroma samples and darkens by 0.7 levels.
+CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 class VideoReader:

@@ -1,5 +1,6 @@
 """Writes H.264 files from RGB frames, with the source's timing, sound and subtitles."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,18 +14,32 @@ from av.video.reformatter import (
     ColorRange,
     Colorspace,
     ColorTrc,
-    Interpolation,
-    VideoReformatter,
 )
 
-from star_jax.errors import RunError
+from star_jax.errors import InputError, RunError
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
 from star_jax.video.streams import FORMATS, StreamCopier
 
-__all__ = ["VideoWriter", "check_output_path"]
+__all__ = ["PRESETS", "VideoWriter", "check_output_path"]
 
-CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+MAX_CRF = 51
+# H.264 players take chroma samples to lie on the left; swscale alone would centre them, and move colours.
+CONVERSION = (
+    "out_color_matrix=bt709:out_range=limited:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
+)
 UNSPECIFIED = 2
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
@@ -48,7 +63,7 @@ class VideoWriter:
         source: where timing, sound, subtitles, pixel aspect and colour tags come from.
 
     Raises:
-        InputError: see `check_output_path`.
+        InputError: see `check_output_path`; also an unknown preset, or a crf out of range.
     """
 
     def __init__(
@@ -62,6 +77,10 @@ class VideoWriter:
         preset: str = "medium",
         source: VideoInfo | None = None,
     ):
+        if preset not in PRESETS:
+            raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+        if not 0 <= crf <= MAX_CRF:
+            raise InputError(f"crf is {crf}; expected 0 (lossless) to {MAX_CRF} (smallest file)")
         self.path = check_output_path(path, source)
         self.partial_path = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self.num_frames = 0
@@ -70,8 +89,8 @@ class VideoWriter:
         self._options = {"crf": str(crf), "preset": preset}
         self._source = source
         self._keeps_pts = source is not None and source.is_variable_rate
-        self._reformatter = VideoReformatter()
         self._copier: StreamCopier | None = None
+        self._container: av.container.OutputContainer | None = None
 
     def __enter__(self) -> "VideoWriter":
         try:
@@ -152,15 +171,11 @@ class VideoWriter:
         self._ticks_per_frame = 1 / self._frame_rate / self._time_base
         context.time_base = stream.time_base = self._time_base
         self._stream = stream
+        self._converter = _converter(width, height, stream.pix_fmt)
 
     def _encode(self, image: np.ndarray, pts: int | None) -> list[av.Packet]:
-        frame = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
-            format=self._stream.pix_fmt,
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=CONVERSION,
-        )
+        self._converter.vpush(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
+        frame = self._converter.vpull()
         frame.time_base = self._time_base
         frame.pts = self._start + (pts if pts is not None else round(self.num_frames * self._ticks_per_frame))
         frame.duration = round(self._ticks_per_frame)
@@ -187,12 +202,24 @@ class VideoWriter:
     def _discard(self) -> None:
         if self._copier is not None:
             self._copier.close()
-        # Closing would write the file's index, which fails again on a full disk: drop the container instead.
-        self._container = None
+        if self._container is not None:
+            with contextlib.suppress(
+                av.FFmpegError
+            ):  # closing writes the index, which a full disk refuses again
+                self._container.close()
         self.partial_path.unlink(missing_ok=True)
 
     def _run_error(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error)
-        return RunError(
-            f"cannot write {self.path}: {reason}; check crf, preset and the free space of the disk"
-        )
+        return RunError(f"cannot write {self.path}: {reason}; check the free space of the disk")
+
+
+def _converter(width: int, height: int, pix_fmt: str) -> av.filter.Graph:
+    """From RGB frames to the encoder's pixel format."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, MIN_TIMESCALE)
+    )
+    steps = graph.add("scale", CONVERSION), graph.add("format", pix_fmt), graph.add("buffersink")
+    graph.link_nodes(source, *steps).configure()
+    return graph

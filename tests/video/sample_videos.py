@@ -48,7 +48,7 @@ def write_video(
     audio_start: int = 0,
     faststart: bool = False,
 ) -> Path:
-    """Encodes frames with B-frames and a key frame every `gop` frames; `colorspace` None leaves the file untagged."""
+    """Encodes frames, with B-frames and a key frame every `gop`; `colorspace` None leaves the file untagged."""
     options = {"movflags": "faststart"} if faststart else {}
     x264 = {"crf": str(crf), "preset": "ultrafast", "bf": "2", "g": str(gop)} if codec == "libx264" else {}
     reformatter = VideoReformatter()
