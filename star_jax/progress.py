@@ -1,0 +1,106 @@
+"""Progress of long work on stderr: a bar on a terminal, a plain line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter(Protocol):
+    """What `progress` yields."""
+
+    def advance(self, n: int = 1) -> None:
+        """Counts `n` more units as done."""
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "it", *, quiet: bool = False) -> Iterator[Reporter]:
+    """Shows how far a piece of work is: share, count, time spent and time left.
+
+    A terminal gets a bar; anything else (a log file, a pipe) a line about every 10 seconds and one at the end,
+    without control characters. Standard output stays untouched.
+
+    Args:
+        description: what is being done, such as "Upscaling panda.mp4".
+        total: units of work in all.
+        unit: name of a unit, in the plural.
+        quiet: show nothing.
+    """
+    if quiet:
+        yield _Silent()
+    elif sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        # A step may take minutes: rich forgets speeds older than 30 s by default and then knows no time left.
+        with Progress(*columns, console=Console(stderr=True), speed_estimate_period=1800) as bar:
+            yield _Bar(bar, bar.add_task(description, total=total))
+    else:
+        lines = _Lines(description, total, unit)
+        yield lines
+        lines.finish()
+
+
+class _Silent:
+    def advance(self, n: int = 1) -> None:
+        """Shows nothing."""
+
+
+class _Bar:
+    def __init__(self, bar: Progress, task: int):
+        self._bar, self._task = bar, task
+
+    def advance(self, n: int = 1) -> None:
+        self._bar.advance(self._task, n)
+
+
+class _Lines:
+    def __init__(self, description: str, total: int, unit: str):
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES and 0 < self._done < self._total:
+            self._last = now
+            spent = now - self._start
+            self._print(
+                f"{_clock(spent)} spent, {_clock(spent / self._done * (self._total - self._done))} left"
+            )
+
+    def finish(self) -> None:
+        self._print(f"done in {_clock(time.monotonic() - self._start)}")
+
+    def _print(self, times: str) -> None:
+        share = 100 * self._done // max(1, self._total)
+        print(
+            f"{self._description}: {share}% ({self._done}/{self._total} {self._unit}), {times}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
