@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from star_jax.errors import InputError, RunError
+from star_jax.video.container import check_readable
 from star_jax.video.outputs import check_output_path, is_pattern
-from star_jax.video.probe import VideoInfo, check_readable
+from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
 from star_jax.video.writer import VideoWriter
 

@@ -8,7 +8,10 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from star_jax.errors import InputError, RunError
-from star_jax.video.probe import FrameTable, Turn, VideoInfo, open_video, probe_video
+from star_jax.video.container import open_video
+from star_jax.video.frame_table import FrameTable
+from star_jax.video.orientation import Turn
+from star_jax.video.probe import VideoInfo, probe_video
 
 __all__ = ["VideoInfo", "VideoReader"]
 
