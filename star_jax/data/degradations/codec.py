@@ -1,0 +1,116 @@
+"""Video compression of whole clips in memory, so that the artefacts follow the motion."""
+
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+
+
+def _rate_options(rate: float, buffer: int) -> dict[str, str]:
+    """Rate control starts far from its target on noisy clips; a buffer of a few frames makes short ones meet it."""
+    return {"maxrate": str(int(rate)), "bufsize": str(buffer), "bt": str(int(rate) // 10)}
+
+
+def _x264_options(bits_per_frame: int, preset: str) -> dict[str, str]:
+    return _rate_options(1.25 * bits_per_frame, 8 * bits_per_frame) | {"preset": preset}
+
+
+def _mpeg_options(bits_per_frame: int, preset: str) -> dict[str, str]:
+    return _rate_options(bits_per_frame, 4 * bits_per_frame)
+
+
+def _vpx_options(bits_per_frame: int, preset: str) -> dict[str, str]:
+    constant = _rate_options(bits_per_frame, 2 * bits_per_frame) | {"minrate": str(bits_per_frame)}
+    return constant | {"deadline": "realtime", "cpu-used": "8"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """An encoder that PyAV's wheels carry: the decoder of its stream, and its options for a rate and preset."""
+
+    decoder: str
+    options: Callable[[int, str], dict[str, str]]
+
+
+CODECS = {
+    "libx264": Codec("h264", _x264_options),
+    "mpeg4": Codec("mpeg4", _mpeg_options),
+    "mpeg2video": Codec("mpeg2video", _mpeg_options),
+    "h263p": Codec("h263", _mpeg_options),
+    "wmv2": Codec("wmv2", _mpeg_options),
+    "libvpx": Codec("vp8", _vpx_options),
+    "libvpx-vp9": Codec("vp9", _vpx_options),
+}
+
+
+def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: str) -> list[np.ndarray]:
+    """Encodes a clip and decodes it again.
+
+    Args:
+      frames: uint8 [H, W, 3] each, all of one size; the encoder gets sizes padded to even and at least 32.
+      codec: a key of CODECS.
+      bits_per_frame: the bit rate over the frame rate; mpeg4 and its kin cannot go below their coarsest
+        quantiser (about 0.1 bit a pixel).
+      preset: x264's; the others have none.
+
+    Returns:
+      as many frames of the same size.
+    """
+    packets, header = encode(frames, codec, bits_per_frame, preset)
+    height, width = frames[0].shape[:2]
+    coded_height, coded_width = _coded_size(height), _coded_size(width)
+    decoder = av.CodecContext.create(CODECS[codec].decoder, "r")
+    decoder.thread_count = 1
+    decoder.width, decoder.height = coded_width, coded_height  # some streams do not say
+    if header:
+        decoder.extradata = header
+    pictures = [picture for packet in packets for picture in decoder.decode(packet)] + decoder.decode(None)
+    if len(pictures) != len(frames):
+        raise RuntimeError(f"{codec} gave back {len(pictures)} of {len(frames)} frames")
+    return [_to_rgb(picture)[:height, :width] for picture in pictures]
+
+
+def encode(
+    frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: str
+) -> tuple[list[av.Packet], bytes | None]:
+    """Encodes frames as in `compress`; returns the packets and the stream's header.
+
+    The clock runs at one frame a second: the rate control of x264 then weighs two frames at a time instead of
+    two seconds of them, and a clip of 32 frames meets its rate.
+    """
+    if codec not in CODECS:
+        raise ValueError(f"no codec {codec!r}; choose one of {', '.join(CODECS)}")
+    height, width = (_coded_size(size) for size in frames[0].shape[:2])
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.framerate, encoder.time_base = Fraction(1), Fraction(1)
+    encoder.bit_rate = int(bits_per_frame)
+    encoder.thread_count = 1  # the stream depends on the number of threads
+    encoder.options = CODECS[codec].options(int(bits_per_frame), preset)
+    packets = []
+    for index, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(_to_yuv(frame, height, width), format="yuv420p")
+        picture.pts = index
+        packets += encoder.encode(picture)
+    packets += encoder.encode(None)
+    return packets, encoder.extradata
+
+
+def _coded_size(size: int) -> int:
+    """Encoders want even sizes, and some at least 32."""
+    return max(32, size + size % 2)
+
+
+def _to_yuv(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    bottom, right = height - frame.shape[0], width - frame.shape[1]
+    if bottom or right:
+        frame = cv2.copyMakeBorder(frame, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+
+
+def _to_rgb(picture: av.VideoFrame) -> np.ndarray:
+    # OpenCV's conversion inverts its own of _to_yuv; the stream's colour tags play no part.
+    return cv2.cvtColor(picture.to_ndarray(format="yuv420p"), cv2.COLOR_YUV2RGB_I420)
