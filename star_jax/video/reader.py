@@ -1,6 +1,7 @@
 """Reads video files: RGB frames in pieces for the upscaler, frame-accurate clips for training."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -94,12 +95,11 @@ class VideoReader:
             )
         rgb = _RGBConverter(self.info)
         images = []
-        with open_video(self.path, self.num_threads) as (container, stream):
-            for index, frame in self._decode_from(container, stream, start):
-                if index in wanted:
-                    images.append(rgb(frame))
-                if index >= wanted[-1]:
-                    break
+        for index, frame in self._frames_from(start):
+            if index in wanted:
+                images.append(rgb(frame))
+            if index >= wanted[-1]:
+                break
         if len(images) != count:
             raise RunError(f"{self.path} gave {len(images)} of the {count} frames asked; it is damaged")
         return np.stack(images)
@@ -121,26 +121,30 @@ class VideoReader:
                 f"repair it with: ffmpeg -i {self.path.name} -crf 10 repaired.mp4"
             ) from error
 
-    def _decode_from(
-        self, container: av.container.InputContainer, stream: av.VideoStream, start: int
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _frames_from(self, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yields (frame number, frame) from a key frame at or before `start` on."""
         keys = np.flatnonzero(self._table.is_key[: start + 1])
-        if not self._table.can_seek or not len(keys) or keys[-1] == 0:
+        if self._table.can_seek and len(keys) and keys[-1] > 0:
+            with open_video(self.path, self.num_threads) as (container, stream):
+                # A demuxer may land behind the key frame (it compares decoding times): then one key frame earlier.
+                for target in keys[-2:][::-1].tolist():
+                    container.seek(int(self._table.pts[target]), stream=stream)
+                    frames = self._decode(container, stream, target)
+                    first = next(frames, None)
+                    number = self._number_of(first)
+                    if number is not None and number <= keys[-1]:
+                        yield from enumerate(chain([first], frames), number)
+                        return
+        # Some containers make up other timestamps after a seek; their frames can only be counted from the start.
+        with open_video(self.path, self.num_threads) as (container, stream):
             yield from enumerate(self._decode(container, stream, 0))
-            return
-        key = int(keys[-1])
-        # A demuxer may land behind the key frame (it compares decoding times): then one key frame earlier,
-        # in the end the first.
-        for target in [*keys[::-1][:2].tolist(), 0]:
-            container.seek(int(self._table.pts[target]), stream=stream)
-            frames = self._decode(container, stream, target)
-            first = next(frames, None)
-            if first is not None and first.pts is not None and first.pts <= self._table.pts[key]:
-                break
-        while first is not None:
-            yield int(np.searchsorted(self._table.pts, first.pts)), first
-            first = next(frames, None)
+
+    def _number_of(self, frame: av.VideoFrame | None) -> int | None:
+        """Number of a decoded frame by its timestamp; None where no frame has that one."""
+        if frame is None or frame.pts is None:
+            return None
+        index = int(np.searchsorted(self._table.pts, frame.pts))
+        return index if index < len(self._table.pts) and self._table.pts[index] == frame.pts else None
 
 
 class _RGBConverter:

@@ -103,6 +103,18 @@ def cut(path: Path, share: float, name: str) -> Path:
     return target
 
 
+def skip_packets(path: Path, count: int, name: str) -> Path:
+    """A copy without the first video packets, so that it does not begin with a key frame."""
+    target = path.with_name(name)
+    with av.open(str(path)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        for number, packet in enumerate(old.demux(old.streams.video[0])):
+            if packet.size and number >= count:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
 def _write_tone(
     container: av.container.OutputContainer, stream: av.AudioStream, seconds: float, start: int
 ) -> None:

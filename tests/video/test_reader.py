@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_videos import NTSC_FILM, color_chart, cut, moving_frames, write_sound, write_video
+from sample_videos import NTSC_FILM, color_chart, cut, moving_frames, skip_packets, write_sound, write_video
 
 from star_jax.errors import InputError, RunError
 from star_jax.video.reader import VideoReader
@@ -55,6 +55,26 @@ def test_read_equals_sequential_decoding(tmp_path, suffix):
         clip = reader.read(start, count, stride)
         np.testing.assert_array_equal(clip, whole[start : start + count * stride : stride][:count])
     np.testing.assert_array_equal(reader.read(57), whole[57:])
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("mpeg2video", ".mpg"), ("libvpx-vp9", ".webm"), ("ffv1", ".mkv")]
+)
+def test_other_codecs_read_the_same_way(tmp_path, codec, suffix):
+    """An MPEG program stream shows other timestamps after a seek; VP9 has packets that are not shown."""
+    reader = VideoReader(write_video(tmp_path / f"clip{suffix}", moving_frames(30), codec=codec))
+    whole = read_all(reader)
+    assert len(whole) == 30
+    for start in (0, 11, 13, 26):
+        np.testing.assert_array_equal(reader.read(start, None, 2), whole[start::2])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_frames_before_the_first_key_frame_do_not_count(tmp_path, suffix):
+    path = skip_packets(write_video(tmp_path / "clip.mp4", moving_frames(36)), 5, f"mid{suffix}")
+    reader = VideoReader(path)
+    assert reader.info.num_frames == len(read_all(reader)) == 24
+    np.testing.assert_array_equal(reader.read(15, 3, 2), read_all(reader)[15:20:2])
 
 
 def test_read_beyond_the_end_names_the_range(tmp_path):
