@@ -21,7 +21,7 @@ def open_video(
     """
     check_readable(path)
     try:
-        container = av.open(str(path))
+        container = av.open(file_url(path))
     except (av.FFmpegError, UnicodeError) as error:
         raise InputError(
             f"cannot open {path} as a video: it is damaged, cut off, or no video; give a video file that plays"
@@ -37,6 +37,11 @@ def open_video(
         stream.codec_context.thread_count = num_threads
         stream.thread_type = "SLICE" if num_threads == 1 else "AUTO"
         yield container, stream
+
+
+def file_url(path: Path) -> str:
+    """Name of a local file for FFmpeg, which would take the colon in `take:2.mp4` for a protocol."""
+    return f"file:{path}"
 
 
 def check_readable(path: Path) -> None:

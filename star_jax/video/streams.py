@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 
 from star_jax.errors import InputError
+from star_jax.video.container import file_url
 from star_jax.video.probe import VideoInfo
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class StreamCopier:
     """
 
     def __init__(self, source: VideoInfo, output: av.container.OutputContainer):
-        self._input = av.open(str(source.path))
+        self._input = av.open(file_url(source.path))
         self._output = output
         output.metadata.update({k: v for k, v in self._input.metadata.items() if k.lower() not in FILE_FACTS})
         if chapters := self._input.chapters():
@@ -79,7 +80,7 @@ def check_streams(path: Path, source: VideoInfo) -> None:
         InputError: sound that the container does not allow.
     """
     container_format = FORMATS[path.suffix.lower()]
-    with av.open(str(source.path)) as container:
+    with av.open(file_url(source.path)) as container:
         for stream in container.streams:
             if stream.type not in COPIED_KINDS:
                 continue

@@ -17,6 +17,7 @@ from av.video.reformatter import (
 )
 
 from star_jax.errors import InputError, RunError
+from star_jax.video.container import file_url
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
 from star_jax.video.streams import FORMATS, StreamCopier
@@ -141,7 +142,10 @@ class VideoWriter:
     def _open(self) -> None:
         options = {"movflags": "faststart"} if FORMATS[self.path.suffix.lower()] != "matroska" else {}
         self._container = av.open(
-            str(self.partial_path), "w", format=FORMATS[self.path.suffix.lower()], container_options=options
+            file_url(self.partial_path),
+            "w",
+            format=FORMATS[self.path.suffix.lower()],
+            container_options=options,
         )
         height, width = self._size
         stream = self._container.add_stream("libx264", rate=self._frame_rate, options=self._options)

@@ -184,6 +184,12 @@ def add_subtitles(source: Path, target: Path) -> None:
         new.mux(line)
 
 
+def test_names_that_ffmpeg_would_misread(tmp_path):
+    source = write_video(tmp_path / "in.mp4", moving_frames(3), audio="aac")
+    source = source.rename(tmp_path / "take:2 100% 馬.mp4")
+    assert copy_video(source, tmp_path / "-http:x.mp4").info.num_frames == 3
+
+
 def test_nothing_is_left_after_an_error(tmp_path):
     target = tmp_path / "out.mp4"
     target.write_bytes(b"the file of yesterday")
