@@ -37,11 +37,13 @@ PRESETS = (
     "placebo",
 )
 MAX_CRF = 51
+MAX_SIDE = 16_384  # x264's
 # H.264 players take chroma samples to lie on the left; swscale alone would centre them, and move colours.
 CONVERSION = (
     "out_color_matrix=bt709:out_range=limited:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
 )
-UNSPECIFIED = 2
+# Code points of primaries and transfer curve that say nothing: unspecified and reserved.
+UNKNOWN = {0, 2, 3}
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
 
@@ -64,7 +66,7 @@ class VideoWriter:
         source: where timing, sound, subtitles, pixel aspect and colour tags come from.
 
     Raises:
-        InputError: see `check_output_path`; also an unknown preset, or a crf out of range.
+        InputError: see `check_output_path`; also an unknown preset, a crf out of range, or frames too large.
     """
 
     def __init__(
@@ -82,6 +84,10 @@ class VideoWriter:
             raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
         if not 0 <= crf <= MAX_CRF:
             raise InputError(f"crf is {crf}; expected 0 (lossless) to {MAX_CRF} (smallest file)")
+        if max(width, height) > MAX_SIDE:
+            raise InputError(
+                f"{width}x{height} is too large for H.264 (up to {MAX_SIDE}); lower the scale, or write to %05d.png"
+            )
         self.path = check_output_path(path, source)
         self.partial_path = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self.num_frames = 0
@@ -158,9 +164,9 @@ class VideoWriter:
         start = Fraction(0)
         if source is not None:
             context.sample_aspect_ratio = source.sample_aspect_ratio
-            if source.color_primaries != UNSPECIFIED:
+            if source.color_primaries not in UNKNOWN:
                 context.color_primaries = source.color_primaries
-            if source.color_trc != UNSPECIFIED:
+            if source.color_trc not in UNKNOWN:
                 context.color_trc = source.color_trc
             if not source.is_images:
                 self._copier = StreamCopier(source, self._container)
@@ -206,12 +212,11 @@ class VideoWriter:
     def _discard(self) -> None:
         if self._copier is not None:
             self._copier.close()
-        if self._container is not None:
-            with contextlib.suppress(
-                av.FFmpegError
-            ):  # closing writes the index, which a full disk refuses again
-                self._container.close()
+        # Removed before closing, which would first complete the file, and fails again on a full disk.
         self.partial_path.unlink(missing_ok=True)
+        if self._container is not None:
+            with contextlib.suppress(av.FFmpegError):
+                self._container.close()
 
     def _run_error(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error)
