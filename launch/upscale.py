@@ -9,13 +9,27 @@ it is complete.
 """
 
 import argparse
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 from star_jax.errors import InputError
 
 HELP = "upscale videos with a checkpoint"
-X264_PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+X264_PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
+
+STAGES = {"encode": ("Encoding", "frames"), "sample": ("Sampling", "steps"), "decode": ("Decoding", "frames")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, loads the model, upscales one input after the other."""
     from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
-    from star_jax.video.reader import VideoReader
-    from star_jax.video.writer import check_output_path
+    from star_jax.video.images import open_source
+    from star_jax.video.outputs import check_output_path
 
     settings = UpscaleSettings(
         prompt=args.prompt,
@@ -101,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
     outputs = output_paths(args.inputs, args.output)
-    readers = [VideoReader(path) for path in args.inputs]
+    readers = [open_source(path) for path in args.inputs]
     for reader, output in zip(readers, outputs, strict=True):
         check_output_path(output, reader.info)
 
@@ -145,19 +159,44 @@ def use_compile_cache(directory: str) -> None:
 
 
 def _upscale_one(pipeline, reader, output: Path, settings, args: argparse.Namespace) -> None:
-    from star_jax.progress import StageProgress
-
     from star_jax.upscale import upscale_video
 
     info = reader.info
     height, width = settings.target_size(info.height, info.width)
-    with StageProgress(
-        f"{info.path.name}: {info.num_frames} frames {info.width}x{info.height} -> {width}x{height}",
-        stages={"encode": "frames", "sample": "steps", "decode": "frames"},
-        quiet=args.quiet,
-    ) as on_progress:
+    if not args.quiet:
+        print(
+            f"{info.path}: {info.num_frames} frames, {info.width}x{info.height} to {width}x{height}",
+            file=sys.stderr,
+        )
+    with _StageBars(quiet=args.quiet) as on_progress:
         upscale_video(
             pipeline, reader, output, settings, crf=args.crf, preset=args.preset, on_progress=on_progress
         )
     if not args.quiet:
         print(output)
+
+
+class _StageBars:
+    """One progress bar after the other, as the pipeline goes from stage to stage."""
+
+    def __init__(self, *, quiet: bool):
+        self.quiet = quiet
+        self.stage, self.done = None, 0
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_StageBars":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stack.__exit__(*error)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from star_jax.progress import progress
+
+        if stage != self.stage:
+            self.stack.close()
+            label, unit = STAGES[stage]
+            self.bar = self.stack.enter_context(progress(label, total, unit, quiet=self.quiet))
+            self.stage, self.done = stage, 0
+        self.bar.advance(done - self.done)
+        self.done = done

@@ -7,13 +7,13 @@ import numpy as np
 
 from star_jax.pipeline import OnProgress, StarPipeline
 from star_jax.settings import UpscaleSettings
+from star_jax.video.images import ImageSequenceReader, open_target
 from star_jax.video.reader import VideoReader
-from star_jax.video.writer import VideoWriter
 
 
 def upscale_video(
     pipeline: StarPipeline,
-    reader: VideoReader,
+    reader: VideoReader | ImageSequenceReader,
     output: Path,
     settings: UpscaleSettings,
     *,
@@ -29,7 +29,7 @@ def upscale_video(
     Args:
       pipeline: a loaded model.
       reader: an open source.
-      output: .mp4, .mov or .mkv file.
+      output: .mp4, .mov or .mkv file, or a pattern such as out/%05d.png.
       settings: see `UpscaleSettings`.
       crf: x264's constant rate factor, 0 (lossless) to 51.
       preset: x264's preset.
@@ -52,7 +52,7 @@ def upscale_video(
     pieces = pipeline.stream(
         read, info.num_frames, (info.height, info.width), settings, on_progress=on_progress
     )
-    with VideoWriter(
+    with open_target(
         output, width=width, height=height, frame_rate=info.frame_rate, crf=crf, preset=preset, source=info
     ) as writer:
         for piece in pieces:

@@ -44,7 +44,8 @@ def build_component(
     if name == "controlnet":
         return ControlNet(config.unet, kernels=kernels, **kwargs)
     if name == "vae":
-        return AutoencoderKLTemporalDecoder.from_config(config.vae, attention=kernels.spatial, **kwargs)
+        # Its one attention has a head as wide as its channels, which the flash kernels do not take.
+        return AutoencoderKLTemporalDecoder.from_config(config.vae, attention="auto", **kwargs)
     if name == "text_encoder" and config.text_encoder is not None:
         return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
     raise InputError(
@@ -70,7 +71,7 @@ def abstract_component(
       name: one of `component_names(config)`.
       dtype: of the computation.
       param_dtype: of the parameters; `dtype` by default.
-      kernels: attention kernel of each site.
+      kernels: attention kernel of each site of the UNet and the ControlNet.
 
     Returns:
       The graph definition (for `nnx.merge` with a tree of values) and nested dicts of jax.ShapeDtypeStruct.
