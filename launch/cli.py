@@ -13,6 +13,7 @@ from star_jax.errors import StarError
 # Each module has HELP (one line), add_arguments(parser) and run(args); imports of jax wait until run().
 COMMANDS = {
     "upscale": "star_jax.launch.upscale",
+    "convert": "star_jax.launch.convert",
 }
 
 

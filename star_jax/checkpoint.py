@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ TOKENIZER_DIR = "tokenizer"
 
 # Leaves are stored in pieces of at most this size, so that a device reads little more than its own shard.
 _CHUNK_BYTES = 8 * 2**20
+# Lazy leaves are read and written in batches of about this size; two are in memory at a time.
+_BATCH_BYTES = 256 * 2**20
 # What Orbax and TensorStore raise for missing, truncated or damaged files.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
 
@@ -53,16 +56,38 @@ class LazyArray:
 
 
 class _LazyArrayHandler(type_handlers.NumpyHandler):
-    """Writes LazyArrays one after the other; on disk they are plain arrays."""
+    """Writes LazyArrays batch by batch, reading the next one meanwhile; on disk they are plain arrays."""
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
 
     async def serialize(self, values, infos, args=None):
-        for value, info, arg in zip(values, infos, args, strict=True):
-            for write in await super().serialize([value.read()], [info], [arg]):
-                write.result()
+        batches = list(_batches([value.nbytes for value in values]))
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(_read_all, values[batches[0]])
+            for batch, following in zip(batches, [*batches[1:], None], strict=True):
+                arrays = reading.result()
+                if following is not None:
+                    reading = reader.submit(_read_all, values[following])
+                for write in await super().serialize(arrays, infos[batch], args[batch]):
+                    write.result()
+                del arrays
         return []
+
+
+def _read_all(values: list[LazyArray]) -> list[np.ndarray]:
+    return [value.read() for value in values]
+
+
+def _batches(sizes: list[int]) -> Iterator[slice]:
+    """Splits leaves into runs of about _BATCH_BYTES: each run costs a commit, and all of it is in memory."""
+    start, total = 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and total + size > _BATCH_BYTES:
+            yield slice(start, i)
+            start, total = i, 0
+        total += size
+    yield slice(start, len(sizes))
 
 
 def _checkpointer() -> ocp.Checkpointer:

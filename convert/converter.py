@@ -1,0 +1,260 @@
+"""Converts weights of PyTorch into a checkpoint directory, a few leaves in memory at a time."""
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from star_jax.convert.families import get_family, recognise
+from star_jax.convert.fresh import fresh_leaf
+from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
+from star_jax.convert.sources import Source, open_sources, sha256
+from star_jax.convert.tensors import FLOATS, FileTensor
+from star_jax.convert.tokenizers import write_tokenizer
+
+from star_jax.checkpoint import (
+    TOKENIZER_DIR,
+    LazyArray,
+    check_destination,
+    create_checkpoint,
+    flatten,
+    save_component,
+    unflatten,
+)
+from star_jax.config import PRESETS, StarConfig, get_preset
+from star_jax.errors import InputError, RunError
+from star_jax.models.components import abstract_component
+
+MAPPING_VERSION = 1  # of the tables; raised when one of them changes what it makes
+
+Progress = Callable[[str, int], None]  # (stage, bytes done since the last call)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One source with its family and, once the sizes are known, what will be done with it."""
+
+    source: Source
+    family: str
+    plan: Plan
+
+
+def convert_checkpoint(
+    sources: Sequence[str | os.PathLike],
+    destination: str | os.PathLike,
+    *,
+    format: str = "auto",
+    preset: str | StarConfig | None = None,
+    dtype: str | None = None,
+    allow_nan: bool = False,
+    force: bool = False,
+    expected_sha256: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict:
+    """Converts one or several sources into one checkpoint directory, which appears when it is complete.
+
+    Args:
+      sources: files, folders or hf:// addresses; each gives its components (or tokenizer files).
+      destination: the directory to make.
+      format: a family's name for all sources with weights, or `auto`: recognised by their keys.
+      preset: the sizes, by name or as a StarConfig; None: the preset that the sources' shapes are of.
+      dtype: of the stored weights; None: as in the sources (float64 becomes float32).
+      allow_nan: accept weights that are not finite.
+      force: replace an existing checkpoint directory.
+      expected_sha256: digests that the sources' files must have; each must be that of some file.
+      seed: of weights that no source gives.
+      progress: called now and then.
+
+    Returns:
+      What provenance.json says: where each component came from, what was left out, what starts fresh.
+
+    Raises:
+      InputError: a source is unreadable, damaged, of no known family or of other sizes, or has weights that are not
+        finite; `destination` exists or cannot be made. Nothing is left behind.
+      RunError: the disk is full.
+    """
+    check_destination(Path(destination), force=force)
+    if dtype is not None and dtype not in FLOATS:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
+    opened = [source for spec in sources for source in open_sources(str(spec))]
+    weights = [source for source in opened if source.tensors]
+    families = [recognise(s.tensors, s.label) if format == "auto" else format for s in weights]
+    config = choose_config(weights, families, preset)
+    jobs = [_Job(s, f, _plan(s, f, config)) for s, f in zip(weights, families, strict=True)]
+    _check_distinct(jobs)
+    components = {
+        n: leaves for job in jobs for n, leaves in _lazy(job, config, dtype, allow_nan, seed).items()
+    }
+    _check_space(Path(destination), components)
+
+    provenance = {
+        "star_jax": version("star_jax"),
+        "mapping_version": MAPPING_VERSION,
+        "preset": config.preset,
+        "dtype": dtype or "as in the sources",
+        "components": {n: _describe(job, n) for job in jobs for n in get_family(job.family).components},
+    }
+    files = sorted({file for source in opened for file in source.files})
+    with (
+        create_checkpoint(destination, config, provenance, force=force) as partial,
+        ThreadPoolExecutor(1) as hasher,
+    ):
+        digests = hasher.submit(lambda: {file: sha256(file) for file in files})
+        for name, leaves in components.items():
+            save_component(partial, name, unflatten(_watched(name, leaves, progress)))
+        for source in opened:
+            if source.tokenizer is not None:
+                write_tokenizer(source.tokenizer, partial / TOKENIZER_DIR, config)
+                provenance["tokenizer"] = source.label
+        provenance["sources"] = {str(file): digest for file, digest in digests.result().items()}
+        for digest in expected_sha256:
+            if digest.lower() not in provenance["sources"].values():
+                raise InputError(f"no source has SHA-256 {digest}; download it again")
+    return provenance
+
+
+def choose_config(
+    sources: Sequence[Source], families: Sequence[str], preset: str | StarConfig | None
+) -> StarConfig:
+    """The sizes of the model that all sources are of.
+
+    Raises:
+      InputError: no preset has the shapes of all sources.
+    """
+    if isinstance(preset, StarConfig):
+        return preset
+    if preset is not None:
+        return get_preset(preset)
+    for config in PRESETS.values():
+        if all(preset_mismatches(s, f, config) == 0 for s, f in zip(sources, families, strict=True)):
+            return config
+    labels = ", ".join(source.label for source in sources)
+    raise InputError(
+        f"no preset ({', '.join(PRESETS)}) has the shapes of {labels}; name the sizes with --preset"
+    )
+
+
+def preset_mismatches(source: Source, family: str, config: StarConfig) -> int:
+    """How many of a source's tensors do not fit a preset."""
+    table = get_family(family).table_for(config, source.tensors)
+    return shape_mismatches(table, source.tensors, _leaf_shapes(family, config))
+
+
+def _plan(source: Source, family: str, config: StarConfig) -> Plan:
+    table = get_family(family).table_for(config, source.tensors)
+    return plan(table, source.tensors, _leaf_shapes(family, config), source.label)
+
+
+@functools.cache
+def _leaf_shapes(family: str, config: StarConfig) -> dict[str, Shape]:
+    return {
+        f"{name}/{path}": leaf.shape
+        for name in get_family(family).components
+        for path, leaf in flatten(abstract_component(config, name)[1]).items()
+    }
+
+
+def _check_distinct(jobs: Sequence[_Job]) -> None:
+    seen: dict[str, str] = {}
+    for job in jobs:
+        for name in get_family(job.family).components:
+            if name in seen:
+                raise InputError(f"{seen[name]} and {job.source.label} both give {name}; choose one of them")
+            seen[name] = job.source.label
+
+
+def _lazy(
+    job: _Job, config: StarConfig, dtype: str | None, allow_nan: bool, seed: int
+) -> dict[str, dict[str, LazyArray]]:
+    """Every leaf of a source's components, by component and path."""
+    tensors, shapes = job.source.tensors, _leaf_shapes(job.family, config)
+    common = (
+        FLOATS[dtype]
+        if dtype
+        else max((_stored_dtype(t) for t in tensors.values()), key=lambda d: d.itemsize)
+    )
+    components: dict[str, dict[str, LazyArray]] = {name: {} for name in get_family(job.family).components}
+    for leaf, shape in shapes.items():
+        component, path = leaf.split("/", 1)
+        if leaf in job.plan.fresh:
+            lazy = fresh_leaf(leaf, shape, common, job.plan.fresh[leaf], seed)
+        else:
+            rule = job.plan.rules[leaf]
+            tensor = tensors[rule.source]
+            stored = FLOATS[dtype] if dtype else _stored_dtype(tensor)
+            lazy = LazyArray(shape, stored, _reader(tensor, rule, stored, allow_nan))
+        components[component][path] = lazy
+    return components
+
+
+def _stored_dtype(tensor: FileTensor) -> np.dtype:
+    return tensor.dtype if tensor.dtype in FLOATS.values() else FLOATS["float32"]
+
+
+def _reader(tensor: FileTensor, rule: Rule, dtype: np.dtype, allow_nan: bool) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        array = rule.apply(tensor.read())
+        if not allow_nan and not _is_finite(array):
+            raise InputError(
+                f"{tensor.path}: {tensor.name} is not finite; download it again, or pass --allow-nan"
+            )
+        if array.dtype != dtype:
+            with np.errstate(over="ignore"):
+                array = array.astype(dtype)
+            if not allow_nan and not _is_finite(array):
+                raise InputError(
+                    f"{tensor.name} does not fit into {dtype}; choose --dtype bfloat16 or float32"
+                )
+        return np.ascontiguousarray(array)
+
+    return read
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    # The extremes are NaN where any element is, and infinite where any is; no array of flags is made.
+    return array.size == 0 or bool(
+        np.isfinite(np.float64(array.min())) and np.isfinite(np.float64(array.max()))
+    )
+
+
+def _check_space(destination: Path, components: dict[str, dict[str, LazyArray]]) -> None:
+    needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
+    free = shutil.disk_usage(destination.absolute().parent).free
+    if free < needed:
+        raise RunError(
+            f"{destination} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "free disk space, choose another place, or --dtype bfloat16"
+        )
+
+
+def _watched(name: str, leaves: dict[str, LazyArray], progress: Progress | None) -> dict[str, LazyArray]:
+    if progress is None:
+        return leaves
+
+    def watch(leaf: LazyArray) -> LazyArray:
+        def read() -> np.ndarray:
+            array = leaf.read()
+            progress(name, leaf.nbytes)
+            return array
+
+        return LazyArray(leaf.shape, leaf.dtype, read)
+
+    return {path: watch(leaf) for path, leaf in leaves.items()}
+
+
+def _describe(job: _Job, component: str) -> dict:
+    """What provenance.json says of one component."""
+    prefix = component + "/"
+    return {
+        "source": job.source.label,
+        "family": job.family,
+        "converted": sum(leaf.startswith(prefix) for leaf in job.plan.rules),
+        "fresh": {leaf: how for leaf, how in job.plan.fresh.items() if leaf.startswith(prefix)},
+        "ignored": job.plan.ignored,
+    }

@@ -1,0 +1,52 @@
+"""File names of folders in Hugging Face's layout."""
+
+from star_jax.errors import InputError
+
+OPEN_CLIP_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+# File names of Hugging Face's libraries, best first; the index names the shards of a large model.
+PREFERRED_FILES = tuple(
+    name
+    for stem in (
+        "diffusion_pytorch_model",
+        "model",
+        "pytorch_model",
+        "open_clip_model",
+        "open_clip_pytorch_model",
+    )
+    for name in (
+        f"{stem}.safetensors.index.json",
+        f"{stem}.safetensors",
+        f"{stem}.safetensors.index.fp16.json",
+        f"{stem}.fp16.safetensors",
+        f"{stem}.bin.index.json",
+        f"{stem}.bin",
+        f"{stem}.fp16.bin",
+    )
+)
+PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "tokenizer")
+
+
+def choose_weights(names: list[str], label: str) -> str | None:
+    """Which of a folder's files to read; None where there is none.
+
+    Raises:
+      InputError: several, and no way to tell which is meant.
+    """
+    for name in PREFERRED_FILES:
+        if name in names:
+            return name
+    weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+    if len(weights) > 1:
+        raise InputError(
+            f"{label} holds several files of weights ({', '.join(weights[:4])}); name one of them"
+        )
+    return weights[0] if weights else None
+
+
+def tokenizer_files(names: list[str]) -> list[str]:
+    """Which of a folder's files make a CLIP tokenizer; none where it has none."""
+    for files in (["vocab.json", "merges.txt"], ["tokenizer.json"]):
+        if all(name in names for name in files):
+            return files
+    return []

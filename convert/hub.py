@@ -1,0 +1,60 @@
+"""Downloads from the Hugging Face Hub: `hf://owner/repo[@revision]/path`, a file or a folder."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from star_jax.convert.folders import OPEN_CLIP_VOCABULARY, PIPELINE_FOLDERS, choose_weights
+
+from star_jax.errors import InputError
+
+_SPEC = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")
+
+
+def download(spec: str) -> Path:
+    """Fetches what is needed of a file or folder on the Hub into its cache, and returns the local path.
+
+    Raises:
+      InputError: not such an address, no network, no such repository or file, or no permission.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise InputError(f"{spec} is not an address on the Hub; write hf://owner/repo[@revision]/path")
+    repo, revision, path = match["repo"], match["revision"], (match["path"] or "").strip("/")
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+        wanted = [path] if path in files else _folder_files(files, path, spec)
+        root = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted)
+    except (HTTPError, HFValidationError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(
+            f"{spec} cannot be downloaded ({reason}); check name, network and `hf auth login`"
+        ) from error
+    return Path(root) / path
+
+
+def _folder_files(files: list[str], path: str, spec: str) -> list[str]:
+    """The files that `open_sources` would read of a folder, or of a pipeline's folders."""
+    folder = PurePosixPath(path or ".")
+    folders = [folder]
+    if str(folder / "model_index.json") in files:
+        folders += [folder / name for name in PIPELINE_FOLDERS]
+    wanted = [file for part in folders for file in _needed(files, part, spec)]
+    if not wanted:
+        raise InputError(
+            f"{spec}: the repository has no such file or folder with weights; look at its file list"
+        )
+    return wanted
+
+
+def _needed(files: list[str], folder: PurePosixPath, spec: str) -> list[str]:
+    names = [PurePosixPath(file).name for file in files if PurePosixPath(file).parent == folder]
+    chosen = [name for name in (*OPEN_CLIP_VOCABULARY, "model_index.json") if name in names]
+    weights = choose_weights(names, spec)
+    if weights is not None:
+        chosen.append(weights)
+        if ".index." in weights:
+            chosen += [name for name in names if name.startswith(weights.split(".")[0] + "-")]
+    return [str(folder / name) for name in chosen]

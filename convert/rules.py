@@ -1,0 +1,208 @@
+"""The rule engine: which source tensor becomes which leaf, and back.
+
+A table is generated from the sizes of a model, so that it names every source key in full, in the original's
+order: a key has its rule or matches one of the family's patterns of ignored keys, every leaf has a source or is one
+of the family's fresh leaves, and every shape is known before anything is read.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from star_jax.convert.tensors import FLOATS, Tensors
+
+from star_jax.errors import InputError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array is turned from PyTorch's axes to flax's, and back.
+
+    Attributes:
+      to_jax: source array -> leaf.
+      to_torch: leaf -> source array.
+    """
+
+    to_jax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+    def torch_shape(self, shape: Shape) -> Shape:
+        """The source's shape of a leaf's shape."""
+        return self.to_torch(np.broadcast_to(np.int8(0), shape)).shape
+
+
+def _pointwise(axes: int) -> Layout:
+    """A convolution over single points, stored with `axes` trailing axes of size 1, used as a linear map."""
+    return Layout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T.reshape(x.T.shape + (1,) * axes))
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+LINEAR = Layout(lambda x: x.T, lambda x: x.T)  # (out, in) <-> (in, out)
+CONV = Layout(  # (out, in, *window) <-> (*window, in, out)
+    lambda x: np.moveaxis(x, (0, 1), (-1, -2)), lambda x: np.moveaxis(x, (-1, -2), (0, 1))
+)
+POINT1 = _pointwise(1)
+POINT2 = _pointwise(2)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One source key, or a part of one, to one leaf.
+
+    Attributes:
+      source: the key in the file.
+      target: `component/path` of the leaf.
+      layout: how the axes are turned.
+      part: (i, n): the i-th of n equal slices of the source's first axis (fused projections); None: all of it.
+      channels: how many of the source's input channels (second axis) are taken, the first ones; None: all.
+    """
+
+    source: str
+    target: str
+    layout: Layout
+    part: tuple[int, int] | None = None
+    channels: int | None = None
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Source array -> leaf."""
+        if self.part is not None:
+            index, count = self.part
+            array = np.split(array, count)[index]
+        if self.channels is not None:
+            array = array[:, : self.channels]
+        return self.layout.to_jax(array)
+
+    def source_shape(self, leaf_shape: Shape) -> Shape:
+        """The source's shape; with `channels`, as far as it is taken."""
+        shape = self.layout.torch_shape(leaf_shape)
+        return shape if self.part is None else (shape[0] * self.part[1], *shape[1:])
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module's parameters: which leaf each becomes, and how."""
+
+    leaves: tuple[tuple[str, str, Layout], ...]
+
+    def rules(self, source: str, target: str) -> list[Rule]:
+        return [Rule(f"{source}.{key}", f"{target}/{leaf}", layout) for key, leaf, layout in self.leaves]
+
+
+_BIAS = ("bias", "bias", SAME)
+NORM = Module((("weight", "scale", SAME), _BIAS))
+EMBEDDING = Module((("weight", "embedding", SAME),))
+DENSE = Module((("weight", "kernel", LINEAR), _BIAS))
+DENSE_NO_BIAS = Module((("weight", "kernel", LINEAR),))
+CONVOLUTION = Module((("weight", "kernel", CONV), _BIAS))
+CONVOLUTION_NO_BIAS = Module((("weight", "kernel", CONV),))
+POINTWISE_1D = Module((("weight", "kernel", POINT1), _BIAS))
+POINTWISE_2D = Module((("weight", "kernel", POINT2), _BIAS))
+
+# How a leaf without a source starts.
+ZEROS, ONES, IDENTITY, RANDOM = "zeros", "ones", "identity", "random"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A family's rules at given sizes.
+
+    Attributes:
+      rules: in the order of the original's state dict.
+      ignored: full-match patterns of source keys that have no place here.
+      fresh: full-match patterns of leaves that the family does not have -> how they start.
+    """
+
+    rules: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+    fresh: tuple[tuple[str, str], ...] = ()
+
+    def by_source(self) -> dict[str, list[Rule]]:
+        """The rules of each source key, in order."""
+        grouped: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            grouped.setdefault(rule.source, []).append(rule)
+        return grouped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will do with one source: a rule per leaf, leaves that start fresh, keys left out."""
+
+    rules: dict[str, Rule]
+    fresh: dict[str, str]
+    ignored: list[str]
+
+
+def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str) -> Plan:
+    """Checks a source against a table, without reading its tensors.
+
+    Args:
+      table: the family's.
+      tensors: the source's.
+      leaves: `component/path` -> shape of every leaf that the source must give.
+      label: the source's name in messages.
+
+    Raises:
+      InputError: a key is unknown or missing, a leaf has no source, or a shape or dtype is wrong.
+    """
+    by_source = table.by_source()
+    ignored = [key for key in tensors if key not in by_source and _matches(table.ignored, key)]
+    unknown = [key for key in tensors if key not in by_source and key not in set(ignored)]
+    if unknown:
+        raise InputError(f"{label} has keys that no rule knows: {_some(unknown)}; name the right --format")
+    if missing := [key for key in by_source if key not in tensors]:
+        raise InputError(
+            f"{label} lacks keys: {_some(missing)}; download it again, or name the right --format"
+        )
+    rules = {rule.target: rule for rule in table.rules}
+    fresh = {}
+    for leaf in leaves:
+        if leaf not in rules:
+            starts = [how for pattern, how in table.fresh if re.fullmatch(pattern, leaf)]
+            if len(starts) != 1:
+                raise InputError(f"{label} gives nothing for {leaf} of the network; name the right --format")
+            fresh[leaf] = starts[0]
+    if surplus := [leaf for leaf in rules if leaf not in leaves]:
+        raise InputError(f"{label}: the network has no leaf {_some(surplus)}; name the right --preset")
+    for leaf, rule in rules.items():
+        _check(rule, tensors, leaves[leaf], label)
+    return Plan(rules, fresh, ignored)
+
+
+def shape_mismatches(table: Table, tensors: Tensors, leaves: Mapping[str, Shape]) -> int:
+    """How many rules do not fit: key or leaf missing, or another shape. 0 means that the sizes are right."""
+    return sum(
+        rule.source not in tensors
+        or rule.target not in leaves
+        or _taken_shape(rule, tensors[rule.source].shape) != rule.source_shape(leaves[rule.target])
+        for rule in table.rules
+    )
+
+
+def _check(rule: Rule, tensors: Tensors, leaf_shape: Shape, label: str) -> None:
+    tensor = tensors[rule.source]
+    expected = rule.source_shape(leaf_shape)
+    if _taken_shape(rule, tensor.shape) != expected:
+        raise InputError(
+            f"{label}: {rule.source} is {tensor.shape}, expected {expected}; name the right --preset"
+        )
+    if tensor.dtype not in FLOATS.values() and tensor.dtype != np.float64:
+        raise InputError(f"{label}: {rule.source} is {tensor.dtype}, expected floating-point weights")
+
+
+def _taken_shape(rule: Rule, shape: Shape) -> Shape:
+    if rule.channels is None or len(shape) < 2:
+        return shape
+    return (shape[0], min(shape[1], rule.channels), *shape[2:])
+
+
+def _matches(patterns: tuple[str, ...], key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in patterns)
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest

@@ -1,0 +1,77 @@
+"""One tensor inside a file on disk, read when it is wanted and never through a memory map.
+
+Mapped pages count as resident memory once touched; plain reads leave them to the page cache, so that a file larger
+than memory can be converted.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from star_jax.errors import InputError
+
+FLOATS = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor that lies uncompressed in a file.
+
+    Attributes:
+      path: the file.
+      name: the tensor's key.
+      shape: its shape.
+      dtype: its dtype (little-endian).
+      start: offset of the stretch of bytes it lies in, from the start of the file.
+      length: number of bytes of that stretch.
+      crc32: checksum of the stretch, where the format has one.
+      offset: of the first element within the stretch, in elements.
+      strides: in elements; None for C order.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    length: int
+    crc32: int | None = None
+    offset: int = 0
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def read(self) -> np.ndarray:
+        """Reads the tensor, in C order.
+
+        Raises:
+          InputError: the file is shorter than its description says, or its checksum is wrong.
+        """
+        data = np.empty(self.length, np.uint8)
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            if file.readinto(data) != self.length:
+                raise InputError(f"{self.path} ends within tensor {self.name}; download it again")
+        if self.crc32 is not None and zlib.crc32(data) != self.crc32:
+            raise InputError(
+                f"{self.path}: checksum of tensor {self.name} is wrong, the file is damaged; download it again"
+            )
+        elements = data.view(self.dtype)[self.offset :]
+        if self.strides is None:
+            return elements[: self.size].reshape(self.shape)
+        strides = tuple(step * self.dtype.itemsize for step in self.strides)
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, self.shape, strides))
+
+
+Tensors = Mapping[str, FileTensor]

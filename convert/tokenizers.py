@@ -1,0 +1,65 @@
+"""Tokenizer files of a checkpoint directory: copied, or made from OpenCLIP's vocabulary."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+from star_jax.convert.folders import tokenizer_files
+
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.models.tokenizer import END_TOKEN, START_TOKEN
+
+_OPEN_CLIP_MERGES = 49408 - 512 - 2
+
+
+def write_tokenizer(source: Path, directory: Path, config: StarConfig) -> None:
+    """Writes the tokenizer files found at `source` into `directory`.
+
+    Args:
+      source: a folder with vocab.json and merges.txt or tokenizer.json, or OpenCLIP's vocabulary (.txt.gz).
+      directory: made here.
+      config: its vocabulary's size is checked.
+
+    Raises:
+      InputError: a file is damaged, or its vocabulary is of another size than the text tower's.
+    """
+    directory.mkdir()
+    if source.is_dir():
+        for name in tokenizer_files([entry.name for entry in source.iterdir()]):
+            shutil.copyfile(source / name, directory / name)
+    else:
+        _write_open_clip(source, directory)
+    size = _vocabulary_size(directory, source)
+    if config.text_encoder is not None and size != config.text_encoder.vocab_size:
+        wanted = config.text_encoder.vocab_size
+        raise InputError(
+            f"{source} has {size} tokens, the text tower {wanted}; give the tokenizer that belongs to it"
+        )
+
+
+def _vocabulary_size(directory: Path, source: Path) -> int:
+    try:
+        if (directory / "vocab.json").is_file():
+            return len(json.loads((directory / "vocab.json").read_text(encoding="utf-8")))
+        return len(json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"the vocabulary in {source} is damaged; download it again") from error
+
+
+def _write_open_clip(source: Path, directory: Path) -> None:
+    """Vocabulary: 256 byte symbols, the same ending a word, one token per merge, start and end."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    try:
+        lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{source} is not OpenCLIP's vocabulary; download it again") from error
+    merges = lines[1 : 1 + _OPEN_CLIP_MERGES]
+    symbols = sorted(ByteLevel.alphabet())  # in order of code points, which is CLIP's own order
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
+    tokens += ["".join(merge.split()) for merge in merges] + [START_TOKEN, END_TOKEN]
+    vocabulary = json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False)
+    (directory / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")

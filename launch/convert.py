@@ -1,0 +1,121 @@
+"""Convert PyTorch weights into a checkpoint directory.
+
+  star-jax convert heavy_deg.pt svd/vae open_clip/ DIR
+  star-jax convert heavy_deg.pt hf://stabilityai/stable-video-diffusion-img2vid/vae DIR --dtype bfloat16
+  star-jax convert --inspect heavy_deg.pt
+  star-jax convert random:tiny DIR
+
+Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face's layout, or hf://owner/repo/path,
+and gives the components it holds. random:PRESET makes random weights. DIR appears when it is complete.
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+
+from star_jax.errors import InputError
+
+HELP = "convert PyTorch weights into a checkpoint directory"
+_RANDOM = "random:"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="SRC... DIR", help="sources, then the directory to make")
+    parser.add_argument("--inspect", action="store_true", help="only say what the sources are")
+    parser.add_argument("--format", default="auto", help="family of the sources (auto: by their keys)")
+    parser.add_argument(
+        "--preset", help="sizes: a preset, or a config.json (default: by the sources' shapes)"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: as in the sources"
+    )
+    parser.add_argument("--allow-nan", action="store_true", help="accept weights that are not finite")
+    parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
+    parser.add_argument(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="HEX",
+        help="a source must have this digest (repeatable)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights that no source gives")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.inspect:
+        from star_jax.convert.report import describe_source
+
+        for path in args.paths:
+            print(describe_source(path, args.format))
+        return
+    if len(args.paths) < 2:
+        raise InputError(f"{args.paths[0]}: name a source and the directory to make, or pass --inspect")
+    *sources, destination = args.paths
+    with _terminable():
+        if sources[0].startswith(_RANDOM):
+            _make_random(args, sources, destination)
+        else:
+            _convert(args, sources, destination)
+
+
+def _make_random(args: argparse.Namespace, sources: list[str], destination: str) -> None:
+    from star_jax.convert.fresh import random_checkpoint
+
+    if len(sources) > 1:
+        raise InputError(f"{sources[0]} gives every component; it does not mix with {sources[1]}")
+    preset = sources[0].removeprefix(_RANDOM)
+    random_checkpoint(destination, preset, seed=args.seed, dtype=args.dtype or "float32", force=args.force)
+    print(f"random weights of preset {preset} in {destination}")
+
+
+def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> None:
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    from star_jax.convert.converter import convert_checkpoint
+    from star_jax.convert.report import conversion_report
+
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("converting", total=None)
+        provenance = convert_checkpoint(
+            sources,
+            destination,
+            format=args.format,
+            preset=_preset(args.preset),
+            dtype=args.dtype,
+            allow_nan=args.allow_nan,
+            force=args.force,
+            expected_sha256=args.sha256,
+            seed=args.seed,
+            progress=lambda name, size: bar.update(task, description=name, advance=size),
+        )
+    print(conversion_report(provenance))
+
+
+def _preset(value: str | None):
+    """A preset's name stays one; a JSON file becomes sizes."""
+    if value is None or not value.endswith(".json"):
+        return value
+    from star_jax.config import StarConfig
+
+    try:
+        with open(value, encoding="utf-8") as file:
+            return StarConfig.from_json(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{value} cannot be read ({error}); give a preset or a config.json") from error
+
+
+@contextlib.contextmanager
+def _terminable():
+    """SIGTERM ends the work like Ctrl-C, so that nothing is left half-written."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
