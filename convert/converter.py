@@ -14,7 +14,7 @@ from star_jax.convert.families import get_family, recognise
 from star_jax.convert.fresh import fresh_leaf
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
-from star_jax.convert.tensors import FLOATS, FileTensor
+from star_jax.convert.tensors import FLOATS, FileTensor, cast, is_finite
 from star_jax.convert.tokenizers import write_tokenizer
 
 from star_jax.checkpoint import (
@@ -200,27 +200,13 @@ def _stored_dtype(tensor: FileTensor) -> np.dtype:
 def _reader(tensor: FileTensor, rule: Rule, dtype: np.dtype, allow_nan: bool) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         array = rule.apply(tensor.read())
-        if not allow_nan and not _is_finite(array):
+        if not allow_nan and not is_finite(array):
             raise InputError(
                 f"{tensor.path}: {tensor.name} is not finite; download it again, or pass --allow-nan"
             )
-        if array.dtype != dtype:
-            with np.errstate(over="ignore"):
-                array = array.astype(dtype)
-            if not allow_nan and not _is_finite(array):
-                raise InputError(
-                    f"{tensor.name} does not fit into {dtype}; choose --dtype bfloat16 or float32"
-                )
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(cast(array, dtype, tensor.name))
 
     return read
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    # The extremes are NaN where any element is, and infinite where any is; no array of flags is made.
-    return array.size == 0 or bool(
-        np.isfinite(np.float64(array.min())) and np.isfinite(np.float64(array.max()))
-    )
 
 
 def _check_space(destination: Path, components: dict[str, dict[str, LazyArray]]) -> None:

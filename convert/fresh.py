@@ -90,7 +90,7 @@ def random_checkpoint(
                     }
                 ),
             )
-            provenance["components"][name] = {"family": "random", "fresh": ["all"]}
+            provenance["components"][name] = {"source": f"random:{config.preset}", "family": "random"}
         if config.text_encoder is not None and config.text_encoder.vocab_size == BYTE_LEVEL_VOCABULARY:
             write_byte_level_tokenizer(partial / TOKENIZER_DIR)
     return provenance

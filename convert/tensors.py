@@ -75,3 +75,25 @@ class FileTensor:
 
 
 Tensors = Mapping[str, FileTensor]
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite."""
+    # The extremes are NaN where any element is, and infinite where any is; no array of flags is made.
+    extremes = (array.min(), array.max()) if array.size else ()
+    return all(math.isfinite(float(value)) for value in extremes)
+
+
+def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in another floating-point dtype.
+
+    Raises:
+      InputError: a finite number is too large for it.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if not is_finite(result) and is_finite(array):
+        raise InputError(f"{name} has numbers too large for {dtype}; choose --dtype bfloat16 or float32")
+    return result

@@ -14,6 +14,8 @@ from star_jax.errors import StarError
 COMMANDS = {
     "upscale": "star_jax.launch.upscale",
     "convert": "star_jax.launch.convert",
+    "export": "star_jax.launch.export",
+    "inspect": "star_jax.launch.inspect",
 }
 
 

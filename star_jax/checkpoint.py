@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,15 +176,23 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
     )
 
 
-def load_leaves(directory: str | os.PathLike, name: str, paths: list[str]) -> dict[str, np.ndarray]:
-    """Reads some leaves of a component, by path, as they are stored.
+def iterate_leaves(
+    directory: str | os.PathLike, name: str, paths: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads leaves of a component one by one in the order of `paths`, a batch in memory at a time.
 
     Raises:
       InputError: the component is missing or damaged.
     """
     stored = component_metadata(directory, name)
-    leaves = unflatten({path: stored[path] for path in paths})
-    return flatten(_restore(directory, name, leaves, lambda _: ocp.RestoreArgs(restore_type=np.ndarray)))
+    sizes = [math.prod(stored[path].shape) * stored[path].dtype.itemsize for path in paths]
+    for batch in _batches(sizes):
+        wanted = unflatten({path: stored[path] for path in paths[batch]})
+        leaves = flatten(
+            _restore(directory, name, wanted, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+        )
+        for path in paths[batch]:
+            yield path, leaves.pop(path)
 
 
 def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,0 +1,206 @@
+"""Exports checkpoints to files that the original code loads strictly, a few leaves in memory at a time."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from star_jax.convert.families import Family, get_family
+from star_jax.convert.rules import Rule
+from star_jax.convert.safetensors_file import write_safetensors
+from star_jax.convert.sources import open_sources
+from star_jax.convert.tensors import FLOATS, Tensors, cast
+from star_jax.convert.torch_file import write_torch
+
+from star_jax.checkpoint import component_metadata, iterate_leaves, read_config
+from star_jax.config import StarConfig
+from star_jax.errors import InputError, RunError
+
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+_FOLDER_FILES = {"svd-vae": "diffusion_pytorch_model.safetensors", "clip": "model.safetensors"}
+Specs = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+def export_checkpoint(
+    directory: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    layout: str = "star",
+    dtype: str | None = None,
+    base: str | None = None,
+    force: bool = False,
+) -> dict:
+    """Writes weights under the original's keys, in the original's order.
+
+    Args:
+      directory: a checkpoint directory.
+      destination: .safetensors, .pt (.pth, .bin), or, for `svd-vae` and `clip`, a folder for `from_pretrained`.
+      layout: the family whose keys are written, as for `convert_checkpoint`.
+      dtype: of the file; None: as stored.
+      base: an original file of that family, for what STAR does not have (I2VGen-XL's image conditioning, CLIP's
+        vision tower); its keys, their order and their spelling are kept.
+      force: replace an existing file.
+
+    Returns:
+      `tensors` and `bytes` written, and `left_out`: leaves that the layout has no place for.
+
+    Raises:
+      InputError: no checkpoint, a component is missing, an unknown layout or suffix, or `destination` exists.
+      RunError: the disk is full.
+    """
+    target = Path(destination)
+    config, family = read_config(directory), get_family(layout)
+    if dtype is not None and dtype not in FLOATS:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
+    _check_target(target, layout, force=force)
+    base_tensors = _open_base(base, family, layout) if base else {}
+    rules = _rules(family, layout, config, base_tensors)
+    names = sorted({rule.target.split("/", 1)[0] for parts in rules.values() for rule in parts})
+    stored = {f"{n}/{path}": leaf for n in names for path, leaf in component_metadata(directory, n).items()}
+    specs = _specs(rules, stored, base_tensors, FLOATS[dtype] if dtype else None)
+    size = sum(math.prod(shape) * kind.itemsize for shape, kind in specs.values())
+    if (free := shutil.disk_usage(target.absolute().parent).free) < size:
+        raise RunError(
+            f"{target} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; free disk space"
+        )
+    arrays = _arrays(directory, rules, specs, base_tensors)
+    with _appearing(target, layout, config) as path, open(path, "wb") as file:
+        if path.suffix == ".safetensors":
+            write_safetensors(file, specs, arrays, {"format": "pt"})
+        else:
+            write_torch(file, specs, arrays)
+    covered = {rule.target for parts in rules.values() for rule in parts}
+    left_out = [leaf for leaf in stored if leaf not in covered]
+    return {"tensors": len(specs), "bytes": size, "left_out": left_out}
+
+
+def _check_target(target: Path, layout: str, *, force: bool) -> None:
+    suffixes = (".safetensors", *_TORCH_SUFFIXES)
+    if target.suffix not in suffixes and layout not in _FOLDER_FILES:
+        raise InputError(f"{target} is written as a file; end its name in one of {', '.join(suffixes)}")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"folder {target.absolute().parent} does not exist; create it first")
+    if target.is_dir() or (target.exists() and not force):
+        remedy = (
+            "choose another name" if target.is_dir() else "choose another name, or pass --force to replace it"
+        )
+        raise InputError(f"{target} exists; {remedy}")
+
+
+def _open_base(base: str, family: Family, layout: str) -> Tensors:
+    (source,) = open_sources(base)
+    if family.prefix_in(source.tensors) is None:
+        raise InputError(f"{base} is not of family {layout}; name the original file with --base")
+    return source.tensors
+
+
+def _rules(family: Family, layout: str, config: StarConfig, base: Tensors) -> dict[str, list[Rule]]:
+    """The rules of each key of the file; where a key fills two components, the first counts."""
+    rules: dict[str, list[Rule]] = {}
+    for source, parts in family.table_for(config, base).by_source().items():
+        rules[source] = parts if parts[0].part else parts[:1]
+        if parts[0].channels and not base:
+            raise InputError(
+                f"layout {layout} has weights that STAR has not; name the original file with --base"
+            )
+    if missing := [source for source in rules if base and source not in base]:
+        raise InputError(f"the original file (--base) lacks {missing[0]}; name one of the same sizes")
+    return rules
+
+
+def _specs(
+    rules: dict[str, list[Rule]],
+    stored: dict[str, jax.ShapeDtypeStruct],
+    base: Tensors,
+    dtype: np.dtype | None,
+) -> Specs:
+    """Shape and dtype of each key, in the order of the file: the base's, or the table's."""
+    specs: Specs = {}
+    for key in base or rules:
+        if key not in rules:
+            specs[key] = base[key].shape, base[key].dtype
+            continue
+        rule = rules[key][0]
+        leaf = stored.get(rule.target)
+        if leaf is None:
+            raise InputError(f"the checkpoint has no leaf {rule.target}; convert it again")
+        shape = rule.source_shape(leaf.shape)
+        specs[key] = base[key].shape if rule.channels else shape, dtype or np.dtype(leaf.dtype)
+    return specs
+
+
+def _arrays(
+    directory: str | os.PathLike, rules: dict[str, list[Rule]], specs: Specs, base: Tensors
+) -> Iterator[np.ndarray]:
+    """The file's tensors, in the order of `specs`."""
+    leaves = _leaves(directory, [rule.target for key in specs for rule in rules.get(key, ())])
+    for key, (shape, dtype) in specs.items():
+        if key not in rules:
+            yield base[key].read()
+            continue
+        parts = [rule.layout.to_torch(next(leaves)) for rule in rules[key]]
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if channels := rules[key][0].channels:
+            rest = base[key].read()[:, channels:]
+            array = np.concatenate([array, rest.astype(array.dtype)], axis=1)
+        if array.shape != shape:
+            raise InputError(
+                f"{key} would be {array.shape} where the original is {shape}; name the right --base"
+            )
+        yield cast(array, dtype, key)
+
+
+def _leaves(directory: str | os.PathLike, targets: list[str]) -> Iterator[np.ndarray]:
+    for component, run in itertools.groupby(targets, key=lambda target: target.split("/", 1)[0]):
+        paths = [target.split("/", 1)[1] for target in run]
+        for _, array in iterate_leaves(directory, component, paths):
+            yield array
+
+
+@contextlib.contextmanager
+def _appearing(target: Path, layout: str, config: StarConfig) -> Iterator[Path]:
+    """Yields the path to write; the file, or the folder around it, appears as `target` at the end or not at all."""
+    partial = target.absolute().parent / f".{target.name}.{os.getpid()}.partial{target.suffix}"
+    try:
+        if target.suffix:
+            yield partial
+        else:
+            partial.mkdir()
+            yield partial / _FOLDER_FILES[layout]
+            (partial / "config.json").write_text(json.dumps(_library_config(layout, config), indent=2) + "\n")
+        partial.rename(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error}; free disk space or choose another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
+
+
+def _library_config(layout: str, config: StarConfig) -> dict:
+    """config.json for diffusers' or transformers' `from_pretrained`."""
+    if layout == "svd-vae":
+        vae = config.vae
+        return {
+            "_class_name": "AutoencoderKLTemporalDecoder",
+            "in_channels": vae.in_channels,
+            "out_channels": vae.out_channels,
+            "latent_channels": vae.latent_channels,
+            "block_out_channels": vae.block_out_channels,
+            "down_block_types": ["DownEncoderBlock2D"] * len(vae.block_out_channels),
+            "layers_per_block": vae.layers_per_block,
+            "scaling_factor": vae.scaling_factor,
+            "force_upcast": True,
+        }
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_act": "gelu",
+        **dataclasses.asdict(config.text_encoder),
+    }

@@ -1,0 +1,45 @@
+"""Export a checkpoint directory to the files of the original code.
+
+  star-jax export DIR star.pt
+  star-jax export DIR star.safetensors --dtype float16
+  star-jax export DIR vae/ --layout svd-vae
+  star-jax export DIR unet.safetensors --layout diffusers-i2vgen-xl --base original.safetensors
+
+The file has the original's keys in the original's order; it appears when it is complete.
+"""
+
+import argparse
+
+HELP = "export a checkpoint directory to .safetensors or .pt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="DIR", help="checkpoint directory")
+    parser.add_argument(
+        "destination", metavar="DST", help=".safetensors or .pt; a folder for svd-vae and clip"
+    )
+    parser.add_argument(
+        "--layout", default="star", help="family whose keys are written (see convert --format)"
+    )
+    parser.add_argument("--base", metavar="FILE", help="original file, for weights that STAR has not")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def run(args: argparse.Namespace) -> None:
+    from star_jax.convert.exporter import export_checkpoint
+
+    done = export_checkpoint(
+        args.checkpoint,
+        args.destination,
+        layout=args.layout,
+        dtype=args.dtype,
+        base=args.base,
+        force=args.force,
+    )
+    print(
+        f"{args.destination}: {done['tensors']} tensors, {done['bytes'] / 1e6:,.1f} MB, layout {args.layout}"
+    )
+    if left_out := done["left_out"]:
+        first = ", ".join(left_out[:3])
+        print(f"left out: {len(left_out)} leaves that {args.layout} has no place for ({first}, ...)")

@@ -1,0 +1,51 @@
+"""Say what a checkpoint directory holds: components, parameters, dtypes, where they came from.
+
+star-jax inspect DIR
+star-jax inspect DIR --rows 2000
+"""
+
+import argparse
+
+HELP = "say what a checkpoint directory holds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="DIR", help="checkpoint directory")
+    parser.add_argument("--rows", type=int, default=0, help="rows of each component's table of parameters")
+
+
+def run(args: argparse.Namespace) -> None:
+    from collections import Counter
+
+    from clu import parameter_overview
+
+    from star_jax.checkpoint import (
+        component_metadata,
+        load_provenance,
+        present_components,
+        read_config,
+        unflatten,
+    )
+
+    config, provenance = read_config(args.checkpoint), load_provenance(args.checkpoint)
+    print(f"{args.checkpoint}: preset {config.preset}")
+    for name in present_components(args.checkpoint):
+        leaves = component_metadata(args.checkpoint, name)
+        count = parameter_overview.count_parameters(unflatten(leaves))
+        dtypes = ", ".join(
+            f"{dtype} {n}" for dtype, n in Counter(str(x.dtype) for x in leaves.values()).items()
+        )
+        origin = provenance.get("components", {}).get(name, {})
+        print(f"{name}: {count:,} parameters in {len(leaves)} arrays ({dtypes})", _origin(origin))
+        if args.rows > 0:
+            tree = unflatten(leaves)
+            print(parameter_overview.get_parameter_overview(tree, include_stats=False, max_lines=args.rows))
+    for file, digest in provenance.get("sources", {}).items():
+        print(f"{digest}  {file}")
+
+
+def _origin(origin: dict) -> str:
+    if not origin:
+        return ""
+    fresh = f", {len(origin['fresh'])} fresh" if origin.get("fresh") else ""
+    return f"from {origin.get('source', 'no file')} ({origin.get('family', 'unknown')}{fresh})"
