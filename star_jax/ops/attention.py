@@ -22,7 +22,9 @@ IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target_platform", default=None)
 
 # Above this many logits per head (query length x key length) `auto` avoids materialising them.
-_MATERIALISE_LIMIT = 2048 * 2048
+_MATERIALISE_LIMIT = {"cpu": 256 * 256, "other": 2048 * 2048}
+# Logits that `chunked` works on at a time: what a CPU's cache holds (one head), what keeps an accelerator busy.
+_BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 512 * 2**20}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +46,8 @@ def dot_product_attention(
     v: jax.Array,
     *,
     implementation: str = "auto",
-    key_block: int = 512,
-    query_block: int = 1024,
+    key_block: int = 2048,
+    query_block: int = 512,
 ) -> jax.Array:
     """Attention without mask, scaled by 1/sqrt(head_dim), softmax in float32.
 
@@ -87,10 +89,10 @@ def choose_implementation(
 ) -> str:
     """The documented meaning of `auto`.
 
-    Short sequences (the temporal sites, the text) materialise their logits. Long ones use the platform's flash
-    kernel where it takes the input: `cudnn` in half precision on a GPU, `splash` on a TPU; `chunked` otherwise.
+    Short sequences (the temporal sites) materialise their logits. Long ones use the platform's flash kernel where
+    it takes the input: `cudnn` in half precision on a GPU, `splash` on a TPU; `chunked` otherwise.
     """
-    if q_shape[1] * k_shape[1] <= _MATERIALISE_LIMIT:
+    if q_shape[1] * k_shape[1] <= _MATERIALISE_LIMIT.get(platform, _MATERIALISE_LIMIT["other"]):
         return "xla"
     if platform == "gpu" and dtype in (jnp.float16, jnp.bfloat16) and q_shape[-1] <= 128:
         return "cudnn"
@@ -138,52 +140,63 @@ def _require_cudnn(q: jax.Array) -> None:
 
 
 def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    logits = jnp.einsum("bqnd,bknd->bnqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+    q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))  # [batch, heads, length, head_dim]
+    logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, preferred_element_type=jnp.float32)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    out = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    # Dividing the output, not the weights, touches head_dim numbers per query instead of key_length.
+    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
 
 
 def _chunked_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, *, key_block: int, query_block: int
 ) -> jax.Array:
     """Online softmax (Milakov & Gimelshein 2018; Rabe & Staats 2021): logits exist one block at a time."""
-    length = q.shape[1]
-    blocks = math.ceil(length / query_block)
+    batch, q_length, heads, dim = q.shape
+    k_length = k.shape[1]
+    q = _head_blocks(q * dim**-0.5, query_block)
+    k, v = _head_blocks(k, key_block), _head_blocks(v, key_block)
+
+    def attend_head(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, k, v = qkv
+        attend = functools.partial(_attend_block, k=k, v=v, k_length=k_length)
+        return jax.lax.map(jax.checkpoint(attend), q)
+
+    budget = _BLOCK_BYTES.get(target_platform(), _BLOCK_BYTES["other"])
+    group = max(1, budget // (4 * q.shape[2] * k.shape[2]))
+    out = jax.lax.map(attend_head, (q, k, v), batch_size=group if group > 1 else None)
+    return out.reshape(batch, heads, -1, dim)[:, :, :q_length].swapaxes(1, 2)
+
+
+def _head_blocks(x: jax.Array, block: int) -> jax.Array:
+    """[batch, length, heads, head_dim] -> [batch x heads, blocks, <= block, head_dim], padded with zeros."""
+    batch, length, heads, dim = x.shape
+    blocks = math.ceil(length / block)
     size = math.ceil(length / blocks)
-    q = jnp.pad(q, ((0, 0), (0, blocks * size - length), (0, 0), (0, 0)))
-    q = q.reshape(q.shape[0], blocks, size, *q.shape[2:]).swapaxes(0, 1)
-    attend = functools.partial(_attend_query_block, k=k, v=v, key_block=min(key_block, k.shape[1]))
-    out = jax.lax.map(jax.checkpoint(attend), q)  # [blocks, batch, size, heads, head_dim]
-    return out.swapaxes(0, 1).reshape(out.shape[1], blocks * size, *out.shape[3:])[:, :length]
+    x = jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, blocks * size - length), (0, 0)))
+    return x.reshape(batch * heads, blocks, size, dim)
 
 
-def _attend_query_block(q: jax.Array, *, k: jax.Array, v: jax.Array, key_block: int) -> jax.Array:
-    batch, size, heads, dim = q.shape
-    length = k.shape[1]
-    blocks = math.ceil(length / key_block)
-    padding = ((0, 0), (0, blocks * key_block - length), (0, 0), (0, 0))
-    k, v = (jnp.pad(x, padding).reshape(batch, blocks, key_block, heads, dim).swapaxes(0, 1) for x in (k, v))
-    q = jnp.einsum("bqnd->bnqd", q * dim**-0.5)
+def _attend_block(q: jax.Array, *, k: jax.Array, v: jax.Array, k_length: int) -> jax.Array:
+    """One block of queries [size, head_dim] of one head against all key blocks [blocks, block, head_dim]."""
 
     def step(carry, block):
         highest, total, acc = carry
         k_block, v_block, start = block
-        logits = jnp.einsum("bnqd,bknd->bnqk", q, k_block, preferred_element_type=jnp.float32)
-        valid = start + jnp.arange(key_block) < length
-        logits = jnp.where(valid, logits, -jnp.inf)
-        new_highest = jnp.maximum(highest, logits.max(-1))
-        weights = jnp.exp(logits - new_highest[..., None])
+        logits = jnp.einsum("qd,kd->qk", q, k_block, preferred_element_type=jnp.float32)
+        if k.shape[0] * k.shape[1] > k_length:
+            logits = jnp.where(start + jnp.arange(k.shape[1]) < k_length, logits, -jnp.inf)
+        new_highest = jnp.maximum(highest, logits.max(-1, keepdims=True))
+        weights = jnp.exp(logits - new_highest)
         decay = jnp.exp(highest - new_highest)
-        update = jnp.einsum(
-            "bnqk,bknd->bnqd", weights.astype(v.dtype), v_block, preferred_element_type=jnp.float32
-        )
-        return (new_highest, total * decay + weights.sum(-1), acc * decay[..., None] + update), None
+        update = jnp.einsum("qk,kd->qd", weights.astype(v.dtype), v_block, preferred_element_type=jnp.float32)
+        return (new_highest, total * decay + weights.sum(-1, keepdims=True), acc * decay + update), None
 
     start = (
-        jnp.full((batch, heads, size), -jnp.inf, jnp.float32),
-        jnp.zeros((batch, heads, size), jnp.float32),
-        jnp.zeros((batch, heads, size, dim), jnp.float32),
+        jnp.full((len(q), 1), -jnp.inf, jnp.float32),
+        jnp.zeros((len(q), 1), jnp.float32),
+        jnp.zeros(q.shape, jnp.float32),
     )
-    starts = jnp.arange(blocks) * key_block
+    starts = jnp.arange(k.shape[0]) * k.shape[1]
     (_, total, acc), _ = jax.lax.scan(jax.checkpoint(step), start, (k, v, starts))
-    return jnp.einsum("bnqd->bqnd", acc / total[..., None]).astype(q.dtype)
+    return (acc / total).astype(v.dtype)
