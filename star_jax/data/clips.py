@@ -1,0 +1,175 @@
+"""From a record to a training element: decode a window, fit it to the bucket, degrade it."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import av
+import cv2
+import numpy as np
+
+from star_jax.data import storage
+from star_jax.data.config import DataConfig
+from star_jax.data.degradations import degrade
+from star_jax.data.rng import generator
+from star_jax.data.sources import ClipRecord
+from star_jax.data.stopwatch import Stopwatch
+from star_jax.data.synthetic import SyntheticVideo
+from star_jax.errors import StarError
+from star_jax.video.reader import VideoReader
+
+Element = dict[str, np.ndarray | str | int]
+
+
+class BadClipError(Exception):
+    """A record that gives no clip: unreadable, too short, too small; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What a record gives before it is degraded.
+
+    Attributes:
+      truth: uint8 [F, H, W, 3].
+      low: uint8 [F, h, w, 3] where the source has pairs.
+      text: the caption.
+    """
+
+    truth: np.ndarray
+    low: np.ndarray | None
+    text: str
+
+
+def load_clip(
+    record: ClipRecord, config: DataConfig, index: int, stopwatch: Stopwatch | None = None
+) -> Element:
+    """Loads the element at one position of the stream.
+
+    Every random choice follows from (config.seed, index).
+
+    Args:
+      record: the video.
+      config: what an element is.
+      index: position in the stream, over all epochs and processes.
+      stopwatch: takes the seconds of each stage.
+
+    Returns:
+      `gt` uint8 [F, H, W, 3], `lq` uint8 [F, h, w, 3], `text`, `key`, `index`.
+
+    Raises:
+      BadClipError: the record is unusable.
+    """
+    window = load_window(record, config, index, stopwatch)
+    truth, low = window.truth, window.low
+    if low is None:
+        truth, low = degrade(truth, config.make_recipe(), config.seed, index, stopwatch=stopwatch)
+    dropped = generator(config.seed, "caption", index).random() < config.caption_dropout
+    return {"gt": truth, "lq": low, "text": "" if dropped else window.text, "key": record.key, "index": index}
+
+
+def load_window(
+    record: ClipRecord, config: DataConfig, index: int, stopwatch: Stopwatch | None = None
+) -> Window:
+    """Decodes a random window of a record, fits it to the bucket and mirrors it, as `load_clip` does."""
+    stopwatch = stopwatch or Stopwatch()
+    rng = generator(config.seed, "clip", index)
+    try:
+        with _open(record.video) as video, stopwatch("decode"):
+            start, stride = _draw_window(video.num_frames, config, rng)
+            frames = video.read(start, config.num_frames, stride)
+            low = _read_partner(record, start, stride, config)
+        text = record.caption()
+    except (StarError, av.FFmpegError, OSError, UnicodeDecodeError) as error:
+        raise BadClipError(str(error)) from error
+    box = _draw_box(frames.shape[1:3], config, rng)
+    flip = rng.random() < config.flip_probability
+    size = (config.height, config.width)
+    with stopwatch("resize and crop"):
+        if low is not None:
+            low = _fit(low, box, _partner_size(frames, low, size), flip)
+        return Window(_fit(frames, box, size, flip), low, text)
+
+
+class _FileVideo:
+    """A VideoReader behind the interface of SyntheticVideo."""
+
+    def __init__(self, path):
+        self._reader = VideoReader(path, num_threads=1)  # the loader's workers are the parallelism
+        self.num_frames = self._reader.info.num_frames
+        self.read = self._reader.read
+
+
+@contextlib.contextmanager
+def _open(video: str | SyntheticVideo) -> Iterator[_FileVideo | SyntheticVideo]:
+    if isinstance(video, SyntheticVideo):
+        yield video
+        return
+    with storage.local_file(video) as path:
+        yield _FileVideo(path)
+
+
+def _draw_window(num_frames: int, config: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """First frame and stride of a random window; a short video lowers the stride."""
+    if num_frames < config.num_frames:
+        raise BadClipError(f"too short: {num_frames} frames, {config.num_frames} needed")
+    longest = (num_frames - 1) // (config.num_frames - 1) if config.num_frames > 1 else 1
+    stride = min(config.frame_interval, longest)
+    span = (config.num_frames - 1) * stride + 1
+    return int(rng.integers(num_frames - span + 1)), stride
+
+
+def _read_partner(record: ClipRecord, start: int, stride: int, config: DataConfig) -> np.ndarray | None:
+    if record.low_video is None:
+        return None
+    with _open(record.low_video) as video:
+        if video.num_frames < start + (config.num_frames - 1) * stride + 1:
+            raise BadClipError(f"{record.low_video} has {video.num_frames} frames, fewer than {record.video}")
+        return video.read(start, config.num_frames, stride)
+
+
+Box = tuple[float, float, float, float]
+
+
+def _draw_box(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> Box:
+    """(top, left, bottom, right), as shares of the frame, of the largest region of the bucket's shape."""
+    scale = max(config.height / size[0], config.width / size[1])
+    if scale > config.max_upscale:
+        raise BadClipError(
+            f"too small: {size[0]}x{size[1]} for {config.height}x{config.width} (data.max_upscale "
+            f"{config.max_upscale:g})"
+        )
+    height, width = (
+        min(1.0, want / (scale * have))
+        for want, have in zip((config.height, config.width), size, strict=True)
+    )
+    top, left = rng.random() * (1 - height), rng.random() * (1 - width)
+    return top, left, top + height, left + width
+
+
+def _partner_size(frames: np.ndarray, low: np.ndarray, truth_size: tuple[int, int]) -> tuple[int, int]:
+    """The low resolution's own size: the bucket over the ratio of the two videos."""
+    ratio = frames.shape[1] / low.shape[1]
+    if abs(frames.shape[2] / low.shape[2] - ratio) > 0.02 * ratio:
+        raise BadClipError(
+            f"shapes differ: {frames.shape[1:3]} and {low.shape[1:3]} for ground truth and partner"
+        )
+    return tuple(round(size / ratio) for size in truth_size)
+
+
+def _fit(frames: np.ndarray, box: Box, size: tuple[int, int], flip: bool) -> np.ndarray:
+    """Crops a region and resizes it, [F, *size, 3]: by area where it shrinks, else bicubic."""
+    height, width = frames.shape[1:3]
+    top, bottom = (round(share * height) for share in (box[0], box[2]))
+    left, right = (round(share * width) for share in (box[1], box[3]))
+    shrinks = bottom - top > size[0]
+    result = np.empty((len(frames), *size, 3), np.uint8)
+    for frame, target in zip(frames, result, strict=True):
+        region = frame[top:bottom, left:right]
+        if region.shape[:2] != size:
+            mode = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            region = cv2.resize(np.ascontiguousarray(region), size[::-1], interpolation=mode)
+        if flip:
+            cv2.flip(np.ascontiguousarray(region), 1, dst=target)
+        else:
+            target[:] = region
+    return result

@@ -1,0 +1,84 @@
+"""Settings of the training data."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from star_jax.data.degradations import get_recipe
+from star_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a training element is and how elements are loaded.
+
+    Attributes:
+      source: where the clips are (see `sources.open_source`).
+      recipe: degradation recipe; paired and prepared sources bring their own low resolution.
+      sharpen: USM-sharpen the ground truth; None leaves it to the recipe.
+      num_frames, frame_interval: frames of an element, and source frames from one to the next. A video too
+        short for the interval is taken at the largest interval it has frames for.
+      height, width: the bucket every clip is resized and cropped to.
+      max_upscale: a video smaller than the bucket by more than this factor is skipped: it has no detail to learn.
+      flip_probability: of mirroring a clip.
+      caption_dropout: probability of an empty caption.
+      seed: of every draw.
+      shuffle: a new order in each epoch.
+      num_epochs: None repeats for ever.
+      num_workers: worker processes; 0 loads in threads of this process.
+      read_threads: threads per worker (or of this process).
+      worker_buffer: finished elements a worker holds; memory is bounded by
+        workers x (threads + 2 buffers) elements.
+      max_bad_share: share of unusable files over which loading stops.
+    """
+
+    source: str
+    recipe: str = "realbasicvsr"
+    sharpen: bool | None = None
+    num_frames: int = 32
+    frame_interval: int = 2
+    height: int = 720
+    width: int = 1280
+    max_upscale: float = 1.25
+    flip_probability: float = 0.5
+    caption_dropout: float = 0.5
+    seed: int = 0
+    shuffle: bool = True
+    num_epochs: int | None = None
+    num_workers: int = 0
+    read_threads: int = 1
+    worker_buffer: int = 1
+    max_bad_share: float = 0.1
+
+    def __post_init__(self):
+        for name in ("num_frames", "frame_interval", "height", "width", "read_threads", "worker_buffer"):
+            if getattr(self, name) < 1:
+                raise InputError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"data.{name} is {getattr(self, name)}; it must not be negative")
+        scale = self.make_recipe().scale
+        if self.height % scale or self.width % scale:
+            raise InputError(
+                f"data.height x data.width is {self.height}x{self.width}; both must be multiples of {scale}"
+            )
+
+    def make_recipe(self):
+        """The recipe, with `sharpen` applied.
+
+        Raises:
+          InputError: no recipe of that name.
+        """
+        recipe = get_recipe(self.recipe)
+        return recipe if self.sharpen is None else dataclasses.replace(recipe, sharpen=self.sharpen)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element: both clips, uint8."""
+        truth = self.num_frames * self.height * self.width * 3
+        return truth + truth // self.make_recipe().scale ** 2
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Upper bound of the elements that wait in the loader, on this host."""
+        per_worker = self.read_threads + 2 * self.worker_buffer
+        return max(1, self.num_workers) * per_worker * self.element_bytes

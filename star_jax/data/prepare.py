@@ -1,0 +1,301 @@
+"""Preparing a dataset: filter, split, degrade and write shards; resumable, over several processes."""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import fsspec
+from etils import epath
+
+from star_jax.data import storage
+from star_jax.data.clip_bytes import encode_clip
+from star_jax.data.clips import BadClipError, load_window
+from star_jax.data.config import DataConfig
+from star_jax.data.degradations import degrade
+from star_jax.data.prepared import Example, ExampleShape, StarClips
+from star_jax.data.sources import MANIFEST, SPLITS, ClipRecord, open_source
+from star_jax.errors import InputError, RunError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """What to prepare.
+
+    Attributes:
+      data: source, recipe, sizes and seed. Clips shorter than `num_frames` at `frame_interval` 1, or smaller
+        than the bucket by more than `max_upscale`, are left out.
+      output: folder of the dataset; local, or a URL that etils opens.
+      num_degradations: K, low-resolution clips per ground truth clip.
+      validation_share: of the clips, chosen by the hash of their keys.
+      clips_per_shard: a shard is the unit of work, of resuming and of distribution.
+      max_bad_share: share of unusable files over which preparing stops.
+    """
+
+    data: DataConfig
+    output: str
+    num_degradations: int = 1
+    validation_share: float = 0.01
+    clips_per_shard: int = 64
+
+    def __post_init__(self):
+        if not 0 <= self.validation_share < 1:
+            raise InputError(f"validation share is {self.validation_share:g}; it must be in 0..1")
+        for name in ("num_degradations", "clips_per_shard"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """How an example is stored: clips and caption -> the features of `shape`."""
+
+    shape: ExampleShape
+    encode: Callable[[Any, list, str], Example]
+
+
+def clip_encoder(config: PrepareConfig) -> Encoder:
+    """Stores encoded clips."""
+    data = config.data
+    scale = data.make_recipe().scale
+    shape = ExampleShape(data.num_frames, data.height, data.width, scale, config.num_degradations)
+
+    def encode(truth, lows, text: str) -> Example:
+        clips = [encode_clip(low, lossless=True) for low in lows]
+        return {"text": text, "gt": encode_clip(truth, lossless=False), "lq": clips}
+
+    return Encoder(shape, encode)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which clips go where; the same on every process.
+
+    Attributes:
+      shards: split -> one list of (position, record) per shard.
+      duplicates: key -> key of the clip it repeats.
+      num_found: clips in the source.
+    """
+
+    shards: dict[str, list[list[tuple[int, ClipRecord]]]]
+    duplicates: dict[str, str]
+    num_found: int
+
+    def all_shards(self) -> list[tuple[str, int]]:
+        return [(split, index) for split in SPLITS for index in range(len(self.shards[split]))]
+
+
+def plan(config: PrepareConfig) -> Plan:
+    """Finds the clips, drops duplicates (same bytes), splits by hash and deals clips to shards.
+
+    Raises:
+      InputError: no usable source, or K > 1 for a paired one.
+    """
+    records = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    if config.num_degradations > 1 and any(record.low_video for record in records):
+        raise InputError(
+            f"{config.data.source} has its own low-resolution videos, one per clip; give num_degradations 1"
+        )
+    duplicates = _find_duplicates(records)
+    members: dict[str, list[tuple[int, ClipRecord]]] = {split: [] for split in SPLITS}
+    for position, record in enumerate(records):
+        if record.key not in duplicates:
+            split = "validation" if _hash_share(record.key) < config.validation_share else "train"
+            members[split].append((position, record))
+    size = config.clips_per_shard
+    shards = {
+        split: [clips[start : start + size] for start in range(0, len(clips), size)]
+        for split, clips in members.items()
+    }
+    return Plan(shards, duplicates, len(records))
+
+
+def _hash_share(key: str) -> float:
+    """A number in 0..1 that depends on the key alone: growing the source moves no clip to another split."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _find_duplicates(records: Sequence[ClipRecord]) -> dict[str, str]:
+    """Files of equal size are compared by their SHA-256; the first by order stays."""
+    by_size: dict[int, list[ClipRecord]] = collections.defaultdict(list)
+    for record in records:
+        if isinstance(record.video, str) and storage.exists(record.video):
+            filesystem, inner = fsspec.core.url_to_fs(record.video)
+            by_size[filesystem.size(inner)].append(record)
+    duplicates = {}
+    for group in by_size.values():
+        seen: dict[str, str] = {}
+        for record in group if len(group) > 1 else ():
+            digest = hashlib.sha256(storage.read_bytes(record.video)).hexdigest()
+            if digest in seen:
+                duplicates[record.key] = seen[digest]
+            seen.setdefault(digest, record.key)
+    return duplicates
+
+
+def prepare(
+    config: PrepareConfig,
+    encoder: Encoder,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any] | None:
+    """Writes this process's shards; the process that finds all shards written finishes the dataset.
+
+    Shards that are there already are kept, so the same call resumes.
+
+    Args:
+      config: what to prepare.
+      encoder: how examples are stored.
+      process_index, process_count: this process's share of the shards.
+      report: called with (shards done, shards of this process).
+
+    Returns:
+      the manifest where the dataset is finished, else None (other processes still write).
+
+    Raises:
+      InputError: no usable source, or the output holds a dataset of other settings.
+      RunError: more clips are bad than `data.max_bad_share` allows, or none is left.
+    """
+    work = plan(config)
+    output = epath.Path(config.output)
+    settings = _settings(config, encoder, work)
+    _claim(output, settings)
+    skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
+    builder = StarClips(
+        data_dir=config.output,
+        shape=encoder.shape,
+        shards={
+            split: [_examples(config, encoder, clips, skipped[split, i]) for i, clips in enumerate(shards)]
+            for split, shards in work.shards.items()
+        },
+    )
+    mine = work.all_shards()[process_index::process_count]
+    for done, (split, index) in enumerate(mine):
+        report(done, len(mine))
+        part = _part(output, split, index)
+        if part.exists():
+            continue
+        count, digest, size = builder.write_shard(split, index)
+        entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
+        entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
+        _write_json(part, entry)
+        _judge(output, work, config.data.max_bad_share)
+    report(len(mine), len(mine))
+    return _finish(output, builder, work, settings)
+
+
+def _examples(
+    config: PrepareConfig,
+    encoder: Encoder,
+    clips: list[tuple[int, ClipRecord]],
+    skipped: list[dict[str, str]],
+) -> Callable[[], Iterator[tuple[str, Example]]]:
+    """A shard's generator; what it leaves out goes into `skipped`."""
+    data = dataclasses.replace(config.data, flip_probability=0.0)
+    recipe = data.make_recipe()
+
+    def generate() -> Iterator[tuple[str, Example]]:
+        for position, record in clips:
+            try:
+                window = load_window(record, data, position)
+            except BadClipError as error:
+                logger.warning("skipped clip %s: %s", record.key, error)
+                skipped.append({"key": record.key, "reason": str(error)})
+                continue
+            if window.low is None:
+                copies = range(config.num_degradations)
+                pairs = [degrade(window.truth, recipe, data.seed, position, copy) for copy in copies]
+            else:
+                pairs = [(window.truth, window.low)]
+            example = encoder.encode(pairs[0][0], [low for _, low in pairs], window.text)
+            yield record.key, {"key": record.key, **example}
+
+    return generate
+
+
+def _settings(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, Any]:
+    """What must be equal for a call to continue another."""
+    source = hashlib.sha256("\0".join(r.key for s in SPLITS for p in work.shards[s] for _, r in p).encode())
+    settings = {
+        "shape": dataclasses.asdict(encoder.shape),
+        "recipe": dataclasses.asdict(config.data.make_recipe()),
+        "seed": config.data.seed,
+        "frame_interval": config.data.frame_interval,
+        "max_upscale": config.data.max_upscale,
+        "validation_share": config.validation_share,
+        "clips_per_shard": config.clips_per_shard,
+        "source_sha256": source.hexdigest(),
+    }
+    return json.loads(json.dumps(settings))  # as it will be read again: lists for tuples
+
+
+def _claim(output: epath.Path, settings: dict[str, Any]) -> None:
+    """Writes the settings on the first call, and holds later calls to them."""
+    path = output / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = sorted(name for name in settings if before.get(name) != settings[name])
+        if changed:
+            raise InputError(
+                f"{output} was begun with another {', '.join(changed)}; give the same settings to continue, or "
+                f"another output folder"
+            )
+        return
+    _write_json(path, settings)
+
+
+def _part(output: epath.Path, split: str, index: int) -> epath.Path:
+    return output / "parts" / f"{split}-{index:05d}.json"
+
+
+def _write_json(path: epath.Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f"{path.name}.partial"
+    partial.write_text(json.dumps(content, indent=2))
+    partial.rename(path)
+
+
+def _parts(output: epath.Path, work: Plan) -> list[dict[str, Any]]:
+    paths = [_part(output, *shard) for shard in work.all_shards()]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
+    skipped = [entry for part in _parts(output, work) for entry in part["skipped"]]
+    tried = len(skipped) + sum(part["clips"] for part in _parts(output, work))
+    if len(skipped) > max_bad_share * tried:
+        last = skipped[-1]
+        raise RunError(
+            f"{len(skipped)} of {tried} clips could not be used, more than the share {max_bad_share:g} allows; the "
+            f"last: {last['key']}: {last['reason']}"
+        )
+
+
+def _finish(
+    output: epath.Path, builder: StarClips, work: Plan, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    parts = _parts(output, work)
+    if len(parts) < len(work.all_shards()):
+        return None
+    counts = {split: sum(p["clips"] for p in parts if p["split"] == split) for split in SPLITS}
+    if not sum(counts.values()):
+        raise RunError(f"no clip of {work.num_found} is left; the reasons are in {output}/parts")
+    lengths = {split: [p["clips"] for p in parts if p["split"] == split] for split in SPLITS}
+    sizes = {split: sum(p["bytes"] for p in parts if p["split"] == split) for split in SPLITS}
+    builder.finish(lengths, sizes)
+    skipped = [entry for part in parts for entry in part["skipped"]]
+    skipped += [{"key": key, "reason": f"the same as {first}"} for key, first in work.duplicates.items()]
+    manifest = settings | {
+        "counts": {"found": work.num_found, "skipped": len(skipped), **counts},
+        "shards": [{k: v for k, v in part.items() if k != "skipped"} for part in parts],
+        "skipped": skipped,
+    }
+    _write_json(output / MANIFEST, manifest)
+    return manifest

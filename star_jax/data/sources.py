@@ -1,0 +1,215 @@
+"""Where clips come from: lists of records, one per video, in an order that is the same everywhere."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from star_jax.data import storage
+from star_jax.data.synthetic import SyntheticVideo
+from star_jax.errors import InputError
+
+VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
+# A prepared dataset has this file, and these splits.
+MANIFEST = "manifest.json"
+SPLITS = ("train", "validation")
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRecord:
+    """One video.
+
+    Attributes:
+      key: its name within the source; unique.
+      video: path or URL of the ground truth; or a synthetic video itself.
+      low_video: path or URL of the low-resolution video, where the source has pairs.
+      text: the caption.
+      text_path: file to read the caption from instead.
+    """
+
+    key: str
+    video: str | SyntheticVideo
+    low_video: str | None = None
+    text: str = ""
+    text_path: str | None = None
+
+    def caption(self) -> str:
+        """The caption, read now where it lies in a file."""
+        return storage.read_text(self.text_path).strip() if self.text_path else self.text
+
+
+def open_source(location: str, *, height: int = 720, width: int = 1280) -> Sequence:
+    """Opens a source by what lies at its location.
+
+    Args:
+      location: a path or URL of
+        - a folder of videos, a caption `name.txt` beside each or not;
+        - a folder with gt/, lq/ and text/ (STAR's paired layout, matched by name);
+        - a folder written by `star-jax prepare` (or one of its splits, `folder/validation`);
+        - a .csv with columns `path` and `text`, or a .jsonl with those keys (paths relative to the file);
+        or `synthetic`, `synthetic:COUNT`, `synthetic:COUNT:FOLDER_OF_PHOTOS` for made-up moving scenes.
+      height, width: size of the synthetic ones.
+
+    Returns:
+      a sequence of ClipRecord, or of prepared records.
+
+    Raises:
+      InputError: nothing usable there.
+    """
+    if location.split(":")[0] == "synthetic":
+        return synthetic_source(location, height, width)
+    if storage.exists(storage.join(root_and_split(location)[0], MANIFEST)):
+        from star_jax.data.prepared import PreparedSource  # tensorflow-datasets is slow to import
+
+        return PreparedSource(location)
+    suffix = PurePosixPath(location).suffix.lower()
+    if suffix in (".csv", ".jsonl"):
+        records = csv_source(location) if suffix == ".csv" else jsonl_source(location)
+    elif storage.is_folder(location):
+        paired = all(storage.is_folder(storage.join(location, part)) for part in ("gt", "lq"))
+        records = paired_source(location) if paired else folder_source(location)
+    else:
+        raise InputError(
+            f"no data source at {location}: give a folder of videos, a .csv or .jsonl, or 'synthetic'"
+        )
+    if not records:
+        raise InputError(f"{location} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return records
+
+
+def root_and_split(location: str) -> tuple[str, str]:
+    """The folder of a prepared dataset, and the split that a location names (`folder/validation`)."""
+    location = location.rstrip("/")
+    folder, _, name = location.rpartition("/")
+    return (folder or ".", name) if name in SPLITS else (location, "train")
+
+
+def folder_source(folder: str) -> list[ClipRecord]:
+    """Every video below a folder, with the caption `name.txt` beside it where there is one."""
+    names = storage.list_files(folder)
+    present = set(names)
+    records = []
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            text = str(path.with_suffix(".txt"))
+            text_path = storage.join(folder, text) if text in present else None
+            records.append(ClipRecord(name, storage.join(folder, name), text_path=text_path))
+    return records
+
+
+def paired_source(folder: str) -> list[ClipRecord]:
+    """STAR's paired layout, matched by name (the original pairs by position in unsorted listings).
+
+    Raises:
+      InputError: a video of gt/ has no partner in lq/.
+    """
+    truth, low = (_videos_by_stem(storage.join(folder, part)) for part in ("gt", "lq"))
+    lonely = sorted(set(truth) ^ set(low))
+    if lonely:
+        raise InputError(
+            f"{folder}: {len(lonely)} videos are in only one of gt/ and lq/, first {lonely[0]!r}"
+        )
+    text_folder = storage.join(folder, "text")
+    texts = set(storage.list_files(text_folder)) if storage.is_folder(text_folder) else set()
+    return [
+        ClipRecord(
+            stem,
+            truth[stem],
+            low[stem],
+            text_path=storage.join(text_folder, f"{stem}.txt") if f"{stem}.txt" in texts else None,
+        )
+        for stem in sorted(truth)
+    ]
+
+
+def _videos_by_stem(folder: str) -> dict[str, str]:
+    paths = (PurePosixPath(name) for name in storage.list_files(folder))
+    return {
+        str(path.with_suffix("")): storage.join(folder, str(path))
+        for path in paths
+        if path.suffix.lower() in VIDEO_SUFFIXES
+    }
+
+
+def csv_source(path: str) -> list[ClipRecord]:
+    """STAR's CSV: a header with `path` and, optionally, `text`.
+
+    Raises:
+      InputError: no such file, or no `path` column.
+    """
+    rows = csv.DictReader(io.StringIO(_text_of(path)))
+    if "path" not in (rows.fieldnames or ()):
+        raise InputError(
+            f"{path} has columns {rows.fieldnames}; a clip list needs 'path', and 'text' for captions"
+        )
+    return _listed(path, list(rows))
+
+
+def jsonl_source(path: str) -> list[ClipRecord]:
+    """One JSON object per line: `path`, optionally `text` and `lq` (the low-resolution video).
+
+    Raises:
+      InputError: no such file, a line is no JSON object, or it has no `path`.
+    """
+    rows = []
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict) or "path" not in row:
+            raise InputError(f"{path}, line {number}: expected an object with the key 'path'")
+        rows.append(row)
+    return _listed(path, rows)
+
+
+def _text_of(path: str) -> str:
+    if not storage.exists(path):
+        raise InputError(f"no such file: {path}; check the path")
+    return storage.read_text(path)
+
+
+def _listed(path: str, rows: list[dict]) -> list[ClipRecord]:
+    folder = storage.parent(path)
+    records = [
+        ClipRecord(
+            key=row["path"],
+            video=storage.join(folder, row["path"]),
+            low_video=storage.join(folder, row["lq"]) if row.get("lq") else None,
+            text=row.get("text") or "",
+        )
+        for row in rows
+    ]
+    keys = {record.key for record in records}
+    if len(keys) < len(records):
+        raise InputError(f"{path} lists {len(records) - len(keys)} paths twice; list each video once")
+    return records
+
+
+def synthetic_source(location: str, height: int, width: int) -> list[ClipRecord]:
+    """`synthetic:COUNT` made-up videos (64 where no count is given), over painted backgrounds or photos."""
+    _, _, rest = location.partition(":")
+    count, _, photo_folder = rest.partition(":")
+    count = count or "64"
+    if not count.isdigit() or int(count) < 1:
+        raise InputError(f"{location!r}: the number of synthetic videos must be positive, as in synthetic:64")
+    photos = [None]
+    if photo_folder:
+        names = storage.list_files(photo_folder)
+        photos = [storage.join(photo_folder, n) for n in names if PurePosixPath(n).suffix in PHOTO_SUFFIXES]
+        if not photos:
+            raise InputError(f"{photo_folder} has no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    return [
+        ClipRecord(
+            f"synthetic-{index:05d}",
+            SyntheticVideo(index, height, width, photo=photos[index % len(photos)]),
+            text="moving shapes and textures",
+        )
+        for index in range(int(count))
+    ]

@@ -1,0 +1,79 @@
+"""Files by local path or by URL (gs://, s3://, https://, memory://: whatever fsspec opens)."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+from star_jax.errors import InputError
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names a protocol (`gs://...`) rather than a local file."""
+    return "://" in path
+
+
+def join(folder: str, name: str) -> str:
+    """A path within a folder; an absolute path or URL stays as it is."""
+    if is_url(name) or name.startswith("/"):
+        return name
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def parent(path: str) -> str:
+    """The folder of a file."""
+    return path.rsplit("/", 1)[0] if "/" in path else "."
+
+
+def exists(path: str) -> bool:
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    return filesystem.exists(inner)
+
+
+def is_folder(path: str) -> bool:
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    return filesystem.isdir(inner)
+
+
+def list_files(folder: str) -> list[str]:
+    """Names of all files below a folder, relative to it, sorted: the same on every host and file system.
+
+    Raises:
+      InputError: no such folder.
+    """
+    if not is_folder(folder):
+        raise InputError(f"no such folder: {folder}; check the path")
+    filesystem, inner = fsspec.core.url_to_fs(folder)
+    root = PurePosixPath(inner)
+    names = (str(PurePosixPath(name).relative_to(root)) for name in filesystem.find(inner))
+    return sorted(name for name in names if not PurePosixPath(name).name.startswith("."))
+
+
+def read_bytes(path: str) -> bytes:
+    with fsspec.open(path, "rb") as file:
+        return file.read()
+
+
+def read_text(path: str) -> str:
+    return read_bytes(path).decode("utf-8")
+
+
+@contextlib.contextmanager
+def local_file(path: str) -> Iterator[Path]:
+    """Gives a local path to a file; a remote one is copied for as long as the context lasts."""
+    if not is_url(path):
+        yield Path(path)
+        return
+    with temporary_file(read_bytes(path), suffix=PurePosixPath(path).suffix) as copy:
+        yield copy
+
+
+@contextlib.contextmanager
+def temporary_file(data: bytes, suffix: str) -> Iterator[Path]:
+    """Gives a local path to a file of that content for as long as the context lasts."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        yield Path(file.name)

@@ -1,0 +1,172 @@
+"""Prepared datasets: filters, hash split, resuming, several processes, reading back."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from video_files import scene, write_folder, write_video
+
+from star_jax.data.config import DataConfig
+from star_jax.data.pipeline import ClipLoader
+from star_jax.data.prepare import Encoder, PrepareConfig, clip_encoder, plan, prepare
+from star_jax.data.prepared import ExampleShape, StarClips
+from star_jax.errors import InputError, RunError
+
+SMALL = {"num_frames": 3, "height": 32, "width": 48, "seed": 5, "max_bad_share": 0.5}
+
+
+def settings(source, output, *, data=None, **changes):
+    config = DataConfig(str(source), **{**SMALL, **(data or {})})
+    defaults = {"num_degradations": 2, "validation_share": 0.3, "clips_per_shard": 2}
+    return PrepareConfig(config, str(output), **{**defaults, **changes})
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    write_folder(folder, 8)
+    (folder / "again.mp4").write_bytes((folder / "clip03.mp4").read_bytes())
+    write_video(folder / "short.mp4", scene(20, 2))
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(videos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("prepared")
+    config = settings(videos, output)
+    return output, prepare(config, clip_encoder(config))
+
+
+def test_manifest_counts_hashes_and_reasons(dataset):
+    output, manifest = dataset
+    assert manifest == json.loads((output / "manifest.json").read_text())
+    counts = manifest["counts"]
+    assert counts["found"] == 11 and counts["skipped"] == 3
+    assert counts["train"] + counts["validation"] == 8 and min(counts["train"], counts["validation"]) > 0
+    reasons = {entry["key"]: entry["reason"] for entry in manifest["skipped"]}
+    assert reasons["clip03.mp4"] == "the same as again.mp4"  # the first by name stays
+    assert "too short" in reasons["short.mp4"] and "broken.mp4" in reasons["broken.mp4"]
+    for shard in manifest["shards"]:
+        assert len(shard["sha256"]) == 64
+        assert (output / "star_clips" / "1.0.0" / shard["file"]).stat().st_size == shard["bytes"]
+    assert not list(output.rglob("*.partial"))
+
+
+def test_tensorflow_datasets_reads_it(dataset):
+    output, manifest = dataset
+    builder = tfds.builder_from_directory(str(output / "star_clips" / "1.0.0"))
+    source = builder.as_data_source("train")
+    assert len(source) == manifest["counts"]["train"]
+    assert set(source[0]) == {"key", "text", "gt", "lq"} and len(source[0]["lq"]) == 2
+
+
+def test_loader_reads_both_splits(dataset):
+    output, _ = dataset
+    keys = []
+    for location in (output, output / "validation"):
+        config = DataConfig(str(location), **SMALL, num_epochs=1, caption_dropout=0.0)
+        for batch in ClipLoader(config, batch_size=1):
+            assert batch["gt"].shape == (1, 3, 32, 48, 3) and batch["lq"].shape == (1, 3, 8, 12, 3)
+            number = int(batch["key"][0][4:6]) if batch["key"][0].startswith("clip") else None
+            assert batch["text"][0] == ("" if number is None else f"scene {number}")
+            keys += batch["key"]
+    assert len(keys) == len(set(keys)) == 8
+
+
+def test_both_degradations_are_drawn_and_flips_match(dataset):
+    output, _ = dataset
+    config = DataConfig(str(output), **SMALL, shuffle=False)
+    loader = ClipLoader(config, batch_size=1)
+    size = len(loader.records)
+    batches = [next(loader) for _ in range(12 * size)]
+    first = [batch for batch in batches if batch["key"] == batches[0]["key"]]
+    lows = {batch["lq"].tobytes() for batch in first}
+    truths = {batch["gt"].tobytes() for batch in first}
+    assert len(truths) == 2 and 3 <= len(lows) <= 4  # two degradations, mirrored or not
+
+
+def test_workers_read_it_alike(dataset):
+    output, _ = dataset
+    loaders = [
+        ClipLoader(DataConfig(str(output), **SMALL, num_workers=workers), batch_size=2) for workers in (0, 1)
+    ]
+    for one, other in [tuple(next(loader) for loader in loaders) for _ in range(3)]:
+        np.testing.assert_array_equal(one["lq"], other["lq"])
+        assert one["key"] == other["key"]
+    loaders[1].close()
+
+
+def test_split_depends_on_the_key_alone(videos, tmp_path):
+    def members(share):
+        work = plan(settings(videos, tmp_path, validation_share=share))
+        return {r.key for shard in work.shards["validation"] for _, r in shard}
+
+    assert members(0.2) <= members(0.3) <= members(0.9)
+    assert members(0.0) == set()
+
+
+def shard_hashes(manifest):
+    return {shard["file"]: shard["sha256"] for shard in manifest["shards"]}
+
+
+def test_processes_share_the_work_and_give_the_same_dataset(dataset, videos, tmp_path):
+    config = settings(videos, tmp_path)
+    encoder = clip_encoder(config)
+    assert prepare(config, encoder, process_index=1, process_count=2) is None
+    manifest = prepare(config, encoder, process_index=0, process_count=2)
+    assert shard_hashes(manifest) == shard_hashes(dataset[1])
+
+
+def test_resume_keeps_finished_shards(dataset, videos, tmp_path):
+    config = settings(videos, tmp_path)
+    encoder = clip_encoder(config)
+    calls = []
+
+    def failing(truth, lows, text):
+        calls.append(text)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encoder.encode(truth, lows, text)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, Encoder(encoder.shape, failing))
+    finished = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "star_clips").rglob("*array_record*")
+        if path.suffix != ".partial"
+    }
+    assert len(finished) >= 1
+    manifest = prepare(config, encoder)
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert shard_hashes(manifest) == shard_hashes(dataset[1])
+    with pytest.raises(InputError, match="begun with another seed"):
+        prepare(dataclasses.replace(config, data=dataclasses.replace(config.data, seed=6)), encoder)
+
+
+def test_the_builder_writes_the_same_in_one_go(tmp_path):
+    shape = ExampleShape(1, 8, 8, 4)
+
+    def examples():
+        yield "a", {"key": "a", "text": "t", "gt": b"\x00\xff", "lq": [b"\x01"]}
+
+    builder = StarClips(str(tmp_path), shape, {"train": [examples], "validation": []})
+    builder.download_and_prepare()
+    assert builder.as_data_source("train")[0]["gt"] == b"\x00\xff"
+
+
+def test_too_many_bad_clips_and_other_mistakes(videos, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for index in range(3):
+        (tmp_path / "bad" / f"{index}.mp4").write_bytes(bytes([index]) * (index + 1))
+    config = settings(tmp_path / "bad", tmp_path / "out")
+    with pytest.raises(RunError, match="could not be used"):
+        prepare(config, clip_encoder(config))
+    with pytest.raises(InputError, match="validation share is 1"):
+        settings(videos, tmp_path, validation_share=1.0)
+    with pytest.raises(InputError, match=r"clips of \(3, 32, 48\)"):
+        config = settings(videos, tmp_path / "ok", num_degradations=1)
+        prepare(config, clip_encoder(config))
+        next(ClipLoader(DataConfig(str(tmp_path / "ok"), **{**SMALL, "num_frames": 5}), batch_size=1))
