@@ -53,7 +53,7 @@ def _sized(table: Callable[[StarConfig], Table]) -> Callable[[StarConfig, Collec
     return lambda config, _keys: table(config)
 
 
-_LIEM_KEY = "input_blocks.1.1.transformer_blocks.0.local1.conv1.weight"
+_LIEM_KEY = "input_blocks.0.1.transformer_blocks.0.local1.conv1.weight"
 _CONTROL_KEY = "VideoControlNet.input_hint_block.weight"
 _NETWORKS = ("unet", "controlnet")
 

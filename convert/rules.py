@@ -149,9 +149,9 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
       InputError: a key is unknown or missing, a leaf has no source, or a shape or dtype is wrong.
     """
     by_source = table.by_source()
-    ignored = [key for key in tensors if key not in by_source and _matches(table.ignored, key)]
-    unknown = [key for key in tensors if key not in by_source and key not in set(ignored)]
-    if unknown:
+    others = [key for key in tensors if key not in by_source]
+    ignored = [key for key in others if _matches(table.ignored, key)]
+    if unknown := [key for key in others if not _matches(table.ignored, key)]:
         raise InputError(f"{label} has keys that no rule knows: {_some(unknown)}; name the right --format")
     if missing := [key for key in by_source if key not in tensors]:
         raise InputError(
