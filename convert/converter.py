@@ -17,18 +17,11 @@ from star_jax.convert.sources import Source, open_sources, sha256
 from star_jax.convert.tensors import FLOATS, FileTensor, cast, is_finite
 from star_jax.convert.tokenizers import write_tokenizer
 
-from star_jax.checkpoint import (
-    TOKENIZER_DIR,
-    LazyArray,
-    check_destination,
-    create_checkpoint,
-    flatten,
-    save_component,
-    unflatten,
-)
+from star_jax.checkpoint import TOKENIZER_DIR, check_destination, create_checkpoint, save_component
 from star_jax.config import PRESETS, StarConfig, get_preset
 from star_jax.errors import InputError, RunError
 from star_jax.models.components import abstract_component
+from star_jax.orbax_trees import LazyArray, flatten, unflatten
 
 MAPPING_VERSION = 1  # of the tables; raised when one of them changes what it makes
 

@@ -10,17 +10,11 @@ import zlib
 import numpy as np
 from star_jax.convert.rules import IDENTITY, RANDOM
 
-from star_jax.checkpoint import (
-    TOKENIZER_DIR,
-    LazyArray,
-    create_checkpoint,
-    flatten,
-    save_component,
-    unflatten,
-)
+from star_jax.checkpoint import TOKENIZER_DIR, create_checkpoint, save_component
 from star_jax.config import StarConfig, get_preset
 from star_jax.models.components import abstract_component, component_names
 from star_jax.models.tokenizer import write_byte_level_tokenizer
+from star_jax.orbax_trees import LazyArray, flatten, unflatten
 
 BYTE_LEVEL_VOCABULARY = 514
 

@@ -17,7 +17,7 @@ from star_jax.convert.folders import (
 from star_jax.convert.hub import download
 from star_jax.convert.safetensors_file import is_safetensors, read_safetensors
 from star_jax.convert.tensors import FileTensor
-from star_jax.convert.torch_file import is_zip, read_torch
+from star_jax.convert.torch_file import read_torch
 
 from star_jax.errors import InputError
 
@@ -119,20 +119,20 @@ def read_tensors(path: Path) -> dict[str, FileTensor]:
       InputError: unreadable, damaged, or of another kind.
     """
     try:
-        if path.stat().st_size == 0:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if not start:
             raise InputError(f"{path} is empty; download it again")
-        if is_zip(path):
+        if start.startswith(b"version https://git-lfs"):
+            raise InputError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+        if start.startswith(b"PK\x03\x04"):
             return read_torch(path)
         if is_safetensors(path) or path.suffix == ".safetensors":
             return read_safetensors(path)
-        with open(path, "rb") as file:
-            start = file.read(64)
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror}; check the path and its permissions"
         ) from error
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
     if start.startswith(b"\x80"):
         raise InputError(
             f"{path} is a bare pickle (PyTorch before 1.6); load and save it with a newer PyTorch"

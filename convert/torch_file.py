@@ -152,12 +152,6 @@ def read_torch(path: Path) -> dict[str, FileTensor]:
         raise _bad(path, f"{type(error).__name__}: {str(error)[:100]}") from error
 
 
-def is_zip(path: Path) -> bool:
-    """Whether the file starts like a zip."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _unpickle(path: Path, data: bytes) -> object:
     # A memo index far beyond the pickle's length would make the unpickler allocate without need.
     for opcode, argument, _ in pickletools.genops(data):

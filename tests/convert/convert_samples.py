@@ -7,9 +7,9 @@ import torch
 from star_jax.convert.families import FAMILIES
 from star_weights import golden_weight
 
-from star_jax.checkpoint import flatten
 from star_jax.config import StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from star_jax.models.components import abstract_component
+from star_jax.orbax_trees import flatten
 
 # diffusers fixes 32 groups in its VAE and 8 heads after the first convolution.
 SMALL = StarConfig(

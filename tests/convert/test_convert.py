@@ -240,7 +240,7 @@ def test_several_sources_and_what_is_missing(tmp_path, star_file, vae_file):
         leaf(tmp_path / "made", "text_encoder/x")
     with pytest.raises(InputError, match="both give vae"):
         convert_checkpoint([vae_file, vae_file], tmp_path / "twice", preset=SMALL)
-    with pytest.raises(InputError, match="no preset .* has the shapes of"):
+    with pytest.raises(InputError, match=r"no preset .* has the shapes of"):
         convert_checkpoint([vae_file], tmp_path / "unsized")
 
 

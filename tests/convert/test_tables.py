@@ -15,10 +15,10 @@ from star_jax.convert.rules import Table, plan
 from star_jax.convert.tensors import FileTensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from star_jax.checkpoint import flatten
 from star_jax.config import PRESETS
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
+from star_jax.orbax_trees import flatten
 
 FULL = PRESETS["i2vgen-xl"]
 STAR_SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "star_i2vgenxl_shapes.json").read_text())

@@ -1,0 +1,242 @@
+"""Trees of arrays on disk in Orbax's format, written from lazy leaves; the only file that knows Orbax.
+
+Paths within a tree are written `down_blocks/0/resnets/0/norm1/scale`.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
+
+from star_jax.errors import InputError
+
+# Leaves are stored in pieces of at most this size, so that a device reads little more than its own shard.
+_CHUNK_BYTES = 8 * 2**20
+# Lazy leaves are read and written in batches of about this size; two are in memory at a time.
+_BATCH_BYTES = 256 * 2**20
+_SIZES_FILE = "file_sizes.json"  # within each component, to tell an incomplete copy
+# What Orbax and TensorStore raise for missing, truncated or damaged files.
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
+
+Tree = Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """A leaf that is read when it is written, so that a tree larger than memory can be saved."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _LazyArrayHandler(type_handlers.NumpyHandler):
+    """Writes LazyArrays batch by batch, reading the next one meanwhile; on disk they are plain arrays."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+        self._failures: list[ValueError] = []
+
+    async def serialize(self, values, infos, args=None):
+        batches = list(_batches([value.nbytes for value in values]))
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(_read_all, values[batches[0]])
+            for batch, following in zip(batches, [*batches[1:], None], strict=True):
+                arrays = reading.result()
+                if following is not None:
+                    reading = reader.submit(_read_all, values[following])
+                for write in await super().serialize(arrays, infos[batch], args[batch]):
+                    write.result()
+                if self._failures:
+                    raise self._failures[0]
+                del arrays
+        return []
+
+    async def _open_and_write(self, *args):
+        # If one leaf raised here, the others of its batch would go on without their event loop, and say so.
+        try:
+            await super()._open_and_write(*args)
+        except ValueError as error:
+            self._failures.append(error)
+
+
+def _read_all(values: list[LazyArray]) -> list[np.ndarray]:
+    return [value.read() for value in values]
+
+
+def _batches(sizes: list[int]) -> Iterator[slice]:
+    """Splits leaves into runs of about _BATCH_BYTES: each run costs a commit, and all of it is in memory."""
+    start, total = 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and total + size > _BATCH_BYTES:
+            yield slice(start, i)
+            start, total = i, 0
+        total += size
+    yield slice(start, len(sizes))
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    registry = type_handlers.create_type_handler_registry(
+        (LazyArray, _LazyArrayHandler()),
+        (np.ndarray, type_handlers.NumpyHandler()),
+        (jax.Array, type_handlers.ArrayHandler()),
+    )
+    # Weights barely compress; not trying makes saving and restoring several times faster.
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+    )
+
+
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """Flattens nested dicts to {`down_blocks/0/resnets/0/norm1/scale`: leaf}, in the tree's order."""
+    leaves = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        leaves |= flatten(value, path + "/") if isinstance(value, Mapping) else {path: value}
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[Any, Any]:
+    """Inverse of `flatten`; parts that are numbers become int keys."""
+    tree: dict[Any, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+def save_tree(path: Path, tree: Tree) -> None:
+    """Writes a tree (leaves: numpy or jax arrays, or LazyArrays) as the directory `path`.
+
+    Raises:
+      OSError, ValueError: the disk is full or not writable.
+    """
+    options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
+    with _checkpointer() as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(tree, save_args=options))
+    if jax.process_index() == 0:
+        (path / _SIZES_FILE).write_text(json.dumps(_file_sizes(path)))
+
+
+def restore_tree(path: Path, abstract_tree: Tree) -> dict[Any, Any]:
+    """Restores the leaves that `abstract_tree` names, in its dtypes and shardings.
+
+    Raises:
+      InputError: the directory is damaged.
+    """
+    placement = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def options(leaf: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
+        return ocp.ArrayRestoreArgs(
+            restore_type=jax.Array,
+            dtype=leaf.dtype,
+            sharding=leaf.sharding or placement,
+            global_shape=tuple(leaf.shape),
+        )
+
+    return _restore(path, abstract_tree, jax.tree.map(options, abstract_tree))
+
+
+def iterate_tree(path: Path, paths: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads leaves one by one in the order of `paths`, a batch in memory at a time.
+
+    Raises:
+      InputError: the directory is damaged.
+    """
+    stored = tree_metadata(path)
+    for batch in _batches([math.prod(stored[p].shape) * stored[p].dtype.itemsize for p in paths]):
+        wanted = unflatten({p: stored[p] for p in paths[batch]})
+        options = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        leaves = flatten(_restore(path, wanted, options))
+        for p in paths[batch]:
+            yield p, leaves.pop(p)
+
+
+def tree_metadata(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes by path, without reading the arrays.
+
+    Raises:
+      InputError: a file is missing or cut, or the description is damaged.
+    """
+    _check_files(path)
+    try:
+        with _checkpointer() as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata.tree
+        return {p: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype) for p, leaf in flatten(tree).items()}
+    except (*_READ_ERRORS, AttributeError) as error:
+        raise damaged(path, error) from error
+
+
+def _restore(path: Path, abstract_tree: Tree, options: Tree) -> dict[Any, Any]:
+    args = ocp.args.PyTreeRestore(item=abstract_tree, restore_args=options, partial_restore=True)
+    try:
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore(path, args=args)
+    except _READ_ERRORS as error:
+        raise damaged(path, error) from error
+
+
+def _file_sizes(path: Path) -> dict[str, int]:
+    return {
+        str(file.relative_to(path)): file.stat().st_size
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != _SIZES_FILE
+    }
+
+
+def _check_files(path: Path) -> None:
+    """Finds what is missing or cut before Orbax does, whose reading of such files is hard to follow."""
+    sizes = read_text(path / _SIZES_FILE)
+    try:
+        expected = dict(json.loads(sizes))
+    except (ValueError, TypeError) as error:
+        raise damaged(path / _SIZES_FILE, error) from error
+    found = _file_sizes(path)
+    for name, size in expected.items():
+        if found.get(name) != size:
+            state = f"has {found[name]} bytes, not {size}" if name in found else "is missing"
+            raise InputError(
+                f"{path / name} {state}; copy the checkpoint again, or convert the checkpoint again"
+            )
+
+
+def read_text(path: Path) -> str:
+    """A file of a checkpoint.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: BaseException) -> InputError:
+    """The error of a file that cannot be read."""
+    return InputError(f"{path} cannot be read ({first_line(error)}); convert the checkpoint again")
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, short enough for a line."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's messages are long
+        return os.strerror(int(code[1]))
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."
