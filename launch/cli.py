@@ -16,6 +16,9 @@ COMMANDS = {
     "convert": "star_jax.launch.convert",
     "export": "star_jax.launch.export",
     "inspect": "star_jax.launch.inspect",
+    "degrade": "star_jax.launch.degrade",
+    "prepare": "star_jax.launch.prepare",
+    "benchmark": "star_jax.launch.benchmark",
 }
 
 

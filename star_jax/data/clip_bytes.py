@@ -5,13 +5,14 @@ import io
 import av
 import numpy as np
 
+from star_jax.data.degradations.codec import X264_REPEATABLE
 from star_jax.data.storage import temporary_file
 from star_jax.video.reader import VideoReader
 
 # Ground truth: full chroma at a quality beyond what the eye resolves. Low resolution: its artefacts, exactly.
 _ENCODERS = {
-    False: ("libx264", "yuv444p", {"crf": "10", "preset": "fast"}),
-    True: ("libx264rgb", "rgb24", {"crf": "0", "preset": "fast"}),
+    False: ("libx264", "yuv444p", {"crf": "10", "preset": "fast"} | X264_REPEATABLE),
+    True: ("libx264rgb", "rgb24", {"crf": "0", "preset": "fast"} | X264_REPEATABLE),
 }
 
 

@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from star_jax.data.degradations import degrade
 from star_jax.data.prepared import Example, ExampleShape, StarClips
 from star_jax.data.sources import MANIFEST, SPLITS, ClipRecord, open_source
 from star_jax.errors import InputError, RunError
+from star_jax.progress import Reporter, progress
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ def prepare(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    quiet: bool = True,
 ) -> dict[str, Any] | None:
     """Writes this process's shards; the process that finds all shards written finishes the dataset.
 
@@ -154,7 +157,7 @@ def prepare(
       config: what to prepare.
       encoder: how examples are stored.
       process_index, process_count: this process's share of the shards.
-      report: called with (shards done, shards of this process).
+      quiet: show no progress on stderr.
 
     Returns:
       the manifest where the dataset is finished, else None (other processes still write).
@@ -167,33 +170,33 @@ def prepare(
     output = epath.Path(config.output)
     settings = _settings(config, encoder, work)
     _claim(output, settings)
-    skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
-    builder = StarClips(
-        data_dir=config.output,
-        shape=encoder.shape,
-        shards={
-            split: [_examples(config, encoder, clips, skipped[split, i]) for i, clips in enumerate(shards)]
-            for split, shards in work.shards.items()
-        },
-    )
     mine = work.all_shards()[process_index::process_count]
-    for done, (split, index) in enumerate(mine):
-        report(done, len(mine))
-        part = _part(output, split, index)
-        if part.exists():
-            continue
-        count, digest, size = builder.write_shard(split, index)
-        entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
-        entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
-        _write_json(part, entry)
-        _judge(output, work, config.data.max_bad_share)
-    report(len(mine), len(mine))
+    num_clips = sum(len(work.shards[split][index]) for split, index in mine)
+    with progress("Preparing", num_clips, "clips", quiet=quiet) as bar:
+        skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
+        examples = functools.partial(_examples, config, encoder, bar)
+        shards = {
+            split: [examples(clips, skipped[split, index]) for index, clips in enumerate(shards)]
+            for split, shards in work.shards.items()
+        }
+        builder = StarClips(config.output, encoder.shape, shards)
+        for split, index in mine:
+            part = _part(output, split, index)
+            if part.exists():
+                bar.advance(len(work.shards[split][index]))
+                continue
+            count, digest, size = builder.write_shard(split, index)
+            entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
+            entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
+            _write_json(part, entry)
+            _judge(output, work, config.data.max_bad_share)
     return _finish(output, builder, work, settings)
 
 
 def _examples(
     config: PrepareConfig,
     encoder: Encoder,
+    bar: Reporter,
     clips: list[tuple[int, ClipRecord]],
     skipped: list[dict[str, str]],
 ) -> Callable[[], Iterator[tuple[str, Example]]]:
@@ -203,6 +206,7 @@ def _examples(
 
     def generate() -> Iterator[tuple[str, Example]]:
         for position, record in clips:
+            bar.advance()
             try:
                 window = load_window(record, data, position)
             except BadClipError as error:
@@ -257,9 +261,9 @@ def _part(output: epath.Path, split: str, index: int) -> epath.Path:
 
 def _write_json(path: epath.Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f"{path.name}.partial"
+    partial = path.parent / f"{path.name}.{os.getpid()}.partial"
     partial.write_text(json.dumps(content, indent=2))
-    partial.rename(path)
+    partial.replace(path)
 
 
 def _parts(output: epath.Path, work: Plan) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ class StarClips(tfds.core.ShardBasedBuilder):
         )
         count = writer.write(examples=self._shards[split][index](), path=partial)
         data = partial.read_bytes()
-        partial.rename(path)
+        partial.replace(path)
         return count, hashlib.sha256(data).hexdigest(), len(data)
 
     def finish(self, shard_lengths: Mapping[str, list[int]], shard_bytes: Mapping[str, int]) -> None:

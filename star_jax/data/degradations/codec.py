@@ -8,6 +8,10 @@ import av
 import cv2
 import numpy as np
 
+# x264's macroblock tree (its vector code) reads memory it has not written, unless the width is a multiple of 128:
+# the same frames then give one of several streams. Without it they always give the same.
+X264_REPEATABLE = {"x264-params": "mbtree=0"}
+
 
 def _rate_options(rate: float, buffer: int) -> dict[str, str]:
     """Rate control starts far from its target on noisy clips; a buffer of a few frames makes short ones meet it."""
@@ -15,7 +19,7 @@ def _rate_options(rate: float, buffer: int) -> dict[str, str]:
 
 
 def _x264_options(bits_per_frame: int, preset: str) -> dict[str, str]:
-    return _rate_options(1.25 * bits_per_frame, 8 * bits_per_frame) | {"preset": preset}
+    return _rate_options(1.25 * bits_per_frame, 8 * bits_per_frame) | {"preset": preset} | X264_REPEATABLE
 
 
 def _mpeg_options(bits_per_frame: int, preset: str) -> dict[str, str]:
@@ -50,7 +54,7 @@ def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: 
     """Encodes a clip and decodes it again.
 
     Args:
-      frames: uint8 [H, W, 3] each, all of one size; the encoder gets sizes padded to even and at least 32.
+      frames: uint8 [H, W, 3] each, all of one size; the encoder gets sizes padded to multiples of 4, at least 32.
       codec: a key of CODECS.
       bits_per_frame: the bit rate over the frame rate; mpeg4 and its kin cannot go below their coarsest
         quantiser (about 0.1 bit a pixel).
@@ -100,8 +104,8 @@ def encode(
 
 
 def _coded_size(size: int) -> int:
-    """Encoders want even sizes, and some at least 32."""
-    return max(32, size + size % 2)
+    """Encoders want even sizes, h263p multiples of four, and some at least 32."""
+    return max(32, size + -size % 4)
 
 
 def _to_yuv(frame: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,127 @@
+"""Prepare a training dataset: filtered, split, degraded and written as ArrayRecord shards.
+
+  star-jax prepare videos/ -o dataset/ --num-degradations 2 --jobs 8
+  star-jax prepare openvid.csv -o gs://bucket/dataset --process 3/16
+
+The same command resumes: finished shards are kept. Several machines write one dataset with --process INDEX/COUNT
+each; whichever finishes last writes the index. Train on it with data.source=dataset/, validate on
+dataset/validation.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
+
+from star_jax.launch.data_arguments import parse_share, parse_size
+
+HELP = "filter, degrade and pack videos into a dataset"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="folder of videos, .csv (path,text), .jsonl, or synthetic:COUNT")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the dataset")
+    parser.add_argument("--recipe", default="realbasicvsr", metavar="NAME", help="default realbasicvsr")
+    parser.add_argument("--num-degradations", type=int, default=1, metavar="K", help="per clip (default 1)")
+    parser.add_argument(
+        "--size", default="720x1280", metavar="HxW", help="ground truth size (default 720x1280)"
+    )
+    parser.add_argument("--frames", type=int, default=32, metavar="N", help="frames per clip (default 32)")
+    parser.add_argument("--interval", type=int, default=2, metavar="N", help="frame interval (default 2)")
+    parser.add_argument(
+        "--max-upscale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="leave out videos smaller than size / X (default 1)",
+    )
+    parser.add_argument(
+        "--latents", metavar="DIR", help="store VAE latents and text embeddings, made with this checkpoint"
+    )
+    parser.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="of the clips, by hash (default 0.01)",
+    )
+    parser.add_argument("--clips-per-shard", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument(
+        "--max-bad-share",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="stop over this share of unusable files (default 0.1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of windows, crops and degradations (default 0)")
+    parser.add_argument(
+        "--process", default="0/1", metavar="I/N", help="this machine's share of the shards (default 0/1)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="processes on this machine (default 1)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> None:
+    from star_jax.data.config import DataConfig
+    from star_jax.data.prepare import PrepareConfig
+    from star_jax.errors import InputError
+
+    height, width = parse_size(args.size)
+    machine, machines = parse_share(args.process)
+    if args.jobs < 1 or (args.latents and args.jobs > 1):
+        raise InputError(
+            f"--jobs is {args.jobs}; it must be at least 1, and 1 with --latents (the device is one)"
+        )
+    data = DataConfig(
+        args.source,
+        recipe=args.recipe,
+        num_frames=args.frames,
+        frame_interval=args.interval,
+        height=height,
+        width=width,
+        max_upscale=args.max_upscale,
+        seed=args.seed,
+        max_bad_share=args.max_bad_share,
+    )
+    config = PrepareConfig(
+        data, args.output, args.num_degradations, args.validation_share, args.clips_per_shard
+    )
+    shares = [(machine * args.jobs + job, machines * args.jobs) for job in range(args.jobs)]
+    work = functools.partial(_prepare_share, config, args.latents, args.quiet)
+    if args.jobs == 1:
+        manifests = [work(shares[0])]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+            manifests = list(pool.map(work, shares))
+    _report(args.output, next((manifest for manifest in manifests if manifest), None))
+
+
+def _prepare_share(config, checkpoint: str | None, quiet: bool, share: tuple[int, int]) -> dict | None:
+    import cv2
+
+    from star_jax.data.prepare import clip_encoder, prepare
+
+    cv2.setNumThreads(1)
+    if checkpoint is None:
+        encoder = clip_encoder(config)
+    else:
+        from star_jax.data.latents import latent_encoder
+
+        encoder = latent_encoder(config, checkpoint)
+    return prepare(config, encoder, process_index=share[0], process_count=share[1], quiet=quiet)
+
+
+def _report(output: str, manifest: dict | None) -> None:
+    if manifest is None:
+        print(
+            f"wrote this machine's shards to {output}; the dataset is complete when the others have written theirs"
+        )
+        return
+    counts = manifest["counts"]
+    print(
+        f"wrote {output}: {counts['train']} training and {counts['validation']} validation clips of "
+        f"{counts['found']} videos; {counts['skipped']} left out (see {output}/manifest.json)"
+    )

@@ -1,0 +1,49 @@
+"""What a measurement was taken on: hardware, versions, command, memory; part of every report."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("star_jax", "jax", "flax", "grain", "numpy", "opencv-python-headless", "av")
+
+
+def describe() -> dict[str, Any]:
+    """`hardware`, `versions` and `command` of this process; imports no accelerator library."""
+    return {
+        "hardware": {"cpu": _cpu_name(), "cores": len(_cores()), "platform": platform.platform()},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "command": shlex.join(["star-jax", *sys.argv[1:]]),
+    }
+
+
+def peak_host_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

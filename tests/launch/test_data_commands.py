@@ -1,0 +1,109 @@
+"""star-jax degrade, prepare and benchmark data, as a user runs them."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from star_jax.launch.cli import main
+
+from star_jax.data.synthetic import SyntheticVideo
+from star_jax.video.reader import VideoReader
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", 0)
+
+
+def write_clip(path, index, height=66, width=98):
+    frames = SyntheticVideo(index, height, width, 12).read(0, 12, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_degrade_writes_a_quarter_of_the_size(clip, tmp_path, capsys):
+    output = tmp_path / "low.mp4"
+    assert main(["degrade", str(clip), "-o", str(output), "--recipe", "heavy", "--seed", "1"]) == 0
+    assert "12 frames of 24x16, heavy, seed 1" in capsys.readouterr().out
+    first = VideoReader(output)
+    assert (first.info.num_frames, first.info.height, first.info.width) == (12, 16, 24)
+    again, other = tmp_path / "again.mp4", tmp_path / "other.mp4"
+    main(["degrade", str(clip), "-o", str(again), "--recipe", "heavy", "--seed", "1"])
+    main(["degrade", str(clip), "-o", str(other), "--recipe", "heavy", "--seed", "2"])
+    np.testing.assert_array_equal(first.read(), VideoReader(again).read())
+    assert (first.read() != VideoReader(other).read()).any()
+
+
+def test_degrade_compares_side_by_side(clip, tmp_path):
+    output = tmp_path / "both.mp4"
+    assert main(["degrade", str(clip), "-o", str(output), "--compare", "--start", "2", "--frames", "5"]) == 0
+    info = VideoReader(output).info
+    assert (info.num_frames, info.height, info.width) == (5, 64, 192)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "strong"], "no degradation recipe 'strong'; choose one of realbasicvsr"),
+        (["--start", "12"], "has 12 frames; --start is 12"),
+        (["--scale", "100"], "too small for --scale 100"),
+        (["--seed", "-1"], "must not be negative"),
+    ],
+)
+def test_degrade_names_mistakes(clip, tmp_path, capsys, arguments, message):
+    output = tmp_path / "low.mp4"
+    assert main(["degrade", str(clip), "-o", str(output), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
+    videos, output = tmp_path / "videos", tmp_path / "dataset"
+    videos.mkdir()
+    for index in range(6):
+        write_clip(videos / f"{index}.mp4", index)
+    (videos / "broken.mp4").write_bytes(b"nothing")
+    command = ["prepare", str(videos), "-o", str(output), "--size", "32x48", "--frames", "3", "--quiet"]
+    command += ["--clips-per-shard", "2", "--validation-share", "0.3", "--max-bad-share", "0.5"]
+    assert main([*command, "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "of 7 videos; 1 left out" in out
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["skipped"][0]["key"] == "broken.mp4"
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*array_record*")}
+    assert main(command) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*array_record*")}
+    assert main([*command, "--seed", "3"]) == 2
+    assert "begun with another seed" in capsys.readouterr().err
+    assert main([*command, "--process", "2/2"]) == 2
+
+
+def test_benchmark_data_reports_every_stage(capsys):
+    command = ["benchmark", "data", "--size", "64x96", "--frames", "3", "--clips", "3", "--json"]
+    assert main([*command, "--batch-size", "4", "--step-seconds", "0.001"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"decode", "resize and crop", "round 1: blur", "round 1: codec", "round 2: noise", "batch"} <= set(
+        report["stages"]
+    )
+    assert sum(report["stages"].values()) == pytest.approx(report["seconds_per_frame"])
+    assert report["cores_per_accelerator"] == int(np.ceil(12 * report["seconds_per_frame"] / 0.001))
+    assert report["element_bytes"] == 3 * 64 * 96 * 3 * 17 // 16
+    assert report["command"].startswith("star-jax") and report["hardware"]["cores"] >= 1
+    assert report["versions"]["numpy"] and report["peak_host_bytes"] > 0
+
+
+def test_benchmark_data_prints_a_table(capsys):
+    assert (
+        main(["benchmark", "data", "--size", "64x96", "--frames", "2", "--clips", "1", "--recipe", "none"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "decode" in out and "cores feed one accelerator" in out
+    assert main(["benchmark", "data", "--size", "720p"]) == 2
+    assert "is not HEIGHTxWIDTH" in capsys.readouterr().err
