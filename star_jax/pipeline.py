@@ -170,12 +170,12 @@ class StarPipeline:
         padding = settings.padding_of(*target)
         key = noise_key(settings.seed)
 
-        encoded = []
+        encoded, done = [], 0
         for piece in read(PIECE):
-            encoded.append(
-                self._encode_padded(piece, key, sum(len(e) for e in encoded), target, padding, settings)
-            )
-            on_progress("encode", min(PIECE * len(encoded), num_frames), num_frames)
+            latents = self._encode_padded(piece, key, done, target, padding, settings)
+            encoded.append(latents.block_until_ready())  # else pieces would queue up, and progress run ahead
+            done += len(piece)
+            on_progress("encode", done, num_frames)
         hint = jnp.concatenate(encoded)[None]
         del encoded
 
