@@ -2,8 +2,12 @@
 
 import zlib
 
-import jax
 import numpy as np
+from star_jax.convert.unet_tables import star_table
+
+from star_jax.config import StarConfig
+from star_jax.models.components import abstract_component
+from star_jax.orbax_trees import flatten, unflatten
 
 
 def golden_weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -15,3 +19,14 @@ def golden_weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if key.endswith(".weight"):
         return 1 + np.float32(0.1) * x
     return np.float32(0.05) * x
+
+
+def golden_tree(config: StarConfig, component: str) -> dict:
+    """A UNet's or ControlNet's parameters filled by `golden_weight`, through the converter's table."""
+    leaves = flatten(abstract_component(config, component)[1])
+    tree = {}
+    for rule in star_table(config).rules:
+        name, path = rule.target.split("/", 1)
+        if name == component:
+            tree[path] = rule.apply(golden_weight(rule.source, rule.source_shape(leaves[path].shape)))
+    return unflatten(tree)
