@@ -2,20 +2,25 @@
 
   star-jax degrade clip.mp4 -o low.mp4 --recipe heavy --seed 1
   star-jax degrade clip.mp4 -o both.mp4 --compare
+  star-jax degrade clip.mp4 -o sheet.png
 
+A .png gets a contact sheet: four frames under every recipe. IN may be synthetic:N, the N-th made-up clip.
 One draw of the recipe for the whole clip; another seed gives another draw.
 """
 
 import argparse
+from pathlib import Path
 
-from star_jax.errors import InputError
+from star_jax.errors import InputError, RunError
 
 HELP = "degrade a video with a training recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="video file")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="video file to write")
+    parser.add_argument("input", metavar="IN", help="video file, or synthetic:N")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="video file, or .png for a contact sheet"
+    )
     parser.add_argument(
         "--recipe",
         default="realbasicvsr",
@@ -41,34 +46,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import cv2
-    import numpy as np
-
-    from star_jax.data.degradations import degrade, get_recipe
-    from star_jax.video.reader import VideoReader
-    from star_jax.video.writer import VideoWriter, check_output_path
+    from star_jax.data.degradations import get_recipe
 
     if args.seed < 0 or args.scale < 1 or args.frames < 1 or args.start < 0:
         raise InputError("--seed and --start must not be negative, --scale and --frames at least 1")
     recipe = get_recipe(args.recipe, scale=args.scale)
-    reader = VideoReader(args.input)
-    check_output_path(args.output, reader.info)
-    count = min(args.frames, reader.info.num_frames - args.start)
-    if count < 1:
-        raise InputError(f"{args.input} has {reader.info.num_frames} frames; --start is {args.start}")
-    height, width = (size - size % args.scale for size in (reader.info.height, reader.info.width))
-    if not height or not width:
-        raise InputError(
-            f"{args.input} is {reader.info.height}x{reader.info.width}, too small for --scale {args.scale}"
-        )
-    frames = np.ascontiguousarray(reader.read(args.start, count)[:, :height, :width])
+    if args.output.lower().endswith(".png"):
+        _write_sheet(args)
+    else:
+        _write_video(args, recipe)
+
+
+def _write_sheet(args: argparse.Namespace) -> None:
+    import cv2
+
+    from star_jax.data.contact_sheet import contact_sheet
+
+    if not Path(args.output).parent.is_dir():
+        raise InputError(f"no such folder: {Path(args.output).parent}; make it first")
+    frames, _ = _read(args.input, args.start, min(args.frames, 16), multiple=16)
+    if len(frames) < 8:
+        raise InputError(f"{args.input} gives {len(frames)} frames; a contact sheet needs 8")
+    sheet = contact_sheet(frames, args.seed)
+    if not cv2.imwrite(args.output, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+        raise RunError(f"cannot write {args.output}; check the permissions and the free space of the disk")
+    print(f"wrote {args.output}: {sheet.shape[1]}x{sheet.shape[0]}, every recipe, seed {args.seed}")
+
+
+def _write_video(args: argparse.Namespace, recipe) -> None:
+    import cv2
+    import numpy as np
+
+    from star_jax.data.degradations import degrade
+    from star_jax.video.writer import VideoWriter, check_output_path
+
+    check_output_path(args.output, None)
+    frames, frame_rate = _read(args.input, args.start, args.frames, multiple=args.scale)
     truth, low = degrade(frames, recipe, args.seed)
     if args.compare:
-        enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_NEAREST) for frame in low]
+        size = truth.shape[2:0:-1]
+        enlarged = [cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST) for frame in low]
         low = np.concatenate([truth, np.stack(enlarged)], axis=2)
-    size = {"height": low.shape[1], "width": low.shape[2]}
-    with VideoWriter(args.output, **size, frame_rate=reader.info.frame_rate, crf=args.crf) as writer:
+    height, width = low.shape[1:3]
+    with VideoWriter(args.output, width=width, height=height, frame_rate=frame_rate, crf=args.crf) as writer:
         writer.write(low)
-    print(
-        f"wrote {args.output}: {count} frames of {size['width']}x{size['height']}, {args.recipe}, seed {args.seed}"
-    )
+    print(f"wrote {args.output}: {len(low)} frames of {width}x{height}, {args.recipe}, seed {args.seed}")
+
+
+def _read(location: str, start: int, count: int, *, multiple: int):
+    """Frames uint8 [F, H, W, 3] of a file or of synthetic:N, cropped to a multiple, and their rate."""
+    from fractions import Fraction
+
+    import numpy as np
+
+    from star_jax.data.synthetic import SyntheticVideo
+    from star_jax.video.reader import VideoReader
+
+    kind, _, index = location.partition(":")
+    if kind == "synthetic" and index.isdigit():
+        video = SyntheticVideo(int(index))
+        num_frames, frame_rate = video.num_frames, Fraction(24)
+    else:
+        video = VideoReader(location)
+        num_frames, frame_rate = video.info.num_frames, video.info.frame_rate
+    count = min(count, num_frames - start)
+    if count < 1:
+        raise InputError(f"{location} has {num_frames} frames; --start is {start}")
+    frames = video.read(start, count, 1)
+    height, width = (size - size % multiple for size in frames.shape[1:3])
+    if not height or not width:
+        raise InputError(
+            f"{location} is {frames.shape[1]}x{frames.shape[2]}, too small for --scale {multiple}"
+        )
+    return np.ascontiguousarray(frames[:, :height, :width]), frame_rate

@@ -3,6 +3,7 @@
 import json
 
 import av
+import cv2
 import numpy as np
 import pytest
 from star_jax.launch.cli import main
@@ -45,6 +46,14 @@ def test_degrade_compares_side_by_side(clip, tmp_path):
     assert main(["degrade", str(clip), "-o", str(output), "--compare", "--start", "2", "--frames", "5"]) == 0
     info = VideoReader(output).info
     assert (info.num_frames, info.height, info.width) == (5, 64, 192)
+
+
+def test_degrade_draws_a_contact_sheet(clip, tmp_path):
+    output = tmp_path / "sheet.png"
+    assert main(["degrade", str(clip), "-o", str(output)]) == 0
+    sheet = cv2.imread(str(output))
+    assert sheet.shape == (6 * 16, 150 + 4 * 24, 3)
+    assert main(["degrade", str(clip), "-o", str(tmp_path / "no" / "sheet.png")]) == 2
 
 
 @pytest.mark.parametrize(
