@@ -140,20 +140,30 @@ def output_paths(inputs: list[str], output: str) -> list[Path]:
         raise InputError(
             f"{output} is not a folder, but there are {len(inputs)} inputs; create the folder first"
         )
-    names = [Path(path).with_suffix(".mp4").name for path in inputs]
+    # Resolved, because "." and ".." have no name to put a suffix on.
+    names = [Path(path).resolve().with_suffix(".mp4").name for path in inputs]
     if len(set(names)) < len(names):
         raise InputError("two inputs have the same name; upscale them one by one")
     return [folder / name for name in names]
 
 
 def use_compile_cache(directory: str) -> None:
-    """Keeps compiled programs on disk, so that the next process with the same shapes starts without compiling."""
+    """Keeps compiled programs on disk, so that the next process with the same shapes starts without compiling.
+
+    Raises:
+      InputError: the folder cannot be made.
+    """
     import jax
 
     if not directory:
         return
     path = Path(directory).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep compiled programs in {path}: {error.strerror}; choose another --compile-cache, or ''"
+        ) from error
     jax.config.update("jax_compilation_cache_dir", os.fspath(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -1,5 +1,6 @@
 """What a user can ask of an upscale, checked before anything starts."""
 
+import math
 from dataclasses import dataclass
 
 from star_jax.color_fix import COLOR_FIXES
@@ -20,6 +21,7 @@ NEGATIVE_PROMPT = (
     "jpeg artifacts, deformed, lowres, over-smooth"
 )
 PADDINGS = ("fit", "original")
+MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class UpscaleSettings:
         fast for 15 steps, normal for any other number.
       solver: `dpmpp_2m_sde` or `heun`.
       guidance_scale: weight of the prompt, 1 runs the conditional branch alone.
-      seed: of all noise.
+      seed: of all noise, 0 to 2^32 - 1.
       scale: output size over input size, at least 1.
       window: most frames denoised together; longer clips are cut into half-overlapping windows.
       color_fix: `adain`, `wavelet` or `none`.
@@ -66,6 +68,8 @@ class UpscaleSettings:
         _check_least("scale", self.scale, 1)
         _check_least("window", self.window, 2)
         _check_least("seed", self.seed, 0)
+        if self.seed > MAX_SEED:
+            raise InputError(f"seed is {self.seed}; choose at most {MAX_SEED}")
         if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):
             raise InputError(
                 f"num_inference_steps is {self.num_inference_steps}, but spacing 'fast' always takes "
@@ -99,5 +103,5 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise InputError(f"{name} is {value}; choose at least {least}")
+    if not (value >= least and math.isfinite(value)):
+        raise InputError(f"{name} is {value}; choose a number of at least {least}")
