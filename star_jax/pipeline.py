@@ -289,9 +289,13 @@ def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
     """
     if isinstance(dtype, str) and dtype == "auto":
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    if str(jnp.dtype(dtype)) not in ("float32", "bfloat16", "float16"):
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError:  # no dtype of that name
+        resolved = None
+    if str(resolved) not in ("float32", "bfloat16", "float16"):
         raise InputError(f"dtype is {dtype}; choose one of auto, float32, bfloat16, float16")
-    return jnp.dtype(dtype)
+    return resolved
 
 
 def _abstract(config: StarConfig, name: str, dtype: jnp.dtype, kernels: AttentionKernels):
