@@ -104,8 +104,8 @@ def _print_table(result: dict) -> None:
     console.print(
         f"mean of {result['num_clips']} clips of {result['num_frames']} frames; slowest clip "
         f"{1e3 * result['slowest_clip_seconds_per_frame']:.1f} ms a frame\n"
-        f"{result['cores_per_accelerator']} cores feed one accelerator that takes {result['batch_size']} clips "
-        f"every {result['seconds_per_step']:g} s\n"
+        f"cores that feed one accelerator, at {result['batch_size']} x {result['num_frames']} frames per step "
+        f"of {result['seconds_per_step']:g} s: {result['cores_per_accelerator']}\n"
         f"a clip is {result['element_bytes'] / 2**20:.0f} MiB; peak memory of this process "
         f"{result['peak_host_bytes'] / 2**30:.1f} GiB"
     )

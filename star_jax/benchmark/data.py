@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from star_jax.benchmark.environment import describe, peak_host_bytes
-from star_jax.data.clips import load_clip
+from star_jax.data.clips import load_element
 from star_jax.data.config import DataConfig
 from star_jax.data.sources import open_source
 from star_jax.data.stopwatch import Stopwatch
@@ -62,15 +62,15 @@ def measure(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     records = open_source(config.source, height=config.height, width=config.width)
-    load_clip(records[0], config, 0)  # tables are made and libraries loaded outside the measurement
+    load_element(records[0], config, 0)  # tables are made and libraries loaded outside the measurement
     stopwatch, totals = Stopwatch(), []
     started = time.perf_counter()
     for index in range(num_clips):
         before = time.process_time()
-        element = load_clip(records[index % len(records)], config, index, stopwatch)
+        element = load_element(records[index % len(records)], config, index, stopwatch)
         with stopwatch("batch"):
-            for name in ("gt", "lq"):
-                np.stack([element[name]])
+            for value in element.values():
+                np.stack([value])
         totals.append((time.process_time() - before) / config.num_frames)
     cv2.setNumThreads(threads)
     frames = num_clips * config.num_frames

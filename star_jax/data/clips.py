@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Protocol
 
 import av
 import cv2
@@ -38,6 +39,26 @@ class Window:
     truth: np.ndarray
     low: np.ndarray | None
     text: str
+
+
+class Loadable(Protocol):
+    """A record that makes its own element, such as a prepared one."""
+
+    def load(self, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Element:
+        """See `load_element`."""
+
+
+def load_element(
+    record: ClipRecord | Loadable, config: DataConfig, index: int, stopwatch: Stopwatch | None = None
+) -> Element:
+    """Loads the element at one position from a record of any source; see `load_clip`.
+
+    Raises:
+      BadClipError: the record is unusable.
+    """
+    if isinstance(record, ClipRecord):
+        return load_clip(record, config, index, stopwatch)
+    return record.load(config, index, stopwatch)
 
 
 def load_clip(

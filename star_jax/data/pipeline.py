@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from star_jax.data.clips import BadClipError, Element, load_clip
+from star_jax.data.clips import BadClipError, Element, load_element
 from star_jax.data.config import DataConfig
 from star_jax.data.sources import open_source
 from star_jax.errors import RunError
@@ -39,9 +39,7 @@ class _Load:
     def __call__(self, position: int, number: int) -> Element | _Bad:
         record = self.records[number]
         try:
-            if hasattr(record, "load"):  # prepared records hold their clips
-                return record.load(self.config, position)
-            return load_clip(record, self.config, position)
+            return load_element(record, self.config, position)
         except BadClipError as error:
             return _Bad(record.key, str(error))
 

@@ -20,6 +20,7 @@ from star_jax.data.clips import BadClipError, Element
 from star_jax.data.config import DataConfig
 from star_jax.data.rng import generator
 from star_jax.data.sources import MANIFEST, root_and_split
+from star_jax.data.stopwatch import Stopwatch
 from star_jax.errors import InputError, StarError
 
 Example = dict[str, Any]
@@ -193,7 +194,7 @@ class PreparedRecord:
     def key(self) -> str:
         return self.example["key"].decode()
 
-    def load(self, config: DataConfig, index: int) -> Element:
+    def load(self, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Element:
         """Picks one of the degradations, mirrors and drops the caption as the config says.
 
         Returns:
@@ -216,7 +217,8 @@ class PreparedRecord:
                 element[f"lq_{name}"] = self.example[f"lq_{name}"][choice]
             return element | {"text_embedding": self.example["text_embedding"]}
         try:
-            truth, low = decode_clip(self.example["gt"]), decode_clip(self.example["lq"][choice])
+            with (stopwatch or Stopwatch())("decode"):
+                truth, low = decode_clip(self.example["gt"]), decode_clip(self.example["lq"][choice])
         except StarError as error:
             raise BadClipError(str(error)) from error
         if rng.random() < config.flip_probability:

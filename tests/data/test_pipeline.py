@@ -4,6 +4,7 @@ import json
 import logging
 
 import grain
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -116,7 +117,9 @@ def test_placement_keeps_the_state_of_the_batch_in_use():
     fresh.set_state(state)
     assert_equal_batches(take(fresh, 3), expected[3:])
     fresh.close()
-    assert len(list(DevicePrefetch(loader(num_epochs=1), lambda batch: batch))) == 3
+    on_device = list(DevicePrefetch(loader(num_epochs=1), lambda batch: jax.device_put(batch["gt"])))
+    assert len(on_device) == 3 and all(isinstance(array, jax.Array) for array in on_device)
+    np.testing.assert_array_equal(on_device[0], expected[0]["gt"])
 
 
 @pytest.fixture

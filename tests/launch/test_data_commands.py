@@ -88,6 +88,11 @@ def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*array_record*")}
     assert main(command) == 0
     assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*array_record*")}
+    assert (
+        main(["benchmark", "data", "--source", str(output), "--size", "32x48", "--frames", "3", "--json"])
+        == 0
+    )
+    assert set(json.loads(capsys.readouterr().out)["stages"]) == {"decode", "batch", "other"}
     assert main([*command, "--seed", "3"]) == 2
     assert "begun with another seed" in capsys.readouterr().err
     assert main([*command, "--process", "2/2"]) == 2
@@ -113,6 +118,6 @@ def test_benchmark_data_prints_a_table(capsys):
         == 0
     )
     out = capsys.readouterr().out
-    assert "decode" in out and "cores feed one accelerator" in out
+    assert "decode" in out and "cores that feed one accelerator" in out
     assert main(["benchmark", "data", "--size", "720p"]) == 2
     assert "is not HEIGHTxWIDTH" in capsys.readouterr().err
