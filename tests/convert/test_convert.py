@@ -304,36 +304,36 @@ def test_hub_addresses(tmp_path, vae_file, monkeypatch):
         convert("hf://owner/name/vae", tmp_path / "third")
 
 
-def test_command_line(tmp_path, star_file, capsys):
+def test_command_line(tmp_path, vae_file, capsys):
     sizes = tmp_path / "sizes.json"
     sizes.write_text(SMALL.to_json())
     made = str(tmp_path / "made")
-    assert main(["convert", "--inspect", str(star_file)]) == 0
-    assert "family: star" in capsys.readouterr().out
-    assert main(["convert", str(star_file), made, "--preset", str(sizes), "--dtype", "bfloat16"]) == 0
-    assert "light_deg.pt" in capsys.readouterr().out
+    assert main(["convert", "--inspect", str(vae_file)]) == 0
+    assert "family: svd-vae" in capsys.readouterr().out
+    assert main(["convert", str(vae_file), made, "--preset", str(sizes), "--dtype", "bfloat16"]) == 0
+    assert "vae.pt" in capsys.readouterr().out
     assert main(["inspect", made, "--rows", "9"]) == 0
     out = capsys.readouterr().out
-    assert "unet: " in out and "bfloat16" in out and "conv_in/kernel" in out and "(star)" in out
-    assert main(["export", made, str(tmp_path / "back.pt"), "--dtype", "float32"]) == 0
-    assert len(torch.load(tmp_path / "back.pt", weights_only=True)) == len(family_state("star"))
+    assert "vae: " in out and "bfloat16" in out and "decoder/conv_in/kernel" in out and "(svd-vae)" in out
+    assert main(["export", made, str(tmp_path / "back.pt"), "--layout", "svd-vae"]) == 0
+    assert len(torch.load(tmp_path / "back.pt", weights_only=True)) == len(family_state("svd-vae"))
     assert main(["convert", "random:tiny", str(tmp_path / "random"), "--dtype", "bfloat16"]) == 0
     assert main(["inspect", str(tmp_path / "random")]) == 0
     capsys.readouterr()
     for argv, words in (
-        (["convert", str(star_file)], "name a source and the directory to make"),
+        (["convert", str(vae_file)], "name a source and the directory to make"),
         (["convert", "/no/such.pt", str(tmp_path / "new")], "/no/such.pt does not exist"),
-        (["convert", str(star_file), made], "exists; choose another name, or pass --force"),
-        (["convert", str(star_file), str(tmp_path / "new"), "--format", "sd3"], "no format 'sd3'"),
+        (["convert", str(vae_file), made], "exists; choose another name, or pass --force"),
+        (["convert", str(vae_file), str(tmp_path / "new"), "--format", "sd3"], "no format 'sd3'"),
         (
-            ["convert", str(star_file), str(tmp_path / "new"), "--format", "svd-vae", "--preset", "tiny"],
-            "svd-vae",
+            ["convert", str(vae_file), str(tmp_path / "new"), "--format", "clip", "--preset", "tiny"],
+            "no rule knows",
         ),
-        (["convert", str(star_file), str(tmp_path / "new"), "--preset", "huge"], "no preset 'huge'"),
+        (["convert", str(vae_file), str(tmp_path / "new"), "--preset", "huge"], "no preset 'huge'"),
         (["convert", "random:huge", str(tmp_path / "new")], "no preset 'huge'"),
         (["export", made, str(tmp_path / "back.pt")], "exists; choose another name, or pass --force"),
         (["export", made, str(tmp_path / "back.zip")], "end its name in"),
-        (["export", made, str(tmp_path / "vae.pt"), "--layout", "svd-vae"], "has no vae"),
+        (["export", made, str(tmp_path / "star.pt")], "has no controlnet"),
         (["export", made, str(tmp_path / "i2v.pt"), "--layout", "i2vgen-xl"], "--base"),
         (["export", str(tmp_path), str(tmp_path / "x.pt")], "not a checkpoint directory"),
         (["inspect", "/no/such"], "does not exist"),
