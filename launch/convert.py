@@ -10,9 +10,9 @@ and gives the components it holds. random:PRESET makes random weights. DIR appea
 """
 
 import argparse
-import contextlib
-import signal
 import sys
+
+from star_jax.launch.interrupts import terminable
 
 from star_jax.errors import InputError
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if len(args.paths) < 2:
         raise InputError(f"{args.paths[0]}: name a source and the directory to make, or pass --inspect")
     *sources, destination = args.paths
-    with _terminable():
+    with terminable():
         if sources[0].startswith(_RANDOM):
             _make_random(args, sources, destination)
         else:
@@ -105,17 +105,3 @@ def _preset(value: str | None):
             return StarConfig.from_json(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{value} cannot be read ({error}); give a preset or a config.json") from error
-
-
-@contextlib.contextmanager
-def _terminable():
-    """SIGTERM ends the work like Ctrl-C, so that nothing is left half-written."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
