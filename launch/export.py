@@ -10,6 +10,8 @@ The file has the original's keys in the original's order; it appears when it is 
 
 import argparse
 
+from star_jax.launch.interrupts import terminable
+
 HELP = "export a checkpoint directory to .safetensors or .pt"
 
 
@@ -29,14 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from star_jax.convert.exporter import export_checkpoint
 
-    done = export_checkpoint(
-        args.checkpoint,
-        args.destination,
-        layout=args.layout,
-        dtype=args.dtype,
-        base=args.base,
-        force=args.force,
-    )
+    with terminable():
+        done = export_checkpoint(
+            args.checkpoint,
+            args.destination,
+            layout=args.layout,
+            dtype=args.dtype,
+            base=args.base,
+            force=args.force,
+        )
     print(
         f"{args.destination}: {done['tensors']} tensors, {done['bytes'] / 1e6:,.1f} MB, layout {args.layout}"
     )
