@@ -42,6 +42,9 @@ setup(
         "rich>=13",
         "absl-py>=2.1",
         "numpy>=2.0",
+        "scipy>=1.13",
+        "fsspec>=2024.6",
+        "etils>=1.9",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],

@@ -1,0 +1,1 @@
+"""Training configurations: files with a `get_config` function."""

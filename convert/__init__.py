@@ -1,0 +1,1 @@
+"""Conversion between PyTorch checkpoints and checkpoint directories: tables, engine, export."""

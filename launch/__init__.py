@@ -1,0 +1,1 @@
+"""The `star-jax` command, one file per subcommand."""
