@@ -49,7 +49,6 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "convert": ["torch>=2.6"],
         "tensorboard": ["tensorboardX>=2.6"],
         "test": ["pytest>=8", "torch==2.13.0", "diffusers>=0.35", "scikit-image>=0.25", "ruff>=0.14"],
     },

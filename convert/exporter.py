@@ -12,15 +12,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+
+from star_jax.checkpoint import component_metadata, iterate_leaves, read_config
+from star_jax.config import StarConfig
 from star_jax.convert.families import Family, get_family
 from star_jax.convert.rules import Rule
 from star_jax.convert.safetensors_file import write_safetensors
 from star_jax.convert.sources import open_sources
 from star_jax.convert.tensors import FLOATS, Tensors, cast
 from star_jax.convert.torch_file import write_torch
-
-from star_jax.checkpoint import component_metadata, iterate_leaves, read_config
-from star_jax.config import StarConfig
 from star_jax.errors import InputError, RunError
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from star_jax.config import StarConfig
 from star_jax.convert import text_tables, unet_tables, vae_tables
 from star_jax.convert.rules import Table
-
-from star_jax.config import StarConfig
 from star_jax.errors import InputError
 
 

@@ -8,10 +8,10 @@ import os
 import zlib
 
 import numpy as np
-from star_jax.convert.rules import IDENTITY, RANDOM
 
 from star_jax.checkpoint import TOKENIZER_DIR, create_checkpoint, save_component
 from star_jax.config import StarConfig, get_preset
+from star_jax.convert.rules import IDENTITY, RANDOM
 from star_jax.models.components import abstract_component, component_names
 from star_jax.models.tokenizer import write_byte_level_tokenizer
 from star_jax.orbax_trees import LazyArray, flatten, unflatten

@@ -4,7 +4,6 @@ import re
 from pathlib import Path, PurePosixPath
 
 from star_jax.convert.folders import OPEN_CLIP_VOCABULARY, PIPELINE_FOLDERS, choose_weights
-
 from star_jax.errors import InputError
 
 _SPEC = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from star_jax.convert.tensors import FLOATS, Tensors
 
+from star_jax.convert.tensors import FLOATS, Tensors
 from star_jax.errors import InputError
 
 Shape = tuple[int, ...]

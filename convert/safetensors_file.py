@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
-from star_jax.convert.tensors import FileTensor
 
+from star_jax.convert.tensors import FileTensor
 from star_jax.errors import InputError
 
 _DTYPES = {

@@ -18,7 +18,6 @@ from star_jax.convert.hub import download
 from star_jax.convert.safetensors_file import is_safetensors, read_safetensors
 from star_jax.convert.tensors import FileTensor
 from star_jax.convert.torch_file import read_torch
-
 from star_jax.errors import InputError
 
 _INDEX_SUFFIXES = (".index.json", ".index.fp16.json")

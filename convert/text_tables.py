@@ -2,9 +2,8 @@
 
 from collections.abc import Collection
 
-from star_jax.convert.rules import DENSE, EMBEDDING, LINEAR, NORM, SAME, ZEROS, Rule, Table
-
 from star_jax.config import StarConfig
+from star_jax.convert.rules import DENSE, EMBEDDING, LINEAR, NORM, SAME, ZEROS, Rule, Table
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _ROOT = "text_encoder/"

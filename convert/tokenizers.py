@@ -5,9 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
-from star_jax.convert.folders import tokenizer_files
-
 from star_jax.config import StarConfig
+from star_jax.convert.folders import tokenizer_files
 from star_jax.errors import InputError
 from star_jax.models.tokenizer import END_TOKEN, START_TOKEN
 

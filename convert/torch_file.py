@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from star_jax.convert.tensors import FileTensor
 
+from star_jax.convert.tensors import FileTensor
 from star_jax.errors import InputError
 
 _STORAGES = {

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from star_jax.config import StarConfig, UNetConfig
 from star_jax.convert.rules import (
     CONVOLUTION,
     CONVOLUTION_NO_BIAS,
@@ -24,8 +25,6 @@ from star_jax.convert.rules import (
     Rule,
     Table,
 )
-
-from star_jax.config import StarConfig, UNetConfig
 
 
 class Block(NamedTuple):

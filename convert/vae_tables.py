@@ -7,6 +7,7 @@ Our names are diffusers'. The original (`first_stage_model.` in Stability AI's f
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from star_jax.config import StarConfig, VAEConfig
 from star_jax.convert.rules import (
     CONVOLUTION,
     DENSE,
@@ -19,8 +20,6 @@ from star_jax.convert.rules import (
     Rule,
     Table,
 )
-
-from star_jax.config import StarConfig, VAEConfig
 
 
 class Part(NamedTuple):

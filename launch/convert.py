@@ -12,9 +12,8 @@ and gives the components it holds. random:PRESET makes random weights. DIR appea
 import argparse
 import sys
 
-from star_jax.launch.interrupts import terminable
-
 from star_jax.errors import InputError
+from star_jax.launch.interrupts import terminable
 
 HELP = "convert PyTorch weights into a checkpoint directory"
 _RANDOM = "random:"
@@ -72,6 +71,7 @@ def _make_random(args: argparse.Namespace, sources: list[str], destination: str)
 def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> None:
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
     from star_jax.convert.converter import convert_checkpoint
     from star_jax.convert.report import conversion_report
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from star_jax.convert.fresh import random_checkpoint
 
+from star_jax.convert.fresh import random_checkpoint
 from star_jax.pipeline import StarPipeline
 
 

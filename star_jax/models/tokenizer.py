@@ -25,6 +25,8 @@ def load_tokenizer(directory: str | os.PathLike) -> "CLIPTokenizer":
       InputError: a file is missing or damaged.
     """
     _check_files(directory)
+    # Else transformers warns on every start that it misses PyTorch, which tokenizers do without.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer  # a slow import, and only needed here
 
     return CLIPTokenizer.from_pretrained(os.fspath(directory), local_files_only=True)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from star_jax.convert.families import FAMILIES
 from star_weights import golden_weight
 
 from star_jax.config import StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from star_jax.convert.families import FAMILIES
 from star_jax.models.components import abstract_component
 from star_jax.orbax_trees import flatten
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from convert_samples import SMALL
-from star_jax.convert.fresh import random_checkpoint
 
 from star_jax.checkpoint import (
     component_metadata,
@@ -21,6 +20,7 @@ from star_jax.checkpoint import (
     read_config,
     save_component,
 )
+from star_jax.convert.fresh import random_checkpoint
 from star_jax.errors import InputError, RunError
 from star_jax.models.components import abstract_component
 from star_jax.orbax_trees import LazyArray, flatten, unflatten

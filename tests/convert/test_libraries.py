@@ -10,13 +10,13 @@ import torch
 from convert_samples import SMALL
 from diffusers import AutoencoderKLTemporalDecoder, I2VGenXLUNet
 from flax import nnx
-from star_jax.convert.converter import convert_checkpoint
-from star_jax.convert.exporter import export_checkpoint
 from torch_weights import randomize, relative_error
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from star_jax.checkpoint import load_component
 from star_jax.config import LiemConfig
+from star_jax.convert.converter import convert_checkpoint
+from star_jax.convert.exporter import export_checkpoint
 from star_jax.models.components import abstract_component
 
 TOLERANCE = 1e-4

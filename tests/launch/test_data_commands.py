@@ -6,9 +6,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from star_jax.launch.cli import main
 
 from star_jax.data.synthetic import SyntheticVideo
+from star_jax.launch.cli import main
 from star_jax.video.reader import VideoReader
 
 
