@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from star_jax.ops.convolution import convolve_as_matmul, convolves_faster_as_matmul
+
 _FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
 _CLIP_AXES = (1, 2, 3, 5)
 
@@ -100,6 +102,12 @@ class Conv2d(nnx.Conv):
             padding=((height, height), (width, width)),
             **kwargs,
         )
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in] -> [B, F, H', W', out]
+        if convolves_faster_as_matmul(x, self.kernel_size, self.strides):
+            out = convolve_as_matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+            return out if self.bias is None else out + self.bias[...].astype(self.dtype)
+        return super().__call__(x)
 
 
 class Downsample(nnx.Module):
