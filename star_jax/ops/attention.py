@@ -35,6 +35,10 @@ class AttentionKernels:
     cross: str = "auto"
     temporal: str = "auto"
 
+    def __post_init__(self):
+        for implementation in (self.spatial, self.cross, self.temporal):
+            _require_known(implementation)
+
     @classmethod
     def all(cls, implementation: str) -> "AttentionKernels":
         return cls(implementation, implementation, implementation)
@@ -67,10 +71,7 @@ def dot_product_attention(
     Raises:
       InputError: unknown implementation, or one that does not support this input or device.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise InputError(
-            f"attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
-        )
+    _require_known(implementation)
     if implementation == "auto":
         implementation = choose_implementation(q.shape, k.shape, q.dtype, target_platform())
     if implementation == "xla":
@@ -114,6 +115,13 @@ def targeting(platform: str) -> Iterator[None]:
         yield
     finally:
         _target.reset(token)
+
+
+def _require_known(implementation: str) -> None:
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError(
+            f"attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
+        )
 
 
 def _require_tpu(q: jax.Array) -> None:

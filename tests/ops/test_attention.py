@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from star_jax.errors import InputError
-from star_jax.ops.attention import choose_implementation, dot_product_attention, targeting
+from star_jax.ops.attention import AttentionKernels, choose_implementation, dot_product_attention, targeting
 
 SHAPES = [  # batch, query length, key length, heads, head dim
     (2, 7, 7, 2, 16),
@@ -105,3 +105,8 @@ def test_splash_traces_for_unaligned_lengths():
     with targeting("tpu"):
         out = jax.eval_shape(lambda *a: dot_product_attention(*a, implementation="auto"), q, k, v)
     assert out.shape == q.shape and out.dtype == jnp.bfloat16
+
+
+def test_kernels_of_unknown_names_are_refused_before_anything_runs():
+    with pytest.raises(InputError, match="choose one of auto"):
+        AttentionKernels.all("flash3")
