@@ -47,7 +47,7 @@ _DAMAGE = (
     IndexError,
     TypeError,
     AttributeError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile, for a compression or version it does not know
     OverflowError,
     RuntimeError,
     MemoryError,
