@@ -1,0 +1,60 @@
+"""Peak matrix throughput of accelerators, which MFU (model FLOPs utilisation) is measured against."""
+
+import jax
+
+# Dense bfloat16 TFLOP/s of one JAX device, from the makers' data sheets. A v4 or v5p device is a chip (megacore).
+# H100 and H200 are the SXM parts at their sheet's figure without sparsity; what a long matrix product sustains
+# is lower (about 790 TFLOP/s on an H200), so compare MFU only where the same peak was used.
+PEAK_TFLOPS = {
+    "NVIDIA B200": 2250.0,
+    "NVIDIA H200": 989.5,
+    "NVIDIA H200 NVL": 835.5,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100 NVL": 835.5,
+    "NVIDIA H100": 989.5,
+    "NVIDIA GH200": 989.5,
+    "NVIDIA A100": 312.0,
+    "NVIDIA L40S": 362.0,
+    "NVIDIA L4": 121.0,
+    "NVIDIA A10G": 70.0,
+    "NVIDIA GeForce RTX 4090": 165.2,
+    "NVIDIA GeForce RTX 3090": 71.0,
+    "Tesla V100": 125.0,  # float16
+    "TPU v2": 22.5,
+    "TPU v3": 61.5,
+    "TPU v4 lite": 138.0,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5p": 459.0,
+    "TPU v5": 459.0,
+    "TPU v6 lite": 918.0,
+    "TPU v6e": 918.0,
+    "TPU7x": 1153.5,  # a device is one of a chip's two cores
+}
+
+
+def peak_tflops(device_kind: str) -> float | None:
+    """Peak of one device by its `device_kind`; the longest name that the kind starts with counts.
+
+    None where none is known (every CPU): give one, or go without MFU.
+    """
+    matches = [name for name in PEAK_TFLOPS if device_kind.startswith(name)]
+    return PEAK_TFLOPS[max(matches, key=len)] if matches else None
+
+
+def device_peak_tflops(override: float | None = None) -> float | None:
+    """Peak of this process's first device, in TFLOP/s, or the figure given instead."""
+    return override if override is not None else peak_tflops(jax.devices()[0].device_kind)
+
+
+def mfu(flops_per_second: float, *, num_devices: int = 1, device_peak: float | None = None) -> float | None:
+    """Share of the peak of `num_devices` devices that is used, 0 to 1; None where the peak is not known.
+
+    Args:
+      flops_per_second: of the model's own operations on all devices together, recomputation not counted.
+      num_devices: that the work is spread over.
+      device_peak: TFLOP/s of one device; that of this process's first device by default.
+    """
+    peak = device_peak_tflops(device_peak)
+    return None if peak is None else flops_per_second / (1e12 * peak * num_devices)
