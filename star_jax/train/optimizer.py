@@ -1,0 +1,43 @@
+"""AdamW, its schedule and the clipping of gradients, by optax."""
+
+from dataclasses import dataclass
+
+import optax
+
+from star_jax.train.config import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What turns gradients into updates.
+
+    Attributes:
+      transform: optax's; its state has the shapes of the trained weights.
+      learning_rate: step -> learning rate, for the metrics.
+    """
+
+    transform: optax.GradientTransformation
+    learning_rate: optax.Schedule
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> Optimizer:
+    """Builds the optimizer of a run of `num_steps`."""
+    schedule = _schedule(config, num_steps)
+    adamw = optax.adamw(
+        schedule, b1=config.b1, b2=config.b2, eps=config.epsilon, weight_decay=config.weight_decay
+    )
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    return Optimizer(optax.chain(clip, adamw), schedule)
+
+
+def _schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    rest = max(1, num_steps - config.warmup_steps)
+    after = {
+        "constant": lambda: optax.constant_schedule(config.learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(config.learning_rate, rest),
+        "linear": lambda: optax.linear_schedule(config.learning_rate, 0.0, rest),
+    }[config.schedule]()
+    if not config.warmup_steps:
+        return after
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])

@@ -1,0 +1,70 @@
+"""What training changes (TrainState), and which weights those are."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from star_jax.orbax_trees import flatten, unflatten
+from star_jax.train.optimizer import Optimizer
+
+Tree = dict[Any, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a run between two steps.
+
+    Attributes:
+      step: updates so far, int32.
+      params: trained weights by component, float32.
+      ema_params: their moving average; None where the run keeps none.
+      opt_state: optax's.
+    """
+
+    step: jax.Array
+    params: Tree
+    ema_params: Tree | None
+    opt_state: optax.OptState
+
+
+def is_trainable(path: str, *, train_base: bool = False) -> bool:
+    """Whether STAR trains a weight: everything of the ControlNet, and LIEM in the base UNet.
+
+    Args:
+      path: component and path, such as `unet/down_blocks/0/attentions/0/block/liem1/conv/kernel`.
+      train_base: the base UNet, too.
+    """
+    component, *parts = path.split("/")
+    if component == "controlnet":
+        return True
+    return component == "unet" and (train_base or any(part.startswith("liem") for part in parts))
+
+
+def split_trainable(params: Mapping[Any, Any], predicate: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """Splits trees by component into (trainable, frozen), each without the other's leaves."""
+    leaves = flatten(params)
+    trainable = {path: leaf for path, leaf in leaves.items() if predicate(path)}
+    return unflatten(trainable), unflatten({path: leaves[path] for path in leaves if path not in trainable})
+
+
+def merge_params(trainable: Mapping[Any, Any], frozen: Mapping[Any, Any]) -> Tree:
+    """Inverse of `split_trainable`."""
+    return unflatten({**flatten(frozen), **flatten(trainable)})
+
+
+def new_state(params: Tree, optimizer: Optimizer, *, ema_decay: float = 0.0) -> TrainState:
+    """The state before the first step; under `jax.jit` and `jax.eval_shape`."""
+    # A copy: two leaves of one buffer could not both be donated.
+    ema_params = jax.tree.map(jnp.copy, params) if ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.transform.init(params))
+
+
+def abstract_state(abstract_trainable: Tree, optimizer: Optimizer, *, ema_decay: float = 0.0) -> TrainState:
+    """Shapes of the state, without memory and without shardings."""
+    return jax.eval_shape(
+        lambda params: new_state(params, optimizer, ema_decay=ema_decay), abstract_trainable
+    )

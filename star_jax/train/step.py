@@ -1,0 +1,101 @@
+"""One update of the weights, as a pure function for any objective."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from star_jax.sharding import batch_shardings, constrain_params, param_shardings, replicated
+from star_jax.train.config import TrainConfig
+from star_jax.train.objective import Objective
+from star_jax.train.optimizer import Optimizer
+from star_jax.train.state import TrainState, Tree
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainConfig) -> TrainStep:
+    """Builds step(state, frozen, batch, key) -> (state, metrics).
+
+    `key` is the run's, the same at every step: the step's number is folded in here. Metrics are the objective's and
+    `loss`, `grad_norm` (before clipping) and `learning_rate`. The result is pure; see `compile_train_step`.
+    """
+
+    def step(state: TrainState, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        gradients, metrics = _gradients(objective, config.grad_accumulation, state.params, frozen, batch, key)
+        updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - config.ema_decay)
+        metrics |= {
+            "grad_norm": optax.global_norm(gradients),
+            "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return step
+
+
+def jit_train_step(step: TrainStep, mesh: Mesh, abstract_state: TrainState) -> Any:
+    """The step as a program for a mesh; the state's memory is reused. Call and lower it under `jax.set_mesh`."""
+    shardings = param_shardings(mesh, abstract_state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Shapes with shardings, to load, restore or lower with."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+
+
+def abstract_arguments(
+    objective: Objective, abstract_state: TrainState, batch_size: int, mesh: Mesh
+) -> tuple[TrainState, Tree, Batch, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of the step's arguments, to lower it without memory."""
+    frozen = objective.abstract_params()[1]
+    batch = objective.abstract_batch(batch_size)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    return (
+        with_shardings(abstract_state, param_shardings(mesh, abstract_state)),
+        with_shardings(frozen, param_shardings(mesh, frozen)),
+        with_shardings(batch, batch_shardings(mesh, batch)),
+        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh)),
+    )
+
+
+def _gradients(
+    objective: Objective, pieces: int, params: Tree, frozen: Tree, batch: Batch, key: jax.Array
+) -> tuple[Tree, Metrics]:
+    """Gradient of the mean loss over the batch, taken in `pieces` one after the other."""
+
+    def of_piece(piece: Batch, index: jax.Array | int) -> tuple[Tree, Metrics]:
+        def loss(params: Tree) -> tuple[jax.Array, Metrics]:
+            value, metrics = objective.loss(params, frozen, piece, jax.random.fold_in(key, index))
+            return value, {"loss": value, **metrics}
+
+        gradients, metrics = jax.grad(loss, has_aux=True)(params)
+        return constrain_params(gradients), metrics
+
+    if pieces == 1:
+        return of_piece(batch, 0)
+
+    def add(total, indexed_piece):
+        index, piece = indexed_piece
+        return jax.tree.map(jnp.add, total, of_piece(piece, index)), None
+
+    cut = jax.tree.map(lambda x: _cut(x, pieces), batch)
+    first = jax.tree.map(lambda x: x[0], cut)
+    rest = jax.tree.map(lambda x: x[1:], cut)
+    total, _ = jax.lax.scan(add, of_piece(first, 0), (jnp.arange(1, pieces), rest))
+    return jax.tree.map(lambda x: x / pieces, total)
+
+
+def _cut(x: jax.Array, pieces: int) -> jax.Array:
+    """[B, ...] -> [pieces, B / pieces, ...]; every piece takes rows of every device's share."""
+    return x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
