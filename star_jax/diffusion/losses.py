@@ -6,7 +6,12 @@ Paper: "STAR", arXiv 2501.02976, sections 3.2 and 3.3 and appendix A; equation n
 takes one timestep per sample and returns one number per sample, so that a batch is the mean of its samples.
 """
 
+import math
 from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from star_jax.errors import InputError
 
@@ -14,6 +19,10 @@ FREQUENCY_LOSSES = ("off", "not_separated", "inverse", "direct")
 SCHEDULES = ("linear", "exponential")
 LOW_PASSES = ("radius", "magnitude")
 NORMALIZATIONS = ("ortho", "backward")
+
+# The released script's soft mask: sigmoid(sharpness (q - |F|)), q the quantile of |F|.
+_MAGNITUDE_QUANTILE = 0.8
+_MAGNITUDE_SHARPNESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class LossConfig:
       schedule: form of b(t): `linear` (equation 10) or `exponential`. Table 5.
       beta: b(0), the weight of the DF loss. Table 7.
       low_pass: `radius` (a filter fixed in advance, equation 6) or `magnitude` (the released script's soft mask,
-        which takes the smaller four fifths of the spectrum for low frequencies).
+        which takes the weakest four fifths of the spectrum for low frequencies).
       cutoff: radius of the `radius` filter in cycles per pixel; 1/8 is the highest frequency that an input four
         times smaller can carry.
       normalization: of the Fourier transform: `ortho` keeps the loss at the size of a pixel error whatever the
@@ -77,3 +86,130 @@ class LossConfig:
 
 # What the released training script computes (its DF loss carries no gradient).
 RELEASED_LOSS = LossConfig(low_pass="magnitude", normalization="backward", factor=0.01, stop_gradient=True)
+
+
+def velocity_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean squared error of the velocity, per sample (equation 2).
+
+    Args:
+      prediction, target: [B, F, h, w, C].
+
+    Returns:
+      [B] float32.
+    """
+    error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    return jnp.square(error).mean(range(1, error.ndim))
+
+
+def frequency_balance(config: LossConfig, timesteps: jax.Array, max_timestep: int) -> jax.Array:
+    """c(t) = (t / t_max)^alpha, float32 [B]: the weight of low frequencies in equation 8.
+
+    t_max is the last timestep (999), so that c is 1 there.
+    """
+    return (timesteps.astype(jnp.float32) / max_timestep) ** config.alpha
+
+
+def frequency_weight(config: LossConfig, timesteps: jax.Array, max_timestep: int) -> jax.Array:
+    """b(t), float32 [B]: the weight of the DF loss, beta at t = 0 and 0 at t_max.
+
+    `linear` is equation 10, beta (1 - s) with s = t / t_max. The paper gives no formula for its `exponential` row;
+    here it is beta (e^(1 - s) - 1) / (e - 1), which has the same ends.
+    """
+    remaining = 1.0 - timesteps.astype(jnp.float32) / max_timestep
+    if config.schedule == "exponential":
+        remaining = jnp.expm1(remaining) / math.expm1(1.0)
+    return config.beta * remaining
+
+
+def frequency_loss(
+    config: LossConfig, prediction: jax.Array, target: jax.Array, timesteps: jax.Array, max_timestep: int
+) -> jax.Array:
+    """L_DF of equation 8 times `factor`, per frame, without b(t).
+
+    Distances are the mean absolute differences of real and imaginary parts over a frame's half spectrum (rFFT),
+    and each band's mean counts the whole of it, as in the released script.
+
+    Args:
+      config: any variant but `off`.
+      prediction, target: decoded and true frames [B, F, H, W, 3] in [-1, 1].
+      timesteps: [B].
+      max_timestep: t_max.
+
+    Returns:
+      [B, F] float32.
+    """
+    spectra = [_spectrum(config, frames) for frames in (prediction, target)]
+    if config.frequency == "not_separated":
+        return config.factor * _distance(*spectra)
+    masks = [_low_pass(config, spectrum, prediction.shape[2:4]) for spectrum in spectra]
+    low = _distance(*(s * m for s, m in zip(spectra, masks, strict=True)))
+    high = _distance(*(s * (1.0 - m) for s, m in zip(spectra, masks, strict=True)))
+    balance = frequency_balance(config, timesteps, max_timestep)[:, None]
+    if config.frequency == "inverse":
+        low, high = high, low
+    return config.factor * (balance * low + (1.0 - balance) * high)
+
+
+def _spectrum(config: LossConfig, frames: jax.Array) -> jax.Array:
+    """[B, F, H, W, 3] -> complex64 [B, F, 3, H, W // 2 + 1]; transforms want their axes last."""
+    frames = jnp.moveaxis(frames.astype(jnp.float32), -1, 2)
+    return jnp.fft.rfft2(frames, norm=config.normalization)
+
+
+def _low_pass(config: LossConfig, spectrum: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Share of each coefficient that counts as low frequency, in [0, 1], broadcastable to the spectrum."""
+    if config.low_pass == "radius":
+        rows, columns = np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1])
+        return jnp.asarray(np.hypot(rows[:, None], columns) <= config.cutoff, jnp.float32)
+    # The cut is a number that moves with the sample; its own gradient, through a sort, says nothing.
+    magnitude = jnp.abs(spectrum)
+    cut = jnp.quantile(
+        jax.lax.stop_gradient(magnitude), _MAGNITUDE_QUANTILE, axis=(1, 2, 3, 4), keepdims=True
+    )
+    return jax.nn.sigmoid(_MAGNITUDE_SHARPNESS * (cut - magnitude))
+
+
+def _distance(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Mean absolute difference over real and imaginary parts, [B, F, ...] -> [B, F]."""
+    difference = first - second
+    return 0.5 * (jnp.abs(difference.real) + jnp.abs(difference.imag)).mean((2, 3, 4))
+
+
+def decode_groups(num_frames: int, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """The groups of frames in which a clip is decoded, all of one length, so that one program decodes them.
+
+    Where `group` does not divide the clip, the last group begins earlier and shares frames with the one before;
+    a shared frame counts half in each.
+
+    Returns:
+      First frame of each group int32 [G], and each frame's weight float32 [G, group]; the weights sum to 1.
+    """
+    group = min(group, num_frames)
+    starts = np.minimum(np.arange(0, num_frames, group), num_frames - group)
+    frames = starts[:, None] + np.arange(group)
+    times_decoded = np.bincount(frames.ravel(), minlength=num_frames)
+    return starts.astype(np.int32), (1.0 / (num_frames * times_decoded[frames])).astype(np.float32)
+
+
+def draw_groups(config: LossConfig, num_frames: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The groups that one step decodes: all of them, or a random choice of `config.frames` frames' worth.
+
+    Every group is equally likely, and weights are scaled to the share drawn, so the weighted loss is an unbiased
+    estimate of that over all frames.
+
+    Returns:
+      First frames int32 [G], weights float32 [G, group].
+
+    Raises:
+      InputError: more frames asked for than the clip has.
+    """
+    starts, weights = decode_groups(num_frames, config.decode_group)
+    if config.frames is None:
+        return jnp.asarray(starts), jnp.asarray(weights)
+    count = config.frames // config.decode_group
+    if count > len(starts):
+        raise InputError(
+            f"loss.frames is {config.frames}, clips have {num_frames} frames; choose fewer, or None for all"
+        )
+    chosen = jax.random.permutation(key, len(starts))[:count]
+    return jnp.asarray(starts)[chosen], jnp.asarray(weights)[chosen] * (len(starts) / count)
