@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "star_jax.launch.inspect",
     "degrade": "star_jax.launch.degrade",
     "prepare": "star_jax.launch.prepare",
+    "evaluate": "star_jax.launch.evaluate",
     "benchmark": "star_jax.launch.benchmark",
 }
 

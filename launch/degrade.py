@@ -2,9 +2,11 @@
 
   star-jax degrade clip.mp4 -o low.mp4 --recipe heavy --seed 1
   star-jax degrade clip.mp4 -o both.mp4 --compare
+  star-jax degrade clip.mp4 -o low/%05d.png --frames 9999
   star-jax degrade clip.mp4 -o sheet.png
 
-A .png gets a contact sheet: four frames under every recipe. IN may be synthetic:N, the N-th made-up clip.
+A folder/%05d.png gets images, which keep every bit (to measure on). A single .png gets a contact sheet: four frames
+under every recipe. IN may be synthetic:N, the N-th made-up clip.
 One draw of the recipe for the whole clip; another seed gives another draw.
 """
 
@@ -19,7 +21,11 @@ HELP = "degrade a video with a training recipe"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="video file, or synthetic:N")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="video file, or .png for a contact sheet"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="video, folder/%%05d.png, or a .png for a contact sheet",
     )
     parser.add_argument(
         "--recipe",
@@ -47,11 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.degradations import get_recipe
+    from star_jax.video.outputs import is_pattern
 
     if args.seed < 0 or args.scale < 1 or args.frames < 1 or args.start < 0:
         raise InputError("--seed and --start must not be negative, --scale and --frames at least 1")
     recipe = get_recipe(args.recipe, scale=args.scale)
-    if args.output.lower().endswith(".png"):
+    if args.output.lower().endswith(".png") and not is_pattern(Path(args.output)):
         _write_sheet(args)
     else:
         _write_video(args, recipe)
@@ -78,7 +85,8 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
     import numpy as np
 
     from star_jax.data.degradations import degrade
-    from star_jax.video.writer import VideoWriter, check_output_path
+    from star_jax.video.images import open_target
+    from star_jax.video.outputs import check_output_path
 
     check_output_path(args.output, None)
     frames, frame_rate = _read(args.input, args.start, args.frames, multiple=args.scale)
@@ -88,7 +96,7 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
         enlarged = [cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST) for frame in low]
         low = np.concatenate([truth, np.stack(enlarged)], axis=2)
     height, width = low.shape[1:3]
-    with VideoWriter(args.output, width=width, height=height, frame_rate=frame_rate, crf=args.crf) as writer:
+    with open_target(args.output, width=width, height=height, frame_rate=frame_rate, crf=args.crf) as writer:
         writer.write(low)
     print(f"wrote {args.output}: {len(low)} frames of {width}x{height}, {args.recipe}, seed {args.seed}")
 

@@ -1,0 +1,1 @@
+"""Scores of restored videos against ground truth: PSNR, SSIM, flicker, beside an interpolation of the input."""

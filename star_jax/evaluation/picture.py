@@ -1,0 +1,74 @@
+"""Frames side by side, whole and zoomed in, as one picture."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from star_jax.errors import RunError
+
+ZOOM = 4
+_LABEL_HEIGHT = 28
+_GAP = 4
+_FRAME_COLOR = (255, 210, 0)
+
+
+def comparison(panels: dict[str, np.ndarray], top_left: tuple[int, int] | None = None) -> np.ndarray:
+    """Draws frames side by side under their labels, and below each a part of it, four times as large.
+
+    Args:
+      panels: label -> frame uint8 [H, W, 3]; all of one size; the last one is the ground truth.
+      top_left: (y, x) of the part, H/4 x W/4 pixels; by default where the ground truth has most detail, so that no
+        result chooses its best place.
+
+    Returns:
+      uint8 [28 + 2 H + 4, n W + 4 (n - 1), 3].
+    """
+    truth = list(panels.values())[-1]
+    height, width = truth.shape[0] // ZOOM, truth.shape[1] // ZOOM
+    y, x = _most_detail(truth, height, width) if top_left is None else top_left
+    columns = []
+    for label, frame in panels.items():
+        size = frame.shape[1::-1]
+        zoomed = cv2.resize(frame[y : y + height, x : x + width], size, interpolation=cv2.INTER_NEAREST)
+        marked = cv2.rectangle(frame.copy(), (x, y), (x + width - 1, y + height - 1), _FRAME_COLOR, 2)
+        columns.append(np.concatenate([_label(label, size[0]), marked, _white(_GAP, size[0]), zoomed]))
+        columns.append(_white(columns[-1].shape[0], _GAP))
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes an image uint8 [H, W, 3], RGB; it appears under its name when it is complete.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data.tobytes())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; check the folder and the free space"
+        ) from error
+
+
+def _most_detail(frame: np.ndarray, height: int, width: int) -> tuple[int, int]:
+    """(y, x) of the part of that size with the largest sum of squared second derivatives."""
+    detail = np.square(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
+    sums = cv2.integral(detail)
+    parts = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    y, x = np.unravel_index(np.argmax(parts), parts.shape)
+    return int(y), int(x)
+
+
+def _label(text: str, width: int) -> np.ndarray:
+    strip = _white(_LABEL_HEIGHT, width)
+    return cv2.putText(strip, text, (4, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _white(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 255, np.uint8)
