@@ -1,0 +1,68 @@
+"""From the loader's batches to arrays on the mesh, for training and for validation."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from star_jax.data.config import DataConfig
+from star_jax.data.pipeline import ClipLoader
+from star_jax.sharding import batch_shardings, place_batch, process_share
+from star_jax.train.config import TrainConfig
+from star_jax.train.objective import Objective
+
+Batch = dict[str, jax.Array]
+
+
+class TrainBatches:
+    """Loads, prepares and places the batches of one run; this process's share of each.
+
+    Raises:
+      InputError: the mesh does not divide the batch, or there is no usable source.
+    """
+
+    def __init__(self, objective: Objective, config: DataConfig, train: TrainConfig, mesh: Mesh):
+        self._objective, self._config, self._train = objective, config, train
+        self._share = process_share(mesh, train.batch_size)
+        self._shardings = batch_shardings(mesh, objective.abstract_batch(train.batch_size))
+        # With accumulation, the mesh splits each piece.
+        batch_shardings(mesh, objective.abstract_batch(train.batch_size // train.grad_accumulation))
+        self._validation: list[dict[str, Any]] | None = None
+
+    def loader(self) -> ClipLoader:
+        """The training data, from its start."""
+        return self._loader(self._config)
+
+    def place(self, host_batch: dict[str, Any]) -> Batch:
+        """Prepares a batch of the loader and puts this process's part of it on its devices."""
+        return place_batch(self._objective.prepare_batch(host_batch), self._shardings, self._share)
+
+    def validation(self) -> list[Batch]:
+        """The batches to validate on: the same clips, windows and degradations at every call.
+
+        They are kept on the host between validations, prepared.
+        """
+        if self._validation is None:
+            config = dataclasses.replace(
+                self._config,
+                source=self._train.validation_source or self._config.source,
+                shuffle=False,
+                flip_probability=0.0,
+                caption_dropout=0.0,
+                num_epochs=None,
+                num_workers=0,
+            )
+            loader = self._loader(config)
+            count = self._train.validation_batches
+            self._validation = [self._objective.prepare_batch(next(loader)) for _ in range(count)]
+            loader.close()
+        return [place_batch(batch, self._shardings, self._share) for batch in self._validation]
+
+    def _loader(self, config: DataConfig) -> ClipLoader:
+        return ClipLoader(
+            config,
+            batch_size=self._share.size,
+            process_index=self._share.index,
+            process_count=self._share.count,
+        )

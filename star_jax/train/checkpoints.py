@@ -1,0 +1,170 @@
+"""Checkpoints of a run in Orbax's CheckpointManager: state, position in the data, and a few numbers, together.
+
+    WORKDIR/checkpoints/STEP/{state,data,meta}     a step appears under its name only when it is complete
+    WORKDIR/damaged/STEP                           what could not be read and was moved out of the way
+
+The only file of training that knows Orbax.
+"""
+
+import logging
+import os
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from star_jax.errors import InputError, RunError
+from star_jax.orbax_trees import first_line
+from star_jax.train.config import TrainConfig
+from star_jax.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+# What Orbax, TensorStore and JSON raise for missing, truncated or damaged files.
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
+
+
+class TrainCheckpoints:
+    """The checkpoints of one work directory; every process makes one and calls the same methods.
+
+    Args:
+      workdir: a path, or a URL such as gs://bucket/run.
+      config: how many are kept.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, config: TrainConfig):
+        root = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
+        self._directory, self._damaged = root / "checkpoints", root / "damaged"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep_checkpoints,
+            keep_period=config.keep_every_steps or None,
+            cleanup_tmp_directories=True,  # what a killed save left
+            enable_async_checkpointing=True,
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, batches: grain.DatasetIterator, meta: dict[str, Any]) -> None:
+        """Saves after a step; returns when the devices' memory is copied, and writes in the background.
+
+        Raises:
+          RunError: this save, or the one before it, could not be written.
+        """
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(batches),
+            meta=ocp.args.JsonSave({**meta, "process_count": jax.process_count()}),
+        )
+        try:
+            self._manager.save(int(state.step), args=arguments, force=True)
+        except (OSError, ValueError) as error:
+            raise self._unwritable(error) from error
+
+    def restore(
+        self, abstract_state: TrainState, batches: grain.DatasetIterator
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Restores the newest readable checkpoint, and sets the data to the batch after it.
+
+        A damaged checkpoint is named in the log and moved to WORKDIR/damaged; the one before it is taken.
+
+        Args:
+          abstract_state: shapes and shardings, which may be others than those it was saved with.
+          batches: the loader.
+
+        Returns:
+          (state, meta), or None where there is no checkpoint.
+
+        Raises:
+          InputError: the run had another number of processes.
+          RunError: there are checkpoints, but none can be read, or their data is not this run's.
+        """
+        steps, failure = self.steps(), None
+        for step in reversed(steps):
+            try:
+                return self._restore(step, abstract_state, batches)
+            except _READ_ERRORS as error:
+                failure = error
+                logger.warning("checkpoint %d is damaged (%s)", step, first_line(error))
+                self._set_aside(step)
+        if steps:
+            raise RunError(
+                f"no checkpoint in {self._directory} can be read; the last tried was {steps[0]} "
+                f"({first_line(failure)}); all are now in {self._damaged}"
+            ) from failure
+        return None
+
+    def restore_params(self, step: int | None, abstract_state: TrainState) -> TrainState:
+        """Restores the state of one step (the newest by default) and nothing else.
+
+        Raises:
+          InputError: no checkpoint of that step, or it cannot be read.
+        """
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            raise InputError(
+                f"{self._directory} has no checkpoint {'' if step is None else step}; it has {steps}"
+            )
+        chosen = steps[-1] if step is None else step
+        try:
+            return self._manager.restore(
+                chosen, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+            )["state"]
+        except _READ_ERRORS as error:
+            raise InputError(
+                f"checkpoint {chosen} of {self._directory} cannot be read ({first_line(error)}); choose another "
+                "step"
+            ) from error
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether all processes of a run on several machines are to save and stop after this step."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk.
+
+        Raises:
+          RunError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Waits for the last save and ends the background threads."""
+        self.wait()
+        self._manager.close()
+
+    def _restore(self, step: int, abstract_state: TrainState, batches: grain.DatasetIterator):
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if meta["process_count"] != jax.process_count():
+            raise InputError(
+                f"checkpoint {step} was saved by {meta['process_count']} processes and this run has "
+                f"{jax.process_count()}: the data would not continue where it was; start as many as before"
+            )
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state), data=grain.checkpoint.CheckpointRestore(batches)
+        )
+        return self._manager.restore(step, args=arguments)["state"], meta
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a damaged checkpoint, so that its step can be saved again."""
+        if jax.process_index() == 0:
+            self._damaged.mkdir(parents=True, exist_ok=True)
+            target = self._damaged / str(step)
+            if target.exists():
+                target.rmtree()
+            (self._directory / str(step)).rename(target)
+        ocp.multihost.sync_global_processes(f"set_aside_{step}")
+        self._manager.reload()
+
+    def _unwritable(self, error: BaseException) -> RunError:
+        return RunError(
+            f"cannot save to {self._directory}: {first_line(error)}; free disk space, then run the same command "
+            f"again: it resumes at step {max(self.steps(), default=0)}"
+        )

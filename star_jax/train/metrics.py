@@ -1,0 +1,162 @@
+"""Where metrics go: console, JSON lines, TensorBoard. The interface is that of clu's MetricWriter.
+
+clu's own writers import TensorFlow; these do not.
+"""
+
+import importlib.util
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from etils import epath
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter(Protocol):
+    """Takes scalars of a step; the part of clu.metric_writers.MetricWriter that training needs."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the values of one step."""
+
+    def flush(self) -> None:
+        """Makes what was written readable for others."""
+
+    def close(self) -> None:
+        """Ends the writer."""
+
+
+def create_writer(workdir: epath.Path, first_step: int) -> MetricWriter:
+    """All writers that can be had; TensorBoard only where tensorboardX is installed.
+
+    Args:
+      workdir: where metrics.jsonl and tensorboard/ are.
+      first_step: of this start. Later steps that an earlier start logged will be done again, so they are dropped.
+    """
+    writers: list[MetricWriter] = [ConsoleWriter(), JsonLinesWriter(workdir / METRICS_FILE, first_step)]
+    if importlib.util.find_spec("tensorboardX"):
+        writers.append(TensorBoardWriter(workdir / "tensorboard", first_step))
+    return MultiWriter(writers)
+
+
+class MultiWriter:
+    """Hands everything to several writers."""
+
+    def __init__(self, writers: Sequence[MetricWriter]):
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class ConsoleWriter:
+    """One line per step on standard output."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        print(f"step {step}  {values}", flush=True)
+
+    def flush(self) -> None:
+        """Every line is flushed as it is written."""
+
+    def close(self) -> None:
+        """Standard output stays open."""
+
+
+class JsonLinesWriter:
+    """One JSON object per call: {"step": 10, "loss": ...}. Numbers that are not finite become null."""
+
+    def __init__(self, path: epath.Path, first_step: int):
+        self._path = path
+        lines = _lines_before(path, first_step) if path.exists() else []
+        partial = path.parent / f".{path.name}.partial"
+        partial.write_text("".join(line + "\n" for line in lines))
+        partial.replace(path)
+        self._remote = "://" in str(path)
+        self._lines = lines
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        line = json.dumps({"step": step, **values})
+        if self._remote:  # object stores do not append
+            self._lines.append(line)
+            self._path.write_text("\n".join(self._lines) + "\n")
+            return
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+    def flush(self) -> None:
+        """Every line is on disk as it is written."""
+
+    def close(self) -> None:
+        """No file is open between lines."""
+
+
+def _lines_before(path: epath.Path, first_step: int) -> list[str]:
+    """Whole lines of steps up to the resumed one; a kill may have cut the last line."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            logger.warning("dropped an incomplete line of %s", path)
+            continue
+        if values["step"] <= first_step:
+            kept.append(line)
+    return kept
+
+
+class TensorBoardWriter:
+    """Event files, through tensorboardX."""
+
+    def __init__(self, directory: epath.Path, first_step: int):
+        import tensorboardX
+
+        purge = first_step + 1 if first_step else None
+        self._writer: Any = tensorboardX.SummaryWriter(str(directory), purge_step=purge)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class MetricWindow:
+    """Sums metrics between two lines of the log; its state is saved, so that a resumed run logs the same means."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None):
+        self.count: int = state["count"] if state else 0
+        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        self.count += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.count, self.sums = 0, {}
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """JSON for the constructor."""
+        return {"count": self.count, "sums": self.sums}

@@ -1,0 +1,50 @@
+"""How long steps take, and a window of them recorded for TensorBoard's profiler."""
+
+import jax
+from etils import epath
+
+from star_jax.train.config import TrainConfig
+
+
+class StepTimes:
+    """Means between two lines of the log; compilation and validation are left out."""
+
+    def __init__(self):
+        self._count, self._seconds, self._waited = 0, 0.0, 0.0
+
+    def add(self, seconds: float, waited: float) -> None:
+        """Counts a step: its time, of which `waited` passed until its batch was there."""
+        self._count += 1
+        self._seconds += seconds
+        self._waited += waited
+
+    def take(self) -> tuple[float, float]:
+        """(seconds per step, seconds of those waited for data) since the last call."""
+        means = self._seconds / self._count, self._waited / self._count
+        self._count, self._seconds, self._waited = 0, 0.0, 0.0
+        return means
+
+
+class ProfilerWindow:
+    """Records the steps that train.profile_start_step and train.profile_steps name into WORKDIR/profile."""
+
+    def __init__(self, config: TrainConfig, directory: epath.Path):
+        self._first, self._count = config.profile_start_step, config.profile_steps
+        self._directory, self._recording = directory, False
+
+    def before_step(self, step: int) -> None:
+        """Called with the number of steps done so far."""
+        if self._count and step == self._first:
+            jax.profiler.start_trace(str(self._directory))
+            self._recording = True
+
+    def after_step(self, step: int) -> None:
+        """Called with the number of steps done, this one included."""
+        if self._recording and step >= self._first + self._count:
+            self.close()
+
+    def close(self) -> None:
+        """Ends a window that is still open."""
+        if self._recording:
+            jax.profiler.stop_trace()
+            self._recording = False

@@ -1,0 +1,108 @@
+"""The work directory of a run and the configuration that it was begun with.
+
+WORKDIR/config.json       the configuration of the first start
+WORKDIR/checkpoints/      see `checkpoints`
+WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it
+WORKDIR/validation/       pictures
+WORKDIR/profile/          traces
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+from etils import epath
+
+from star_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+# What a resumed run may have otherwise than the run it continues: how long, how fast, where things are, what is
+# reported. Everything else decides what is computed.
+FREE_KEYS = frozenset(
+    {
+        "train.num_steps",
+        "train.remat",
+        "train.log_every_steps",
+        "train.checkpoint_every_steps",
+        "train.keep_checkpoints",
+        "train.keep_every_steps",
+        "train.validate_every_steps",
+        "train.validation_source",
+        "train.validation_batches",
+        "train.profile_start_step",
+        "train.profile_steps",
+        "data.source",  # the loader compares what is in it
+        "data.num_workers",
+        "data.read_threads",
+        "data.worker_buffer",
+        "data.max_bad_share",
+        "model.checkpoint",
+        "model.attention",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.context",
+    }
+)
+
+
+def open_workdir(
+    workdir: str | os.PathLike, config: Any, *, allow_changed_config: bool = False
+) -> epath.Path:
+    """Makes the directory, or checks that it belongs to this configuration.
+
+    Args:
+      workdir: a path, or a URL such as gs://bucket/run.
+      config: a dataclass of groups.
+      allow_changed_config: take a directory of another configuration, and record the new one.
+
+    Raises:
+      InputError: it was begun with another configuration, or cannot be made.
+    """
+    root = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
+    ours = _flat(dataclasses.asdict(config))
+    path = root / CONFIG_FILE
+    if path.exists() and not allow_changed_config:
+        theirs = _flat(_read(path))
+        for key in sorted(ours.keys() | theirs.keys()):
+            # Keys that one version has and the other not are at their defaults.
+            if key in ours and key in theirs and key not in FREE_KEYS and ours[key] != theirs[key]:
+                raise InputError(
+                    f"{workdir} was begun with {key}={theirs[key]!r}, this configuration has {ours[key]!r}; choose "
+                    "another --workdir, or pass --allow-changed-config to go on with the new value"
+                )
+    if jax.process_index() == 0:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            partial = root / f".{CONFIG_FILE}.partial"
+            partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write to --workdir {workdir}: {error.strerror or error}") from error
+    return root
+
+
+def read_workdir_config(workdir: str | os.PathLike) -> dict[str, Any]:
+    """The configuration that a run was begun with, as groups of keys.
+
+    Raises:
+      InputError: not a work directory.
+    """
+    path = epath.Path(workdir) / CONFIG_FILE
+    if not path.exists():
+        raise InputError(f"{workdir} is not a work directory of star-jax train (it has no {CONFIG_FILE})")
+    return _read(path)
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or choose another --workdir") from error
+
+
+def _flat(groups: dict[str, Any]) -> dict[str, Any]:
+    values = {f"{group}.{key}": value for group, keys in groups.items() for key, value in keys.items()}
+    return json.loads(json.dumps(values))  # tuples as lists, as they come back from the file
