@@ -19,6 +19,7 @@ COMMANDS = {
     "degrade": "star_jax.launch.degrade",
     "prepare": "star_jax.launch.prepare",
     "evaluate": "star_jax.launch.evaluate",
+    "train": "star_jax.launch.train",
     "benchmark": "star_jax.launch.benchmark",
 }
 
@@ -49,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     Args:
       argv: arguments after the program's name; the process's own by default.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, args.rest = parser.parse_known_args(argv)
+    if args.rest and not getattr(args, "takes_rest", False):  # --config.group.key=value of training commands
+        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
         return args.run(args) or 0
     except StarError as error:

@@ -1,0 +1,54 @@
+"""Train STAR: the ControlNet and LIEM, from a converted checkpoint.
+
+  star-jax train --config configs/star_i2vgenxl.py --workdir DIR --config.model.checkpoint=CHECKPOINT \\
+      --config.data.source=CLIPS
+  star-jax train --config configs/tiny.py --workdir DIR
+  star-jax train --config configs/ablations.py:no_df_loss --workdir DIR --config.train.num_steps=1000
+
+The same command resumes: it goes on from the newest checkpoint of DIR, exactly where it was. SIGTERM saves and ends
+with exit code 143. `star-jax assemble` makes a checkpoint to upscale with.
+"""
+
+import argparse
+
+HELP = "train from a checkpoint, or resume"
+_EXIT_SIGTERM = 143
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from star_jax.launch.config_arguments import add_config_arguments
+
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="checkpoints, metrics and pictures; a path or gs://...",
+    )
+    parser.add_argument(
+        "--allow-changed-config",
+        action="store_true",
+        help="resume although DIR was begun with other values; they are recorded",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.launch.logs import log_to_stderr
+
+    config = read_experiment(args)
+    log_to_stderr()
+
+    from star_jax.train.loop import train
+    from star_jax.train.star_objective import StarObjective
+
+    objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+    outcome = train(
+        objective, config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
+    )
+    if outcome.finished:
+        print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
+        return 0
+    print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
+    return _EXIT_SIGTERM
