@@ -40,12 +40,12 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, dim].
         """
-        context = x if context is None else context
+        of_text, context = context is not None, x if context is None else context
         q, k, v = (
             project(tokens).reshape(*tokens.shape[:2], self.heads, -1)
             for project, tokens in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        out = dot_product_attention(q, k, v, implementation=self.implementation)
+        out = dot_product_attention(q, k, v, implementation=self.implementation, split_queries=of_text)
         return self.to_out(out.reshape(*x.shape[:2], -1))
 
 

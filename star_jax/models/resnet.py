@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.models.layers import Conv2d, GroupNorm, dropout, fold_key
+from star_jax.ops.activation_sharding import on_several_devices
 
 
 class TemporalConv(nnx.Module):
@@ -19,17 +20,25 @@ class TemporalConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        if on_several_devices():  # pixels split over devices cannot be merged
+            dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
+            return (
+                jax.lax.conv_general_dilated(
+                    x.astype(self.dtype), kernel, (1, 1, 1), padding, dimension_numbers=dims
+                )
+                + bias
+            )
         # As a 2-D convolution over (frames, pixels): the 5-D form is slower on every backend measured.
         b, f, h, w, c = x.shape
-        kernel = self.kernel[...].astype(self.dtype).reshape(3, 1, c, c)
         out = jax.lax.conv_general_dilated(
             x.reshape(b, f, h * w, c).astype(self.dtype),
-            kernel,
+            kernel.reshape(3, 1, c, c),
             window_strides=(1, 1),
             padding=((1, 1), (0, 0)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return out.reshape(x.shape) + self.bias[...].astype(self.dtype)
+        return out.reshape(x.shape) + bias
 
 
 class TemporalConvLayer(nnx.Module):

@@ -7,6 +7,7 @@ from flax import nnx
 from star_jax.models.attention import Attention, FeedForward, layer_norm
 from star_jax.models.layers import GroupNorm
 from star_jax.models.liem import SpatialLiem, TemporalLiem
+from star_jax.ops.activation_sharding import split_frames, split_pixels
 from star_jax.ops.attention import AttentionKernels
 
 
@@ -162,7 +163,7 @@ class TemporalTransformer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
         b, f, h, w, _ = x.shape
-        tokens = self.proj_in(self.norm(x)).reshape(b, f, h * w, -1)
-        tokens = tokens.swapaxes(1, 2).reshape(b * h * w, f, -1)  # [pixels, F, inner]
-        tokens = self.block(tokens).reshape(b, h * w, f, -1).swapaxes(1, 2)
-        return self.proj_out(tokens).reshape(x.shape) + x
+        tokens = split_frames(self.proj_in(self.norm(x)).reshape(b, f, h * w, -1))
+        tokens = split_pixels(tokens.swapaxes(1, 2)).reshape(b * h * w, f, -1)  # [pixels, F, inner]
+        tokens = split_pixels(self.block(tokens).reshape(b, h * w, f, -1)).swapaxes(1, 2)
+        return self.proj_out(split_frames(tokens)).reshape(x.shape) + x

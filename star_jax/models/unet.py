@@ -7,6 +7,7 @@ from flax import nnx
 from star_jax.config import UNetConfig
 from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, fold_key
 from star_jax.models.unet_blocks import BlockSpec, DownBlock, MidBlock, UpBlock
+from star_jax.ops.activation_sharding import split_frames
 from star_jax.ops.attention import AttentionKernels
 
 _MID_KEY = 100  # dropout positions: levels of the encoder from 0, the middle, levels of the decoder from 200
@@ -69,7 +70,7 @@ class UNetEncoder(nnx.Module):
         Returns:
           Middle output, and the skip connections from fine to coarse.
         """
-        x = self.conv_in(sample)
+        x = self.conv_in(split_frames(sample))
         x = self.transformer_in(x if hint is None else x + hint)
         skips = [x]
         for i, block in enumerate(self.down_blocks):

@@ -9,6 +9,7 @@ from flax import nnx
 from star_jax.models.layers import Downsample, Upsample, fold_key
 from star_jax.models.resnet import ResnetBlock
 from star_jax.models.transformers import SpatialTransformer, TemporalTransformer
+from star_jax.ops.activation_sharding import split_frames
 from star_jax.ops.attention import AttentionKernels
 
 
@@ -70,7 +71,7 @@ class _Level(nnx.Module):
     def run_layer(
         self, i: int, x: jax.Array, temb: jax.Array, context: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
-        x = self.resnets[i](x, temb, fold_key(dropout_key, i))
+        x = split_frames(self.resnets[i](x, temb, fold_key(dropout_key, i)))
         if i < len(self.attentions):
             x = self.temp_attentions[i](self.attentions[i](x, context))
         return x

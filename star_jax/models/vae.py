@@ -23,6 +23,7 @@ from star_jax.models.vae_blocks import (
     SpatioTemporalResBlock,
     Upsample2D,
 )
+from star_jax.ops.activation_sharding import split_columns
 
 
 @jax.tree_util.register_dataclass
@@ -129,9 +130,9 @@ class Encoder(nnx.Module):
         self.conv_out = Conv2d(coarse, 2 * latent_channels, 3, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv_in(x)
+        x = self.conv_in(split_columns(x))
         for block in self.down_blocks:
-            x = block(x)
+            x = split_columns(block(x))
         x = self.mid_block(x)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
@@ -215,10 +216,10 @@ class TemporalDecoder(nnx.Module):
         self.time_conv_out = TemporalConv(out_channels, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv_in(x)
+        x = self.conv_in(split_columns(x))
         x = self.mid_block(x)
         for block in self.up_blocks:
-            x = block(x)
+            x = split_columns(block(x))
         return self.time_conv_out(self.conv_out(jax.nn.silu(self.conv_norm_out(x))))
 
 

@@ -91,7 +91,7 @@ class Attention(nnx.Module):
         frames, height, width, channels = x.shape[0] * x.shape[1], *x.shape[2:]
         tokens = self.group_norm(x).reshape(frames, height * width, 1, channels)
         q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
-        hidden = dot_product_attention(q, k, v, implementation=self.implementation)
+        hidden = dot_product_attention(q, k, v, implementation=self.implementation, split_queries=True)
         return x + self.to_out[0](hidden).reshape(x.shape)
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.errors import InputError
+from star_jax.ops.activation_sharding import attend_locally
 from star_jax.ops.splash import splash_attention
 
 IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
@@ -52,6 +53,7 @@ def dot_product_attention(
     implementation: str = "auto",
     key_block: int = 2048,
     query_block: int = 512,
+    split_queries: bool = False,
 ) -> jax.Array:
     """Attention without mask, scaled by 1/sqrt(head_dim), softmax in float32.
 
@@ -64,6 +66,7 @@ def dot_product_attention(
         flash attention on TPUs), or `auto`: see `choose_implementation`.
       key_block: keys per block of `chunked`.
       query_block: queries per block of `chunked`.
+      split_queries: on a mesh, the axis `context` splits the queries, not the batch; see `attend_locally`.
 
     Returns:
       [batch, query_length, heads, head_dim] in q's dtype.
@@ -77,12 +80,14 @@ def dot_product_attention(
     if implementation == "xla":
         return _xla_attention(q, k, v)
     if implementation == "chunked":
-        return _chunked_attention(q, k, v, key_block=key_block, query_block=query_block)
-    if implementation == "cudnn":
+        attend = functools.partial(_chunked_attention, key_block=key_block, query_block=query_block)
+    elif implementation == "cudnn":
         _require_cudnn(q)
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    _require_tpu(q)
-    return splash_attention(q, k, v)
+        attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    else:
+        _require_tpu(q)
+        attend = splash_attention
+    return attend_locally(attend, q, k, v, split_queries=split_queries)
 
 
 def choose_implementation(

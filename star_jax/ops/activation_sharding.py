@@ -1,0 +1,101 @@
+"""How activations lie on the devices of a mesh, for programs traced under `jax.set_mesh`.
+
+Clips are split over the axes `data` and `fsdp`, the frames of a clip over `context`. What works frame by frame
+(convolutions, attention within a frame) then needs no other device; temporal convolutions exchange one frame with
+each neighbour, and temporal attention changes to pixels split over `context` and back (two all-to-alls).
+Without a mesh, and on one device, everything here is the identity.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+CONTEXT_AXIS = "context"
+
+AttentionFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def on_several_devices() -> bool:
+    """Whether the program is traced for a mesh that splits activations."""
+    axes, context = _axes()
+    return _shards((*axes, *context)) > 1
+
+
+def split_frames(x: jax.Array) -> jax.Array:
+    """Clips over the batch axes and frames over `context`: [B, F, ...] -> same."""
+    return _split_two(x, 1)
+
+
+def split_pixels(x: jax.Array) -> jax.Array:
+    """Clips over the batch axes and pixels over `context`: [B, pixels, F, C] -> same."""
+    return _split_two(x, 1)
+
+
+def split_columns(x: jax.Array) -> jax.Array:
+    """Clips over the batch axes and columns over `context`: [B, F, H, W, C] -> same.
+
+    For the VAE, which works on few and large frames at a time.
+    """
+    return _split_two(x, 3)
+
+
+def attend_locally(
+    attend: AttentionFn, q: jax.Array, k: jax.Array, v: jax.Array, *, split_queries: bool
+) -> jax.Array:
+    """Runs an attention kernel that the compiler cannot partition on each device's share of the work.
+
+    Args:
+      attend: (q, k, v) -> out.
+      q, k, v: [batch, length, heads, head_dim].
+      split_queries: `context` splits the queries (attention of a whole clip's tokens to its text; the VAE's),
+        not the batch (attention within each frame, or along each pixel's frames).
+
+    Returns:
+      [batch, query_length, heads, head_dim].
+    """
+    if not on_several_devices():
+        return attend(q, k, v)
+    axes, context = _axes()
+    on_batch, on_queries = (axes, context) if split_queries else ((*axes, *context), ())
+    batch, length = q.shape[:2]
+    q = _pad(_pad(q, 0, _shards(on_batch)), 1, _shards(on_queries))
+    k, v = (_pad(x, 0, _shards(on_batch)) for x in (k, v))
+    of_queries, of_keys = PartitionSpec(on_batch, on_queries or None), PartitionSpec(on_batch)
+    run = jax.shard_map(
+        attend, in_specs=(of_queries, of_keys, of_keys), out_specs=of_queries, check_vma=False
+    )
+    return run(q, k, v)[:batch, :length]
+
+
+def _axes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The current mesh's axes that split clips, and the one that splits a clip; none without a mesh."""
+    names = jax.sharding.get_abstract_mesh().axis_names
+    return tuple(a for a in BATCH_AXES if a in names), tuple(a for a in (CONTEXT_AXIS,) if a in names)
+
+
+def _shards(axes: tuple[str, ...]) -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def _split_two(x: jax.Array, position: int) -> jax.Array:
+    if not on_several_devices():
+        return x
+    axes, context = _axes()
+    spec = [None] * x.ndim
+    spec[0] = axes if x.shape[0] % _shards(axes) == 0 else None  # a single clip (the VAE of inference)
+    spec[position] = context
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _pad(x: jax.Array, axis: int, multiple: int) -> jax.Array:
+    missing = -x.shape[axis] % multiple
+    if not missing:
+        return x
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, missing)
+    return jnp.pad(x, widths)
