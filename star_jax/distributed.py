@@ -1,0 +1,228 @@
+"""Several processes as one run: where they meet, which of them this is, and how they log.
+
+Found in this order: flags or environment (which a Kubernetes manifest sets), Slurm, a TPU pod; else one process.
+jax is imported in functions, as the command line asks for the flags before it is needed.
+"""
+
+import argparse
+import logging
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from star_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+COORDINATOR = ("--coordinator", "JAX_COORDINATOR_ADDRESS")
+NUM_PROCESSES = ("--num-processes", "JAX_NUM_PROCESSES")
+PROCESS_ID = ("--process-id", "JAX_PROCESS_ID")
+# What JAX needs of Slurm; a shell within an allocation (salloc, sbatch without srun) has only some of it.
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Arguments of `jax.distributed.initialize`; None where JAX finds out.
+
+    Attributes:
+      method: `address`, `slurm` or `tpu`.
+      coordinator: HOST:PORT of process 0.
+      num_processes: of the run.
+      process_id: of this process.
+      local_device_ids: GPUs of this process; [] are all.
+    """
+
+    method: str
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    local_device_ids: list[int] | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `initialize` reads."""
+    group = parser.add_argument_group(
+        "several processes", "Slurm and TPU pods need none of these; without any, one process trains alone."
+    )
+    group.add_argument(*COORDINATOR[:1], metavar="HOST:PORT", help=f"of process 0 (or {COORDINATOR[1]})")
+    group.add_argument(*NUM_PROCESSES[:1], metavar="N", help=f"of the run (or {NUM_PROCESSES[1]})")
+    group.add_argument(
+        *PROCESS_ID[:1],
+        metavar="I",
+        help=f"of this process, from 0 (or {PROCESS_ID[1]}, JOB_COMPLETION_INDEX)",
+    )
+    group.add_argument(
+        "--coordinator-timeout",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="how long processes wait for each other at the start (default 300)",
+    )
+
+
+def initialize(args: argparse.Namespace) -> None:
+    """Joins the other processes of the run, if there are any; must come before any use of devices.
+
+    Where they do not meet in time, the process ends with one line and exit code 1: JAX waits outside Python, and
+    would abort with a core dump.
+
+    Args:
+      args: parsed flags of `add_arguments`.
+
+    Raises:
+      InputError: some settings without the others, one that makes no sense, or the coordinator's port is taken.
+    """
+    import jax
+
+    if args.coordinator_timeout < 1:
+        raise InputError(f"--coordinator-timeout is {args.coordinator_timeout}; it must be at least 1 second")
+    given = {
+        COORDINATOR: args.coordinator,
+        NUM_PROCESSES: args.num_processes,
+        PROCESS_ID: args.process_id,
+    }
+    cluster = find_cluster(given, os.environ, jax.config.jax_platforms or "")
+    if cluster is None:
+        return
+    if cluster.process_id == 0:
+        _check_port(cluster.coordinator)
+    watchdog = threading.Timer(args.coordinator_timeout, _give_up, (cluster, args.coordinator_timeout))
+    watchdog.daemon = True
+    watchdog.start()
+    jax.distributed.initialize(
+        coordinator_address=cluster.coordinator,
+        num_processes=cluster.num_processes,
+        process_id=cluster.process_id,
+        local_device_ids=cluster.local_device_ids,
+        cluster_detection_method="deactivate" if cluster.method == "address" else None,
+        initialization_timeout=args.coordinator_timeout + 60,  # the watchdog is first
+    )
+    watchdog.cancel()
+
+
+def log_to(workdir: str | os.PathLike) -> None:
+    """Sends this process's log to WORKDIR/logs/process_00000.log, and process 0's to stderr as well.
+
+    Where the work directory is a URL, which a log cannot be appended to, every process logs to stderr instead.
+    """
+    import jax
+
+    index = jax.process_index()
+    stderr = logging.StreamHandler(sys.stderr)
+    handlers: list[logging.Handler] = [stderr]
+    if "://" in str(workdir):
+        stderr.setFormatter(logging.Formatter(f"[{index}/{jax.process_count()}] {_LOG_FORMAT}"))
+    else:
+        folder = Path(workdir) / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / f"process_{index:05d}.log")
+        file.setFormatter(logging.Formatter(_LOG_FORMAT))
+        handlers = [file, stderr] if index == 0 else [file]
+    logging.basicConfig(handlers=handlers, level=logging.WARNING, format=_LOG_FORMAT, force=True)
+    logging.getLogger("star_jax").setLevel(logging.INFO)
+    devices = jax.local_devices()
+    logger.info(
+        "process %d of %d on %s, %d x %s",
+        index,
+        jax.process_count(),
+        socket.gethostname(),
+        len(devices),
+        devices[0].device_kind,
+    )
+
+
+def find_cluster(
+    given: Mapping[tuple[str, str], str | None], environ: Mapping[str, str], platforms: str
+) -> Cluster | None:
+    """Decides how this process finds the others.
+
+    Args:
+      given: (flag, environment variable) -> the flag's value or None, for the three settings.
+      environ: the environment.
+      platforms: `jax.config.jax_platforms`, which JAX sets to "tpu,cpu" on a machine with TPU chips and libtpu.
+
+    Returns:
+      None where this process is alone.
+
+    Raises:
+      InputError: see `initialize`.
+    """
+    values = {names: value or environ.get(names[1]) for names, value in given.items()}
+    values[PROCESS_ID] = values[PROCESS_ID] or environ.get("JOB_COMPLETION_INDEX")
+    if values[NUM_PROCESSES] == "1":
+        return None
+    if values[COORDINATOR] or values[NUM_PROCESSES] or given[PROCESS_ID]:
+        return _by_address(values)
+    if all(name in environ for name in _SLURM):
+        return _by_slurm(environ)
+    if "tpu" in platforms.split(","):
+        return Cluster("tpu")
+    if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+        raise InputError(
+            f"this is pod {environ['JOB_COMPLETION_INDEX']} of an indexed job, but {COORDINATOR[1]} and "
+            f"{NUM_PROCESSES[1]} are not set; see launch/kubernetes, or set {NUM_PROCESSES[1]}=1 to train alone"
+        )
+    return None
+
+
+def _by_address(values: Mapping[tuple[str, str], str | None]) -> Cluster:
+    missing = [f"{flag} ({variable})" for (flag, variable), value in values.items() if not value]
+    if missing:
+        raise InputError(
+            f"several processes need {' and '.join(missing)}, too; give all three settings, or none"
+        )
+    coordinator = values[COORDINATOR]
+    match = re.fullmatch(r"(\S+):(\d+)", coordinator)
+    if not match or not 0 < int(match[2]) < 2**16:
+        raise InputError(f"{COORDINATOR[0]} is {coordinator!r}; expected HOST:PORT, such as node-0:8476")
+    count, index = (_natural(names, values[names]) for names in (NUM_PROCESSES, PROCESS_ID))
+    if index >= count:
+        raise InputError(f"{PROCESS_ID[0]} is {index} of {count} processes; expected 0 to {count - 1}")
+    return Cluster("address", coordinator, count, index)
+
+
+def _natural(names: tuple[str, str], text: str) -> int:
+    if not text.isdecimal():
+        raise InputError(f"{names[0]} ({names[1]}) is {text!r}; expected a whole number from 0")
+    return int(text)
+
+
+def _by_slurm(environ: Mapping[str, str]) -> Cluster | None:
+    tasks = environ["SLURM_NTASKS"]
+    if tasks == "1":
+        return None
+    # JAX gives each Slurm task one GPU, which is right for a task per GPU; a task per node is to have all.
+    one_per_node = environ.get("SLURM_STEP_NUM_NODES") == tasks
+    return Cluster("slurm", local_device_ids=[] if one_per_node else None)
+
+
+def _check_port(coordinator: str) -> None:
+    """JAX ends in a segmentation fault where it cannot listen."""
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise InputError(
+            f"process 0 cannot listen on port {port}: {error.strerror}; end what uses it, or choose another port "
+            f"in {COORDINATOR[0]}"
+        ) from error
+
+
+def _give_up(cluster: Cluster, seconds: int) -> None:
+    where = f" at {cluster.coordinator}" if cluster.coordinator else ""
+    who = "" if cluster.process_id is None else f"process {cluster.process_id}: "
+    count = cluster.num_processes or "the"
+    print(
+        f"star-jax: {who}not all of {count} processes met{where} within {seconds} s; check that each of them "
+        "runs, that the address is process 0's and reachable from here, or raise --coordinator-timeout",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)

@@ -1,0 +1,60 @@
+"""What the tests of several processes run in each of them: join, sum over all devices, log."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from star_jax import distributed
+from star_jax.errors import StarError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    distributed.add_arguments(parser)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--wait-for-sigterm", action="store_true")
+    args = parser.parse_args()
+    try:
+        distributed.initialize(args)
+    except StarError as error:
+        sys.exit(f"{error.exit_code}: {error}")
+    distributed.log_to(args.workdir)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    values = jax.make_array_from_callback(
+        (jax.device_count(),), sharding, lambda index: jnp.arange(100.0)[: jax.device_count()][index]
+    )
+    add = jax.shard_map(
+        lambda x: jax.lax.psum(x, "data"),
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    total = float(jax.jit(add)(values)[0])
+    multihost_utils.sync_global_devices("summed")
+    report = {
+        "process": [jax.process_index(), jax.process_count()],
+        "devices": [jax.local_device_count(), jax.device_count()],
+        "sum": total,
+        "visible_gpus": jax.config.values["jax_cuda_visible_devices"],
+    }
+    if args.wait_for_sigterm:
+        # Only process 1 is told; both must hear of it at the same step.
+        if jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        report["stopped_at"] = next(
+            step for step in range(10**6) if multihost_utils.reached_preemption_sync_point(step)
+        )
+        multihost_utils.sync_global_devices("stopped")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
