@@ -5,18 +5,21 @@ import os
 import platform
 import resource
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("star_jax", "jax", "flax", "grain", "numpy", "opencv-python-headless", "av")
+_PACKAGES = ("star_jax", "jax", "jaxlib", "flax", "grain", "numpy", "opencv-python-headless", "av")
 
 
 def describe() -> dict[str, Any]:
-    """`hardware`, `versions` and `command` of this process; imports no accelerator library."""
+    """`hardware`, `versions`, `commit` and `command` of this process; imports no accelerator library."""
     return {
         "hardware": {"cpu": _cpu_name(), "cores": len(_cores()), "platform": platform.platform()},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
         "command": shlex.join(["star-jax", *sys.argv[1:]]),
     }
 
@@ -25,6 +28,20 @@ def peak_host_bytes() -> int:
     """Largest resident memory of this process so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _commit() -> str | None:
+    """The checkout's commit, `-dirty` where files differ from it; None where the package is not in a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    described = subprocess.run(
+        ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
 
 
 def _cores() -> set[int]:

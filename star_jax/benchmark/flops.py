@@ -11,6 +11,10 @@ from typing import Any
 import jax
 
 from star_jax.config import StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from star_jax.diffusion.schedule import NoiseSchedule
+from star_jax.diffusion.solvers import solver_table
+from star_jax.diffusion.windows import make_windows
+from star_jax.settings import UpscaleSettings
 
 TEXT_LENGTH = 77
 
@@ -151,6 +155,29 @@ def text_encoder_flops(config: TextEncoderConfig, *, batch: int = 1, length: int
     weights = 4 * width * width + 2 * width * config.intermediate_size
     layer = FlopCount(linear=2 * length * weights, attention=4 * length * length * width)
     return layer * (batch * (config.num_hidden_layers - 1))
+
+
+def pipeline_flops(
+    config: StarConfig, num_frames: int, height: int, width: int, settings: UpscaleSettings
+) -> FlopCount:
+    """A whole upscale of one clip to (padded) frames [num_frames, height, width, 3]; overlapping windows count."""
+    factor = config.vae.spatial_factor
+    table = solver_table(
+        NoiseSchedule.from_config(config.diffusion),
+        solver=settings.solver,
+        spacing=settings.resolved_spacing,
+        num_inference_steps=settings.num_inference_steps,
+        start_timestep=config.diffusion.start_timestep,
+    )
+    guided = config.text_encoder is not None and settings.guidance_scale != 1.0
+    count = vae_encode_flops(config.vae, num_frames, height, width)
+    count += vae_decode_flops(config.vae, num_frames, height, width)
+    if config.text_encoder is not None:
+        count += text_encoder_flops(config.text_encoder, batch=2)
+    for start, stop in make_windows(num_frames, settings.window):
+        window = star_flops(config.unet, stop - start, height // factor, width // factor, batch=1 + guided)
+        count += window * len(table)
+    return count
 
 
 def train_step_flops(

@@ -1,0 +1,67 @@
+"""Speed of the whole pipeline: frames in, frames out, by stage."""
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from star_jax.benchmark.report import memory, throughput
+from star_jax.pipeline import StarPipeline
+from star_jax.settings import UpscaleSettings
+
+if TYPE_CHECKING:
+    from star_jax.benchmark.inference import InferenceBenchmark
+
+SCALE = 4
+
+
+def measure_pipeline(benchmark: "InferenceBenchmark", pipeline: StarPipeline) -> dict[str, Any]:
+    """Upscales a made-up clip to the asked-for size several times; the first run compiles.
+
+    `compile_seconds` is what the first run took beyond the median of the others: compilation, tracing, and
+    whatever else happens once.
+    """
+    settings = UpscaleSettings(scale=SCALE, num_inference_steps=benchmark.steps)
+    frames = _noise_clip(benchmark.frames, benchmark.height // SCALE, benchmark.width // SCALE)
+    runs = [_run(pipeline, frames, settings) for _ in range(1 + benchmark.repeats)]
+    totals = [sum(run.values()) for run in runs]
+    seconds = statistics.median(totals[1:])
+    stages = {name: statistics.median(run[name] for run in runs[1:]) for name in runs[0]}
+    return {
+        **benchmark.describe(),
+        "seconds_per_step": seconds,
+        "spread": (max(totals[1:]) - min(totals[1:])) / seconds,
+        "step_seconds": totals[1:],
+        "stage_seconds": stages,
+        "compile_seconds": totals[0] - seconds,
+        "first_step_seconds": totals[0],
+        "seconds_per_frame": seconds / benchmark.frames,
+        "frames_per_second": benchmark.frames / seconds,
+        **throughput(benchmark.count().total, seconds, num_devices=1, device_peak=benchmark.device_peak),
+        "tflop_compiled": None,  # several programs, some of them loops
+        **memory(None),
+    }
+
+
+def _noise_clip(num_frames: int, height: int, width: int) -> np.ndarray:
+    """uint8 [F, H, W, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), np.uint8)
+
+
+def _run(pipeline: StarPipeline, frames: np.ndarray, settings: UpscaleSettings) -> dict[str, float]:
+    """Seconds of each stage of one upscale, from frames to frames in host memory."""
+    stages, last = {"encode": 0.0, "sample": 0.0, "decode": 0.0}, time.perf_counter()
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        stages[stage] += now - last
+        last = now
+
+    def read(size: int):
+        return (frames[start : start + size] for start in range(0, len(frames), size))
+
+    for _ in pipeline.stream(read, len(frames), frames.shape[1:3], settings, on_progress=on_progress):
+        pass
+    return stages

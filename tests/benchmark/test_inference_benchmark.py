@@ -1,0 +1,180 @@
+"""`star-jax benchmark inference` and `compare`: what a report holds, random weights, plots, mistakes."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.benchmark import flops
+from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
+from star_jax.benchmark.pipeline import measure_pipeline
+from star_jax.benchmark.plot import draw_lines
+from star_jax.benchmark.report import compare, read_report, rows_of, throughput, write_report
+from star_jax.benchmark.timing import Timing, time_program
+from star_jax.benchmark.weights import random_params
+from star_jax.config import get_preset
+from star_jax.errors import InputError
+from star_jax.launch.cli import main
+from star_jax.models.components import abstract_component
+
+SMALL = {"preset": "tiny", "frames": 4, "height": 80, "width": 64, "steps": 2, "repeats": 2}
+
+
+def test_random_weights_are_of_unit_gain_and_reproducible():
+    abstract = abstract_component(get_preset("tiny"), "text_encoder", dtype=jnp.bfloat16)[1]
+    params, again = random_params(abstract, 3), random_params(abstract, 3)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
+    kernel = np.asarray(params["encoder"]["layers"][0]["mlp"]["fc1"]["kernel"], np.float32)
+    assert kernel.std() * np.sqrt(len(kernel)) == pytest.approx(1, rel=0.05)
+    assert (np.asarray(params["final_layer_norm"]["scale"]) == 1).all()
+    assert (np.asarray(params["final_layer_norm"]["bias"]) == 0).all()
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_a_step_waits_for_the_device():
+    """A thousand times the work takes longer: what is timed is the computation, not its dispatch."""
+    x = jnp.ones((256, 256))
+
+    def powers(count):
+        return jax.jit(lambda x: jax.lax.fori_loop(0, count, lambda _, y: jnp.tanh(y @ x), x))
+
+    short, _ = time_program(powers(1), (x,), repeats=3)
+    long, compiled = time_program(powers(1000), (x,), repeats=3)
+    assert min(long.steps) > 5 * min(short.steps)
+    assert len(long.steps) == 3 and long.compile_seconds > 0
+    # The documented limit of the compiler's count: one turn of the loop.
+    assert flops.compiled_flops(compiled) < 2 * 2 * 256**3
+
+
+def test_median_and_spread():
+    timing = Timing((1.0, 4.0, 2.0), 0.5, 3.0, 9.0)
+    assert (timing.median, timing.spread) == (2.0, 1.5)
+    assert timing.report()["seconds_per_step"] == 2.0
+    speed = throughput(430e12, 2.0, num_devices=1, device_peak=430.0)
+    assert (speed["tflop_per_step"], speed["tflops_per_second"], speed["mfu"]) == (430.0, 215.0, 0.5)
+
+
+@pytest.fixture(scope="module")
+def text_report(tmp_path_factory) -> dict:
+    path = tmp_path_factory.mktemp("reports") / "text.json"
+    arguments = ["--component", "text", "--preset", "tiny", "--repeats", "2", "--peak-tflops", "1"]
+    assert main(["benchmark", "inference", *arguments, "--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_report_holds_what_the_contract_names(text_report):
+    for key in ("seconds_per_step", "compile_seconds", "tflop_per_step", "mfu", "peak_host_bytes"):
+        assert text_report[key] > 0, key
+    assert text_report["peak_device_source"] == "compiler" and text_report["peak_device_bytes"] > 0
+    assert text_report["hardware"]["backend"] == "cpu" and text_report["versions"]["jax"] == jax.__version__
+    assert text_report["command"].startswith("star-jax") and "commit" in text_report
+    assert len(text_report["step_seconds"]) == 2
+    assert 0.9 < text_report["tflop_compiled"] / text_report["tflop_per_step"] < 1.35
+
+
+def test_vae_piece():
+    report = measure_inference(InferenceBenchmark(component="vae-encode", **SMALL))
+    assert report["seconds_per_frame"] == pytest.approx(report["seconds_per_step"] / 3)
+    assert report["tflop_compiled"] == pytest.approx(report["tflop_per_step"], rel=0.1)
+    assert report["dtype"] == "float32" and report["mfu"] is None
+
+
+def test_whole_pipeline_by_stage(tiny_pipeline):
+    benchmark = InferenceBenchmark(component="pipeline", **SMALL | {"repeats": 1})
+    report = measure_pipeline(benchmark, tiny_pipeline)
+    assert sum(report["stage_seconds"].values()) == pytest.approx(report["seconds_per_step"])
+    assert all(seconds > 0 for seconds in report["stage_seconds"].values())
+    assert report["seconds_per_frame"] == pytest.approx(report["seconds_per_step"] / 4)
+    config = get_preset("tiny")
+    guided = flops.star_flops(config.unet, 4, 10, 8, batch=2).total
+    rest = report["tflop_per_step"] * 1e12 - 2 * guided
+    assert rest == pytest.approx(
+        flops.vae_encode_flops(config.vae, 4, 80, 64).total
+        + flops.vae_decode_flops(config.vae, 4, 80, 64).total
+        + flops.text_encoder_flops(config.text_encoder, batch=2).total
+    )
+
+
+def test_published_rows_and_sweeps_without_running(tmp_path, capsys):
+    report, plot = tmp_path / "report.json", tmp_path / "plot.png"
+    count = ["benchmark", "inference", "--count-only", "--json", str(report)]
+    assert main([*count, "--published"]) == 0
+    rows = read_report(report)["rows"]
+    assert [(row["frames"], row["height"], row["width"]) for row in rows] == [
+        (33, 720, 1280),
+        (101, 768, 1408),
+    ]
+    assert rows[0]["component"] == "pipeline" and rows[0]["tflop_per_step"] == pytest.approx(7948, rel=1e-3)
+    assert main([*count, "--sweep", "frames", "--plot", str(plot)]) == 0
+    rows = rows_of(read_report(report))
+    assert [row["frames"] for row in rows] == [4, 8, 16, 32]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    # Linear in frames but for the attention along them.
+    assert rows[3]["tflop_per_step"] / rows[0]["tflop_per_step"] == pytest.approx(8, rel=0.01)
+    assert main([*count, "--sweep", "pixels"]) == 0
+    rows = rows_of(read_report(report))
+    growth = rows[3]["tflop_parts"]["attention"] / rows[0]["tflop_parts"]["attention"]
+    pixels = math.prod(rows[3]["padded_size"]) / math.prod(rows[0]["padded_size"])
+    assert pixels < 8 and growth == pytest.approx(pixels**2, rel=0.1)
+
+
+def test_plot_shows_every_line():
+    image = draw_lines({"a": [(1, 1), (10, 100)], "b": [(1, 2), (10, 2)], "none": [(1, 0)]}, "title", "x")
+    assert image.shape[-1] == 3
+    for color in ((31, 119, 180), (255, 127, 14)):
+        assert (image == color).all(-1).sum() > 100
+    assert not (image == (44, 160, 44)).all(-1).any()
+
+
+def test_compare(text_report, tmp_path, capsys):
+    slower = text_report | {"seconds_per_step": 2 * text_report["seconds_per_step"], "dtype": "bfloat16"}
+    slower["versions"] = slower["versions"] | {"jax": "9.9"}
+    rows, differences = compare(text_report, slower)
+    assert rows[0]["seconds_per_step"][2] == pytest.approx(2.0)
+    assert rows[0]["peak_host_bytes"][2] == 1.0
+    assert differences == [
+        f"versions.jax: {jax.__version__} against 9.9",
+        f"dtype: {text_report['dtype']} against bfloat16",
+    ]
+    write_report(tmp_path / "a.json", text_report)
+    write_report(tmp_path / "b.json", slower)
+    assert main(["benchmark", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "against 9.9" in capsys.readouterr().out
+    with pytest.raises(InputError, match="share no measurement"):
+        compare(text_report, text_report | {"component": "unet"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"component": "lpips"}, "component is 'lpips'; choose one of unet"),
+        ({"frames": 0}, "frames is 0; choose at least 1"),
+        ({"device_peak": -1.0}, "peak-tflops is -1.0; it must be positive"),
+    ],
+)
+def test_mistakes(change, message):
+    with pytest.raises(InputError, match=message):
+        InferenceBenchmark(**SMALL | change)
+
+
+def test_mistakes_on_the_command_line(tmp_path, capsys):
+    assert main(["benchmark", "compare", str(tmp_path / "none.json"), str(tmp_path / "none.json")]) == 2
+    assert main(["benchmark", "inference", "--plot", "x.png"]) == 2
+    assert "add --sweep" in capsys.readouterr().err
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match="is not a benchmark's report"):
+        read_report(tmp_path / "list.json")
+
+
+def test_counting_says_what_was_counted():
+    row = count_inference(InferenceBenchmark(component="unet", batch=2, **SMALL))
+    assert (row["component"], row["preset"], row["batch"], row["padded_size"]) == (
+        "unet",
+        "tiny",
+        2,
+        [80, 64],
+    )
