@@ -6,7 +6,8 @@
   star-jax train --config configs/ablations.py:no_df_loss --workdir DIR --config.train.num_steps=1000
 
 The same command resumes: it goes on from the newest checkpoint of DIR, exactly where it was. SIGTERM saves and ends
-with exit code 143. `star-jax assemble` makes a checkpoint to upscale with.
+with exit code 143. `star-jax assemble` makes a checkpoint to upscale with. On several machines, every process runs the
+same command: see docs/multihost.md.
 """
 
 import argparse
@@ -16,9 +17,11 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from star_jax import distributed
     from star_jax.launch.config_arguments import add_config_arguments
 
     add_config_arguments(parser)
+    distributed.add_arguments(parser)
     parser.add_argument(
         "--workdir",
         required=True,
@@ -34,11 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from star_jax import distributed
     from star_jax.launch.config_arguments import read_experiment
-    from star_jax.launch.logs import log_to_stderr
 
     config = read_experiment(args)
-    log_to_stderr()
+    distributed.initialize(args)
+    distributed.log_to(args.workdir)
 
     from star_jax.train.loop import train
     from star_jax.train.star_objective import StarObjective

@@ -111,6 +111,9 @@ def log_to(workdir: str | os.PathLike) -> None:
     """Sends this process's log to WORKDIR/logs/process_00000.log, and process 0's to stderr as well.
 
     Where the work directory is a URL, which a log cannot be appended to, every process logs to stderr instead.
+
+    Raises:
+      InputError: the file cannot be written.
     """
     import jax
 
@@ -120,9 +123,12 @@ def log_to(workdir: str | os.PathLike) -> None:
     if "://" in str(workdir):
         stderr.setFormatter(logging.Formatter(f"[{index}/{jax.process_count()}] {_LOG_FORMAT}"))
     else:
-        folder = Path(workdir) / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / f"process_{index:05d}.log")
+        path = Path(workdir) / "logs" / f"process_{index:05d}.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another --workdir") from error
         file.setFormatter(logging.Formatter(_LOG_FORMAT))
         handlers = [file, stderr] if index == 0 else [file]
     logging.basicConfig(handlers=handlers, level=logging.WARNING, format=_LOG_FORMAT, force=True)
