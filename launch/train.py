@@ -6,8 +6,8 @@
   star-jax train --config configs/ablations.py:no_df_loss --workdir DIR --config.train.num_steps=1000
 
 The same command resumes: it goes on from the newest checkpoint of DIR, exactly where it was. SIGTERM saves and ends
-with exit code 143. `star-jax assemble` makes a checkpoint to upscale with. On several machines, every process runs the
-same command: see docs/multihost.md.
+with exit code 143. `star-jax assemble` makes a checkpoint to upscale with. On several machines, every process runs
+the same command: see docs/multihost.md.
 """
 
 import argparse
