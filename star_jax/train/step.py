@@ -72,27 +72,29 @@ def abstract_arguments(
 def _gradients(
     objective: Objective, pieces: int, params: Tree, frozen: Tree, batch: Batch, key: jax.Array
 ) -> tuple[Tree, Metrics]:
-    """Gradient of the mean loss over the batch, taken in `pieces` one after the other."""
+    """Gradient of the mean loss over the batch, taken in `pieces` one after the other.
 
-    def of_piece(piece: Batch, index: jax.Array | int) -> tuple[Tree, Metrics]:
+    All pieces get the same key, as an objective's draws depend on the sample, not on its place in the batch.
+    """
+
+    def of_piece(piece: Batch) -> tuple[Tree, Metrics]:
         def loss(params: Tree) -> tuple[jax.Array, Metrics]:
-            value, metrics = objective.loss(params, frozen, piece, jax.random.fold_in(key, index))
+            value, metrics = objective.loss(params, frozen, piece, key)
             return value, {"loss": value, **metrics}
 
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
         return constrain_params(gradients), metrics
 
     if pieces == 1:
-        return of_piece(batch, 0)
+        return of_piece(batch)
 
-    def add(total, indexed_piece):
-        index, piece = indexed_piece
-        return jax.tree.map(jnp.add, total, of_piece(piece, index)), None
+    def add(total, piece):
+        return jax.tree.map(jnp.add, total, of_piece(piece)), None
 
     cut = jax.tree.map(lambda x: _cut(x, pieces), batch)
     first = jax.tree.map(lambda x: x[0], cut)
     rest = jax.tree.map(lambda x: x[1:], cut)
-    total, _ = jax.lax.scan(add, of_piece(first, 0), (jnp.arange(1, pieces), rest))
+    total, _ = jax.lax.scan(add, of_piece(first), rest)
     return jax.tree.map(lambda x: x / pieces, total)
 
 

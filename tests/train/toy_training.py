@@ -7,7 +7,7 @@ import numpy as np
 from star_jax.data.config import DataConfig
 from star_jax.train.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig
 
-FRAMES, SIZE, WIDTH = 2, 32, 128
+FRAMES, SIZE, WIDTH = 2, 16, 128
 
 
 class ToyObjective:
@@ -56,7 +56,7 @@ class ToyObjective:
     def loss(self, trainable, frozen, batch, key):
         pixels = batch["gt"] / 127.5 - 1
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        noise = jax.vmap(lambda one: jax.random.normal(one, pixels.shape[1:]))(keys)
+        noise = jax.vmap(lambda one: jax.random.normal(one, (1, 1, 1, 3)))(keys)
         hidden = (pixels + noise) @ frozen["unet"]["blocks"][0]["kernel"]
         gate = jax.nn.sigmoid(trainable["unet"]["blocks"][0]["liem1"]["kernel"].sum())
         hidden = jnp.tanh(hidden @ trainable["controlnet"]["kernel"] + trainable["controlnet"]["bias"]) * gate

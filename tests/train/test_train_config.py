@@ -1,0 +1,147 @@
+"""Configurations: files, overrides, and what is said about mistakes."""
+
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+
+from star_jax.errors import InputError
+from star_jax.launch.cli import main
+from star_jax.launch.config_arguments import parse_overrides, run_config_file
+from star_jax.train.config import ExperimentConfig, MeshConfig, TrainConfig, parse_experiment
+from star_jax.train.workdir import open_workdir, read_workdir_config
+
+MINIMAL = {"train": {"num_steps": 4, "batch_size": 2}, "data": {"source": "synthetic"}}
+
+
+def changed(**groups):
+    return {**MINIMAL, **{name: {**MINIMAL.get(name, {}), **keys} for name, keys in groups.items()}}
+
+
+def test_defaults_are_the_paper_s_optimizer():
+    config = parse_experiment(ConfigDict(MINIMAL).lock())
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (5e-5, 1e-2)
+    assert (config.optimizer.b1, config.optimizer.b2, config.optimizer.clip_norm) == (0.9, 0.999, 1.0)
+    assert config.data.caption_dropout == 0.5 and config.mesh == MeshConfig()
+
+
+def test_overrides_have_the_type_of_their_key():
+    overrides = parse_overrides(
+        [
+            "--config.train.num_steps=6",
+            "--config.train.ema_decay",
+            "0.5",
+            "--config.train.validation_source=None",
+            "--config.model.liem_spatial=false",
+            "--config.mesh.fsdp=-1",
+            "--config.mesh.data=1",
+            "--config.optimizer.learning_rate=1",
+        ]
+    )
+    config = parse_experiment(changed(train={"validation_source": "here"}), overrides)
+    assert config.train == TrainConfig(6, 2, ema_decay=0.5)
+    assert config.model.star_config().unet.liem.spatial is False
+    assert config.mesh.fsdp == -1 and isinstance(config.optimizer.learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (changed(train={"num_step": 3}), r"unknown key train\.num_step; did you mean num_steps\?"),
+        (changed(trian={"num_steps": 3}), r"unknown group 'trian'; did you mean train\?"),
+        ({"train": {"batch_size": 2}, "data": {"source": "synthetic"}}, r"config has no train\.num_steps"),
+        ({"train": MINIMAL["train"]}, r"config has no data\.source"),
+        (changed(train={"num_steps": "4"}), r"train\.num_steps is '4'; expected int"),
+        (changed(train={"num_steps": True}), r"train\.num_steps is True; expected int"),
+        (changed(train={"num_steps": 0}), r"train\.num_steps is 0; it must be at least 1"),
+        (changed(train={"grad_accumulation": 3}), r"must divide train\.batch_size=2"),
+        (changed(train={"remat": "some"}), r"train\.remat is 'some'; choose one of none, dots, full"),
+        (changed(train={"ema_decay": 1.0}), r"train\.ema_decay is 1\.0"),
+        (changed(optimizer={"schedule": "step"}), r"optimizer\.schedule is 'step'"),
+        (changed(optimizer={"clip_norm": 0.0}), r"optimizer\.clip_norm is 0\.0; choose a positive number"),
+        (changed(mesh={"data": -1, "fsdp": -1}), r"only one axis can be -1"),
+        (changed(mesh={"data": 0}), r"mesh\.data is 0"),
+        (changed(model={"preset": "huge"}), r"no preset 'huge'"),
+        (changed(model={"dtype": "float8"}), r"model\.dtype is 'float8'"),
+        ({**MINIMAL, "mesh": 3}, r"config\.mesh is 3; expected a group"),
+    ],
+)
+def test_mistakes_are_named(values, message):
+    with pytest.raises(InputError, match=message):
+        parse_experiment(values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.num_steps=many"], r"--config\.train\.num_steps=many: expected int"),
+        (["--config.train.num_steps"], r"has no value; write"),
+        (["--config.train.steps=1"], r"unknown key train\.steps"),
+        (["--config.trains.num_steps=1"], r"--config\.trains\.num_steps: no such key; did you mean train\?"),
+        (["--config.model.train_base=1"], r"expected bool"),
+        (["--lr=1"], r"unknown argument '--lr=1'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        parse_experiment(MINIMAL, parse_overrides(arguments))
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "message"),
+    [
+        ("def get_config():\n    return 1 +", "", r"line 2: SyntaxError"),
+        ("x = 3", "", r"AttributeError: .*get_config"),
+        ("def get_config():\n    return {}", ":big", r"takes no argument; leave out ':big'"),
+        ("def get_config(arg='a'):\n    y = 1\n    return {'a': 1}[arg]", ":b", r"line 3: KeyError: 'b'"),
+        ("import no_such_module", "", r"line 1: ModuleNotFoundError"),
+    ],
+)
+def test_mistakes_in_a_config_file_are_named(tmp_path, text, argument, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        run_config_file(f"{path}{argument}")
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = ["--workdir", str(tmp_path / "run")]
+    assert main(["train", "--config", "configs/none.py", *workdir]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no config file configs/none.py; packaged are configs/" in error
+    assert main(["train", "--config", "tiny.py", *workdir, "--config.train.num_steps=-1"]) == 2
+    assert capsys.readouterr().err == "star-jax train: train.num_steps is -1; it must be at least 1\n"
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit):
+        main(["degrade", "a", "-o", "b", "--config.train.num_steps=1"])
+
+
+def test_a_workdir_of_another_configuration_is_refused(tmp_path):
+    config = parse_experiment(MINIMAL)
+    open_workdir(tmp_path / "run", config)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=8))
+    open_workdir(tmp_path / "run", longer)
+    other = parse_experiment(changed(optimizer={"learning_rate": 1e-4}))
+    with pytest.raises(
+        InputError, match=r"begun with optimizer\.learning_rate=5e-05, .* has 0\.0001; choose"
+    ):
+        open_workdir(tmp_path / "run", other)
+    open_workdir(tmp_path / "run", other, allow_changed_config=True)
+    assert read_workdir_config(tmp_path / "run")["optimizer"]["learning_rate"] == 1e-4
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        open_workdir(tmp_path / "run", other)
+    with pytest.raises(InputError, match="not a work directory"):
+        read_workdir_config(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to --workdir"):
+        open_workdir(tmp_path / "file" / "run", config)
+
+
+def test_keys_that_a_resumed_run_may_change_exist():
+    from star_jax.train.workdir import FREE_KEYS
+
+    groups = dataclasses.asdict(parse_experiment(MINIMAL))
+    assert {f"{group}.{key}" for group, keys in groups.items() for key in keys} >= FREE_KEYS
+    assert set(groups) == {field.name for field in dataclasses.fields(ExperimentConfig)}
