@@ -1,0 +1,143 @@
+"""Overlapping tiles over the height and width of large frames, joined by Gaussian weights.
+
+After Jiménez, "Mixture of Diffusers for scene composition and high resolution image generation" (arXiv 2302.02412):
+every tile counts most at its middle and nothing at its border, so that no border shows.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.diffusion.guidance import VelocityFn
+from star_jax.errors import InputError
+
+OVERLAP = 0.25  # of a tile, shared with the next at least
+ALIGNMENT = 8  # latents: tiles start where the UNet's coarsest level has a pixel of its own
+_DEVIATION = (
+    0.2  # of the weights, in tiles: smaller, and one tile would turn into the next within a few pixels
+)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A grid of equal tiles.
+
+    Attributes:
+      size: (height, width) of every tile, in latents.
+      full: (height, width) of the frame.
+      rows: first latent row of each row of tiles.
+      columns: first latent column of each column of tiles.
+    """
+
+    size: tuple[int, int]
+    full: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+
+def make_tiles(full: tuple[int, int], size: tuple[int, int] | None = None) -> Tiles:
+    """The fewest tiles that cover a frame, each sharing a quarter with the next; one without a `size`.
+
+    Args:
+      full: (height, width) of the latents.
+      size: (height, width) of a tile, with the same remainders modulo 8 as `full`; a side longer than the frame's
+        is cut to that.
+
+    Raises:
+      InputError: a tile that the network does not take.
+    """
+    height, width = (min(of_tile, of_full) for of_tile, of_full in zip(size or full, full, strict=True))
+    if (full[0] - height) % ALIGNMENT or (full[1] - width) % ALIGNMENT or min(height, width) < ALIGNMENT:
+        raise InputError(
+            f"tiles of {height}x{width} latents do not fit frames of {full[0]}x{full[1]}; each side must be at "
+            f"least {ALIGNMENT} and differ from the frame's by a multiple of that"
+        )
+    return Tiles((height, width), full, _starts(full[0], height), _starts(full[1], width))
+
+
+def map_tiles(
+    fn: Callable[..., jax.Array], tiles: Tiles, *arrays: jax.Array, in_factor: int = 1, out_factor: int = 1
+) -> jax.Array:
+    """Applies `fn` to every tile of arrays [B, F, H, W, C], one after the other, and joins the results.
+
+    One tile is `fn` itself; of several, the result is their weighted mean, float32, and `fn` is traced once.
+
+    Args:
+      fn: arrays of one tile -> [B, F, h, w, C'].
+      tiles: in latents.
+      arrays: whole frames.
+      in_factor: pixels of the arrays per latent, along each side.
+      out_factor: pixels of the result per latent.
+    """
+    if len(tiles) == 1:
+        return fn(*arrays)
+    (height, width), (full_height, full_width) = tiles.size, tiles.full
+    by_row = jnp.asarray(_weights(tiles.rows, height, full_height, out_factor))
+    by_column = jnp.asarray(_weights(tiles.columns, width, full_width, out_factor))
+
+    def cut(array: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        start = (0, 0, row * in_factor, column * in_factor, 0)
+        shape = (*array.shape[:2], height * in_factor, width * in_factor, array.shape[-1])
+        return jax.lax.dynamic_slice(array, start, shape)
+
+    def add(canvas: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        i, j = index // len(tiles.columns), index % len(tiles.columns)
+        row, column = jnp.asarray(tiles.rows)[i], jnp.asarray(tiles.columns)[j]
+        out = fn(*(cut(array, row, column) for array in arrays)).astype(jnp.float32)
+        out *= by_row[i][:, None, None] * by_column[j][:, None]
+        start = (0, 0, row * out_factor, column * out_factor, 0)
+        before = jax.lax.dynamic_slice(canvas, start, out.shape)
+        return jax.lax.dynamic_update_slice(canvas, before + out, start), None
+
+    first = [cut(array, jnp.int32(0), jnp.int32(0)) for array in arrays]
+    like = jax.eval_shape(fn, *first)
+    shape = (*like.shape[:2], full_height * out_factor, full_width * out_factor, like.shape[-1])
+    return jax.lax.scan(add, jnp.zeros(shape, jnp.float32), jnp.arange(len(tiles)))[0]
+
+
+@dataclass(frozen=True)
+class TiledVelocity:
+    """A network that sees one tile at a time; guidance and the solver see whole frames.
+
+    Frozen, so that a jitted sampler finds its program again: equal tiles of the same function are the same.
+    """
+
+    velocity_fn: VelocityFn
+    tiles: Tiles
+
+    def __call__(
+        self, params: object, x: jax.Array, timesteps: jax.Array, context: jax.Array, hint: jax.Array
+    ) -> jax.Array:
+        """The velocity of x [B, F, H, W, C]; see `VelocityFn`."""
+
+        def on_tile(x: jax.Array, hint: jax.Array) -> jax.Array:
+            return self.velocity_fn(params, x, timesteps, context, hint)
+
+        return map_tiles(on_tile, self.tiles, x, hint)
+
+
+def _starts(full: int, length: int) -> tuple[int, ...]:
+    """Evenly spaced multiples of 8 from 0 to full - length."""
+    if full == length:
+        return (0,)
+    stride = max(ALIGNMENT, math.floor((1 - OVERLAP) * length / ALIGNMENT) * ALIGNMENT)
+    steps = math.ceil((full - length) / stride)
+    return tuple(round((full - length) * i / steps / ALIGNMENT) * ALIGNMENT for i in range(steps + 1))
+
+
+def _weights(starts: tuple[int, ...], length: int, full: int, factor: int) -> np.ndarray:
+    """Share of each tile in each of its pixels along one side, float32 [tiles, length x factor]; sums to 1."""
+    size = length * factor
+    place = (np.arange(size) + 0.5) / size - 0.5
+    bell = np.exp(-0.5 * (place / _DEVIATION) ** 2) - np.exp(-0.5 * (0.5 / _DEVIATION) ** 2)
+    total = np.zeros(full * factor)
+    for start in starts:
+        total[start * factor : start * factor + size] += bell
+    return np.stack([bell / total[start * factor :][:size] for start in starts]).astype(np.float32)
