@@ -6,6 +6,7 @@
 The only file of training that knows Orbax.
 """
 
+import hashlib
 import logging
 import os
 from typing import Any
@@ -43,7 +44,7 @@ class TrainCheckpoints:
             cleanup_tmp_directories=True,  # what a killed save left
             enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._manager = ocp.CheckpointManager(self._directory, options=options, handler_registry=_handlers())
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, oldest first."""
@@ -58,7 +59,9 @@ class TrainCheckpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain.checkpoint.CheckpointSave(batches),
-            meta=ocp.args.JsonSave({**meta, "process_count": jax.process_count()}),
+            meta=ocp.args.JsonSave(
+                {**meta, "process_count": jax.process_count(), "structure": _structure(state)}
+            ),
         )
         try:
             self._manager.save(int(state.step), args=arguments, force=True)
@@ -70,7 +73,8 @@ class TrainCheckpoints:
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Restores the newest readable checkpoint, and sets the data to the batch after it.
 
-        A damaged checkpoint is named in the log and moved to WORKDIR/damaged; the one before it is taken.
+        A damaged checkpoint is named in the log and the one before it is taken; then the damaged one is moved to
+        WORKDIR/damaged, so that its step can be saved again.
 
         Args:
           abstract_state: shapes and shardings, which may be others than those it was saved with.
@@ -80,25 +84,31 @@ class TrainCheckpoints:
           (state, meta), or None where there is no checkpoint.
 
         Raises:
-          InputError: the run had another number of processes.
+          InputError: the run had other weights or another number of processes.
           RunError: there are checkpoints, but none can be read, or their data is not this run's.
         """
-        steps, failure = self.steps(), None
-        for step in reversed(steps):
+        damaged: list[int] = []
+        failure: BaseException | None = None
+        for step in reversed(self.steps()):
             try:
-                return self._restore(step, abstract_state, batches)
+                restored = self._restore(step, abstract_state, batches)
             except _READ_ERRORS as error:
+                logger.warning(
+                    "checkpoint %d is damaged (%s); trying the one before", step, first_line(error)
+                )
+                damaged.append(step)
                 failure = error
-                logger.warning("checkpoint %d is damaged (%s)", step, first_line(error))
-                self._set_aside(step)
-        if steps:
+                continue
+            self._set_aside(damaged)
+            return restored
+        if failure is not None:
             raise RunError(
-                f"no checkpoint in {self._directory} can be read; the last tried was {steps[0]} "
-                f"({first_line(failure)}); all are now in {self._damaged}"
+                f"no checkpoint in {self._directory} can be read ({first_line(failure)}); restore it from a "
+                "copy, or choose another --workdir"
             ) from failure
         return None
 
-    def restore_params(self, step: int | None, abstract_state: TrainState) -> TrainState:
+    def restore_state(self, step: int | None, abstract_state: TrainState) -> TrainState:
         """Restores the state of one step (the newest by default) and nothing else.
 
         Raises:
@@ -147,24 +157,55 @@ class TrainCheckpoints:
                 f"checkpoint {step} was saved by {meta['process_count']} processes and this run has "
                 f"{jax.process_count()}: the data would not continue where it was; start as many as before"
             )
+        if meta["structure"] != _structure(abstract_state):
+            raise InputError(
+                f"checkpoint {step} of {self._directory} holds other weights than this configuration trains "
+                "(another model, or train.ema_decay on or off); choose another --workdir"
+            )
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state), data=grain.checkpoint.CheckpointRestore(batches)
         )
         return self._manager.restore(step, args=arguments)["state"], meta
 
-    def _set_aside(self, step: int) -> None:
-        """Moves a damaged checkpoint, so that its step can be saved again."""
-        if jax.process_index() == 0:
+    def _set_aside(self, damaged: list[int]) -> None:
+        if damaged and jax.process_index() == 0:
             self._damaged.mkdir(parents=True, exist_ok=True)
-            target = self._damaged / str(step)
-            if target.exists():
-                target.rmtree()
-            (self._directory / str(step)).rename(target)
-        ocp.multihost.sync_global_processes(f"set_aside_{step}")
-        self._manager.reload()
+            for step in damaged:
+                target = self._damaged / str(step)
+                if target.exists():
+                    target.rmtree()
+                (self._directory / str(step)).rename(target)
+        if damaged:
+            ocp.multihost.sync_global_processes("set_aside_damaged")
+            self._manager.reload()
 
     def _unwritable(self, error: BaseException) -> RunError:
         return RunError(
             f"cannot save to {self._directory}: {first_line(error)}; free disk space, then run the same command "
             f"again: it resumes at step {max(self.steps(), default=0)}"
         )
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+    """One handler per item, for managers that restore only some of them."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    kinds = {
+        "state": (ocp.StandardCheckpointHandler(), ocp.args.StandardSave, ocp.args.StandardRestore),
+        "data": (
+            grain.checkpoint.CheckpointHandler(),
+            grain.checkpoint.CheckpointSave,
+            grain.checkpoint.CheckpointRestore,
+        ),
+        "meta": (ocp.JsonCheckpointHandler(), ocp.args.JsonSave, ocp.args.JsonRestore),
+    }
+    for name, (handler, *arguments) in kinds.items():
+        for kind in arguments:
+            registry.add(name, kind, handler)
+    return registry
+
+
+def _structure(state: TrainState) -> str:
+    """A digest of the paths and shapes of all leaves, which tells another model from a damaged file."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    text = "\n".join(f"{jax.tree_util.keystr(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

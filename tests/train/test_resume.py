@@ -1,0 +1,174 @@
+"""Interrupted runs end as uninterrupted ones: kills, damaged checkpoints, SIGTERM, NaN, the end of the data."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from toy_training import ToyObjective, toy_config
+
+from star_jax.errors import InputError, RunError
+from star_jax.sharding import make_mesh, param_shardings
+from star_jax.train.checkpoints import TrainCheckpoints
+from star_jax.train.loop import Outcome, train
+from star_jax.train.optimizer import make_optimizer
+from star_jax.train.state import abstract_state
+from star_jax.train.step import with_shardings
+
+TIMES = ("seconds_per_step", "data_wait_seconds", "clips_per_second")
+
+
+def run(workdir: Path, objective=None, **changes) -> Outcome:
+    return train(objective or ToyObjective(), toy_config(**changes), workdir, quiet=True)
+
+
+def metrics(workdir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def checkpoint(workdir: Path, step: int = 6):
+    """Arrays, data position and meta of a checkpoint."""
+    config = toy_config()
+    mesh = make_mesh(config.mesh)
+    abstract = abstract_state(
+        ToyObjective().abstract_params()[0], make_optimizer(config.optimizer, 6), ema_decay=0.9
+    )
+    checkpoints = TrainCheckpoints(workdir, config.train)
+    state = checkpoints.restore_state(step, with_shardings(abstract, param_shardings(mesh, abstract)))
+    checkpoints.close()
+    folder = workdir / "checkpoints" / str(step)
+    texts = [next((folder / part).iterdir()).read_text() for part in ("data", "meta")]
+    return jax.device_get(state), *map(json.loads, texts)
+
+
+def assert_same_run(workdir: Path, other: Path) -> None:
+    state, *rest = checkpoint(workdir)
+    other_state, *other_rest = checkpoint(other)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert rest == other_rest and rest[0]["position"] == 48
+    assert metrics(workdir) == metrics(other)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing interrupted, checkpointed at its last steps."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert run(workdir) == Outcome(6, finished=True)
+    assert [line["step"] for line in metrics(workdir)] == [2, 4, 6]
+    return workdir
+
+
+@pytest.mark.parametrize(("how", "saved"), [("kill", [1, 2, 3]), ("kill-in-save", [1, 2])])
+def test_a_killed_run_resumes_exactly(whole, tmp_path, how, saved):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    script = Path(__file__).parent / "train_toy.py"
+    ended = subprocess.run(
+        [sys.executable, script, tmp_path, how], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert sorted(int(name) for name in names if name.isdigit()) == saved
+    assert len(names) == 3  # the unfinished one is there under another name
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 0.')  # as a kill may leave it
+    assert run(tmp_path) == Outcome(6, finished=True)
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["state/d", "meta", "data", "state/manifest.ocdbt"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, part, caplog):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    target = tmp_path / "checkpoints" / "6" / part
+    files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with caplog.at_level(logging.WARNING):
+        assert run(tmp_path) == Outcome(6, finished=True)
+    assert "checkpoint 6 is damaged (" in caplog.text
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["6"]
+    assert_same_run(whole, tmp_path)
+
+
+def test_no_readable_checkpoint_is_an_error(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        shutil.rmtree(folder / "state")
+    with pytest.raises(RunError, match=r"no checkpoint in .* can be read \("):
+        run(tmp_path)
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_other_weights_are_not_taken_for_damage(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"begun with train\.ema_decay=0\.9, this configuration has 0\.0"):
+        run(tmp_path, ema_decay=0.0)
+    with pytest.raises(InputError, match=r"checkpoint 6 of .* holds other weights than"):
+        train(ToyObjective(), toy_config(ema_decay=0.0), tmp_path, quiet=True, allow_changed_config=True)
+    assert not (tmp_path / "damaged").exists()
+
+
+class StoppedObjective(ToyObjective):
+    """Gets SIGTERM at its first validation."""
+
+    def validate(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().validate(*args)
+
+
+def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
+    often = {"checkpoint_every_steps": 4, "validate_every_steps": 3}
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(tmp_path, StoppedObjective(), **often) == Outcome(3, finished=False)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    assert (tmp_path / "validation" / "0000003.png").is_file()
+    assert run(tmp_path) == Outcome(6, finished=True)
+    for line, expected in zip(
+        [line for line in metrics(tmp_path) if "loss" in line], metrics(whole), strict=True
+    ):
+        assert line == expected
+    assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [3]
+
+
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"loss is nan at step 3; the checkpoint of step 2 is good"):
+        run(tmp_path, ToyObjective(poison=3))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_the_end_of_the_data_is_saved(tmp_path):
+    config = toy_config()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_epochs=2))
+    with pytest.raises(RunError, match=r"the data ended after step 2 of 6 \(saved\); raise data.num_epochs"):
+        train(ToyObjective(), config, tmp_path, quiet=True)
+
+
+def test_a_longer_run_goes_on(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    assert run(tmp_path) == Outcome(6, finished=True)  # nothing left to do
+    assert run(tmp_path, num_steps=8, keep_checkpoints=2) == Outcome(8, finished=True)
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [7, 8]
+    assert [line["step"] for line in metrics(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_other_data_or_processes_are_refused(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    config = toy_config(num_steps=8)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="synthetic:5"))
+    with pytest.raises(RunError, match="the same elements cannot follow"):
+        train(ToyObjective(), config, tmp_path, quiet=True)
+    meta = next((tmp_path / "checkpoints" / "6" / "meta").iterdir())
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "process_count": 4}))
+    with pytest.raises(InputError, match="saved by 4 processes and this run has 1"):
+        run(tmp_path, num_steps=8)
+    assert not (tmp_path / "damaged").exists()
