@@ -49,6 +49,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
+        "gcs": ["gcsfs>=2024.6"],  # gs:// paths
+        "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
         "test": ["pytest>=8", "torch==2.13.0", "diffusers>=0.35", "scikit-image>=0.25", "ruff>=0.14"],
     },

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Train on a Cloud TPU slice (v5e, v5p, v6e) by queued resources, in a container on every host.
+#
+#   launch/tpu/pod.sh run --config configs/star_i2vgenxl.py --workdir gs://BUCKET/run ...   all of what follows
+#   launch/tpu/pod.sh create                  asks for the slice, and waits until it is there
+#   launch/tpu/pod.sh setup                   pulls the image on every host
+#   launch/tpu/pod.sh train --config ...      starts, or resumes, training on every host
+#   launch/tpu/pod.sh wait                    until it ends; prints each host's exit code
+#   launch/tpu/pod.sh logs [HOST]             of host 0 by default
+#   launch/tpu/pod.sh ssh HOST|all COMMAND
+#   launch/tpu/pod.sh stop                    SIGTERM: training saves and ends
+#   launch/tpu/pod.sh delete                  gives the slice back
+#
+# Arguments behind `train` and `run` are those of `star-jax train`. `run` asks for a new slice when a spot one was taken
+# away, and resumes. It can be interrupted and started again at any time: what is there is used. Interrupt it before
+# `stop`, which it would answer by resuming.
+set -euo pipefail
+
+NAME=${NAME:-star}
+ZONE=${ZONE:?set ZONE, such as europe-west4-b}
+ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5p-32}          # v5litepod-16, v6e-16, v5p-32 (of v5p, cores are counted)
+IMAGE=${IMAGE:?set IMAGE to an image made with launch/docker/Dockerfile.tpu, in a registry that the slice reaches}
+PROVISIONING=${PROVISIONING---spot}                   # or "" (on demand), --reserved
+GRACE_SECONDS=${GRACE_SECONDS:-600}                   # from SIGTERM (training saves) to SIGKILL
+MAX_RESTARTS=${MAX_RESTARTS:-10}                      # after failures; slices taken away do not count
+POLL_SECONDS=${POLL_SECONDS:-60}
+
+case $ACCELERATOR_TYPE in
+  v5p-*) RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv5} ;;
+  v5litepod-*) RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite} ;;
+  v6e-*) RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv6e} ;;
+  *) RUNTIME_VERSION=${RUNTIME_VERSION:?set RUNTIME_VERSION for $ACCELERATOR_TYPE} ;;
+esac
+
+state() {
+  gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" --format='value(state.state)' 2> /dev/null \
+    || echo NONE
+}
+
+on() { # HOST|all COMMAND
+  gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" --command="$2"
+}
+
+create() {
+  local now
+  while now=$(state) && [[ $now != ACTIVE ]]; do
+    case $now in
+      NONE)
+        # shellcheck disable=SC2086  # no provisioning flag is no argument
+        gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
+          --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" $PROVISIONING
+        ;;
+      FAILED | SUSPENDED) delete ;;
+      *) echo "$NAME: $now" >&2; sleep "$POLL_SECONDS" ;;
+    esac
+  done
+}
+
+setup() {
+  on all "sudo gcloud auth configure-docker ${IMAGE%%/*} --quiet && sudo docker pull --quiet $IMAGE"
+}
+
+train() {
+  # The host's network and devices: JAX asks the metadata server which host this is. Quoted twice: for ssh's shell.
+  on all "sudo docker rm --force star > /dev/null 2>&1; sudo docker run --detach --name=star --init --net=host --privileged \
+--ulimit=memlock=-1 --ipc=host $IMAGE star-jax train --quiet $(printf '%q ' "$@")"
+}
+
+wait_for_end() {
+  on all "sudo docker wait star"
+}
+
+stop() {
+  on all "sudo docker stop --time=$GRACE_SECONDS star"
+}
+
+delete() {
+  gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --force --quiet
+}
+
+run() {
+  local failures=0 codes
+  while true; do
+    create
+    if ! on all "sudo docker inspect --format={{.State.Running}} star | grep --quiet true" 2> /dev/null; then
+      setup
+      train "$@"
+    fi
+    codes=$(wait_for_end | tr -d '\r' | sort -u | tr '\n' ' ') || codes=
+    if [[ $(state) != ACTIVE ]]; then
+      echo "$NAME was taken away; asking for another slice" >&2
+      continue
+    fi
+    case $codes in
+      "") sleep "$POLL_SECONDS"; continue ;; # ssh failed; the container runs on
+      "0 ") echo "$NAME: done" >&2; return 0 ;;
+      "2 " | "0 2 ") echo "$NAME: wrong arguments; see $0 logs" >&2; return 2 ;;
+    esac
+    failures=$((failures + 1))
+    if [[ $failures -gt $MAX_RESTARTS ]]; then
+      echo "$NAME: ended with $codes for the ${failures}th time; see $0 logs" >&2
+      return 1
+    fi
+    echo "$NAME: ended with $codes; resuming" >&2
+  done
+}
+
+command=${1:-}
+shift || true
+case $command in
+  create | setup | stop | delete) "$command" ;;
+  train | run) "$command" "$@" ;;
+  wait) wait_for_end ;;
+  logs) on "${1:-0}" "sudo docker logs --tail=1000 star" ;;
+  ssh) on "$@" ;;
+  *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac

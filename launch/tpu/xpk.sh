@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Train on a TPU slice of a GKE cluster with xpk (https://github.com/AI-Hypercomputer/xpk; pip install xpk).
+#
+#   xpk cluster create --cluster star --tpu-type=v5p-32 --num-slices=1 --zone=ZONE --project=PROJECT    once
+#   CLUSTER=star ZONE=... PROJECT=... IMAGE=... launch/tpu/xpk.sh --config configs/star_i2vgenxl.py --workdir gs://...
+#   xpk workload list --cluster star          kubectl logs -l jobset.sigs.k8s.io/jobset-name=star-train
+#   xpk workload delete --workload star-train --cluster star
+#
+# Arguments are those of `star-jax train`. Delete the workload and run the same command again to resume; pods that were
+# preempted or failed are restarted by the cluster, and resume, too.
+set -euo pipefail
+
+CLUSTER=${CLUSTER:?set CLUSTER to the name of a cluster made with xpk}
+ZONE=${ZONE:?set ZONE}
+PROJECT=${PROJECT:?set PROJECT}
+IMAGE=${IMAGE:?set IMAGE to an image made with launch/docker/Dockerfile.tpu}
+WORKLOAD=${WORKLOAD:-star-train}
+TPU_TYPE=${TPU_TYPE:-v5p-32}
+MAX_RESTARTS=${MAX_RESTARTS:-50}
+
+# One slice: the mesh knows no slower network between slices.
+xpk workload create --workload "$WORKLOAD" --cluster "$CLUSTER" --zone="$ZONE" --project="$PROJECT" \
+  --tpu-type="$TPU_TYPE" --num-slices=1 --docker-image="$IMAGE" --max-restarts="$MAX_RESTARTS" \
+  --command "star-jax train --quiet $(printf '%q ' "$@")"
