@@ -1,0 +1,150 @@
+"""Simulated devices, in one process and in two, give one device's loss and gradients; weights are really split."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+from toy_training import ToyObjective, toy_config
+
+from star_jax.errors import InputError
+from star_jax.sharding import (
+    batch_shardings,
+    make_mesh,
+    param_shardings,
+    param_spec,
+    place_batch,
+    process_share,
+)
+from star_jax.train.checkpoints import TrainCheckpoints
+from star_jax.train.config import MeshConfig
+from star_jax.train.loop import train
+from star_jax.train.optimizer import make_optimizer
+from star_jax.train.state import abstract_state
+from star_jax.train.step import with_shardings
+
+FOLDER = Path(__file__).parent
+
+
+def start(arguments: list, devices: int) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(FOLDER),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    return subprocess.Popen(
+        [sys.executable, FOLDER / "train_sharded.py", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def results(workdir: Path):
+    """Metrics, and gradients as Adam's first moments show them after one step."""
+    config = toy_config()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    abstract = abstract_state(
+        ToyObjective().abstract_params()[0], make_optimizer(config.optimizer, 1), ema_decay=0.9
+    )
+    checkpoints = TrainCheckpoints(workdir, config.train)
+    state = checkpoints.restore_state(1, with_shardings(abstract, param_shardings(mesh, abstract)))
+    checkpoints.close()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    values = {name: value for line in lines for name, value in line.items() if "second" not in name}
+    return values, jax.tree.map(lambda mu: np.asarray(mu) / 0.1, state.opt_state[1][0].mu)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    train(ToyObjective(), toy_config(num_steps=1, validate_every_steps=1), workdir, quiet=True)
+    return results(workdir)
+
+
+def assert_close(found, expected):
+    (metrics, gradients), (expected_metrics, expected_gradients) = found, expected
+    assert metrics.keys() == expected_metrics.keys()
+    for name, value in expected_metrics.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5), name
+    largest = max(abs(leaf).max() for leaf in jax.tree.leaves(expected_gradients))
+    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
+        assert abs(one - other).max() < 1e-5 * largest
+
+
+def test_eight_devices_equal_one(one_device, tmp_path):
+    meshes = [[8, 1, 1], [1, 8, 1], [2, 2, 2]]
+    process = start([tmp_path, json.dumps(meshes)], 8)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    for sizes in meshes:
+        assert_close(results(tmp_path / "x".join(map(str, sizes))), one_device)
+
+
+def test_two_processes_equal_one(one_device, tmp_path):
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        address = f"localhost:{found.getsockname()[1]}"
+    meshes = [[2, 2, 2], [1, 8, 1]]
+    processes = [start([tmp_path, json.dumps(meshes), address, index], 4) for index in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    for sizes in meshes:
+        assert_close(results(tmp_path / "x".join(map(str, sizes))), one_device)
+    assert "step 1" in outputs[0] and "step 1" not in outputs[1]  # one process reports
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "spec"),
+    [
+        ((2, 4, 1), (3, 3, 320, 640), (None, None, None, ("fsdp", "context"))),
+        ((2, 4, 1), (1280, 1280), (None, ("fsdp", "context"))),
+        ((1, 4, 2), (640, 6), (("fsdp", "context"), None)),
+        ((1, 4, 8), (4, 8191), (("fsdp",), None)),  # no axis divides by 32
+        ((1, 4, 2), (320,), ()),  # small
+        ((8, 1, 1), (1280, 1280), ()),
+        ((1, 7, 1), (1280, 1280), ()),
+    ],
+)
+def test_weights_are_split_over_fsdp_and_context(sizes, shape, spec):
+    mesh = AbstractMesh(sizes, ("data", "fsdp", "context"))
+    if shape == (640, 6):
+        shape = (64000, 6)
+    assert param_spec(mesh, shape) == PartitionSpec(*spec)
+
+
+def test_moments_lie_as_their_weights():
+    mesh = AbstractMesh((1, 4, 2), ("data", "fsdp", "context"))
+    state = abstract_state(
+        ToyObjective().abstract_params()[0], make_optimizer(toy_config().optimizer, 1), ema_decay=0.9
+    )
+    specs = jax.tree.map(lambda leaf: param_spec(mesh, leaf.shape), state)
+    assert specs.params == specs.opt_state[1][0].mu == specs.opt_state[1][0].nu == specs.ema_params
+    assert specs.params["controlnet"]["kernel"] == PartitionSpec(None, ("fsdp", "context"))
+
+
+def test_meshes_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"mesh is data=3 x fsdp=1 x context=1, but there are 8 devices"):
+        make_mesh(MeshConfig(data=3), [object()] * 8)
+    with pytest.raises(InputError, match=r"mesh is data=-1 x fsdp=3 x context=1, but there are 8 devices"):
+        make_mesh(MeshConfig(fsdp=3), [object()] * 8)
+
+
+def test_batches_are_split():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    batch = {"gt": np.arange(2 * 4 * 3 * 3 * 1.0).reshape(2, 4, 3, 3, 1), "index": np.arange(2)}
+    shardings = batch_shardings(mesh, batch)
+    share = process_share(mesh, 2)
+    assert (share.index, share.count, share.start, share.size) == (0, 1, 0, 2)
+    placed = place_batch(batch, shardings, share)
+    jax.tree.map(np.testing.assert_array_equal, placed, batch)
+    assert shardings["gt"].spec == PartitionSpec(("data", "fsdp"), "context")
+    assert shardings["index"].spec == PartitionSpec(("data", "fsdp"))
