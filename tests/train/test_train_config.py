@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from ml_collections import ConfigDict
 
+from star_jax.diffusion.losses import LossConfig
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
 from star_jax.launch.config_arguments import parse_overrides, run_config_file
-from star_jax.train.config import ExperimentConfig, MeshConfig, TrainConfig, parse_experiment
+from star_jax.train.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig, parse_experiment
 from star_jax.train.workdir import open_workdir, read_workdir_config
 
 MINIMAL = {"train": {"num_steps": 4, "batch_size": 2}, "data": {"source": "synthetic"}}
@@ -145,3 +146,36 @@ def test_keys_that_a_resumed_run_may_change_exist():
     groups = dataclasses.asdict(parse_experiment(MINIMAL))
     assert {f"{group}.{key}" for group, keys in groups.items() for key in keys} >= FREE_KEYS
     assert set(groups) == {field.name for field in dataclasses.fields(ExperimentConfig)}
+
+
+@pytest.mark.parametrize(
+    "file", ["tiny.py", "star_i2vgenxl.py", "star_i2vgenxl.py:i2vgenxl", "ablations.py:df_off"]
+)
+def test_packaged_configurations_are_whole(file):
+    values = run_config_file(file)
+    assert values.is_locked
+    parse_experiment(values)
+
+
+def test_the_paper_s_configuration():
+    config = parse_experiment(run_config_file("star_i2vgenxl.py"))
+    assert (config.train.num_steps, config.train.batch_size) == (15_000, 8)
+    assert (config.data.num_frames, config.data.height, config.data.width) == (32, 720, 1280)
+    assert config.data.caption_dropout == 0.5 and config.optimizer == OptimizerConfig()
+    assert config.diffusion == LossConfig()
+
+
+def test_every_ablation_is_another_configuration():
+    from star_jax.configs import ablations, star_i2vgenxl
+
+    paper = parse_experiment(star_i2vgenxl.get_config())
+    # The rows that the tables share with the full model.
+    full = {"liem_both", "liem_before_attention", "df_direct", "weight_linear", "alpha_2", "beta_1"}
+    experiments = {row: parse_experiment(run_config_file(f"ablations.py:{row}")) for row in ablations.ROWS}
+    assert {row for row, config in experiments.items() if config == paper} == full
+    others = [repr(config) for row, config in experiments.items() if row not in full]
+    assert len(set(others)) == len(others) == 23 - len(full)
+    with pytest.raises(InputError, match=r"no ablation 'df'; write .* liem_none"):
+        run_config_file("ablations.py:df")
+    with pytest.raises(InputError, match="no start 'sd'; choose one of venhancer, i2vgenxl"):
+        run_config_file("star_i2vgenxl.py:sd")

@@ -1,0 +1,51 @@
+"""STAR as in the paper (arXiv 2501.02976, section 4.1): 15,000 steps of 8 clips, 32 frames of 720x1280.
+
+  star-jax convert venhancer_v2.pt SVD/vae OPEN_CLIP checkpoints/venhancer
+  star-jax train --config configs/star_i2vgenxl.py --workdir runs/star \\
+      --config.model.checkpoint=checkpoints/venhancer --config.data.source=openvid.csv
+
+Training starts from VEnhancer v2, as the released weights did; `configs/star_i2vgenxl.py:i2vgenxl` starts from
+I2VGen-XL (checkpoints/i2vgenxl). All devices share the weights' state (mesh.fsdp) and split the 8 clips; more than
+8 devices need mesh.context, such as 8 x 8: --config.mesh.fsdp=8 --config.mesh.context=8.
+"""
+
+from ml_collections import ConfigDict
+
+from star_jax.errors import InputError
+
+CHECKPOINTS = {"venhancer": "checkpoints/venhancer", "i2vgenxl": "checkpoints/i2vgenxl"}
+
+
+def get_config(init: str = "venhancer") -> ConfigDict:
+    if init not in CHECKPOINTS:
+        raise InputError(f"no start {init!r}; choose one of {', '.join(CHECKPOINTS)}")
+    config = ConfigDict()
+    config.train = ConfigDict(
+        {
+            "num_steps": 15_000,
+            "batch_size": 8,
+            "remat": "full",
+            "checkpoint_every_steps": 500,
+            "keep_every_steps": 5_000,
+            "validate_every_steps": 1_000,
+        }
+    )
+    config.data = ConfigDict(
+        {
+            "source": "openvid.csv",
+            "recipe": "realbasicvsr",
+            "num_frames": 32,
+            "frame_interval": 2,
+            "height": 720,
+            "width": 1280,
+            "caption_dropout": 0.5,
+            "num_workers": 8,
+        }
+    )
+    config.model = ConfigDict({"preset": "i2vgen-xl", "checkpoint": CHECKPOINTS[init]})
+    config.diffusion = ConfigDict(
+        {"frequency": "direct", "alpha": 2.0, "schedule": "linear", "beta": 1.0, "low_pass": "radius"}
+    )
+    config.optimizer = ConfigDict({"learning_rate": 5e-5, "schedule": "constant", "clip_norm": 1.0})
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1})
+    return config.lock()
