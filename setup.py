@@ -52,6 +52,7 @@ setup(
         "gcs": ["gcsfs>=2024.6"],  # gs:// paths
         "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
+        "scenes": ["scikit-image>=0.25"],  # its photos
         "test": ["pytest>=8", "torch==2.13.0", "diffusers>=0.35", "scikit-image>=0.25", "ruff>=0.14"],
     },
 )

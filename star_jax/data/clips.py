@@ -13,6 +13,7 @@ from star_jax.data import storage
 from star_jax.data.config import DataConfig
 from star_jax.data.degradations import degrade
 from star_jax.data.rng import generator
+from star_jax.data.scenes import SceneVideo
 from star_jax.data.sources import ClipRecord
 from star_jax.data.stopwatch import Stopwatch
 from star_jax.data.synthetic import SyntheticVideo
@@ -121,8 +122,10 @@ class _FileVideo:
 
 
 @contextlib.contextmanager
-def _open(video: str | SyntheticVideo) -> Iterator[_FileVideo | SyntheticVideo]:
-    if isinstance(video, SyntheticVideo):
+def _open(
+    video: str | SyntheticVideo | SceneVideo,
+) -> Iterator[_FileVideo | SyntheticVideo | SceneVideo]:
+    if isinstance(video, (SyntheticVideo, SceneVideo)):
         yield video
         return
     with storage.local_file(video) as path:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from star_jax.data import storage
+from star_jax.data.scenes import HELD_OUT_PHOTO, SceneVideo
 from star_jax.data.synthetic import SyntheticVideo
 from star_jax.errors import InputError
 
@@ -31,7 +32,7 @@ class ClipRecord:
     """
 
     key: str
-    video: str | SyntheticVideo
+    video: str | SyntheticVideo | SceneVideo
     low_video: str | None = None
     text: str = ""
     text_path: str | None = None
@@ -50,8 +51,9 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
         - a folder with gt/, lq/ and text/ (STAR's paired layout, matched by name);
         - a folder written by `star-jax prepare` (or one of its splits, `folder/validation`);
         - a .csv with columns `path` and `text`, or a .jsonl with those keys (paths relative to the file);
-        or `synthetic`, `synthetic:COUNT`, `synthetic:COUNT:FOLDER_OF_PHOTOS` for made-up moving scenes.
-      height, width: size of the synthetic ones.
+        or `synthetic`, `synthetic:COUNT`, `synthetic:COUNT:FOLDER_OF_PHOTOS` for made-up moving shapes,
+        `scenes:COUNT`, `scenes:COUNT:held-out` for made-up scenes to train a small model on, or to test it with.
+      height, width: size of the made-up ones.
 
     Returns:
       a sequence of ClipRecord, or of prepared records.
@@ -61,6 +63,8 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
     """
     if location.split(":")[0] == "synthetic":
         return synthetic_source(location, height, width)
+    if location.split(":")[0] == "scenes":
+        return scene_source(location, height, width)
     if storage.exists(storage.join(root_and_split(location)[0], MANIFEST)):
         from star_jax.data.prepared import PreparedSource  # tensorflow-datasets is slow to import
 
@@ -212,4 +216,28 @@ def synthetic_source(location: str, height: int, width: int) -> list[ClipRecord]
             text="moving shapes and textures",
         )
         for index in range(int(count))
+    ]
+
+
+# Scenes to test with have other numbers than any to train on, and every other one the photo that those never show.
+_HELD_OUT = 1_000_000
+
+
+def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
+    """`scenes:COUNT` made-up scenes, or `scenes:COUNT:held-out` others (see `star_jax.data.scenes`).
+
+    Raises:
+      InputError: the location is neither.
+    """
+    _, _, rest = location.partition(":")
+    count, _, which = rest.partition(":")
+    if not count.isdigit() or not 1 <= int(count) <= _HELD_OUT or which not in ("", "held-out"):
+        raise InputError(f"{location!r}: write scenes:COUNT or scenes:COUNT:held-out, COUNT 1 to {_HELD_OUT}")
+    first = _HELD_OUT if which else 0
+    return [
+        ClipRecord(
+            f"scene-{index:07d}",
+            SceneVideo(index, height, width, photo=HELD_OUT_PHOTO if which and index % 2 == 0 else None),
+        )
+        for index in range(first, first + int(count))
     ]

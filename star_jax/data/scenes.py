@@ -1,0 +1,339 @@
+"""Made-up videos to train a small model on: photos and painted pictures behind a moving camera, things in front.
+
+A scene is a few flat layers at different depths. The camera pans, zooms, turns and shakes, so that near layers move
+more than far ones (parallax), and things pass in front. Pictures are crops of the photos that scikit-image brings
+along, "dead leaves" (overlapping discs and polygons of every size, whose statistics are those of natural pictures:
+Lee, Mumford and Huang 2001; trained on by Achddou et al. 2021), soft gradients and printed text. Every frame is a
+function of (index, frame number), and only the asked-for size is rendered: an element costs a few milliseconds.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from star_jax.data.rng import generator
+from star_jax.errors import InputError
+
+# In scikit-image's wheel, no download; all public domain, CC0 or without known restrictions (docs/tiny_star.md).
+PHOTOS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+HELD_OUT_PHOTO = "chelsea.png"  # of the sample clip; never in a training scene
+
+_MARGIN = 0.35  # a layer's picture is larger than the frame by this share on each side
+_FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+)
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:-+ "
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneVideo:
+    """A made-up video that reads like a VideoReader.
+
+    Attributes:
+      index: which scene.
+      height, width: pixels.
+      num_frames: length.
+      photo: file name of the far layer's picture (one of scikit-image's); None draws its kind.
+    """
+
+    index: int
+    height: int
+    width: int
+    num_frames: int = 64
+    photo: str | None = None
+
+    def read(self, start: int, count: int, stride: int) -> np.ndarray:
+        """Renders frames start, start + stride, ...
+
+        Returns:
+          uint8 [count, height, width, 3].
+
+        Raises:
+          ValueError: the range leaves the video.
+          InputError: scikit-image is not installed.
+        """
+        if start < 0 or start + (count - 1) * stride >= self.num_frames:
+            raise ValueError(f"frames {start} + {count} x {stride} leave a video of {self.num_frames} frames")
+        scene = _scene(self)
+        return np.stack([scene.render(start + index * stride) for index in range(count)])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Motion:
+    """Camera or object: pixels and radians a frame, growth a frame, and a small shake."""
+
+    pan: np.ndarray
+    turn: float
+    zoom: float
+    shake: np.ndarray  # [2, 3]: amplitude, frequency, phase of each axis
+
+    def at(self, time: float, depth: float) -> tuple[np.ndarray, float, float]:
+        """Shift (pixels), angle and scale at a time (frames from the middle); `depth` 1 is far, more is near."""
+        amplitude, frequency, phase = self.shake.T
+        shift = self.pan * time + amplitude * np.sin(frequency * time + phase)
+        return shift * depth, self.turn * time, float(np.exp(self.zoom * time * depth))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A picture float32 [h, w, 3] (0..255) and, but for the far one, its cover [h, w] (0..1)."""
+
+    picture: np.ndarray
+    cover: np.ndarray | None
+    depth: float
+    place: np.ndarray  # of its centre, pixels from the frame's
+    motion: _Motion
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scene:
+    height: int
+    width: int
+    num_frames: int
+    camera: _Motion
+    layers: tuple[_Layer, ...]
+
+    def render(self, number: int) -> np.ndarray:
+        time = number - self.num_frames / 2
+        frame = np.zeros((self.height, self.width, 3), np.float32)
+        for layer in self.layers:
+            matrix = self._matrix(layer, time)
+            if layer.cover is None:
+                frame = self._warp(layer.picture, matrix, cv2.BORDER_REFLECT_101)
+            else:
+                cover = self._warp(layer.cover, matrix, cv2.BORDER_CONSTANT)[..., None]
+                frame += (self._warp(layer.picture, matrix, cv2.BORDER_REFLECT_101) - frame) * cover
+        return np.clip(np.rint(frame), 0, 255).astype(np.uint8)
+
+    def _matrix(self, layer: _Layer, time: float) -> np.ndarray:
+        """From frame to picture coordinates, [2, 3]."""
+        shift, angle, scale = self.camera.at(time, layer.depth)
+        own_shift, own_angle, own_scale = layer.motion.at(time, 1.0)
+        angle, scale = angle + own_angle, scale * own_scale
+        linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+        centre = np.array([self.width, self.height]) / 2
+        middle = np.array(layer.picture.shape[1::-1]) / 2
+        offset = middle - linear @ (centre + layer.place + shift + own_shift)
+        return np.column_stack([linear, offset])
+
+    def _warp(self, image: np.ndarray, matrix: np.ndarray, border: int) -> np.ndarray:
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(image, matrix, (self.width, self.height), flags=flags, borderMode=border)
+
+
+@functools.lru_cache(maxsize=4)
+def _scene(video: SceneVideo) -> _Scene:
+    rng = generator(0, "scene", video.index)
+    size = (video.height, video.width)
+    height, width = (round(length * (1 + 2 * _MARGIN)) for length in size)
+    still = np.zeros((2, 3))
+    layers = [
+        _Layer(
+            _soften(_picture(height, width, rng, video.photo), rng),
+            None,
+            1.0,
+            np.zeros(2),
+            _Motion(np.zeros(2), 0.0, 0.0, still),
+        )
+    ]
+    for depth in np.sort(rng.uniform(1.2, 3.0, rng.choice(4, p=(0.3, 0.35, 0.25, 0.1)))):
+        extent = int(rng.uniform(0.25, 0.9) * min(size))
+        layers.append(
+            _Layer(
+                _soften(_picture(extent, extent, rng), rng),
+                _outline(extent, rng),
+                float(depth),
+                rng.uniform(-0.5, 0.5, 2) * size[::-1],
+                _Motion(_velocity(rng, 1.5), rng.normal() * 0.01, 0.0, still),
+            )
+        )
+    shake = np.array([[rng.uniform(0, 1.0), rng.uniform(0.1, 0.9), rng.uniform(0, 6.3)] for _ in range(2)])
+    reach = (
+        _MARGIN * min(size) / video.num_frames
+    )  # how far the far layer may go per frame, and stay in its picture
+    camera = _Motion(_velocity(rng, min(2.0, reach)), rng.normal() * 0.003, rng.normal() * 0.003, shake)
+    return _Scene(*size, video.num_frames, camera, tuple(layers))
+
+
+def _velocity(rng: np.random.Generator, largest: float) -> np.ndarray:
+    """Never still: between a tenth and the whole of `largest`, in any direction."""
+    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 1.0) * largest
+    return speed * np.array([np.cos(angle), np.sin(angle)])
+
+
+def _soften(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Half of the pictures as they are, others a little soft, as films are, or out of focus."""
+    kind = rng.random()
+    if kind < 0.5:
+        return picture.astype(np.float32)
+    sigma = rng.uniform(0.4, 1.2) if kind < 0.85 else rng.uniform(1.5, 5.0)
+    return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
+
+
+def _picture(height: int, width: int, rng: np.random.Generator, photo: str | None = None) -> np.ndarray:
+    """A picture of a drawn kind, float32 [height, width, 3]."""
+    if photo is not None:
+        return _photo_crop(photo, height, width, rng, plain=True)
+    kind = rng.choice(4, p=(0.55, 0.3, 0.08, 0.07))
+    if kind == 0:
+        return _photo_crop(PHOTOS[rng.integers(len(PHOTOS))], height, width, rng)
+    if kind == 1:
+        return _dead_leaves(height, width, rng)
+    if kind == 2:
+        return _gradient(height, width, rng)
+    return _print(height, width, rng)
+
+
+@functools.lru_cache(maxsize=len(PHOTOS) + 1)
+def load_photo(name: str) -> np.ndarray:
+    """One of the photos that scikit-image brings along, uint8 [H, W, 3].
+
+    Raises:
+      InputError: scikit-image, or that photo in it, is not there.
+    """
+    package = importlib.util.find_spec("skimage")
+    if package is None:
+        raise InputError("scenes are made of scikit-image's photos; install it: pip install scikit-image")
+    path = Path(package.submodule_search_locations[0]) / "data" / name
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise InputError(f"this scikit-image has no photo {path}; install version 0.25 or newer")
+    return image
+
+
+def _photo_crop(
+    name: str, height: int, width: int, rng: np.random.Generator, *, plain: bool = False
+) -> np.ndarray:
+    """A crop at a random scale (not enlarged by more than 1.3), turned, mirrored and tinted unless `plain`."""
+    image = load_photo(name)
+    smallest = max(height / image.shape[0], width / image.shape[1])
+    if plain:
+        scale = smallest
+    else:
+        if rng.random() < 0.5:
+            image = np.rot90(image)
+            smallest = max(height / image.shape[0], width / image.shape[1])
+        image = image[:, ::-1] if rng.random() < 0.5 else image
+        scale = max(smallest, min(1.0, np.exp(rng.uniform(np.log(max(smallest, 0.25)), np.log(1.3)))))
+    top, left = (
+        int(rng.random() * max(0, have - want / scale))
+        for have, want in zip(image.shape[:2], (height, width), strict=True)
+    )
+    crop = image[top : top + int(np.ceil(height / scale)), left : left + int(np.ceil(width / scale))]
+    mode = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    crop = cv2.resize(np.ascontiguousarray(crop), (width, height), interpolation=mode).astype(np.float32)
+    return crop if plain else _tint(crop, rng)
+
+
+def _tint(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another exposure, white balance and saturation; sometimes the channels change places."""
+    if rng.random() < 0.3:
+        picture = picture[..., rng.permutation(3)]
+    grey = picture.mean(-1, keepdims=True)
+    picture = grey + (picture - grey) * rng.uniform(0.3, 1.4)
+    picture = 255 * (np.clip(picture, 0, 255) / 255) ** np.exp(rng.uniform(-0.5, 0.5))
+    gain, offset = rng.uniform(0.6, 1.15) * rng.uniform(0.85, 1.15, 3), rng.uniform(-15, 40)
+    return np.clip(picture * gain + offset, 0, 255).astype(np.float32)
+
+
+def _colour(rng: np.random.Generator, photo: str | None = None) -> np.ndarray:
+    """A colour of a photo (of any where none is given), or sometimes any colour at all."""
+    if rng.random() < 0.15:
+        return rng.uniform(0, 255, 3)
+    image = load_photo(photo or PHOTOS[rng.integers(len(PHOTOS))])
+    pixel = image[rng.integers(image.shape[0]), rng.integers(image.shape[1])].astype(np.float64)
+    return np.clip(pixel * rng.uniform(0.7, 1.3) + rng.normal(size=3) * 12, 0, 255)
+
+
+def _dead_leaves(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Overlapping discs and polygons, radii falling with the third power, large ones below."""
+    canvas = _gradient(height, width, rng)
+    largest = 0.4 * min(height, width)
+    smallest = rng.uniform(1.5, 6.0)
+    count = int(rng.uniform(60, 260))
+    share = rng.random(count)
+    radii = np.sort((smallest**-2 - share * (smallest**-2 - largest**-2)) ** -0.5)[::-1]
+    photo = PHOTOS[rng.integers(len(PHOTOS))]  # things of one place have colours of one place
+    palette = [_colour(rng, photo) for _ in range(12)]
+    for radius in radii:
+        colour = np.clip(
+            palette[rng.integers(len(palette))] + rng.normal() * 20 + rng.normal(size=3) * 6, 0, 255
+        ).tolist()
+        centre = rng.uniform((0, 0), (width, height))
+        cv2.fillPoly(canvas, [_polygon(centre, radius, rng)], colour, cv2.LINE_AA, shift=4)
+    if rng.random() < 0.5:
+        canvas += _grain(height, width, rng)
+    return np.clip(canvas, 0, 255)
+
+
+def _polygon(centre: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
+    """An ellipse or a ragged polygon, in sixteenths of a pixel."""
+    if rng.random() < 0.6:
+        angles, stretch = np.linspace(0, 2 * np.pi, 24, endpoint=False), rng.uniform(0.4, 1.0)
+        points = np.column_stack([np.cos(angles), stretch * np.sin(angles)])
+    else:
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 8)))
+        points = np.column_stack([np.cos(angles), np.sin(angles)]) * rng.uniform(0.5, 1.0, (len(angles), 1))
+    turn = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return np.int32((centre + radius * points @ rotation.T) * 16)
+
+
+def _grain(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Texture of one grain size, the same in all channels: float32 [height, width, 1]."""
+    cell = rng.uniform(1.0, 6.0)
+    noise = rng.standard_normal((int(height / cell) + 2, int(width / cell) + 2)).astype(np.float32)
+    return rng.uniform(3, 18) * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+
+
+def _gradient(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Four to sixteen colours, blended smoothly."""
+    rows, columns = rng.integers(2, 5, 2)
+    base = _colour(rng)
+    grid = base + rng.normal(size=(rows, columns, 3)) * rng.uniform(5, 45)
+    return cv2.resize(
+        np.clip(grid, 0, 255).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+
+
+def _print(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Lines of letters on a soft ground, as signs, subtitles and pages have them."""
+    canvas = _gradient(height, width, rng).astype(np.uint8)  # putText draws on nothing else
+    scale, font = rng.uniform(0.35, 1.6), _FONTS[rng.integers(len(_FONTS))]
+    colour, thick = rng.uniform(0, 255, 3).tolist(), max(1, round(scale * rng.uniform(0.8, 2.0)))
+    for baseline in np.arange(rng.uniform(10, 30), height, 32 * scale):
+        line = "".join(_LETTERS[i] for i in rng.integers(len(_LETTERS), size=2 + int(width / (18 * scale))))
+        cv2.putText(
+            canvas, line, (int(rng.uniform(-10, 20)), int(baseline)), font, scale, colour, thick, cv2.LINE_AA
+        )
+    return canvas
+
+
+def _outline(extent: int, rng: np.random.Generator) -> np.ndarray:
+    """The cover of a thing: a disc or polygon with a soft or sharp edge, float32 [extent, extent]."""
+    cover = np.zeros((extent, extent), np.float32)
+    centre = np.full(2, extent / 2)
+    cv2.fillPoly(cover, [_polygon(centre, 0.48 * extent, rng)], 1.0, cv2.LINE_AA, shift=4)
+    return cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.5, 2.0))

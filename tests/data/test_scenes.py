@@ -1,0 +1,66 @@
+"""Made-up scenes: determinism, motion, range, what is held out."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from star_jax.data.clips import load_clip
+from star_jax.data.config import DataConfig
+from star_jax.data.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo, _scene, load_photo
+from star_jax.data.sources import open_source
+from star_jax.errors import InputError
+
+pytest.importorskip("skimage")
+
+
+def test_a_scene_is_a_function_of_its_number():
+    video = SceneVideo(3, 48, 64)
+    first = video.read(10, 4, 2)
+    _scene.cache_clear()
+    np.testing.assert_array_equal(video.read(10, 4, 2), first)
+    np.testing.assert_array_equal(video.read(14, 1, 1)[0], first[2])
+    assert not np.array_equal(SceneVideo(4, 48, 64).read(10, 4, 2), first)
+
+
+@pytest.mark.parametrize("index", range(0, 40, 2))
+def test_every_frame_moves_and_has_contrast(index):
+    frames = SceneVideo(index, 48, 64).read(0, 16, 4)
+    assert frames.shape == (16, 48, 64, 3) and frames.dtype == np.uint8
+    changes = np.abs(np.diff(frames.astype(int), axis=0)).mean((1, 2, 3))
+    assert (changes > 0).all()
+
+
+def test_scenes_use_the_range():
+    frames = np.stack([SceneVideo(index, 32, 32).read(0, 1, 1) for index in range(60)])
+    assert frames.min() < 10 and frames.max() > 245
+    assert frames.mean((1, 2, 3, 4)).std() > 20  # dark and bright ones
+    assert 60 < frames.mean() < 190
+
+
+def test_held_out_scenes_show_another_photo_and_have_other_numbers():
+    assert HELD_OUT_PHOTO not in PHOTOS
+    training, test = open_source("scenes:8"), open_source("scenes:8:held-out")
+    assert not {r.video.index for r in training} & {r.video.index for r in test}
+    assert [r.video.photo for r in test] == [HELD_OUT_PHOTO, None] * 4
+    assert all(r.video.photo is None for r in training)
+
+
+def test_an_element_of_scenes():
+    config = DataConfig("scenes:3", num_frames=3, frame_interval=1, height=32, width=48)
+    record = open_source(config.source, height=32, width=48)[1]
+    element = load_clip(record, config, 7)
+    assert element["gt"].shape == (3, 32, 48, 3) and element["lq"].shape == (3, 8, 12, 3)
+
+
+@pytest.mark.parametrize("location", ["scenes", "scenes:", "scenes:0", "scenes:4:other", "scenes:x"])
+def test_mistakes_in_the_location(location):
+    with pytest.raises(InputError, match="scenes:COUNT"):
+        open_source(location)
+
+
+def test_without_scikit_image(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    load_photo.cache_clear()
+    with pytest.raises(InputError, match="pip install scikit-image"):
+        load_photo("astronaut.png")
