@@ -32,6 +32,7 @@ def build_component(
     param_dtype: jnp.dtype,
     rngs: nnx.Rngs,
     kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+    remat: str = "none",
 ) -> nnx.Module:
     """Builds one network with fresh weights.
 
@@ -40,12 +41,12 @@ def build_component(
     """
     kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
     if name == "unet":
-        return UNet(config.unet, kernels=kernels, **kwargs)
+        return UNet(config.unet, kernels=kernels, remat=remat, **kwargs)
     if name == "controlnet":
-        return ControlNet(config.unet, kernels=kernels, **kwargs)
+        return ControlNet(config.unet, kernels=kernels, remat=remat, **kwargs)
     if name == "vae":
         # Its one attention has a head as wide as its channels, which the flash kernels do not take.
-        return AutoencoderKLTemporalDecoder.from_config(config.vae, attention="auto", **kwargs)
+        return AutoencoderKLTemporalDecoder.from_config(config.vae, attention="auto", remat=remat, **kwargs)
     if name == "text_encoder" and config.text_encoder is not None:
         return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
     raise InputError(
@@ -63,6 +64,7 @@ def abstract_component(
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype | None = None,
     kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+    remat: str = "none",
 ) -> tuple[nnx.GraphDef, dict[Any, Any]]:
     """A network's structure and the shapes of its parameters; no memory is used.
 
@@ -72,6 +74,7 @@ def abstract_component(
       dtype: of the computation.
       param_dtype: of the parameters; `dtype` by default.
       kernels: attention kernel of each site of the UNet and the ControlNet.
+      remat: what training keeps of each block; see `star_jax.ops.remat`.
 
     Returns:
       The graph definition (for `nnx.merge` with a tree of values) and nested dicts of jax.ShapeDtypeStruct.
@@ -79,7 +82,13 @@ def abstract_component(
 
     def build() -> nnx.Module:
         return build_component(
-            config, name, dtype=dtype, param_dtype=param_dtype or dtype, rngs=InitRngs(0), kernels=kernels
+            config,
+            name,
+            dtype=dtype,
+            param_dtype=param_dtype or dtype,
+            rngs=InitRngs(0),
+            kernels=kernels,
+            remat=remat,
         )
 
     graphdef, state = nnx.split(nnx.eval_shape(build))

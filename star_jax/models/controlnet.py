@@ -18,12 +18,13 @@ class ControlNet(UNetEncoder):
         config: UNetConfig,
         *,
         kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        super().__init__(config, kernels=kernels, **kwargs)
+        super().__init__(config, kernels=kernels, remat=remat, **kwargs)
         widths = config.block_out_channels
         zeros = {"kernel_init": nnx.initializers.zeros, **kwargs}
         self.controlnet_cond_embedding = Conv2d(config.in_channels, widths[0], 3, **zeros)

@@ -9,6 +9,7 @@ from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, fold_ke
 from star_jax.models.unet_blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from star_jax.ops.activation_sharding import split_frames
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.remat import rematerialise
 
 _MID_KEY = 100  # dropout positions: levels of the encoder from 0, the middle, levels of the decoder from 200
 _UP_KEY = 200
@@ -22,13 +23,14 @@ class UNetEncoder(nnx.Module):
         config: UNetConfig,
         *,
         kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         widths = config.block_out_channels
-        spec = _block_spec(config, kernels)
+        spec = _block_spec(config, kernels, remat)
         self.time_embedding = TimestepEmbedding(widths[0], spec.time_embed_dim, **kwargs)
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, **kwargs)
         self.transformer_in = spec.temporal(widths[0], heads=config.transformer_in_heads, **kwargs)
@@ -47,7 +49,7 @@ class UNetEncoder(nnx.Module):
             ]
         )
         self.mid_block = MidBlock(widths[-1], spec=spec, **kwargs)
-        self.dtype = dtype
+        self.dtype, self.remat = dtype, remat
 
     def encode(
         self,
@@ -71,7 +73,7 @@ class UNetEncoder(nnx.Module):
           Middle output, and the skip connections from fine to coarse.
         """
         x = self.conv_in(split_frames(sample))
-        x = self.transformer_in(x if hint is None else x + hint)
+        x = rematerialise(self.transformer_in, self.remat)(x if hint is None else x + hint)
         skips = [x]
         for i, block in enumerate(self.down_blocks):
             x, block_skips = block(x, temb, context, fold_key(dropout_key, i))
@@ -87,14 +89,15 @@ class UNet(UNetEncoder):
         config: UNetConfig,
         *,
         kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        super().__init__(config, kernels=kernels, **kwargs)
+        super().__init__(config, kernels=kernels, remat=remat, **kwargs)
         widths, layers = config.block_out_channels, config.layers_per_block
-        spec = _block_spec(config, kernels)
+        spec = _block_spec(config, kernels, remat)
         remaining = skip_widths(widths, layers)
         crop_rows = config.downsample_padding[0] - 1
         blocks, x_width = [], widths[-1]
@@ -149,7 +152,7 @@ class UNet(UNetEncoder):
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-def _block_spec(config: UNetConfig, kernels: AttentionKernels) -> BlockSpec:
+def _block_spec(config: UNetConfig, kernels: AttentionKernels, remat: str) -> BlockSpec:
     return BlockSpec(
         time_embed_dim=4 * config.block_out_channels[0],
         head_dim=config.attention_head_dim,
@@ -159,6 +162,7 @@ def _block_spec(config: UNetConfig, kernels: AttentionKernels) -> BlockSpec:
         spatial_liem=config.liem.position if config.liem.spatial else None,
         temporal_liem=config.liem.position if config.liem.temporal else None,
         kernels=kernels,
+        remat=remat,
     )
 
 

@@ -11,11 +11,12 @@ from star_jax.models.resnet import ResnetBlock
 from star_jax.models.transformers import SpatialTransformer, TemporalTransformer
 from star_jax.ops.activation_sharding import split_frames
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.remat import rematerialise
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What every layer of a network shares: sizes, LIEM and attention kernels (no channels)."""
+    """What every layer of a network shares: sizes, LIEM, attention kernels and rematerialisation (no channels)."""
 
     time_embed_dim: int
     head_dim: int
@@ -25,6 +26,7 @@ class BlockSpec:
     spatial_liem: str | None
     temporal_liem: str | None
     kernels: AttentionKernels
+    remat: str
 
     def resnet(self, in_channels: int, out_channels: int, **kwargs) -> ResnetBlock:
         return ResnetBlock(
@@ -67,13 +69,15 @@ class _Level(nnx.Module):
         widths = [o for _, o in channels[:num_attentions]]
         self.attentions = nnx.List([spec.spatial(width, **kwargs) for width in widths])
         self.temp_attentions = nnx.List([spec.temporal(width, **kwargs) for width in widths])
+        self.remat = spec.remat
 
     def run_layer(
         self, i: int, x: jax.Array, temb: jax.Array, context: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
-        x = split_frames(self.resnets[i](x, temb, fold_key(dropout_key, i)))
+        x = split_frames(rematerialise(self.resnets[i], self.remat)(x, temb, fold_key(dropout_key, i)))
         if i < len(self.attentions):
-            x = self.temp_attentions[i](self.attentions[i](x, context))
+            x = rematerialise(self.attentions[i], self.remat)(x, context)
+            x = rematerialise(self.temp_attentions[i], self.remat)(x)
         return x
 
 

@@ -24,6 +24,7 @@ from star_jax.models.vae_blocks import (
     Upsample2D,
 )
 from star_jax.ops.activation_sharding import split_columns
+from star_jax.ops.remat import rematerialise
 
 
 @jax.tree_util.register_dataclass
@@ -143,16 +144,19 @@ class MidBlockTemporalDecoder(nnx.Module):
     diffusers makes `layers_per_block` residual blocks here and runs the first two; released models have two.
     """
 
-    def __init__(self, channels: int, *, num_groups: int, attention: str, **kwargs):
+    def __init__(self, channels: int, *, num_groups: int, attention: str, remat: str, **kwargs):
         self.resnets = nnx.List(
             [SpatioTemporalResBlock(channels, channels, num_groups=num_groups, **kwargs) for _ in range(2)]
         )
         self.attentions = nnx.List(
             [Attention(channels, num_groups=num_groups, implementation=attention, **kwargs)]
         )
+        self.remat = remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        for block in (self.resnets[0], self.attentions[0], self.resnets[1]):
+            x = rematerialise(block, self.remat)(x)
+        return x
 
 
 class UpBlockTemporalDecoder(nnx.Module):
@@ -166,6 +170,7 @@ class UpBlockTemporalDecoder(nnx.Module):
         num_layers: int,
         num_groups: int,
         add_upsample: bool,
+        remat: str,
         **kwargs,
     ):
         widths = [in_channels] + [out_channels] * (num_layers - 1)
@@ -173,10 +178,11 @@ class UpBlockTemporalDecoder(nnx.Module):
             [SpatioTemporalResBlock(width, out_channels, num_groups=num_groups, **kwargs) for width in widths]
         )
         self.upsamplers = nnx.List([Upsample2D(out_channels, **kwargs)] if add_upsample else [])
+        self.remat = remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for block in [*self.resnets, *self.upsamplers]:
-            x = block(x)
+            x = rematerialise(block, self.remat)(x)
         return x
 
 
@@ -192,12 +198,15 @@ class TemporalDecoder(nnx.Module):
         layers_per_block: int,
         num_groups: int,
         attention: str,
+        remat: str,
         **kwargs,
     ):
         fine, coarse = block_out_channels[0], block_out_channels[-1]
         widths = tuple(reversed(block_out_channels))
         self.conv_in = Conv2d(latent_channels, coarse, 3, **kwargs)
-        self.mid_block = MidBlockTemporalDecoder(coarse, num_groups=num_groups, attention=attention, **kwargs)
+        self.mid_block = MidBlockTemporalDecoder(
+            coarse, num_groups=num_groups, attention=attention, remat=remat, **kwargs
+        )
         self.up_blocks = nnx.List(
             [
                 UpBlockTemporalDecoder(
@@ -206,6 +215,7 @@ class TemporalDecoder(nnx.Module):
                     num_layers=layers_per_block + 1,
                     num_groups=num_groups,
                     add_upsample=level + 1 < len(widths),
+                    remat=remat,
                     **kwargs,
                 )
                 for level, (before, after) in enumerate(zip((coarse, *widths[:-1]), widths, strict=True))
@@ -236,6 +246,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         norm_num_groups: int,
         *,
         attention: str = "auto",
+        remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -249,7 +260,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         }
         self.encoder = Encoder(in_channels, latent_channels, **sizes, **kwargs)
         self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **kwargs)
-        self.decoder = TemporalDecoder(latent_channels, out_channels, **sizes, **kwargs)
+        self.decoder = TemporalDecoder(latent_channels, out_channels, remat=remat, **sizes, **kwargs)
 
     @classmethod
     def from_config(
@@ -260,8 +271,13 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
         attention: str = "auto",
+        remat: str = "none",
     ) -> "AutoencoderKLTemporalDecoder":
-        """Builds the autoencoder of a preset; `attention` names a kernel of `star_jax.ops.attention`."""
+        """Builds the autoencoder of a preset.
+
+        `attention` names a kernel of `star_jax.ops.attention`, `remat` a policy of `star_jax.ops.remat` for the
+        decoder's residual blocks.
+        """
         return cls(
             config.in_channels,
             config.out_channels,
@@ -270,6 +286,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
             config.layers_per_block,
             config.norm_num_groups,
             attention=attention,
+            remat=remat,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,

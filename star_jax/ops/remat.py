@@ -1,0 +1,29 @@
+"""Rematerialisation: what the backward pass recomputes instead of keeping."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from star_jax.errors import InputError
+
+REMAT_POLICIES = ("none", "dots", "full")
+
+
+def rematerialise(fn: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """Wraps a block of a network, such as one residual block or transformer; its values do not change.
+
+    Args:
+      fn: the block; arrays that it closes over (its weights) are kept, not copied.
+      policy: `none` keeps every intermediate; `full` keeps the block's inputs and runs it again; `dots` also keeps
+        the results of its linear layers, which cost the most to run again for their size.
+
+    Raises:
+      InputError: no policy of that name.
+    """
+    if policy not in REMAT_POLICIES:
+        raise InputError(f"remat policy {policy!r}; choose one of {', '.join(REMAT_POLICIES)}")
+    if policy == "none":
+        return fn
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    return jax.checkpoint(fn, policy=saved)
