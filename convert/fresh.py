@@ -13,10 +13,8 @@ from star_jax.checkpoint import TOKENIZER_DIR, create_checkpoint, save_component
 from star_jax.config import StarConfig, get_preset
 from star_jax.convert.rules import IDENTITY, RANDOM
 from star_jax.models.components import abstract_component, component_names
-from star_jax.models.tokenizer import write_byte_level_tokenizer
+from star_jax.models.tokenizer import BYTE_LEVEL_VOCABULARY, write_byte_level_tokenizer
 from star_jax.orbax_trees import LazyArray, flatten, unflatten
-
-BYTE_LEVEL_VOCABULARY = 514
 
 
 def fresh_leaf(path: str, shape: tuple[int, ...], dtype: np.dtype, how: str, seed: int) -> LazyArray:

@@ -45,6 +45,8 @@ class LossConfig:
       stop_gradient: True reproduces the released script, whose DF loss reaches the metrics but no weight.
       frames: frames of each clip that are decoded for it, in random groups, a multiple of decode_group; None: all.
       decode_group: frames that the VAE decodes together.
+      first_timestep, last_timestep: training draws timesteps uniformly from this range; the released script from
+        all 1000. (Sampling starts at 899.)
     """
 
     frequency: str = "direct"
@@ -58,6 +60,8 @@ class LossConfig:
     stop_gradient: bool = False
     frames: int | None = None
     decode_group: int = 3
+    first_timestep: int = 0
+    last_timestep: int = 999
 
     def __post_init__(self):
         choices = {
@@ -69,18 +73,24 @@ class LossConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(
-                    f"loss.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
+                    f"diffusion.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
                 )
         for name in ("alpha", "beta", "factor"):
             if getattr(self, name) < 0:
-                raise InputError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
+                raise InputError(f"diffusion.{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.cutoff < 1:
-            raise InputError(f"loss.cutoff is {self.cutoff}; choose cycles per pixel between 0 and 1")
+            raise InputError(f"diffusion.cutoff is {self.cutoff}; choose cycles per pixel between 0 and 1")
         if self.decode_group < 1:
-            raise InputError(f"loss.decode_group is {self.decode_group}; at least 1 frame is needed")
+            raise InputError(f"diffusion.decode_group is {self.decode_group}; at least 1 frame is needed")
+        if not 0 <= self.first_timestep <= self.last_timestep <= 999:
+            raise InputError(
+                f"diffusion.first_timestep..last_timestep is {self.first_timestep}..{self.last_timestep}; choose "
+                "a range within 0..999"
+            )
         if self.frames is not None and (self.frames < 1 or self.frames % self.decode_group):
             raise InputError(
-                f"loss.frames is {self.frames}; choose a multiple of loss.decode_group={self.decode_group}, or None"
+                f"diffusion.frames is {self.frames}; choose a multiple of "
+                f"diffusion.decode_group={self.decode_group}, or None for all"
             )
 
 
@@ -209,7 +219,7 @@ def draw_groups(config: LossConfig, num_frames: int, key: jax.Array) -> tuple[ja
     count = config.frames // config.decode_group
     if count > len(starts):
         raise InputError(
-            f"loss.frames is {config.frames}, clips have {num_frames} frames; choose fewer, or None for all"
+            f"diffusion.frames is {config.frames}, clips have {num_frames} frames; choose fewer, or None for all"
         )
     chosen = jax.random.permutation(key, len(starts))[:count]
     return jnp.asarray(starts)[chosen], jnp.asarray(weights)[chosen] * (len(starts) / count)

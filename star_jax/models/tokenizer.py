@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 PAD_ID = 0  # OpenCLIP pads with 0; transformers would repeat the end token, which gives other embeddings
+BYTE_LEVEL_VOCABULARY = 514  # of `write_byte_level_tokenizer`
 _REMEDY = "copy vocab.json and merges.txt of a CLIP tokenizer there, or convert the checkpoint again"
 
 

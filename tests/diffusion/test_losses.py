@@ -208,7 +208,8 @@ def test_random_groups_are_unbiased():
         ({"beta": -1.0}, "beta"),
         ({"cutoff": 0.0}, "cutoff"),
         ({"decode_group": 0}, "decode_group"),
-        ({"frames": 4}, "multiple of loss.decode_group=3"),
+        ({"last_timestep": 1000}, "0..1000"),
+        ({"frames": 4}, "multiple of diffusion.decode_group=3"),
     ],
 )
 def test_impossible_settings_are_named(settings, named):
@@ -217,5 +218,5 @@ def test_impossible_settings_are_named(settings, named):
 
 
 def test_more_frames_than_the_clip_has():
-    with pytest.raises(InputError, match=r"loss\.frames is 9, clips have 6 frames"):
+    with pytest.raises(InputError, match=r"diffusion\.frames is 9, clips have 6 frames"):
         draw_groups(LossConfig(frames=9), 6, jax.random.key(0))

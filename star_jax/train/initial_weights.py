@@ -1,0 +1,101 @@
+"""The weights a training run starts from: a checkpoint directory's, or fresh ones."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from star_jax.checkpoint import TOKENIZER_DIR, load_component, read_config
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.models.components import abstract_component, build_component
+from star_jax.models.rngs import InitRngs
+from star_jax.models.tokenizer import load_tokenizer, tokenize
+from star_jax.orbax_trees import flatten, unflatten
+from star_jax.train.config import ModelConfig
+from star_jax.train.state import merge_params
+
+Tree = dict[Any, Any]
+
+
+def model_sizes(model: ModelConfig) -> StarConfig:
+    """Sizes of a run's networks: the preset's or the checkpoint's, with the run's LIEM.
+
+    Raises:
+      InputError: the checkpoint is another preset's, or there is none at that place.
+    """
+    config = model.star_config()
+    if model.checkpoint is None:
+        return config
+    stored = read_config(model.checkpoint, expect_preset=model.preset)
+    return dataclasses.replace(stored, unet=dataclasses.replace(stored.unet, liem=config.unet.liem))
+
+
+def load_weights(
+    config: StarConfig, checkpoint: str | os.PathLike | None, seed: int, trainable: Tree, frozen: Tree
+) -> tuple[Tree, Tree]:
+    """Reads or makes the leaves of two trees of shapes, each in its dtype and at its sharding.
+
+    Args:
+      config: sizes, see `model_sizes`.
+      checkpoint: None makes fresh weights: every block starts near the identity, the ControlNet adds nothing.
+      seed: of fresh weights.
+      trainable, frozen: trees by component, each without the other's leaves.
+
+    Raises:
+      InputError: the checkpoint lacks a weight, or holds one of another shape.
+    """
+    wanted = merge_params(trainable, frozen)
+    if checkpoint is None:
+        leaves = flatten({name: _fresh(config, name, seed, wanted[name]) for name in wanted})
+    else:
+        leaves = flatten({name: _load(checkpoint, name, wanted[name]) for name in wanted})
+    return tuple(unflatten({path: leaves[path] for path in flatten(tree)}) for tree in (trainable, frozen))
+
+
+def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
+    """A component; LIEM weights that the run leaves out (an ablation's) are read and dropped."""
+    stored = flatten(abstract_component(read_config(checkpoint), name)[1])
+    wanted = flatten(wanted)
+    if missing := [path for path in wanted if path not in stored]:
+        raise InputError(
+            f"{name} of {checkpoint} has no leaf {missing[0]} (and {len(missing) - 1} more are missing): it was "
+            "made with another model.liem_position or without LIEM; set those as it was made, or convert it again"
+        )
+    loaded = flatten(load_component(checkpoint, name, unflatten({**stored, **wanted})))
+    return unflatten({path: loaded[path] for path in wanted})
+
+
+def _fresh(config: StarConfig, name: str, seed: int, wanted: Tree) -> Tree:
+    kwargs = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+    module = build_component(config, name, rngs=InitRngs(seed), **kwargs)
+    leaves = flatten(nnx.to_pure_dict(nnx.state(module)))
+    placed = {
+        path: _place(np.asarray(leaves[path]).astype(leaf.dtype), leaf.sharding)
+        for path, leaf in flatten(wanted).items()
+    }
+    return unflatten(placed)
+
+
+def _place(values: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(values)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def empty_prompt_embedding(config: StarConfig, checkpoint: str | os.PathLike) -> np.ndarray:
+    """Text embedding of '', float16 [tokens, width], for prepared latents whose caption is dropped.
+
+    Raises:
+      InputError: the checkpoint has no text encoder or no tokenizer.
+    """
+    graph, abstract = abstract_component(config, "text_encoder")
+    params = load_component(checkpoint, "text_encoder", abstract)
+    tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER_DIR))
+    ids = tokenize(tokenizer, [""], max_length=config.text_encoder.max_position_embeddings)
+    embed = jax.jit(lambda params, ids: nnx.merge(graph, params)(ids))
+    return np.asarray(embed(params, ids)[0]).astype(np.float16)

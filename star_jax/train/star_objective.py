@@ -1,0 +1,374 @@
+"""Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
+
+import json
+import tempfile
+import zlib
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from star_jax.checkpoint import TOKENIZER_DIR
+from star_jax.config import StarConfig
+from star_jax.data import storage
+from star_jax.data.config import DataConfig
+from star_jax.data.sources import MANIFEST, root_and_split
+from star_jax.diffusion.losses import (
+    LossConfig,
+    decode_groups,
+    draw_groups,
+    frequency_loss,
+    frequency_weight,
+    velocity_loss,
+)
+from star_jax.diffusion.noise import frame_noise
+from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
+from star_jax.diffusion.schedule import NoiseSchedule
+from star_jax.errors import InputError
+from star_jax.models.components import abstract_component
+from star_jax.models.star import star_velocity
+from star_jax.models.tokenizer import (
+    BYTE_LEVEL_VOCABULARY,
+    load_tokenizer,
+    tokenize,
+    write_byte_level_tokenizer,
+)
+from star_jax.models.vae import DiagonalGaussian
+from star_jax.ops.attention import AttentionKernels, target_platform
+from star_jax.train.config import ModelConfig, TrainConfig
+from star_jax.train.initial_weights import empty_prompt_embedding, load_weights, model_sizes
+from star_jax.train.state import is_trainable, merge_params, split_trainable
+from star_jax.train.validation import validate_star
+
+Tree = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+# Frames that the encoder works on together; each is encoded on its own, and this bounds the activations.
+_ENCODE_FRAMES = 2
+_LATENT_NAMES = ("gt_mean", "gt_logvar", "lq_mean", "lq_logvar")
+
+
+class StarObjective:
+    """Implements `star_jax.train.objective.Objective`.
+
+    A batch holds clips, `gt` uint8 [B, F, H, W, 3] and `lq` uint8 [B, F, h, w, 3], with `input_ids` int32 [B, L] of
+    the captions where the model has a text tower; or, from a dataset prepared as latents, `gt_mean`, `gt_logvar`,
+    `lq_mean`, `lq_logvar` float16 [B, F, H/8, W/8, C] and `text_embedding` float16 [B, L, D]. `index` int32 [B] is
+    each sample's position in the data: timesteps and noise are drawn by it, whatever batch the sample is in.
+
+    Frozen weights and all activations are in the compute dtype (the VAE's, too, as in the released training), the
+    diffusion and the losses in float32.
+
+    Raises:
+      InputError: sizes that the networks do not take, or a checkpoint that does not fit.
+    """
+
+    def __init__(self, model: ModelConfig, loss: LossConfig, data: DataConfig, train: TrainConfig):
+        self.config, self.loss_config, self.data = model_sizes(model), loss, data
+        self.checkpoint, self.seed = model.checkpoint, train.seed
+        self.text_shape = _latents_text_shape(data.source)  # None: the data are clips, not latents
+        self.latent_size = _latent_size(self.config, data)
+        self.schedule = NoiseSchedule.from_config(self.config.diffusion)
+        self.dtype = _compute_dtype(model.dtype)
+        draw_groups(loss, data.num_frames, jax.random.key(0))  # refuses more frames than there are
+        self._graphs, abstract = {}, {}
+        for name in self._component_names():
+            self._graphs[name], abstract[name] = abstract_component(
+                self.config,
+                name,
+                dtype=self.dtype,
+                kernels=AttentionKernels.all(model.attention),
+                remat=train.remat,
+            )
+        trainable, self._frozen = split_trainable(
+            abstract, partial(is_trainable, train_base=model.train_base)
+        )
+        self._trainable = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trainable)
+
+    @property
+    def max_timestep(self) -> int:
+        return self.schedule.num_train_timesteps - 1
+
+    def _component_names(self) -> list[str]:
+        has_tower = self.config.text_encoder is not None and self.text_shape is None
+        return ["unet", "controlnet", "vae"] + ["text_encoder"] * has_tower
+
+    def abstract_params(self) -> tuple[Tree, Tree]:
+        return self._trainable, self._frozen
+
+    def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
+        return load_weights(self.config, self.checkpoint, self.seed, abstract_trainable, abstract_frozen)
+
+    # Batches.
+
+    def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Tokenises captions; of latents, an empty caption takes the empty prompt's embedding."""
+        batch = {"index": np.asarray(host_batch["index"]).astype(np.int32)}
+        if self.text_shape is None:
+            batch |= {name: host_batch[name] for name in ("gt", "lq")}
+            if self.config.text_encoder is not None:
+                length = self.config.text_encoder.max_position_embeddings
+                batch["input_ids"] = tokenize(self._tokenizer, host_batch["text"], max_length=length)
+            return batch
+        embeddings = zip(host_batch["text"], host_batch["text_embedding"], strict=True)
+        batch["text_embedding"] = np.stack([e if text else self._empty_prompt for text, e in embeddings])
+        return batch | {name: host_batch[name] for name in _LATENT_NAMES}
+
+    def abstract_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        data, leaf = self.data, jax.ShapeDtypeStruct
+        batch = {"index": leaf((batch_size,), jnp.int32)}
+        if self.text_shape is not None:
+            shape = (batch_size, data.num_frames, *self.latent_size, self.config.vae.latent_channels)
+            batch["text_embedding"] = leaf((batch_size, *self.text_shape), jnp.float16)
+            return batch | {name: leaf(shape, jnp.float16) for name in _LATENT_NAMES}
+        scale = data.make_recipe().scale
+        for name, divisor in (("gt", 1), ("lq", scale)):
+            size = (data.height // divisor, data.width // divisor)
+            batch[name] = leaf((batch_size, data.num_frames, *size, 3), jnp.uint8)
+        if self.config.text_encoder is not None:
+            length = self.config.text_encoder.max_position_embeddings
+            batch["input_ids"] = leaf((batch_size, length), jnp.int32)
+        return batch
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        if self.checkpoint is not None:
+            return load_tokenizer(Path(self.checkpoint) / TOKENIZER_DIR)
+        if self.config.text_encoder.vocab_size != BYTE_LEVEL_VOCABULARY:
+            raise InputError(
+                f"preset {self.config.preset!r} reads captions, and without a checkpoint there is no tokenizer; "
+                "set model.checkpoint"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            write_byte_level_tokenizer(folder)
+            return load_tokenizer(folder)
+
+    @cached_property
+    def _empty_prompt(self) -> np.ndarray:
+        if self.checkpoint is None:
+            raise InputError("captions are dropped, which takes a text encoder; set model.checkpoint")
+        return empty_prompt_embedding(self.config, self.checkpoint)
+
+    # The loss.
+
+    def loss(
+        self, trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """See `Objective`; metrics `loss_velocity` and `loss_df` (b(t) L_DF) add up to the loss."""
+        timesteps = self.draw_timesteps(batch, key)
+        # By the first sample, so that pieces of an accumulated batch do not drop the same units.
+        dropout_key = jax.random.fold_in(_named(key, "dropout"), batch["index"][0])
+        terms = self.loss_terms(trainable, frozen, batch, key, timesteps, dropout_key=dropout_key)
+        means = {name: values.mean() for name, values in terms.items()}
+        return sum(means.values()), means
+
+    def draw_timesteps(self, batch: Batch, key: jax.Array) -> jax.Array:
+        """Uniform over the configured range, int32 [B]."""
+        first, last = self.loss_config.first_timestep, self.loss_config.last_timestep
+
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.randint(_named(key, "timestep"), (), first, last + 1)
+
+        return jax.vmap(draw)(_sample_keys(batch, key))
+
+    def loss_terms(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        batch: Batch,
+        key: jax.Array,
+        timesteps: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """The terms of the loss at given timesteps, per sample.
+
+        Returns:
+          `loss_velocity` and, unless it is off, `loss_df`, float32 [B].
+        """
+        params = self.cast_params(trainable, frozen)
+        keys = _sample_keys(batch, key)
+        x0, hint = self.encode(params, batch, keys)
+        noise = _sample_noise(keys, "diffusion", x0.shape)
+        x_t = diffuse(self.schedule, x0, noise, timesteps)
+        predicted = self.velocity(
+            params, x_t, timesteps, self.context(params, batch), hint, dropout_key=dropout_key
+        ).astype(jnp.float32)
+        target = velocity(self.schedule, x0, noise, timesteps)
+        terms = {"loss_velocity": velocity_loss(predicted, target)}
+        if self.loss_config.frequency != "off":
+            x0_hat = x0_from_velocity(self.schedule, x_t, predicted, timesteps)
+            if self.loss_config.stop_gradient:
+                x0_hat = jax.lax.stop_gradient(x0_hat)
+            groups = draw_groups(self.loss_config, x0.shape[1], _named(key, "groups"))
+            weight = frequency_weight(self.loss_config, timesteps, self.max_timestep)
+            terms["loss_df"] = weight * self._decoded_loss(params, x0_hat, x0, batch, timesteps, groups)
+        return terms
+
+    def _decoded_loss(
+        self,
+        params: Tree,
+        x0_hat: jax.Array,
+        x0: jax.Array,
+        batch: Batch,
+        timesteps: jax.Array,
+        groups: tuple[jax.Array, jax.Array],
+    ) -> jax.Array:
+        """L_DF of the drawn groups, float32 [B]; each group is decoded, compared and, backwards, decoded again."""
+        length = groups[1].shape[1]
+
+        def frames_of(clip: jax.Array, start: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(clip, start, length, axis=1)
+
+        @jax.checkpoint
+        def of_group(x0_hat: jax.Array, start: jax.Array, weights: jax.Array) -> jax.Array:
+            decoded = self.decode(params, frames_of(x0_hat, start))
+            if "gt" in batch:
+                truth = _to_float(frames_of(batch["gt"], start))
+            else:  # of latents, the nearest thing to the ground truth is what the VAE makes of them
+                truth = jax.lax.stop_gradient(self.decode(params, frames_of(x0, start)))
+            losses = frequency_loss(self.loss_config, decoded, truth, timesteps, self.max_timestep)
+            return (losses * weights).sum(1)
+
+        per_group = jax.lax.map(lambda group: of_group(x0_hat, *group), groups)
+        return per_group.sum(0)
+
+    # The networks.
+
+    def cast_params(self, trainable: Tree, frozen: Tree) -> Tree:
+        """All weights by component, trained ones cast to the compute dtype."""
+        return merge_params(jax.tree.map(lambda x: x.astype(self.dtype), trainable), frozen)
+
+    def velocity(self, params: Tree, *args: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """See `star_velocity`; params as `cast_params` returns them."""
+        return star_velocity(
+            self._graphs["unet"], self._graphs["controlnet"], params, *args, dropout_key=dropout_key
+        )
+
+    def encode(self, params: Tree, batch: Batch, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Latents of the ground truth and of the enlarged low resolution, float32 [B, F, h, w, C], scaled.
+
+        Both are samples of the VAE's posterior, as in the released training.
+        """
+        latents = []
+        for name in ("gt", "lq"):
+            if self.text_shape is None:
+                posterior = self._posterior(params, batch[name])
+            else:
+                moments = (batch[f"{name}_{part}"].astype(jnp.float32) for part in ("mean", "logvar"))
+                posterior = DiagonalGaussian(*moments)
+            noise = _sample_noise(keys, f"posterior_{name}", posterior.mean.shape)
+            latents.append(posterior.sample(noise) * self.config.vae.scaling_factor)
+        return tuple(latents)
+
+    def _posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
+        """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, a few at a time."""
+        batch, num_frames = frames.shape[:2]
+        size = (self.data.height, self.data.width)
+        piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
+
+        def encode(start: jax.Array) -> DiagonalGaussian:
+            pixels = _to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1))
+            if pixels.shape[2:4] != size:
+                pixels = jax.image.resize(pixels, (batch, piece, *size, 3), "bilinear")
+            return nnx.merge(self._graphs["vae"], params["vae"]).encode(pixels)
+
+        moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, num_frames, *x.shape[3:]), moments)
+
+    def decode(self, params: Tree, latents: jax.Array) -> jax.Array:
+        """Frames [B, f, H, W, 3] float32 in about [-1, 1] of scaled latents, decoded as one group."""
+        vae = nnx.merge(self._graphs["vae"], params["vae"])
+        return vae.decode((latents / self.config.vae.scaling_factor).astype(self.dtype)).astype(jnp.float32)
+
+    def decode_clip(self, params: Tree, latents: jax.Array) -> jax.Array:
+        """All frames [B, F, H, W, 3] of scaled latents, group by group; frames of two groups are their mean."""
+        starts, weights = decode_groups(latents.shape[1], self.loss_config.decode_group)
+        length = weights.shape[1]
+
+        def of_group(start: jax.Array) -> jax.Array:
+            return self.decode(params, jax.lax.dynamic_slice_in_dim(latents, start, length, axis=1))
+
+        groups = jax.lax.map(of_group, jnp.asarray(starts))
+        groups = groups * (weights * latents.shape[1])[:, None, :, None, None, None]
+        frames = jnp.zeros((len(latents), latents.shape[1], *groups.shape[3:]), jnp.float32)
+        for start, group in zip(starts, groups, strict=True):
+            frames = frames.at[:, start : start + length].add(group)
+        return frames
+
+    def context(self, params: Tree, batch: Batch) -> jax.Array:
+        """Text embeddings [B, L, D]; zeros [B, 1, D] for a model that reads no text."""
+        if "text_embedding" in batch:
+            return batch["text_embedding"].astype(self.dtype)
+        if "input_ids" in batch:
+            return nnx.merge(self._graphs["text_encoder"], params["text_encoder"])(batch["input_ids"])
+        return jnp.zeros((len(batch["index"]), 1, self.config.unet.cross_attention_dim), self.dtype)
+
+    def validate(
+        self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
+    ) -> dict[str, float]:
+        """See `star_jax.train.validation.validate_star`."""
+        return validate_star(self, trainable, frozen, batches, image_path)
+
+
+def _compute_dtype(name: str) -> jnp.dtype:
+    """`auto` is bfloat16, on a CPU float32."""
+    if name == "auto":
+        name = "float32" if target_platform() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def _latents_text_shape(source: str) -> tuple[int, int] | None:
+    """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source."""
+    manifest = storage.join(root_and_split(source)[0], MANIFEST)
+    if not storage.exists(manifest):
+        return None
+    shape = json.loads(storage.read_text(manifest))["shape"]
+    return tuple(shape["text_shape"]) if shape["latents"] else None
+
+
+def _latent_size(config: StarConfig, data: DataConfig) -> tuple[int, int]:
+    """(height, width) of the latents.
+
+    Strided convolutions and cropped upsamplings must meet again: with the original's padding, latent heights are
+    2 mod 8 (720 pixels: 90) and widths 0 mod 8.
+
+    Raises:
+      InputError: the data's size is another.
+    """
+    step = config.vae.spatial_factor * 2 ** (len(config.unet.block_out_channels) - 1)
+    sizes = []
+    for name, padding in zip(("height", "width"), config.unet.downsample_padding, strict=True):
+        offset = 2 * (padding - 1) * config.vae.spatial_factor
+        size = getattr(data, name)
+        if size < step or (size - offset) % step:
+            nearest = offset + step * max(1, round((size - offset) / step))
+            raise InputError(
+                f"data.{name} is {size}, which the network does not take; choose {offset} plus a multiple of "
+                f"{step}, such as {nearest}"
+            )
+        sizes.append(size // config.vae.spatial_factor)
+    return tuple(sizes)
+
+
+def _to_float(frames: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [-1, 1]."""
+    return frames.astype(jnp.float32) / 127.5 - 1.0
+
+
+def _named(key: jax.Array, name: str) -> jax.Array:
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _sample_keys(batch: Batch, key: jax.Array) -> jax.Array:
+    """One key per sample, by its position in the data."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+
+
+def _sample_noise(keys: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise [B, F, h, w, C] with a key per sample."""
+    return jax.vmap(lambda key: frame_noise(key, name, (1, *shape[1:]))[0])(keys)
