@@ -1,4 +1,4 @@
-"""The scripts of launch/ run with stand-ins for gcloud, srun, kubectl and xpk, which note what they were asked.
+"""The scripts of launch/ run with stand-ins for gcloud, srun and others, which note what they were asked.
 
 What they would run on the machines must be a command that `star-jax` takes.
 """
@@ -57,7 +57,7 @@ class Machines:
         self.folder = folder
         (folder / "bin").mkdir()
         (folder / "answers").mkdir()
-        for name in ("gcloud", "srun", "scontrol", "kubectl", "xpk", "sleep"):
+        for name in ("gcloud", "srun", "scontrol", "kubectl", "xpk", "sleep", "star-jax"):
             script = folder / "bin" / name
             script.write_text(STAND_IN)
             script.chmod(0o755)
@@ -238,6 +238,28 @@ def test_xpk_workload(machines):
     [call] = machines.calls("xpk workload create")
     assert {"--num-slices=1", f"--docker-image={POD['IMAGE']}", "--max-restarts=50"} <= set(call)
     check_command(shlex.split(call[call.index("--command") + 1]))
+
+
+def test_evaluating_clips_with_several_seeds(machines):
+    clip = machines.folder / "horse.mp4"
+    clip.touch()
+    out = machines.folder / "out"
+    options = ["--checkpoint", "DIR", "--steps", "4"]
+    result = machines.run("evaluate_clips.sh", str(out), str(clip), "--", *options, SEEDS="3 5")
+    assert result.returncode == 0, result.stderr
+    calls = [build_parser().parse_args(call[1:]) for call in machines.calls("star-jax")]
+    assert [args.command for args in calls] == [
+        "degrade",
+        "upscale",
+        "degrade",
+        "upscale",
+        "evaluate",
+        "evaluate",
+    ]
+    assert [args.seed for args in calls if args.command == "degrade"] == [3, 5]
+    assert all(args.steps == 4 and args.checkpoint == "DIR" for args in calls if args.command == "upscale")
+    assert (out / "truth" / "horse.mp4").resolve() == clip
+    assert calls[-1].json == f"{out}/scores.json" and calls[-1].input == f"{out}/low"
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu"])
