@@ -155,6 +155,21 @@ _TINY_VAE = VAEConfig(block_out_channels=(16, 32, 32, 32), layers_per_block=1, n
 _TINY_TEXT = TextEncoderConfig(
     vocab_size=514, hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4
 )
+_TINY_STAR_UNET = UNetConfig(
+    in_channels=16,
+    out_channels=16,
+    block_out_channels=(32, 32, 48, 48),
+    attention_levels=(False, True, False, False),
+    layers_per_block=1,
+    attention_head_dim=16,
+    transformer_in_heads=2,
+    cross_attention_dim=16,
+    norm_num_groups=2,
+    dropout=0.0,
+)
+_TINY_STAR_VAE = VAEConfig(
+    latent_channels=16, block_out_channels=(16, 16, 32, 64), layers_per_block=1, norm_num_groups=2
+)
 
 PRESETS: dict[str, StarConfig] = {
     # The released networks: 2.04 B parameters, SVD's VAE, OpenCLIP ViT-H/14.
@@ -162,6 +177,9 @@ PRESETS: dict[str, StarConfig] = {
     # The same architecture, small in every part and without attention on the finest level, so that it runs on a
     # laptop's CPU; byte-level tokens instead of CLIP's vocabulary.
     "tiny": StarConfig("tiny", unet=_TINY_UNET, vae=_TINY_VAE, text_encoder=_TINY_TEXT),
+    # The trained one that comes with the package: its latents carry more, it reads no text, and its norms
+    # have two groups, which leave more of a picture's contrast in.
+    "tiny-star": StarConfig("tiny-star", unet=_TINY_STAR_UNET, vae=_TINY_STAR_VAE, text_encoder=None),
     # The network that the parity numbers in tests/golden were made with, with the original's text width.
     "tiny-golden": StarConfig(
         "tiny-golden",

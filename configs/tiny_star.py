@@ -1,0 +1,36 @@
+"""The network of `tiny-star`, from nothing, over the autoencoder of configs/tiny_star_vae.py (docs/tiny_star.md).
+
+  star-jax train-vae --config configs/tiny_star_vae.py --workdir VAE
+  star-jax train --config configs/tiny_star.py --workdir DIR --config.model.checkpoint=VAE/checkpoint
+  star-jax assemble DIR tiny-star
+
+Timesteps are the noisy end, from which one step gives the mean of what may have been there.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.train = ConfigDict(
+        {
+            "num_steps": 1500,
+            "batch_size": 4,
+            "ema_decay": 0.995,
+            "remat": "none",
+            "log_every_steps": 25,
+            "checkpoint_every_steps": 100,
+            "validate_every_steps": 0,
+            "validation_source": "scenes:16:held-out",
+            "validation_batches": 4,
+        }
+    )
+    config.data = ConfigDict(
+        {"source": "scenes:20000", "num_frames": 4, "frame_interval": 1, "height": 144, "width": 128}
+    )
+    config.model = ConfigDict({"preset": "tiny-star", "train_base": True})
+    config.diffusion = ConfigDict({"frequency": "off", "first_timestep": 850, "frames": 3})
+    config.optimizer = ConfigDict(
+        {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50, "b2": 0.99, "weight_decay": 0.0}
+    )
+    return config.lock()
