@@ -14,19 +14,26 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.train = ConfigDict(
         {
-            "num_steps": 1500,
-            "batch_size": 4,
-            "ema_decay": 0.995,
+            "num_steps": 4000,
+            "batch_size": 2,
+            "ema_decay": 0.998,
             "remat": "none",
-            "log_every_steps": 25,
-            "checkpoint_every_steps": 100,
+            "log_every_steps": 50,
+            "checkpoint_every_steps": 250,
             "validate_every_steps": 0,
             "validation_source": "scenes:16:held-out",
             "validation_batches": 4,
         }
     )
     config.data = ConfigDict(
-        {"source": "scenes:20000", "num_frames": 4, "frame_interval": 1, "height": 144, "width": 128}
+        {
+            "source": "scenes:20000",
+            "recipe": "realbasicvsr-crops",
+            "num_frames": 4,
+            "frame_interval": 1,
+            "height": 80,
+            "width": 64,
+        }
     )
     config.model = ConfigDict({"preset": "tiny-star", "train_base": True})
     config.diffusion = ConfigDict({"frequency": "off", "first_timestep": 850, "frames": 3})

@@ -207,3 +207,18 @@ def test_bad_recipes_are_named():
         get_recipe("light", first=RoundConfig(blur=BlurConfig(families=(0.5, 0, 0, 0, 0, 0))))
     with pytest.raises(ValueError, match="do not divide by the scale 4"):
         degrade(np.zeros((1, 10, 12, 3), np.uint8), get_recipe("none"), 0)
+
+
+def test_small_crops_get_their_share_of_the_bit_rate(monkeypatch):
+    rates = []
+
+    def note(frames, codec, bits_per_frame, preset):
+        rates.append(bits_per_frame)
+        return frames
+
+    monkeypatch.setattr("star_jax.data.degradations.apply.compress", note)
+    for name in ("realbasicvsr", "realbasicvsr-crops"):
+        degrade(static_scene(2), get_recipe(name), 7, 3)
+    share = 256 * 144 / get_recipe("realbasicvsr-crops").rate_pixels
+    assert share < 1 and len(rates) == 4
+    assert rates[2:] == [round(share * rate) for rate in rates[:2]]

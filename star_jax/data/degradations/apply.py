@@ -71,10 +71,11 @@ class _Run:
     def degrade(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         height, width = frames[0].shape[:2]
         low_size = (height // self.recipe.scale, width // self.recipe.scale)
+        share = min(1.0, height * width / (self.recipe.rate_pixels or 1))
         if self.draw.first is not None:
             size = _scaled((height, width), self.draw.first.resize.scale)
             frames = [self._first(frame, index, size) for index, frame in enumerate(frames)]
-            frames = self._compress(frames, self.draw.first, "round 1: codec")
+            frames = self._compress(frames, self.draw.first, share, "round 1: codec")
         second = self.draw.second
         if second is None:
             return [self._down(frame, index, low_size) for index, frame in enumerate(frames)]
@@ -82,7 +83,7 @@ class _Run:
         if self.recipe.second_keeps_width:
             size = (size[0], width)
         frames = [self._second(frame, index, size, low_size) for index, frame in enumerate(frames)]
-        return self._compress(frames, second, "round 2: codec")
+        return self._compress(frames, second, share, "round 2: codec")
 
     def _first(self, frame: np.ndarray, index: int, size: tuple[int, int]) -> np.ndarray:
         frame = self._blur_resize_noise(frame, index, size, self.draw.first, "round 1")
@@ -122,11 +123,14 @@ class _Run:
         with self.stopwatch(stage):
             return jpeg(frame, draw.quality[index])
 
-    def _compress(self, frames: list[np.ndarray], draw: RoundDraw, stage: str) -> list[np.ndarray]:
+    def _compress(
+        self, frames: list[np.ndarray], draw: RoundDraw, share: float, stage: str
+    ) -> list[np.ndarray]:
         if draw.codec is None:
             return frames
         with self.stopwatch(stage):
-            return compress(frames, draw.codec.name, draw.codec.bits_per_frame, draw.codec.preset)
+            bits_per_frame = round(share * draw.codec.bits_per_frame)
+            return compress(frames, draw.codec.name, bits_per_frame, draw.codec.preset)
 
 
 def _blurred(frame: np.ndarray, index: int, draw: BlurDraw | None) -> np.ndarray:

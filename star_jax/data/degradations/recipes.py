@@ -163,6 +163,8 @@ class Recipe:
       per_frame: draw everything anew for every frame, and compress each on its own.
       second_keeps_width: the second round's resize changes the height only (see RECIPES).
       sharpen: sharpen the ground truth first (USM), and give the sharpened one as the target.
+      rate_pixels: pixels of a ground-truth frame that the codecs' bit rates are meant for; smaller frames get their
+        share. None takes the rates as they are, whatever the size.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Recipe:
     per_frame: bool = False
     second_keeps_width: bool = False
     sharpen: bool = False
+    rate_pixels: int | None = None
 
     def __post_init__(self):
         for part in (self.first, self.second):
@@ -234,6 +237,11 @@ _HEAVY_SECOND = RoundConfig(
 RECIPES: dict[str, Recipe] = {
     # Two rounds, one draw per clip with a small walk, the whole clip through the codecs.
     "realbasicvsr": Recipe("realbasicvsr", first=RoundConfig(), second=_SECOND),
+    # The same for small crops, which at the full rates would hardly be compressed. Rates are for somewhat less than
+    # a whole frame, as the first frame of a clip takes most of its bits, and training clips are short.
+    "realbasicvsr-crops": Recipe(
+        "realbasicvsr-crops", first=RoundConfig(), second=_SECOND, rate_pixels=100_000
+    ),
     # The released STAR scripts: everything drawn per frame, one-frame videos. In their second round the drawn
     # factor cancels out of the width (it divides and multiplies): frames stay as wide as the ground truth.
     "star": Recipe(
