@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "star_jax.launch.prepare",
     "evaluate": "star_jax.launch.evaluate",
     "train": "star_jax.launch.train",
+    "assemble": "star_jax.launch.assemble",
     "benchmark": "star_jax.launch.benchmark",
 }
 

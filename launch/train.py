@@ -11,6 +11,7 @@ the same command: see docs/multihost.md.
 """
 
 import argparse
+import os
 
 HELP = "train from a checkpoint, or resume"
 _EXIT_SIGTERM = 143
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from star_jax.train.loop import train
     from star_jax.train.star_objective import StarObjective
 
+    config = _with_checkpoint(config, args.workdir)
     objective = StarObjective(config.model, config.diffusion, config.data, config.train)
     outcome = train(
         objective, config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
@@ -56,3 +58,20 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
     return _EXIT_SIGTERM
+
+
+def _with_checkpoint(config, workdir: str):
+    """The configuration with a checkpoint of fresh weights where it names none."""
+    import dataclasses
+
+    from star_jax.errors import InputError
+    from star_jax.train.fresh_checkpoint import fresh_checkpoint
+
+    if config.model.checkpoint is not None:
+        return config
+    if "://" in workdir:
+        raise InputError(f"a run from random weights needs --workdir on a disk, not {workdir}")
+    target = os.path.join(os.path.abspath(workdir), "initial")
+    directory = fresh_checkpoint(target, config.model.star_config(), config.train.seed)
+    model = dataclasses.replace(config.model, checkpoint=os.fspath(directory))
+    return dataclasses.replace(config, model=model)

@@ -17,9 +17,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from star_jax.errors import InputError, RunError
-from star_jax.orbax_trees import first_line
+from star_jax.orbax_trees import first_line, restore_tree
 from star_jax.train.config import TrainConfig
-from star_jax.train.state import TrainState
+from star_jax.train.state import TrainState, Tree
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +184,32 @@ class TrainCheckpoints:
             f"cannot save to {self._directory}: {first_line(error)}; free disk space, then run the same command "
             f"again: it resumes at step {max(self.steps(), default=0)}"
         )
+
+
+def restore_weights(
+    workdir: str | os.PathLike, abstract: Tree, *, step: int | None = None, ema: bool = False
+) -> tuple[int, Tree]:
+    """Restores trained weights without the optimizer's state, to this process's first device.
+
+    Args:
+      workdir: of a run.
+      abstract: their shapes.
+      step: the newest checkpoint by default.
+      ema: the moving average instead.
+
+    Returns:
+      (step, weights).
+
+    Raises:
+      InputError: no checkpoint of that step, or it cannot be read.
+    """
+    directory = epath.Path(workdir) / "checkpoints"
+    steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+    if not steps or (step is not None and step not in steps):
+        raise InputError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}; it has {steps}")
+    chosen = steps[-1] if step is None else step
+    part = "ema_params" if ema else "params"
+    return chosen, restore_tree(directory / str(chosen) / "state", {part: abstract})[part]
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:

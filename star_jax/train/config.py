@@ -97,7 +97,7 @@ class ModelConfig:
     Attributes:
       preset: sizes; see `star_jax.config.PRESETS`.
       checkpoint: directory made by `star-jax convert` that training starts from, and that the frozen networks are
-        read from at every start; None: random weights.
+        read from at every start; None: fresh weights, written to WORKDIR/initial.
       dtype: of the computation and of the frozen weights; `auto`: bfloat16 on accelerators, float32 on a CPU.
         Trained weights are float32.
       attention: kernel of every site; see `star_jax.ops.attention`.

@@ -1,0 +1,40 @@
+"""Make a checkpoint to upscale with from a training run.
+
+  star-jax assemble runs/star star-trained
+  star-jax assemble runs/star star-10000 --step 10000 --no-ema
+  star-jax upscale clip.mp4 -o out.mp4 --checkpoint star-trained
+
+The trained ControlNet and LIEM are put over the networks that the run started from (model.checkpoint). DST appears
+when it is complete.
+"""
+
+import argparse
+
+HELP = "make a checkpoint from a training run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdir", metavar="WORKDIR", help="of star-jax train")
+    parser.add_argument("destination", metavar="DST", help="checkpoint directory to make")
+    parser.add_argument("--step", type=int, metavar="N", help="training checkpoint (default: the newest)")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="the weights' moving average (default: where the run keeps one)",
+    )
+    parser.add_argument(
+        "--base", metavar="DIR", help="checkpoint that the run started from, if it was moved since"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
+
+
+def run(args: argparse.Namespace) -> None:
+    from star_jax.launch.interrupts import terminable
+    from star_jax.train.assemble import assemble
+
+    with terminable():
+        done = assemble(
+            args.workdir, args.destination, step=args.step, ema=args.ema, base=args.base, force=args.force
+        )
+    which = "the moving average" if done.ema else "the weights"
+    print(f"{args.destination}: {which} of step {done.step}, {done.trained:,} trained numbers")

@@ -1,0 +1,51 @@
+"""A checkpoint of untrained networks, for runs that start from nothing."""
+
+import os
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from star_jax.checkpoint import CONFIG_FILE, TOKENIZER_DIR, create_checkpoint, save_component
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.models.components import component_names
+from star_jax.models.tokenizer import BYTE_LEVEL_VOCABULARY, write_byte_level_tokenizer
+from star_jax.train.fresh import fresh_component
+
+
+def fresh_checkpoint(directory: str | os.PathLike, sizes: StarConfig, seed: int) -> Path:
+    """Writes fresh weights (see `star_jax.train.fresh`), unless an earlier start did; process 0 writes, all wait.
+
+    Args:
+      directory: on a disk that all processes see.
+      sizes: of the networks.
+      seed: of the weights.
+
+    Raises:
+      InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, or `directory`
+        exists and is something else.
+    """
+    target = Path(directory)
+    text = sizes.text_encoder
+    if text is not None and text.vocab_size != BYTE_LEVEL_VOCABULARY:
+        raise InputError(
+            f"preset {sizes.preset!r} cannot start from nothing: its text encoder has no tokenizer here; set "
+            "model.checkpoint to a directory that star-jax convert made"
+        )
+    if jax.process_index() == 0 and not (target / CONFIG_FILE).is_file():
+        _write(target, sizes, seed)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("fresh_checkpoint")
+    return target
+
+
+def _write(target: Path, sizes: StarConfig, seed: int) -> None:
+    provenance = {"preset": sizes.preset, "fresh_seed": seed, "components": {}}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with create_checkpoint(target, sizes, provenance) as partial:
+        for name in component_names(sizes):
+            save_component(partial, name, fresh_component(sizes, name, seed))
+            provenance["components"][name] = {"source": "fresh"}
+        if sizes.text_encoder is not None:
+            write_byte_level_tokenizer(partial / TOKENIZER_DIR)

@@ -1,0 +1,118 @@
+"""From a work directory to a checkpoint directory: trained leaves over frozen ones, and the mistakes."""
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from star_jax.checkpoint import load_component, load_provenance, read_config
+from star_jax.data.config import DataConfig
+from star_jax.errors import InputError
+from star_jax.launch.cli import main
+from star_jax.models.components import abstract_component, component_names
+from star_jax.orbax_trees import flatten
+from star_jax.pipeline import StarPipeline
+from star_jax.train.checkpoints import TrainCheckpoints
+from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
+from star_jax.train.fresh_checkpoint import fresh_checkpoint
+from star_jax.train.optimizer import make_optimizer
+from star_jax.train.state import is_trainable, new_state, split_trainable
+from star_jax.train.workdir import open_workdir
+
+
+def make_run(workdir, base, *, steps=(1, 2), ema_decay=0.9, **model):
+    """A work directory as training leaves it; every trained number of step n is n, its average n / 2."""
+    config = ExperimentConfig(
+        TrainConfig(2, 1, ema_decay=ema_decay),
+        DataConfig("synthetic"),
+        ModelConfig("tiny", checkpoint=str(base), **model),
+    )
+    open_workdir(workdir, config)
+    sizes = config.model.star_config()
+    networks = {name: abstract_component(sizes, name)[1] for name in ("unet", "controlnet")}
+    trainable, _ = split_trainable(networks, is_trainable)
+    optimizer = make_optimizer(OptimizerConfig(), 2)
+    checkpoints = TrainCheckpoints(workdir, config.train)
+    batches = iter(grain.MapDataset.range(4).to_iter_dataset())
+    for step in steps:
+        params = jax.tree.map(lambda leaf, step=step: np.full(leaf.shape, step, np.float32), trainable)
+        state = new_state(params, optimizer, ema_decay=ema_decay)
+        average = jax.tree.map(lambda leaf: leaf / 2, state.params) if ema_decay else None
+        checkpoints.save(state.replace(step=np.int32(step), ema_params=average), batches, {})
+    checkpoints.close()
+    return sizes, set(flatten(trainable))
+
+
+def leaves_of(directory, sizes):
+    return flatten(
+        {
+            name: load_component(directory, name, abstract_component(sizes, name)[1])
+            for name in component_names(sizes)
+        }
+    )
+
+
+def test_trained_weights_come_over_the_frozen_ones(tmp_path, tiny_checkpoint, capsys):
+    sizes, trained = make_run(tmp_path / "run", tiny_checkpoint)
+    assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert "the moving average of step 2" in capsys.readouterr().out
+    found, base = leaves_of(tmp_path / "out", sizes), leaves_of(tiny_checkpoint, sizes)
+    assert found.keys() == base.keys()
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, 1.0 if path in trained else base[path], err_msg=path)
+    assert any(path.startswith("unet/") for path in trained)
+    assert load_provenance(tmp_path / "out")["trained"]["step"] == 2
+    StarPipeline.from_pretrained(tmp_path / "out")  # with its tokenizer
+
+    arguments = ["--step", "1", "--no-ema", "--force"]
+    assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out"), *arguments]) == 0
+    found = leaves_of(tmp_path / "out", sizes)
+    assert all((found[path] == 1.0).all() for path in trained)
+
+
+def test_an_ablation_is_assembled_with_its_liem(tmp_path, tiny_checkpoint):
+    sizes, trained = make_run(tmp_path / "run", tiny_checkpoint, ema_decay=0.0, liem_spatial=False)
+    assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert read_config(tmp_path / "out") == sizes
+    found = leaves_of(tmp_path / "out", sizes)
+    assert not any("liem1/conv" in path for path in found)
+    assert all((found[path] == 2.0).all() for path in trained)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--step", "7"], "has no checkpoint 7; it has [1]"),
+        (["--ema"], "kept no moving average"),
+        (["--base", "nowhere"], "checkpoint directory nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, tiny_checkpoint, capsys, arguments, message):
+    make_run(tmp_path / "run", tiny_checkpoint, steps=(1,), ema_decay=0.0)
+    assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run_is_a_mistake(tmp_path, capsys):
+    assert main(["assemble", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "is not a work directory of star-jax train" in capsys.readouterr().err
+
+
+def test_a_fresh_checkpoint_is_made_once(tmp_path, monkeypatch):
+    made = []
+
+    def zeros(sizes, name, seed):  # drawing takes half a minute: each shape compiles
+        made.append((name, seed))
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_component(sizes, name)[1])
+
+    monkeypatch.setattr("star_jax.train.fresh_checkpoint.fresh_component", zeros)
+    sizes = ModelConfig("tiny").star_config()
+    directory = fresh_checkpoint(tmp_path / "run" / "initial", sizes, seed=3)
+    assert made == [(name, 3) for name in component_names(sizes)]
+    assert fresh_checkpoint(directory, sizes, seed=3) == directory and len(made) == 4
+    assert read_config(directory) == sizes
+    StarPipeline.from_pretrained(directory)
+    with pytest.raises(InputError, match="cannot start from nothing"):
+        fresh_checkpoint(tmp_path / "big", ModelConfig().star_config(), seed=0)
