@@ -20,8 +20,10 @@ COMMANDS = {
     "prepare": "star_jax.launch.prepare",
     "evaluate": "star_jax.launch.evaluate",
     "train": "star_jax.launch.train",
+    "train-vae": "star_jax.launch.train_vae",
     "assemble": "star_jax.launch.assemble",
     "benchmark": "star_jax.launch.benchmark",
+    "compile-check": "star_jax.launch.compile_check",
 }
 
 

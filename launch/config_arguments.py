@@ -15,11 +15,11 @@ _FILE_ERRORS = (SyntaxError, ImportError, NameError, AttributeError, TypeError, 
 _PREFIX = "--config."
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds --config; `read_experiment` finds the overrides in args.rest, where launch/cli.py puts the unknown."""
     parser.add_argument(
         "--config",
-        required=True,
+        required=required,
         metavar="FILE[:ARG]",
         help="Python file with get_config(arg); also the name of a packaged one, such as configs/tiny.py. Any key "
         "can be set as --config.train.num_steps=6",

@@ -1,0 +1,158 @@
+"""Compile for TPUs that are not at hand: does it fit, what does it compute and exchange.
+
+  star-jax compile-check --config configs/star_i2vgenxl.py --topology v5p:4x4x4 --config.mesh.context=8
+  star-jax compile-check --inference --topology v5e:2x4
+  star-jax compile-check --inference --topology v6e:2x4 --frames 32 --height 720 --width 1280 --json report.json
+
+Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
+any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16. The
+exit code is 1 where the program needs more memory than a device has.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from star_jax.errors import InputError, RunError
+
+HELP = "compile training or sampling for a TPU topology, without a TPU"
+_AXES = ("data", "fsdp", "context")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from star_jax.launch.config_arguments import add_config_arguments
+
+    add_config_arguments(parser, required=False)
+    parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:4x4, v5p:4x4x4")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
+    parser.add_argument(
+        "--full-effort",
+        action="store_true",
+        help="optimise as a run on TPUs would: takes about ten times as long, for nearly the same peak memory",
+    )
+    inference = parser.add_argument_group("the sampler's step, instead of a training step")
+    inference.add_argument("--inference", action="store_true", help="compile it")
+    inference.add_argument("--preset", default="i2vgen-xl", metavar="NAME", help="sizes (default i2vgen-xl)")
+    inference.add_argument("--frames", type=int, default=32, metavar="N", help="of the clip (default 32)")
+    inference.add_argument("--height", type=int, default=720, metavar="N", help="upscaled (default 720)")
+    inference.add_argument("--width", type=int, default=1280, metavar="N", help="upscaled (default 1280)")
+    inference.add_argument(
+        "--mesh",
+        default=None,
+        metavar="AXES",
+        help="devices by axis, such as data=2,context=4: data splits the two branches of guidance, context the "
+        "frames, fsdp branches and weights (default: data=2, context the rest)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from star_jax.aot.topology import hbm_bytes, prepare_environment, tpu_devices
+
+    if args.inference == (args.config is not None):
+        raise InputError("give either --config FILE (the training step) or --inference (the sampler's step)")
+    prepare_environment(quick=not args.full_effort)
+    devices = tpu_devices(args.topology)
+    traced, facts = (_inference if args.inference else _training)(args, devices)
+
+    from star_jax.aot.check import compile_for
+    from star_jax.benchmark.environment import describe
+
+    print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
+    report = compile_for(traced, hbm_bytes(args.topology)).to_dict()
+    facts = {"topology": args.topology, "devices": len(devices), **facts}
+    if args.json:
+        partial = args.json.with_name(args.json.name + ".partial")
+        partial.write_text(json.dumps({**facts, **report, **describe()}, indent=2) + "\n")
+        os.replace(partial, args.json)
+    _print(facts, report)
+    if not report["fits"]:
+        raise RunError(
+            f"{facts['program']} needs {_gib(report['peak_device_bytes'])} a device, {args.topology} has "
+            f"{_gib(report['hbm_bytes'])}; take more devices, give more of them to the context axis, or "
+            + ("fewer frames" if args.inference else "set train.remat=full and diffusion.frames")
+        )
+
+
+def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[str, Any]]:
+    import dataclasses
+
+    from star_jax.aot.programs import trace_train_step
+    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.sharding import make_mesh
+    from star_jax.train.star_objective import StarObjective
+
+    config = read_experiment(args)
+    if config.model.dtype == "auto":  # what it means on a TPU
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
+    mesh = make_mesh(config.mesh, devices)
+    objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+    data = config.data
+    facts = {
+        "program": "training step",
+        "preset": config.model.preset,
+        "batch_size": config.train.batch_size,
+        "clip": [data.num_frames, data.height, data.width],
+        "decoded_frames": config.diffusion.frames or data.num_frames,
+        "remat": config.train.remat,
+        "mesh": dict(mesh.shape),
+    }
+    return trace_train_step(objective, config, mesh), facts
+
+
+def _inference(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[str, Any]]:
+    from star_jax.aot.programs import trace_sampler_step
+    from star_jax.config import get_preset
+    from star_jax.sharding import make_mesh
+    from star_jax.train.config import MeshConfig
+
+    if args.rest:
+        raise InputError(f"unknown argument {args.rest[0]!r}; see --help")
+    default = {"data": 2 if len(devices) % 2 == 0 else 1, "context": -1}
+    sizes = default if args.mesh is None else {"data": 1, **_parse_mesh(args.mesh)}
+    mesh = make_mesh(MeshConfig(**sizes), devices)
+    size = {"num_frames": args.frames, "height": args.height, "width": args.width}
+    facts = {
+        "program": "sampler step",
+        "preset": args.preset,
+        "batch_size": 1,
+        "clip": list(size.values()),
+        "mesh": dict(mesh.shape),
+    }
+    return trace_sampler_step(get_preset(args.preset), mesh, **size), facts
+
+
+def _parse_mesh(text: str) -> dict[str, int]:
+    """ "data=2,context=4" -> {"data": 2, "context": 4}."""
+    sizes = {}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        if name not in _AXES or not size.lstrip("-").isdigit():
+            raise InputError(f"--mesh {text!r}; write axes of {', '.join(_AXES)}, such as data=2,context=4")
+        sizes[name] = int(size)
+    return sizes
+
+
+def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
+    mesh = ", ".join(f"{axis} {size}" for axis, size in facts["mesh"].items())
+    frames, height, width = facts["clip"]
+    lines = {
+        "program": f"{facts['program']}, {facts['preset']}, {facts['batch_size']} x {frames} x {height}x{width}",
+        "devices": f"{facts['topology']}: {facts['devices']} ({mesh})",
+        "peak memory": f"{_gib(report['peak_device_bytes'])} of {_gib(report['hbm_bytes'])} a device",
+        "operations": f"{report['tflop_per_step']:.1f} TFLOP a step, recomputation included",
+        "compilation": f"{report['compile_seconds']:.0f} s",
+    }
+    for kind, traffic in report["collectives"].items():
+        lines[kind] = f"{traffic['count']} a step, {traffic['bytes'] / 2**20:.1f} MiB a device"
+    for name, count in report["kernels"].items():
+        lines[name] = f"{count} a step"
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}")
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,62 @@
+"""Floating-point operations of a traced program, on all devices together, what remat computes twice included.
+
+The compiler's own count has neither loops nor hand-written kernels in it. As in `star_jax.benchmark.flops`, a
+multiply-add is two operations; convolutions, matrix products and attention kernels are counted.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+# Matrix products in each of the splash kernels, forward and backward.
+_SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+
+
+def traced_flops(traced: Any) -> float:
+    """Operations of a program.
+
+    Args:
+      traced: a jaxpr, or `jax.jit(...).trace(...)`'s.
+    """
+    jaxpr = getattr(traced, "jaxpr", traced)
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        lhs, out = equation.invars[0].aval, equation.outvars[0].aval
+        return 2 * math.prod(out.shape) * math.prod(lhs.shape[i] for i in contracted)
+    if name == "conv_general_dilated":
+        kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+        features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * math.prod(out.shape) * math.prod(kernel.shape) / features
+    if name == "pallas_call":
+        return _of_kernel(equation)
+    inner = [traced_flops(jaxpr) for jaxpr in _inner_jaxprs(params)]
+    if name == "cond":
+        return max(inner)
+    times = params["length"] if name == "scan" else 1
+    if name == "shard_map":  # over the whole mesh; shapes inside are those of one device
+        times = params["mesh"].size
+    return times * sum(inner)
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+                yield part
+
+
+def _of_kernel(equation: Any) -> float:
+    """A splash kernel: products of [..., query_length, head_dim] and [..., key_length, head_dim]."""
+    name = equation.params["name"]
+    products = next((n for prefix, n in _SPLASH_PRODUCTS.items() if name.startswith(prefix)), 0)
+    q, k, *_ = [v.aval.shape for v in equation.invars if np.dtype(v.aval.dtype).kind not in "iub"]
+    return 2 * products * math.prod(q) * k[-2]

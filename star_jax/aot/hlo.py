@@ -1,0 +1,104 @@
+"""What a compiled program exchanges between devices and which kernels it calls, read from its text."""
+
+import math
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+_ITEM_BYTES = {"pred": 1, "s4": 1, "u4": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
+_ITEM_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
+_KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\(")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind in a run of the program.
+
+    Attributes:
+      count: executions.
+      bytes: size of their results on one device, all executions together.
+    """
+
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ProgramText:
+    """What `read_program` found.
+
+    Attributes:
+      collectives: by kind.
+      kernels: executions of hand-written TPU kernels, by name.
+    """
+
+    collectives: dict[str, Traffic]
+    kernels: dict[str, int]
+
+
+def read_program(text: str) -> ProgramText:
+    """Counts collectives and kernels in `compiled.as_text()`.
+
+    The body of a loop counts as often as it runs, where the compiler knows that (a scan), else once.
+    """
+    times = _times_run(text)
+    counts, sizes, kernels = Counter(), Counter(), Counter()
+    for computation, name, result, operation, line in _instructions(text):
+        kind = operation.removesuffix("-start")
+        if kind in _KINDS:
+            counts[kind] += times[computation]
+            sizes[kind] += times[computation] * _result_bytes(result, operation)
+        elif operation == "custom-call" and 'custom_call_target="tpu_custom_call"' in line:
+            kernels[re.sub(r"(\.\d+|\.clone)+$", "", name)] += times[computation]
+    collectives = {kind: Traffic(counts[kind], sizes[kind]) for kind in _KINDS if counts[kind]}
+    return ProgramText(collectives, dict(sorted(kernels.items())))
+
+
+def _instructions(text: str):
+    """Yields (computation, name, result type, operation, line)."""
+    computation = ""
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            computation = header[2]
+        elif instruction := _INSTRUCTION.match(line):
+            yield computation, *instruction.groups(), line
+
+
+def _times_run(text: str) -> dict[str, int]:
+    """How often each computation runs."""
+    entry = next((m[2] for m in map(_COMPUTATION.match, text.splitlines()) if m and m[1]), "")
+    calls = defaultdict(list)
+    for computation, _, _, operation, line in _instructions(text):
+        trips = _TRIPS.search(line) if operation == "while" else None
+        for called in _CALLED.finditer(line):
+            names = [name.strip().lstrip("%") for name in called[1].split(",")]
+            calls[computation] += [(name, int(trips[1]) if trips else 1) for name in names if name.strip()]
+    times = Counter()
+
+    def visit(name: str, multiplier: int) -> None:
+        times[name] += multiplier
+        for called, trips in calls[name]:
+            visit(called, multiplier * trips)
+
+    visit(entry, 1)
+    return times
+
+
+def _result_bytes(result: str, operation: str) -> int:
+    """Bytes of a collective's result; the halves of asynchronous ones list their operands first."""
+    arrays = [_ITEM_BYTES.get(kind, 4) * math.prod(_sizes(sizes)) for kind, sizes in _ARRAY.findall(result)]
+    if operation == "collective-permute-start":
+        return arrays[1]
+    if operation == "all-gather-start":
+        return sum(arrays[len(arrays) // 2 :])
+    return sum(arrays)
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size]

@@ -1,0 +1,61 @@
+"""TPU topologies as devices to compile for, on a machine without a TPU."""
+
+import importlib.util
+import os
+from typing import Any
+
+from star_jax.errors import InputError, RunError
+
+GIB = 2**30
+# Memory of one JAX device that programs can use, as the compiler enforces it, by the topology's first part.
+HBM_GIB = {"v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
+_EXAMPLES = "v5e:4x4, v5p:4x4x4 or v6e:8x8"
+# What the TPU compiler's library asks of its surroundings when there is no TPU: no metadata server, no lock file.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+# The least effort compiles in a tenth of the time, with nearly the same peak memory.
+_QUICK = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0", "JAX_MEMORY_FITTING_EFFORT": "-1.0"}
+
+
+def prepare_environment(*, quick: bool = True) -> None:
+    """Sets what the compiler reads from the environment; call it before jax is imported.
+
+    Args:
+      quick: least optimisation effort; else as a run on TPUs would compile.
+    """
+    for name, value in (_ENVIRONMENT | (_QUICK if quick else {})).items():
+        os.environ.setdefault(name, value)
+
+
+def tpu_devices(name: str) -> list[Any]:
+    """The devices of a topology such as `v5e:4x4`, to build a mesh of.
+
+    Raises:
+      InputError: no such topology.
+      RunError: the TPU compiler is not installed.
+    """
+    kind = name.partition(":")[0]
+    if kind not in HBM_GIB:
+        raise InputError(
+            f"topology {name!r}; expected KIND:SHAPE with kind {', '.join(HBM_GIB)}, for example {_EXAMPLES}"
+        )
+    import jax
+    from jax.experimental import topologies
+
+    if importlib.util.find_spec("libtpu") is None:
+        raise RunError(f'the TPU compiler is not installed; pip install "jax[tpu]=={jax.__version__}"')
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        raise InputError(f"topology {name!r} ({reason}); choose one such as {_EXAMPLES}") from error
+
+
+def hbm_bytes(name: str) -> int:
+    """Memory of one device of a topology."""
+    return int(HBM_GIB[name.partition(":")[0]] * GIB)
