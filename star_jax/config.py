@@ -102,6 +102,19 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """How a model is meant to be sampled; defaults of `star_jax.settings.UpscaleSettings`, whose names these are.
+
+    The defaults here are the released system's.
+    """
+
+    num_inference_steps: int = 15
+    guidance_scale: float = 7.5
+    color_fix: str = "adain"
+    decode_overlap: int = 0
+
+
+@dataclass(frozen=True)
 class StarConfig:
     """A whole model. `text_encoder` is None where the network is fed a null (all-zero) context."""
 
@@ -110,6 +123,7 @@ class StarConfig:
     vae: VAEConfig = field(default_factory=VAEConfig)
     text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -130,7 +144,7 @@ class StarConfig:
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """Rebuilds a dataclass from nested dicts; lists become tuples, unknown keys raise TypeError."""
     parts = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
-    parts |= {"diffusion": DiffusionConfig, "liem": LiemConfig}
+    parts |= {"diffusion": DiffusionConfig, "liem": LiemConfig, "sampling": SamplingConfig}
     kwargs = {}
     for key, value in values.items():
         if key in parts and value is not None:
@@ -179,7 +193,13 @@ PRESETS: dict[str, StarConfig] = {
     "tiny": StarConfig("tiny", unet=_TINY_UNET, vae=_TINY_VAE, text_encoder=_TINY_TEXT),
     # The trained one that comes with the package: its latents carry more, it reads no text, and its norms
     # have two groups, which leave more of a picture's contrast in.
-    "tiny-star": StarConfig("tiny-star", unet=_TINY_STAR_UNET, vae=_TINY_STAR_VAE, text_encoder=None),
+    "tiny-star": StarConfig(
+        "tiny-star",
+        unet=_TINY_STAR_UNET,
+        vae=_TINY_STAR_VAE,
+        text_encoder=None,
+        sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet", decode_overlap=1),
+    ),
     # The network that the parity numbers in tests/golden were made with, with the original's text width.
     "tiny-golden": StarConfig(
         "tiny-golden",
