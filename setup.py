@@ -53,6 +53,13 @@ setup(
         "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
         "scenes": ["scikit-image>=0.25"],  # its photos
-        "test": ["pytest>=8", "torch==2.13.0", "diffusers>=0.35", "scikit-image>=0.25", "ruff>=0.14"],
+        "test": [
+            "pytest>=8",
+            "torch==2.13.0",
+            "diffusers>=0.35",
+            "scikit-image>=0.25",
+            "ruff>=0.14",
+            "tensorboardX>=2.6",
+        ],
     },
 )

@@ -64,6 +64,7 @@ def train(
     config: RunConfig,
     workdir: str | os.PathLike,
     *,
+    flops_per_step: float | None = None,
     allow_changed_config: bool = False,
     quiet: bool = False,
 ) -> Outcome:
@@ -76,6 +77,8 @@ def train(
       objective: what is trained.
       config: a dataclass with the groups `train`, `data`, `optimizer` and `mesh`; recorded whole.
       workdir: see `star_jax.train.workdir`.
+      flops_per_step: operations of one update on all devices together, for MFU; by default the compiler's count,
+        which includes what is computed twice and counts the body of a loop once.
       allow_changed_config: resume although `workdir` was begun with another configuration.
       quiet: no progress bar.
 
@@ -86,7 +89,8 @@ def train(
     root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        return _Run(objective, config, root, mesh, stack).train(quiet=quiet or jax.process_index() > 0)
+        run = _Run(objective, config, root, mesh, stack, flops_per_step)
+        return run.train(quiet=quiet or jax.process_index() > 0)
 
 
 class _Run:
@@ -99,6 +103,7 @@ class _Run:
         root: epath.Path,
         mesh: Mesh,
         stack: contextlib.ExitStack,
+        flops_per_step: float | None,
     ):
         self.objective, self.config, self.root, self.mesh = objective, config.train, root, mesh
         self.data = TrainBatches(objective, config.data, config.train, mesh)
@@ -113,7 +118,7 @@ class _Run:
         self.program = jit_train_step(
             make_train_step(objective, optimizer, config.train), mesh, jax.eval_shape(lambda: self.state)
         )
-        self.flops: float | None = None  # of one device and step; known once the program is compiled
+        self.compiled, self.flops = False, flops_per_step
         self.window, self.times = MetricWindow(meta.get("window")), StepTimes()
         self.profiler = ProfilerWindow(config.train, root / "profile")
         stack.callback(self.profiler.close)
@@ -189,11 +194,14 @@ class _Run:
         return values
 
     def _compile(self, batch: Batch) -> None:
-        if self.flops is None:
-            started = time.perf_counter()
-            self.program = self.program.lower(self.state, self.frozen, batch, self.key).compile()
-            self.flops = compiled_flops(self.program) or math.nan
-            logger.info("compiled the step in %.1f s", time.perf_counter() - started)
+        if self.compiled:
+            return
+        started = time.perf_counter()
+        self.program = self.program.lower(self.state, self.frozen, batch, self.key).compile()
+        self.compiled = True
+        logger.info("compiled the step in %.1f s", time.perf_counter() - started)
+        if self.flops is None and (of_device := compiled_flops(self.program)) is not None:
+            self.flops = of_device * self.mesh.size
 
     def _report(self, metrics: dict[str, float]) -> None:
         """Logs and validates where it is time to."""
@@ -212,9 +220,8 @@ class _Run:
             "data_wait_seconds": waited,
             "clips_per_second": self.config.batch_size / seconds,
         }
-        devices = self.mesh.size
-        share = mfu(self.flops * devices / seconds, num_devices=devices)
-        return speed if share is None or math.isnan(share) else {**speed, "mfu": share}
+        share = None if self.flops is None else mfu(self.flops / seconds, num_devices=self.mesh.size)
+        return speed if share is None else {**speed, "mfu": share}
 
     def _validate(self) -> dict[str, float]:
         params = self.state.params if self.state.ema_params is None else self.state.ema_params
