@@ -10,7 +10,6 @@ it is complete.
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -70,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sampling.add_argument("--seed", type=int, default=0, help="of all noise (default 0)")
     sampling.add_argument(
+        "--decode-overlap",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="frames decoded more on either side of each three (default 0, as the original; 1 flickers less)",
+    )
+    sampling.add_argument(
         "--window", type=int, default=32, metavar="FRAMES", help="frames at once (default 32)"
     )
     device = parser.add_argument_group("device")
@@ -79,6 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
+    device.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="such as 12GiB: work on tiles and windows that fit (default: what the device has)",
+    )
+    device.add_argument(
+        "--tile", metavar="HxW", help="denoise tiles of this size in pixels (default: the largest that fit)"
+    )
+    device.add_argument("--vae-tile", metavar="HxW", help="the same for encoding and decoding")
     device.add_argument(
         "--compile-cache",
         default="~/.cache/star_jax",
@@ -95,6 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, loads the model, upscales one input after the other."""
+    from star_jax.checkpoint import read_config
+    from star_jax.compile_cache import use_compile_cache
+    from star_jax.launch.data_arguments import parse_size
+    from star_jax.memory import parse_memory, plan_memory
     from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
     from star_jax.video.images import open_source
     from star_jax.video.outputs import check_output_path
@@ -111,7 +130,11 @@ def run(args: argparse.Namespace) -> None:
         window=args.window,
         color_fix=args.color_fix,
         padding=args.padding,
+        tile=args.tile and parse_size(args.tile),
+        vae_tile=args.vae_tile and parse_size(args.vae_tile),
+        decode_overlap=args.decode_overlap,
     )
+    budget = args.max_memory and parse_memory(args.max_memory)
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
     outputs = output_paths(args.inputs, args.output)
@@ -119,12 +142,24 @@ def run(args: argparse.Namespace) -> None:
     for reader, output in zip(readers, outputs, strict=True):
         check_output_path(output, reader.info)
 
-    from star_jax.pipeline import StarPipeline
+    from star_jax.pipeline import StarPipeline, resolve_dtype
 
+    config, dtype = read_config(args.checkpoint), resolve_dtype(args.dtype)
+    plans = [
+        plan_memory(
+            config,
+            dtype,
+            settings,
+            reader.info.num_frames,
+            (reader.info.height, reader.info.width),
+            budget=budget,
+        )
+        for reader in readers
+    ]
     use_compile_cache(args.compile_cache)
     pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
-    for reader, output in zip(readers, outputs, strict=True):
-        _upscale_one(pipeline, reader, output, settings, args)
+    for reader, output, plan in zip(readers, outputs, plans, strict=True):
+        _upscale_one(pipeline, reader, output, plan, args)
 
 
 def output_paths(inputs: list[str], output: str) -> list[Path]:
@@ -147,37 +182,17 @@ def output_paths(inputs: list[str], output: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def use_compile_cache(directory: str) -> None:
-    """Keeps compiled programs on disk, so that the next process with the same shapes starts without compiling.
-
-    Raises:
-      InputError: the folder cannot be made.
-    """
-    import jax
-
-    if not directory:
-        return
-    path = Path(directory).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot keep compiled programs in {path}: {error.strerror}; choose another --compile-cache, or ''"
-        ) from error
-    jax.config.update("jax_compilation_cache_dir", os.fspath(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _upscale_one(pipeline, reader, output: Path, settings, args: argparse.Namespace) -> None:
+def _upscale_one(pipeline, reader, output: Path, plan, args: argparse.Namespace) -> None:
     from star_jax.upscale import upscale_video
 
-    info = reader.info
+    info, settings = reader.info, plan.settings
     height, width = settings.target_size(info.height, info.width)
     if not args.quiet:
         print(
             f"{info.path}: {info.num_frames} frames, {info.width}x{info.height} to {width}x{height}",
             file=sys.stderr,
         )
+        print(plan.describe(), file=sys.stderr)
     with _StageBars(quiet=args.quiet) as on_progress:
         upscale_video(
             pipeline, reader, output, settings, crf=args.crf, preset=args.preset, on_progress=on_progress

@@ -17,13 +17,13 @@ import numpy as np
 from flax import nnx
 
 from star_jax.checkpoint import TOKENIZER_DIR, load_component, read_config
-from star_jax.color_fix import fix_colors
 from star_jax.config import StarConfig
 from star_jax.diffusion.guidance import make_conditioning
-from star_jax.diffusion.noise import frame_noise, noise_key
+from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import noised_latents, sample
 from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.diffusion.solvers import solver_table
+from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.diffusion.windows import make_windows
 from star_jax.errors import InputError, RunError
 from star_jax.models.components import abstract_component, component_names
@@ -31,9 +31,8 @@ from star_jax.models.star import star_velocity
 from star_jax.models.tokenizer import load_tokenizer, tokenize
 from star_jax.ops.attention import AttentionKernels
 from star_jax.settings import UpscaleSettings
+from star_jax.vae_pieces import PIECE, decode_group, decode_piece, encode_piece, fill_piece
 from star_jax.video.geometry import Padding
-
-PIECE = 3  # frames decoded together, as in the released system; also read and encoded together
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
@@ -68,16 +67,22 @@ class StarPipeline:
         """
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.dtype = resolve_dtype(dtype)
+        self._factor = config.vae.spatial_factor
         self.schedule = NoiseSchedule.from_config(config.diffusion)
         graphs = {name: _abstract(config, name, self.dtype, kernels)[0] for name in component_names(config)}
         # Made once: a jitted program is found again by the identity of its function.
         self._encode = jax.jit(
-            partial(_encode_piece, graphs["vae"], config.vae.scaling_factor),
-            static_argnames=("target", "padding", "padding_value"),
+            partial(encode_piece, graphs["vae"], config.vae.scaling_factor),
+            static_argnames=("target", "padding", "padding_value", "tiles"),
         )
         self._decode = jax.jit(
-            partial(_decode_piece, graphs["vae"], config.vae.scaling_factor),
-            static_argnames=("padding", "color_fix"),
+            partial(
+                decode_piece,
+                graphs["vae"],
+                config.vae.scaling_factor,
+                spatial_factor=config.vae.spatial_factor,
+            ),
+            static_argnames=("padding", "color_fix", "tiles"),
         )
         self._velocity = partial(star_velocity, graphs["unet"], graphs["controlnet"])
         if "text_encoder" in graphs:
@@ -184,10 +189,7 @@ class StarPipeline:
 
         done = 0
         for piece in read(PIECE):
-            group = latents[:, done : done + len(piece)]
-            frames, finite = self._decode(
-                self.params["vae"], group, piece, padding=padding, color_fix=settings.color_fix
-            )
+            frames, finite = self._decode_group(latents, piece, done, padding, settings)
             _require_finite(finite, "decoding")
             yield np.asarray(frames)
             done += len(piece)
@@ -244,8 +246,11 @@ class StarPipeline:
             guidance_rescale=self.config.diffusion.guidance_rescale,
         )
         start = self.config.diffusion.start_timestep
+        velocity, tiles = self._velocity, settings.tiles_of(hint.shape[2:4], self._factor)
+        if len(tiles) > 1 or not settings.batch_guidance:
+            velocity = TiledVelocity(self._velocity, tiles, settings.batch_guidance)
         latents = sample(
-            self._velocity,
+            velocity,
             {name: self.params[name] for name in ("unet", "controlnet")},
             noised_latents(self.schedule, hint, key, start_timestep=start),
             table,
@@ -268,17 +273,35 @@ class StarPipeline:
         settings: UpscaleSettings,
     ) -> jax.Array:
         """Encodes a piece; a short last one is filled up, so that it needs no program of its own."""
-        filled = np.pad(piece, ((0, PIECE - len(piece)), (0, 0), (0, 0), (0, 0)), mode="edge")
+        latent_size = tuple(side // self._factor for side in padding.padded_size(*target))
         latents = self._encode(
             self.params["vae"],
-            filled,
+            fill_piece(piece, PIECE, at_end=True),
             key,
             np.int32(first_frame),
             target=target,
             padding=padding,
             padding_value=settings.padding_value,
+            tiles=settings.vae_tiles_of(latent_size, self._factor),
         )
         return latents[: len(piece)]
+
+    def _decode_group(
+        self, latents: jax.Array, piece: np.ndarray, start: int, padding: Padding, settings: UpscaleSettings
+    ) -> tuple[jax.Array, jax.Array]:
+        """Decodes the frames of a piece that starts at frame `start`, and says whether they are finite."""
+        overlap = settings.decode_overlap
+        first, length, first_kept, kept = decode_group(latents.shape[1], start, len(piece), overlap)
+        frames, finite = self._decode(
+            self.params["vae"],
+            latents[:, first : first + length],
+            np.int32(first_kept),
+            fill_piece(piece, kept, at_end=False),
+            padding=padding,
+            color_fix=settings.color_fix,
+            tiles=settings.vae_tiles_of(latents.shape[2:4], self._factor),
+        )
+        return frames[kept - len(piece) :], finite
 
 
 def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
@@ -307,33 +330,6 @@ def _abstract(config: StarConfig, name: str, dtype: jnp.dtype, kernels: Attentio
 
 def _encode_text(graphdef, params, input_ids):
     return nnx.merge(graphdef, params)(input_ids)
-
-
-def _enlarge(frames: jax.Array, target: tuple[int, int]) -> jax.Array:
-    """uint8 [f, h, w, 3] -> float32 [f, *target, 3] in [-1, 1], bilinear with half-pixel centres."""
-    frames = frames.astype(jnp.float32) / 127.5 - 1.0
-    return jax.image.resize(frames, (len(frames), *target, 3), "bilinear")
-
-
-def _encode_piece(
-    graphdef, scaling_factor, params, frames, key, first_frame, *, target, padding, padding_value
-):
-    """uint8 [f, H, W, 3] -> latents [f, h, w, 4]; the posterior's noise is keyed by the frame's number."""
-    enlarged = padding.apply(_enlarge(frames, target), padding_value)
-    posterior = nnx.merge(graphdef, params).encode(enlarged[None])
-    noise = frame_noise(key, "posterior", posterior.mean.shape, first_frame=first_frame)
-    return posterior.sample(noise)[0] * scaling_factor
-
-
-def _decode_piece(graphdef, scaling_factor, params, latents, frames_lr, *, padding, color_fix):
-    """latents [1, f, h, w, 4] and their input frames -> uint8 [f, H, W, 3], and whether all was finite."""
-    decoded = nnx.merge(graphdef, params).decode(latents / scaling_factor)[0]
-    frames = padding.crop(decoded.astype(jnp.float32))
-    reference = frames_lr.astype(jnp.float32) / 127.5 - 1.0
-    if color_fix == "wavelet":
-        reference = _enlarge(frames_lr, frames.shape[1:3])
-    frames = fix_colors(frames, reference, method=color_fix)
-    return jnp.round((frames + 1.0) * 127.5).astype(jnp.uint8), jnp.isfinite(decoded).all()
 
 
 def _require_finite(finite: jax.Array, stage: str) -> None:

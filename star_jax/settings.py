@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from star_jax.color_fix import COLOR_FIXES
 from star_jax.diffusion.schedule import FAST_STEPS
 from star_jax.diffusion.solvers import SOLVERS
+from star_jax.diffusion.tiles import Tiles, make_tiles
 from star_jax.errors import InputError
 from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
 
@@ -21,6 +22,7 @@ NEGATIVE_PROMPT = (
     "jpeg artifacts, deformed, lowres, over-smooth"
 )
 PADDINGS = ("fit", "original")
+MIN_TILE = (80, 64)  # pixels; the coarsest level of the network is then 3x1
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
 
 
@@ -41,6 +43,12 @@ class UpscaleSettings:
       scale: output size over input size, at least 1.
       window: most frames denoised together; longer clips are cut into half-overlapping windows.
       color_fix: `adain`, `wavelet` or `none`.
+      tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to what the
+        network takes; None takes frames whole. Tiles overlap by a quarter and are blended at every step.
+      vae_tile: the same for the VAE.
+      batch_guidance: evaluate both branches of guidance at once; one after the other takes half the memory.
+      decode_overlap: frames decoded before and after each group of three, to be dropped; 0 decodes groups by
+        themselves, as the released system does.
       padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
         720x1280, as the released script does).
     """
@@ -57,6 +65,10 @@ class UpscaleSettings:
     window: int = 32
     color_fix: str = "adain"
     padding: str = "fit"
+    tile: tuple[int, int] | None = None
+    vae_tile: tuple[int, int] | None = None
+    batch_guidance: bool = True
+    decode_overlap: int = 0
 
     def __post_init__(self):
         _check_choice("color_fix", self.color_fix, COLOR_FIXES)
@@ -68,6 +80,12 @@ class UpscaleSettings:
         _check_least("scale", self.scale, 1)
         _check_least("window", self.window, 2)
         _check_least("seed", self.seed, 0)
+        _check_least("decode_overlap", self.decode_overlap, 0)
+        for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
+            if tile is not None and (tile[0] < MIN_TILE[0] or tile[1] < MIN_TILE[1]):
+                raise InputError(
+                    f"{name} is {tile[0]}x{tile[1]}; choose at least {MIN_TILE[0]}x{MIN_TILE[1]}"
+                )
         if self.seed > MAX_SEED:
             raise InputError(f"seed is {self.seed}; choose at most {MAX_SEED}")
         if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):
@@ -95,6 +113,21 @@ class UpscaleSettings:
     def padding_value(self) -> float | None:
         """Constant to pad frames in [-1, 1] with; None repeats the border."""
         return None if self.padding == "fit" else 1.0
+
+    def tiles_of(self, latent_size: tuple[int, int], factor: int) -> Tiles:
+        """The tiles that the network sees of latents of (height, width), `factor` pixels each."""
+        return _tiles(latent_size, self.tile, factor)
+
+    def vae_tiles_of(self, latent_size: tuple[int, int], factor: int) -> Tiles:
+        """The same for the VAE."""
+        return _tiles(latent_size, self.vae_tile, factor)
+
+
+def _tiles(latent_size: tuple[int, int], tile: tuple[int, int] | None, factor: int) -> Tiles:
+    if tile is None:
+        return make_tiles(latent_size)
+    height, width = fit_padding(*tile).padded_size(*tile)
+    return make_tiles(latent_size, (height // factor, width // factor))
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -107,10 +107,16 @@ class TiledVelocity:
     """A network that sees one tile at a time; guidance and the solver see whole frames.
 
     Frozen, so that a jitted sampler finds its program again: equal tiles of the same function are the same.
+
+    Attributes:
+      velocity_fn: the network.
+      tiles: of the latents.
+      batched: whether it sees all of a batch (the branches of guidance) at once, or one after the other.
     """
 
     velocity_fn: VelocityFn
     tiles: Tiles
+    batched: bool = True
 
     def __call__(
         self, params: object, x: jax.Array, timesteps: jax.Array, context: jax.Array, hint: jax.Array
@@ -118,7 +124,10 @@ class TiledVelocity:
         """The velocity of x [B, F, H, W, C]; see `VelocityFn`."""
 
         def on_tile(x: jax.Array, hint: jax.Array) -> jax.Array:
-            return self.velocity_fn(params, x, timesteps, context, hint)
+            if self.batched:
+                return self.velocity_fn(params, x, timesteps, context, hint)
+            batch = jax.tree.map(lambda array: array[:, None], (x, timesteps, context, hint))
+            return jax.lax.map(lambda one: self.velocity_fn(params, *one), batch)[:, 0]
 
         return map_tiles(on_tile, self.tiles, x, hint)
 

@@ -91,3 +91,19 @@ def test_network_is_traced_once_and_found_again():
     traced = len(calls)
     sample(*args, velocity=TiledVelocity(network, make_tiles((34, 32), (18, 16))))
     assert len(calls) == traced
+
+
+def test_branches_one_after_the_other():
+    def network(params, x, timesteps, context, hint):
+        assert len(x) == len(timesteps) == len(context) == len(hint)
+        return params * x + hint + timesteps[:, None, None, None, None] + context.mean((1, 2))[0]
+
+    rng = np.random.default_rng(0)
+    x, context = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 3, 18, 16, 4), (2, 5, 6))
+    )
+    tiles, args = make_tiles((18, 16)), (2.0, x, jnp.array([1, 2]), context, 3 * x)
+    one_by_one = TiledVelocity(network, tiles, batched=False)(*args)
+    for i in (0, 1):
+        alone = network(2.0, *(arg[i : i + 1] for arg in args[1:]))
+        np.testing.assert_allclose(one_by_one[i : i + 1], alone, rtol=1e-6)

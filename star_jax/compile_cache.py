@@ -1,0 +1,74 @@
+"""Compiled programs kept on disk, so that the next start with the same shapes does not compile."""
+
+import atexit
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import jax
+
+from star_jax.errors import InputError
+
+_SHORTEST_SECONDS = 0.5  # of a compilation worth keeping
+_PREFIX = ".session."
+
+
+def use_compile_cache(directory: str | os.PathLike) -> None:
+    """Takes compiled programs from `directory`, and adds this process's when it ends.
+
+    JAX writes a cache's files in place and never again: a process killed meanwhile would leave half a program, for
+    every later start to stumble over. So each process works on a folder of its own, of links to what there is,
+    and moves its new programs in, whole, at its end; what a killed one left is removed by the next.
+
+    Args:
+      directory: made if need be; '' keeps nothing.
+
+    Raises:
+      InputError: the folder cannot be made or written.
+    """
+    if not directory:
+        return
+    root = Path(directory).expanduser().absolute()
+    session = root / f"{_PREFIX}{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
+        session.mkdir()
+        for program in root.glob("*-cache"):
+            (session / program.name).symlink_to(program)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep compiled programs in {root}: {error.strerror}; choose another --compile-cache, or ''"
+        ) from error
+    atexit.register(_keep_new_programs, session, root, os.getpid())
+    jax.config.update("jax_compilation_cache_dir", os.fspath(session))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
+    # XLA's own caches name their folder, which differs from process to process, in what a program is found by.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def _keep_new_programs(session: Path, root: Path, pid: int) -> None:
+    if os.getpid() != pid:  # a fork of the process that owns the folder
+        return
+    with contextlib.suppress(OSError):  # a full or vanished disk costs the cache, not the result
+        for program in session.glob("*-cache"):
+            if not program.is_symlink():
+                program.replace(root / program.name)
+    shutil.rmtree(session, ignore_errors=True)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for session in root.glob(f"{_PREFIX}*"):
+        if not _is_running(session.name.removeprefix(_PREFIX)):
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()  # our own number, from a process before us
