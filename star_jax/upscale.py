@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from star_jax.overlap import read_ahead, write_behind
 from star_jax.pipeline import OnProgress, StarPipeline
 from star_jax.settings import UpscaleSettings
 from star_jax.video.images import ImageSequenceReader, open_target
@@ -24,7 +25,8 @@ def upscale_video(
     """Upscales `reader`'s video into `output`, keeping its timing, sound and subtitles.
 
     The video is read twice, a few frames at a time: once to encode it, once more for the colour fix while the
-    result is decoded and written. The output appears under its name only when it is complete.
+    result is decoded and written. Reading and writing go on in threads while the device works. The output appears
+    under its name only when it is complete.
 
     Args:
       pipeline: a loaded model.
@@ -44,7 +46,7 @@ def upscale_video(
 
     def read(size: int) -> Iterator[np.ndarray]:
         timestamps.clear()
-        for frames, pts in reader.chunks(size):
+        for frames, pts in read_ahead(reader.chunks(size)):
             timestamps.extend(pts)
             yield frames
 
@@ -55,6 +57,9 @@ def upscale_video(
     with open_target(
         output, width=width, height=height, frame_rate=info.frame_rate, crf=crf, preset=preset, source=info
     ) as writer:
-        for piece in pieces:
-            start = writer.num_frames
-            writer.write(piece, timestamps[start : start + len(piece)])
+        done = 0
+        with write_behind(lambda piece: writer.write(*piece)) as write:
+            for piece in pieces:
+                write((piece, timestamps[done : done + len(piece)]))
+                done += len(piece)
+                del piece  # it is the writer's now
