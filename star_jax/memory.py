@@ -67,8 +67,8 @@ class MemoryPlan:
         )
         branches = "" if chosen.batch_guidance else ", one branch of guidance after the other"
         return (
-            f"memory: about {_gib(self.peak)} of {_gib(self.budget)} GiB (weights {_gib(self.weights)}, sampling "
-            f"{_gib(self.sampling)}, VAE {_gib(self.vae)}); denoising up to {chosen.window} frames at once, "
+            f"memory: about {_size(self.peak)} of {_size(self.budget)} (weights {_size(self.weights)}, sampling "
+            f"{_size(self.sampling)}, VAE {_size(self.vae)}); denoising up to {chosen.window} frames at once, "
             f"{tile}{branches}; VAE on {vae_tile}"
         )
 
@@ -118,8 +118,9 @@ def plan_memory(
         least = weights + max(min(needed for needed, _ in options) for options in (vae, sampling))
         limit = "--max-memory is" if given else "the device has"
         raise InputError(
-            f"{limit} {_gib(budget)} GiB, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
-            f"{_gib(least, up=True)} GiB; give --max-memory {_gib(least, up=True)}GiB or more, or a smaller --scale"
+            f"{limit} {_size(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
+            f"{_size(least, up=True)}; give --max-memory {_size(least, up=True).replace(' ', '')} or more, or a "
+            "smaller --scale"
         )
     chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
     return MemoryPlan(chosen, weights, fitting[0], fitting_vae[0], budget)
@@ -256,6 +257,7 @@ def _is_guided(config: StarConfig, settings: UpscaleSettings) -> bool:
     return config.text_encoder is not None and settings.guidance_scale != 1.0
 
 
-def _gib(size: float, *, up: bool = False) -> str:
-    hundredths = size / 2**30 * 100
-    return f"{(math.ceil(hundredths) if up else round(hundredths)) / 100:.2f}"
+def _size(size: float, *, up: bool = False) -> str:
+    value, unit = (size / 2**30 * 100, "GiB") if size >= 2**30 else (size / 2**20 * 100, "MiB")
+    hundredths = math.ceil(value) if up else round(value)
+    return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + f" {unit}"
