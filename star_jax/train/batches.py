@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from star_jax.data.config import DataConfig
 from star_jax.data.pipeline import ClipLoader
+from star_jax.errors import InputError
 from star_jax.sharding import batch_shardings, place_batch, process_share
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
@@ -19,12 +20,18 @@ class TrainBatches:
     """Loads, prepares and places the batches of one run; this process's share of each.
 
     Raises:
-      InputError: the mesh does not divide the batch, or there is no usable source.
+      InputError: the mesh does not divide the batch, there is no usable source, or one that ends for several
+        processes.
     """
 
     def __init__(self, objective: Objective, config: DataConfig, train: TrainConfig, mesh: Mesh):
         self._objective, self._config, self._train = objective, config, train
         self._share = process_share(mesh, train.batch_size)
+        if self._share.count > 1 and config.num_epochs is not None:
+            raise InputError(
+                f"data.num_epochs is {config.num_epochs}, but the shares of {self._share.count} processes do not "
+                "end together; set it to None, and train.num_steps to where training is to end"
+            )
         self._shardings = batch_shardings(mesh, objective.abstract_batch(train.batch_size))
         # With accumulation, the mesh splits each piece.
         batch_shardings(mesh, objective.abstract_batch(train.batch_size // train.grad_accumulation))
