@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
+    how.add_argument(
+        "--mesh", metavar="AXES", help="such as data=2,context=4: all devices (default: one device)"
+    )
     how.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
     how.add_argument(
         "--peak-tflops", type=float, metavar="X", help="peak of one device, in place of the table's"
@@ -84,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
             batch=args.batch,
             dtype=args.dtype,
             attention=args.attention,
+            mesh=args.mesh,
             repeats=args.repeats,
             device_peak=args.peak_tflops,
         )

@@ -12,6 +12,7 @@ from flax import nnx
 
 from star_jax.benchmark import flops
 from star_jax.benchmark.flops import FlopCount
+from star_jax.benchmark.placement import Placement, parse_mesh
 from star_jax.benchmark.report import memory, throughput
 from star_jax.benchmark.timing import time_program
 from star_jax.benchmark.weights import random_params
@@ -42,6 +43,7 @@ class InferenceBenchmark:
       batch: clips that `unet` evaluates at once; guidance runs 2.
       dtype: as of `StarPipeline`; the VAE runs in float32.
       attention: kernel for every site.
+      mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
       repeats: measured steps.
       device_peak: TFLOP/s of one device in place of the table's.
     """
@@ -56,6 +58,7 @@ class InferenceBenchmark:
     batch: int = 1
     dtype: str = "auto"
     attention: str = "auto"
+    mesh: str | None = None
     repeats: int = 5
     device_peak: float | None = None
 
@@ -67,6 +70,7 @@ class InferenceBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.device_peak is not None and self.device_peak <= 0:
             raise InputError(f"peak-tflops is {self.device_peak}; it must be positive")
+        parse_mesh(self.mesh)
 
     @property
     def config(self) -> StarConfig:
@@ -116,6 +120,7 @@ class InferenceBenchmark:
             "batch": self.batch if self.component == "unet" else None,
             "dtype": "float32" if self.component.startswith("vae") else str(resolve_dtype(self.dtype)),
             "attention": self.attention,
+            "mesh": self.mesh,
         }
 
 
@@ -134,9 +139,15 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
     if benchmark.component == "pipeline":
         from star_jax.benchmark.pipeline import measure_pipeline
 
+        if benchmark.mesh is not None:
+            raise InputError(
+                "the pipeline runs on one device; leave out --mesh, or choose another --component"
+            )
         return measure_pipeline(benchmark, benchmark_pipeline(benchmark))
-    program, args, frames = component_program(benchmark)
-    timing, compiled = time_program(program, args, repeats=benchmark.repeats)
+    placement = Placement.of(parse_mesh(benchmark.mesh))
+    with placement.context():
+        program, args, frames = component_program(benchmark, placement)
+        timing, compiled = time_program(program, args, repeats=benchmark.repeats)
     count = benchmark.count()
     compiled_count = flops.compiled_flops(compiled)
     seconds = timing.median
@@ -145,9 +156,11 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
         **timing.report(),
         "seconds_per_frame": seconds / frames if frames else None,
         "frames_per_second": frames / seconds if frames else None,
-        **throughput(count.total, seconds, num_devices=1, device_peak=benchmark.device_peak),
+        **throughput(
+            count.total, seconds, num_devices=placement.num_devices, device_peak=benchmark.device_peak
+        ),
         "tflop_parts": {name: value / 1e12 for name, value in dataclasses.asdict(count).items()},
-        "tflop_compiled": compiled_count and compiled_count / 1e12,
+        "tflop_compiled": compiled_count and compiled_count * placement.num_devices / 1e12,
         **memory(compiled),
     }
 
@@ -162,38 +175,45 @@ def count_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
     }
 
 
-def component_program(benchmark: InferenceBenchmark) -> tuple[Callable, tuple, int]:
-    """The jitted program of a component, its arguments on the device, and the frames that one step handles."""
+def component_program(benchmark: InferenceBenchmark, placement: Placement) -> tuple[Callable, tuple, int]:
+    """The jitted program of a component, its arguments on the devices, and the frames that one step handles."""
     config, kernels = benchmark.config, AttentionKernels.all(benchmark.attention)
     dtype = resolve_dtype(benchmark.dtype)
     key = jax.random.key(0)
+
+    def params_of(name: str, abstract: dict[str, Any]) -> dict[str, Any]:
+        return _params(benchmark, name, placement.params(abstract))
+
     if benchmark.component == "unet":
         shape = (benchmark.batch, *benchmark.latent_shape, config.unet.in_channels)
         parts = {
             name: abstract_component(config, name, dtype=dtype, kernels=kernels)
             for name in ("unet", "controlnet")
         }
-        params = {name: _params(benchmark, name, abstract) for name, (_, abstract) in parts.items()}
+        params = {name: params_of(name, abstract) for name, (_, abstract) in parts.items()}
         program = jax.jit(partial(star_velocity, parts["unet"][0], parts["controlnet"][0]))
         context = jax.random.normal(
             key, (benchmark.batch, flops.TEXT_LENGTH, config.unet.cross_attention_dim), dtype
         )
         latents = jax.random.normal(key, shape)
         timesteps = jnp.full(benchmark.batch, 500, jnp.int32)
-        return program, (params, latents, timesteps, context, latents), benchmark.batch * benchmark.frames
+        inputs = map(placement.inputs, (latents, timesteps, context, latents))
+        return program, (params, *inputs), benchmark.batch * benchmark.frames
     if benchmark.component == "text":
         text = _text_config(config)
         graphdef, abstract = abstract_component(config, "text_encoder", dtype=dtype, kernels=kernels)
         ids = jax.random.randint(key, (2, text.max_position_embeddings), 0, text.vocab_size)
         program = jax.jit(lambda params, ids: nnx.merge(graphdef, params)(ids))
-        return program, (_params(benchmark, "text_encoder", abstract), ids), 0
+        return program, (params_of("text_encoder", abstract), placement.inputs(ids)), 0
     graphdef, abstract = abstract_component(config, "vae", dtype=jnp.float32, kernels=kernels)
-    params, piece = _params(benchmark, "vae", abstract), min(PIECE, benchmark.frames)
+    params, piece = params_of("vae", abstract), min(PIECE, benchmark.frames)
     if benchmark.component == "vae-encode":
         frames = jax.random.uniform(key, (1, piece, *benchmark.padded_size, 3), minval=-1.0)
-        return jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x)), (params, frames), piece
+        program = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x))
+        return program, (params, placement.inputs(frames)), piece
     latents = jax.random.normal(key, (1, piece, *benchmark.latent_shape[1:], config.vae.latent_channels))
-    return jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x)), (params, latents), piece
+    program = jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x))
+    return program, (params, placement.inputs(latents)), piece
 
 
 def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
@@ -223,7 +243,7 @@ def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
 def _params(benchmark: InferenceBenchmark, name: str, abstract: dict[str, Any]) -> dict[str, Any]:
     if benchmark.checkpoint is None:
         return random_params(abstract)
-    return jax.device_put(load_component(benchmark.checkpoint, name, abstract))
+    return load_component(benchmark.checkpoint, name, abstract)
 
 
 def _text_config(config: StarConfig):

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -148,11 +151,35 @@ def test_compare(text_report, tmp_path, capsys):
         compare(text_report, text_report | {"component": "unet"})
 
 
+def test_mesh_spreads_weights_and_frames():
+    code = """
+import jax
+from star_jax.benchmark.inference import InferenceBenchmark, measure_inference
+from star_jax.benchmark.placement import Placement, parse_mesh
+
+placement = Placement.of(parse_mesh("data=1,fsdp=2,context=2"))
+assert placement.num_devices == 4
+array = placement.inputs(jax.numpy.zeros((2, 4, 10, 8, 4)))
+assert array.sharding.shard_shape(array.shape) == (1, 2, 10, 8, 4)
+leaf = placement.params({"kernel": jax.ShapeDtypeStruct((256, 128), "float32")})["kernel"]
+assert leaf.sharding.shard_shape(leaf.shape) == (64, 128)
+benchmark = InferenceBenchmark("text", "tiny", repeats=1, mesh="data=-1", device_peak=1.0)
+report = measure_inference(benchmark)
+assert report["mfu"] * 4 == report["tflops_per_second"]
+"""
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"component": "lpips"}, "component is 'lpips'; choose one of unet"),
         ({"frames": 0}, "frames is 0; choose at least 1"),
+        ({"mesh": "data:2"}, "mesh is 'data:2'; give axes as data=2,context=4"),
+        ({"mesh": "model=2"}, "they are data, fsdp, context"),
         ({"device_peak": -1.0}, "peak-tflops is -1.0; it must be positive"),
     ],
 )
