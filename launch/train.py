@@ -51,7 +51,12 @@ def run(args: argparse.Namespace) -> int:
     config = _with_checkpoint(config, args.workdir)
     objective = StarObjective(config.model, config.diffusion, config.data, config.train)
     outcome = train(
-        objective, config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
+        objective,
+        config,
+        args.workdir,
+        flops_per_step=config.step_flops(),
+        allow_changed_config=args.allow_changed_config,
+        quiet=args.quiet,
     )
     if outcome.finished:
         print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
