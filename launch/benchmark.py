@@ -1,6 +1,7 @@
 """Measure speed and memory.
 
   star-jax benchmark inference --preset i2vgen-xl --frames 32 --json unet.json
+  star-jax benchmark train --config configs/star_i2vgenxl.py --json train.json
   star-jax benchmark compare before.json after.json
   star-jax benchmark data --source clips/ --recipe realbasicvsr
 
@@ -15,6 +16,7 @@ HELP = "measure speed and memory"
 # Each module has HELP, add_arguments(parser) and run(args), like the subcommands of star-jax.
 BENCHMARKS = {
     "inference": "star_jax.launch.benchmarks.inference",
+    "train": "star_jax.launch.benchmarks.train",
     "compare": "star_jax.launch.benchmarks.compare",
     "data": "star_jax.launch.benchmarks.data",
 }

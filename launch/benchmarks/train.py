@@ -1,0 +1,41 @@
+"""Measure the speed and memory of the training step.
+
+  star-jax benchmark train --config configs/star_i2vgenxl.py --json train.json
+  star-jax benchmark train --config configs/tiny.py --config.train.batch_size=4
+
+Weights and clips are made up on the device: no checkpoint and no data are needed. Compilation is timed apart; then
+come a step to warm up and the median of --repeats steps. MFU counts the networks' own operations, not what remat
+computes again.
+"""
+
+import argparse
+import dataclasses
+
+HELP = "the training step: seconds, FLOPs, MFU, memory"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from star_jax.launch.config_arguments import add_config_arguments
+
+    add_config_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
+    parser.add_argument(
+        "--peak-tflops", type=float, metavar="X", help="peak of one device, in place of the table's"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report there, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    from star_jax.benchmark.report import describe_run, write_report
+    from star_jax.benchmark.training import measure_training
+    from star_jax.launch.benchmarks.table import print_rows
+    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.train.star_objective import StarObjective
+
+    config = read_experiment(args)
+    clips = dataclasses.replace(config.data, source="synthetic:1")  # whose shapes are those of any clips
+    objective = StarObjective(config.model, config.diffusion, clips, config.train)
+    report = measure_training(objective, config, repeats=args.repeats, device_peak=args.peak_tflops)
+    print_rows([report])
+    if args.json:
+        write_report(args.json, report | describe_run())

@@ -1,0 +1,47 @@
+"""`star-jax benchmark train`: what a report holds, on a task of a few numbers."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from star_jax.benchmark.training import measure_training
+from star_jax.errors import InputError
+from star_jax.launch.config_arguments import run_config_file
+from star_jax.train.config import parse_experiment
+
+
+class Toy:
+    """The part of `Objective` that a measurement asks for: a linear map of pixels."""
+
+    def abstract_params(self):
+        leaf = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+        return {"controlnet": {"kernel": leaf}}, {"unet": {"kernel": leaf}}
+
+    def abstract_batch(self, batch_size):
+        return {"gt": jax.ShapeDtypeStruct((batch_size, 4, 80, 64, 3), jnp.uint8)}
+
+    def loss(self, trainable, frozen, batch, key):
+        pixels = batch["gt"] / 255
+        out = pixels @ frozen["unet"]["kernel"] @ trainable["controlnet"]["kernel"]
+        loss = jnp.mean((out - pixels + jax.random.normal(key, (3,))) ** 2)
+        return loss, {"loss_velocity": loss}
+
+
+def experiment():
+    return parse_experiment(run_config_file("configs/tiny.py"), {"train.batch_size": "2"})
+
+
+def test_a_step_is_timed():
+    report = measure_training(Toy(), experiment(), repeats=3, device_peak=1.0)
+    assert (report["benchmark"], report["preset"], report["batch"]) == ("train", "tiny", 2)
+    assert len(report["step_seconds"]) == 3
+    for key in ("seconds_per_step", "compile_seconds", "mfu", "peak_device_bytes", "tflop_compiled"):
+        assert report[key] > 0, key
+    assert report["tflop_per_step"] * 1e12 == pytest.approx(experiment().step_flops())
+    assert report["seconds_per_frame"] == pytest.approx(report["seconds_per_step"] / (2 * 4))
+    assert report["mesh"] == {"data": 1, "fsdp": 1, "context": 1}
+
+
+def test_mistakes():
+    with pytest.raises(InputError, match="repeats is 0; choose at least 1"):
+        measure_training(Toy(), experiment(), repeats=0)
