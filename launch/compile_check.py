@@ -85,8 +85,11 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     from star_jax.train.star_objective import StarObjective
 
     config = read_experiment(args)
-    if config.model.dtype == "auto":  # what it means on a TPU
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
+    # Sizes are the preset's, so no checkpoint is read; `auto` is resolved here as on a TPU.
+    dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, dtype=dtype, checkpoint=None)
+    )
     mesh = make_mesh(config.mesh, devices)
     objective = StarObjective(config.model, config.diffusion, config.data, config.train)
     data = config.data

@@ -8,6 +8,7 @@ Without a mesh, and on one device, everything here is the identity.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,13 @@ def split_columns(x: jax.Array) -> jax.Array:
     For the VAE, which works on few and large frames at a time.
     """
     return _split_two(x, 3)
+
+
+def gather_weights(tree: Any) -> Any:
+    """Puts whole copies of weights that are split over devices on each of them."""
+    if not on_several_devices():
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
 
 
 def attend_locally(

@@ -38,6 +38,7 @@ from star_jax.models.tokenizer import (
     write_byte_level_tokenizer,
 )
 from star_jax.models.vae import DiagonalGaussian
+from star_jax.ops.activation_sharding import gather_weights, split_columns
 from star_jax.ops.attention import AttentionKernels, target_platform
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.initial_weights import empty_prompt_embedding, load_weights, model_sizes
@@ -220,6 +221,8 @@ class StarObjective:
     ) -> jax.Array:
         """L_DF of the drawn groups, float32 [B]; each group is decoded, compared and, backwards, decoded again."""
         length = groups[1].shape[1]
+        x0_hat, x0 = split_columns(x0_hat), split_columns(x0)  # any group's frames are then on every device
+        batch = {name: split_columns(clip) if name == "gt" else clip for name, clip in batch.items()}
 
         def frames_of(clip: jax.Array, start: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(clip, start, length, axis=1)
@@ -241,7 +244,9 @@ class StarObjective:
 
     def cast_params(self, trainable: Tree, frozen: Tree) -> Tree:
         """All weights by component, trained ones cast to the compute dtype."""
-        return merge_params(jax.tree.map(lambda x: x.astype(self.dtype), trainable), frozen)
+        params = merge_params(jax.tree.map(lambda x: x.astype(self.dtype), trainable), frozen)
+        # The VAE runs in loops over frames, each turn of which would gather its weights again.
+        return params | {"vae": gather_weights(params["vae"])}
 
     def velocity(self, params: Tree, *args: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """See `star_velocity`; params as `cast_params` returns them."""
@@ -268,6 +273,7 @@ class StarObjective:
     def _posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
         """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, a few at a time."""
         batch, num_frames = frames.shape[:2]
+        frames = split_columns(frames)
         size = (self.data.height, self.data.width)
         piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
 

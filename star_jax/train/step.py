@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from star_jax.ops.attention import target_platform
 from star_jax.sharding import batch_shardings, constrain_params, param_shardings, replicated
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
@@ -43,10 +44,20 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
     return step
 
 
+# A product with a weight that is split over devices gathers the weight first. The compiler's other way, a loop of
+# partial products (for large activations), takes up to eight times the memory (docs/benchmarks.md).
+_TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+
 def jit_train_step(step: TrainStep, mesh: Mesh, abstract_state: TrainState) -> Any:
     """The step as a program for a mesh; the state's memory is reused. Call and lower it under `jax.set_mesh`."""
     shardings = param_shardings(mesh, abstract_state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=_TPU_OPTIONS if target_platform() == "tpu" else None,
+    )
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
