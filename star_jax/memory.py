@@ -212,7 +212,7 @@ def _candidates(
     """Settings from the best to the most frugal."""
     if settings.batch_guidance and _is_guided(config, settings):
         yield settings
-    settings = dataclasses.replace(settings, batch_guidance=False)
+        settings = dataclasses.replace(settings, batch_guidance=False)
     windows = [settings.window]
     while windows[-1] // 2 >= _LEAST_WINDOW and min(windows[-1], num_frames) > _LEAST_WINDOW:
         windows.append(windows[-1] // 2)

@@ -121,6 +121,11 @@ def test_branches_are_separated_before_anything_is_cut():
     assert plan(less).settings == dataclasses.replace(UpscaleSettings(), batch_guidance=False)
 
 
+def test_without_guidance_there_are_no_branches():
+    assert plan(16, guidance_scale=1.0).settings.batch_guidance
+    assert "branch" not in plan(16, guidance_scale=1.0).describe()
+
+
 def test_480p_times_4_becomes_practical():
     """Whole frames would need hundreds of GiB."""
     needed = plan(16)
