@@ -14,6 +14,8 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\(")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class ProgramText:
 def read_program(text: str) -> ProgramText:
     """Counts collectives and kernels in `compiled.as_text()`.
 
-    The body of a loop counts as often as it runs, where the compiler knows that (a scan), else once.
+    The body of a loop counts as often as it runs: as the compiler notes on the loop, or (for TPUs) as its condition
+    says, which for a scan compares the turn with one constant. Other loops count once.
     """
     times = _times_run(text)
     counts, sizes, kernels = Counter(), Counter(), Counter()
@@ -73,12 +76,15 @@ def _instructions(text: str):
 def _times_run(text: str) -> dict[str, int]:
     """How often each computation runs."""
     entry = next((m[2] for m in map(_COMPUTATION.match, text.splitlines()) if m and m[1]), "")
-    calls = defaultdict(list)
+    calls, limits = defaultdict(list), defaultdict(list)
+    for computation, *_, line in _instructions(text):
+        if limit := _LIMIT.search(line):
+            limits[computation].append(int(limit[1]))
     for computation, _, _, operation, line in _instructions(text):
-        trips = _TRIPS.search(line) if operation == "while" else None
+        trips = _trips(line, limits) if operation == "while" else 1
         for called in _CALLED.finditer(line):
             names = [name.strip().lstrip("%") for name in called[1].split(",")]
-            calls[computation] += [(name, int(trips[1]) if trips else 1) for name in names if name.strip()]
+            calls[computation] += [(name, trips) for name in names if name.strip()]
     times = Counter()
 
     def visit(name: str, multiplier: int) -> None:
@@ -88,6 +94,15 @@ def _times_run(text: str) -> dict[str, int]:
 
     visit(entry, 1)
     return times
+
+
+def _trips(line: str, limits: dict[str, list[int]]) -> int:
+    """Turns of a loop; `limits` are the constants in each computation."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = _CONDITION.search(line)
+    constants = limits[condition[1]] if condition else []
+    return constants[0] if len(constants) == 1 else 1
 
 
 def _result_bytes(result: str, operation: str) -> int:

@@ -39,9 +39,15 @@ HloModule jit_step, is_scheduled=true
   ROOT %tuple = (s32[], bf16[8,128]) tuple(%i, %y)
 }
 
+%cond.1 (arg: (s32[], bf16[8,128])) -> pred[] {
+  %constant.4 = s32[]{:T(128)} constant(5)
+  %turn = s32[]{:T(128)} get-tuple-element(%arg), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%turn, %constant.4), direction=LT
+}
+
 ENTRY %main.7 (x: bf16[8,128]) -> bf16[8,128] {
   %x = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
-  %while.1 = (s32[], bf16[8,128]) while(%t), condition=%cond.1, body=%body.1, backend_config={"known_trip_count":{"n":"5"}}
+  %while.1 = (s32[], bf16[8,128]) while(%t), condition=%cond.1, body=%body.1
   %all-reduce.1 = (f32[4,8]{1,0}, f32[2]{0}) all-reduce(%p, %q), channel_id=1, to_apply=%region_add
   %all-gather-start.1 = (bf16[2,64]{1,0}, bf16[8,64]{1,0}) all-gather-start(%s), channel_id=2, dimensions={0}
   %custom-call.9 = f32[8]{0} custom-call(%z), custom_call_target="Sharding"
