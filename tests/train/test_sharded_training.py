@@ -93,7 +93,7 @@ def test_two_processes_equal_one(one_device, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"
-    meshes = [[2, 2, 2], [1, 8, 1]]
+    meshes = [[1, 4, 2]]
     processes = [start([tmp_path, json.dumps(meshes), address, index], 4) for index in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
