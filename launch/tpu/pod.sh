@@ -3,7 +3,7 @@
 #
 #   launch/tpu/pod.sh run --config configs/star_i2vgenxl.py --workdir gs://BUCKET/run ...   all of what follows
 #   launch/tpu/pod.sh create                  asks for the slice, and waits until it is there
-#   launch/tpu/pod.sh setup                   pulls the image on every host
+#   launch/tpu/pod.sh setup                   pulls the image, and the checkpoint, on every host
 #   launch/tpu/pod.sh train --config ...      starts, or resumes, training on every host
 #   launch/tpu/pod.sh wait                    until it ends; prints each host's exit code
 #   launch/tpu/pod.sh logs [HOST]             of host 0 by default
@@ -20,6 +20,7 @@ NAME=${NAME:-star}
 ZONE=${ZONE:?set ZONE, such as europe-west4-b}
 ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5p-32}          # v5litepod-16, v6e-16, v5p-32 (of v5p, cores are counted)
 IMAGE=${IMAGE:?set IMAGE to an image made with launch/docker/Dockerfile.tpu, in a registry that the slice reaches}
+CHECKPOINT=${CHECKPOINT:-}                            # gs:// folder, copied to /data/checkpoint on every host
 PROVISIONING=${PROVISIONING---spot}                   # or "" (on demand), --reserved
 GRACE_SECONDS=${GRACE_SECONDS:-600}                   # from SIGTERM (training saves) to SIGKILL
 MAX_RESTARTS=${MAX_RESTARTS:-10}                      # after failures; slices taken away do not count
@@ -58,12 +59,15 @@ create() {
 
 setup() {
   on all "sudo gcloud auth configure-docker ${IMAGE%%/*} --quiet && sudo docker pull --quiet $IMAGE"
+  if [[ -n $CHECKPOINT ]]; then
+    on all "sudo mkdir -p /var/star/checkpoint && sudo gcloud storage rsync --recursive $CHECKPOINT /var/star/checkpoint"
+  fi
 }
 
 train() {
   # The host's network and devices: JAX asks the metadata server which host this is. Quoted twice: for ssh's shell.
   on all "sudo docker rm --force star > /dev/null 2>&1; sudo docker run --detach --name=star --init --net=host --privileged \
---ulimit=memlock=-1 --ipc=host $IMAGE star-jax train --quiet $(printf '%q ' "$@")"
+--ulimit=memlock=-1 --ipc=host --volume=/var/star:/data $IMAGE star-jax train --quiet $(printf '%q ' "$@")"
 }
 
 wait_for_end() {

@@ -223,6 +223,15 @@ def test_tpu_pieces(machines, arguments, words):
     assert len(machines.calls(*words)) == 1
 
 
+def test_tpu_setup_copies_the_checkpoint(machines):
+    assert machines.run("tpu/pod.sh", "setup", **POD, CHECKPOINT="gs://b/star").returncode == 0
+    assert (
+        len(machines.calls("--worker=all", "storage rsync --recursive gs://b/star /var/star/checkpoint")) == 1
+    )
+    assert machines.run("tpu/pod.sh", "train", *ARGUMENTS, **POD).returncode == 0
+    assert len(machines.calls("docker run", "--volume=/var/star:/data")) == 1
+
+
 def test_tpu_script_explains_itself(machines):
     result = machines.run("tpu/pod.sh", **POD)
     assert result.returncode == 2 and "pod.sh run --config" in result.stdout
