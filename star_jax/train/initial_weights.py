@@ -1,19 +1,17 @@
-"""The weights a training run starts from: a checkpoint directory's, or fresh ones."""
+"""The weights a training run starts from."""
 
 import dataclasses
 import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from star_jax.checkpoint import TOKENIZER_DIR, load_component, read_config
 from star_jax.config import StarConfig
 from star_jax.errors import InputError
-from star_jax.models.components import abstract_component, build_component
-from star_jax.models.rngs import InitRngs
+from star_jax.models.components import abstract_component
 from star_jax.models.tokenizer import load_tokenizer, tokenize
 from star_jax.orbax_trees import flatten, unflatten
 from star_jax.train.config import ModelConfig
@@ -35,25 +33,14 @@ def model_sizes(model: ModelConfig) -> StarConfig:
     return dataclasses.replace(stored, unet=dataclasses.replace(stored.unet, liem=config.unet.liem))
 
 
-def load_weights(
-    config: StarConfig, checkpoint: str | os.PathLike | None, seed: int, trainable: Tree, frozen: Tree
-) -> tuple[Tree, Tree]:
-    """Reads or makes the leaves of two trees of shapes, each in its dtype and at its sharding.
-
-    Args:
-      config: sizes, see `model_sizes`.
-      checkpoint: None makes fresh weights: every block starts near the identity, the ControlNet adds nothing.
-      seed: of fresh weights.
-      trainable, frozen: trees by component, each without the other's leaves.
+def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
+    """Reads the leaves of two trees of shapes by component, each in its dtype and at its sharding.
 
     Raises:
       InputError: the checkpoint lacks a weight, or holds one of another shape.
     """
     wanted = merge_params(trainable, frozen)
-    if checkpoint is None:
-        leaves = flatten({name: _fresh(config, name, seed, wanted[name]) for name in wanted})
-    else:
-        leaves = flatten({name: _load(checkpoint, name, wanted[name]) for name in wanted})
+    leaves = flatten({name: _load(checkpoint, name, wanted[name]) for name in wanted})
     return tuple(unflatten({path: leaves[path] for path in flatten(tree)}) for tree in (trainable, frozen))
 
 
@@ -68,23 +55,6 @@ def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
         )
     loaded = flatten(load_component(checkpoint, name, unflatten({**stored, **wanted})))
     return unflatten({path: loaded[path] for path in wanted})
-
-
-def _fresh(config: StarConfig, name: str, seed: int, wanted: Tree) -> Tree:
-    kwargs = {"dtype": jnp.float32, "param_dtype": jnp.float32}
-    module = build_component(config, name, rngs=InitRngs(seed), **kwargs)
-    leaves = flatten(nnx.to_pure_dict(nnx.state(module)))
-    placed = {
-        path: _place(np.asarray(leaves[path]).astype(leaf.dtype), leaf.sharding)
-        for path, leaf in flatten(wanted).items()
-    }
-    return unflatten(placed)
-
-
-def _place(values: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    if sharding is None:
-        return jnp.asarray(values)
-    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def empty_prompt_embedding(config: StarConfig, checkpoint: str | os.PathLike) -> np.ndarray:

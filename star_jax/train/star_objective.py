@@ -1,7 +1,6 @@
 """Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
 
 import json
-import tempfile
 import zlib
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,12 +30,7 @@ from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
 from star_jax.models.star import star_velocity
-from star_jax.models.tokenizer import (
-    BYTE_LEVEL_VOCABULARY,
-    load_tokenizer,
-    tokenize,
-    write_byte_level_tokenizer,
-)
+from star_jax.models.tokenizer import load_tokenizer, tokenize
 from star_jax.models.vae import DiagonalGaussian
 from star_jax.ops.activation_sharding import gather_weights, split_columns
 from star_jax.ops.attention import AttentionKernels, target_platform
@@ -70,7 +64,7 @@ class StarObjective:
 
     def __init__(self, model: ModelConfig, loss: LossConfig, data: DataConfig, train: TrainConfig):
         self.config, self.loss_config, self.data = model_sizes(model), loss, data
-        self.checkpoint, self.seed = model.checkpoint, train.seed
+        self.checkpoint = model.checkpoint
         self.text_shape = _latents_text_shape(data.source)  # None: the data are clips, not latents
         self.latent_size = _latent_size(self.config, data)
         self.schedule = NoiseSchedule.from_config(self.config.diffusion)
@@ -102,7 +96,7 @@ class StarObjective:
         return self._trainable, self._frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        return load_weights(self.config, self.checkpoint, self.seed, abstract_trainable, abstract_frozen)
+        return load_weights(self._require_checkpoint(), abstract_trainable, abstract_frozen)
 
     # Batches.
 
@@ -137,22 +131,16 @@ class StarObjective:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        if self.checkpoint is not None:
-            return load_tokenizer(Path(self.checkpoint) / TOKENIZER_DIR)
-        if self.config.text_encoder.vocab_size != BYTE_LEVEL_VOCABULARY:
-            raise InputError(
-                f"preset {self.config.preset!r} reads captions, and without a checkpoint there is no tokenizer; "
-                "set model.checkpoint"
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            write_byte_level_tokenizer(folder)
-            return load_tokenizer(folder)
+        return load_tokenizer(Path(self._require_checkpoint()) / TOKENIZER_DIR)
 
     @cached_property
     def _empty_prompt(self) -> np.ndarray:
+        return empty_prompt_embedding(self.config, self._require_checkpoint())
+
+    def _require_checkpoint(self) -> str:
         if self.checkpoint is None:
-            raise InputError("captions are dropped, which takes a text encoder; set model.checkpoint")
-        return empty_prompt_embedding(self.config, self.checkpoint)
+            raise InputError("model.checkpoint is None; set it to a directory that star-jax convert made")
+        return self.checkpoint
 
     # The loss.
 

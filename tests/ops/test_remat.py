@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from random_trees import random_tree
+from two_levels import TWO_LEVELS
+
+from star_jax.errors import InputError
+from star_jax.models.components import abstract_component
+from star_jax.models.star import star_velocity
+from star_jax.ops.remat import rematerialise
+
+SHAPE = (1, 2, 4, 4, 4)  # [B, F, h, w, C]
+
+
+def velocity_loss(remat: str):
+    """A loss of STAR's network with dropout, and its weights."""
+    graphs, params = {}, {}
+    for name in ("unet", "controlnet"):
+        graphs[name], abstract = abstract_component(TWO_LEVELS, name, remat=remat)
+        params[name] = random_tree(abstract)
+    rng = np.random.default_rng(1)
+    sample, hint = (jnp.asarray(rng.standard_normal(SHAPE), jnp.float32) for _ in range(2))
+    context = jnp.asarray(rng.standard_normal((1, 3, 16)), jnp.float32)
+
+    def loss(params):
+        out = star_velocity(
+            graphs["unet"],
+            graphs["controlnet"],
+            params,
+            sample,
+            jnp.array([500]),
+            context,
+            hint,
+            dropout_key=jax.random.key(0),
+        )
+        return jnp.square(out).mean()
+
+    return loss, params
+
+
+def decoder_loss(remat: str):
+    graph, abstract = abstract_component(TWO_LEVELS, "vae", remat=remat)
+    params = random_tree(abstract)
+
+    def loss(latents):
+        return jnp.square(nnx.merge(graph, params).decode(latents)).mean()
+
+    return loss, jnp.asarray(np.random.default_rng(2).standard_normal(SHAPE), jnp.float32)
+
+
+def kept_bytes(loss, argument) -> int:
+    """What the forward pass keeps for the backward pass."""
+    backward = jax.eval_shape(lambda x: jax.vjp(loss, x)[1], argument)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+
+@pytest.mark.parametrize("network", [velocity_loss, decoder_loss])
+def test_less_is_kept(network):
+    none, dots, full = (kept_bytes(*network(policy)) for policy in ("none", "dots", "full"))
+    assert full <= dots < none and full < 0.6 * none
+
+
+def test_gradients_are_the_same():
+    """Of the decoder: the networks wrap their blocks in the same way, and compile for longer."""
+    compile_quickly = {"xla_backend_optimization_level": 0}
+    values = []
+    for policy in ("none", "full"):
+        loss, latents = decoder_loss(policy)
+        values.append(jax.jit(jax.value_and_grad(loss), compiler_options=compile_quickly)(latents))
+    (value, gradient), (other_value, other_gradient) = values
+    np.testing.assert_allclose(other_value, value, rtol=1e-5)
+    scale = float(jnp.abs(gradient).max())
+    np.testing.assert_allclose(other_gradient, gradient, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_unknown_policy():
+    with pytest.raises(InputError, match="remat policy 'some'; choose one of none, dots, full"):
+        rematerialise(jnp.sin, "some")

@@ -1,0 +1,53 @@
+import cv2
+import numpy as np
+import pytest
+from small_objective import FRAMES, HEIGHT, WIDTH, make_objective, two_clips, weights, with_stub_network
+
+from star_jax.diffusion.losses import LossConfig
+from star_jax.evaluation.metrics import psnr
+
+BUCKETS = ["0_249", "250_499", "500_749", "750_999"]
+
+
+@pytest.fixture(scope="module")
+def objective():
+    return with_stub_network(make_objective(LossConfig(frequency="off")))
+
+
+@pytest.fixture(scope="module")
+def scored(objective, tmp_path_factory):
+    """Scores of one validation, and its picture."""
+    path = tmp_path_factory.mktemp("validation") / "0000100.png"
+    scores = objective.validate(*weights(), [two_clips()], path)
+    return scores, path
+
+
+def test_losses_by_timestep(objective, scored):
+    scores, _ = scored
+    losses = [scores[f"validation_loss_{bucket}"] for bucket in BUCKETS]
+    assert scores["validation_loss"] == pytest.approx(np.mean(losses))
+    # The stub predicts 0.3 x: near the target -x0 at pure noise it is worse than at none.
+    assert len(set(losses)) == 4 and all(np.isfinite(losses))
+
+
+def test_the_same_weights_score_the_same(objective, scored):
+    scores, _ = scored
+    assert objective.validate(*weights(), [two_clips(), two_clips()], None) == pytest.approx(scores, rel=1e-5)
+
+
+def test_psnr_of_the_enlarged_input(scored):
+    scores, _ = scored
+    values = []
+    for low, truth in zip(two_clips()["lq"], two_clips()["gt"], strict=True):
+        size = (WIDTH, HEIGHT)
+        enlarged = np.stack([cv2.resize(np.float32(f), size, interpolation=cv2.INTER_LINEAR) for f in low])
+        values.append(psnr(np.uint8(np.rint(enlarged)), truth))
+    assert scores["validation_psnr_input"] == pytest.approx(np.mean(values), abs=0.05)
+    assert np.isfinite([scores["validation_psnr"], scores["validation_psnr_autoencoder"]]).all()
+
+
+def test_the_strip_shows_input_output_and_truth(scored):
+    strip = cv2.imread(str(scored[1]))[..., ::-1]
+    assert strip.shape == (3 * HEIGHT + 2 * 4, FRAMES * WIDTH + (FRAMES - 1) * 4, 3)
+    np.testing.assert_array_equal(strip[-HEIGHT:, :WIDTH], two_clips()["gt"][0, 0])
+    assert not list(scored[1].parent.glob(".*"))
