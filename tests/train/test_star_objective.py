@@ -1,5 +1,6 @@
 """The whole loss on a network of two levels."""
 
+import json
 from functools import cache
 
 import jax
@@ -127,6 +128,39 @@ def levels(objective):
 
 def sampled_noise(keys, shape):
     return np.concatenate([frame_noise(key, "diffusion", (1, *shape[1:])) for key in keys])
+
+
+def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
+    """Moments of the same clips give the same latents, and a loss against what the VAE decodes of them."""
+    manifest = {"shape": {"latents": True, "text_shape": [3, 16]}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    data = DataConfig(str(tmp_path), num_frames=FRAMES, height=HEIGHT, width=WIDTH)
+    settings = TrainConfig(num_steps=1, batch_size=2, remat="none")
+    prepared = with_stub_network(StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings))
+    clips, (trainable, frozen) = make_objective(), weights()
+    params = clips.cast_params(trainable, frozen)
+    host = {
+        "text": ["a horse", ""],
+        "index": batch["index"],
+        "text_embedding": np.ones((2, 3, 16), np.float16),
+    }
+    for name in ("gt", "lq"):
+        posterior = clips._posterior(params, batch[name])
+        host[f"{name}_mean"] = np.asarray(posterior.mean, np.float16)
+        host[f"{name}_logvar"] = np.asarray(posterior.logvar, np.float16)
+    prepared.__dict__["_empty_prompt"] = np.full((3, 16), 2, np.float16)  # of a text encoder, not run here
+    latents = prepared.prepare_batch(host)
+    assert {n: (x.shape, x.dtype) for n, x in latents.items()} == {
+        n: (x.shape, x.dtype) for n, x in prepared.abstract_batch(2).items()
+    }
+    assert prepared.context(params, latents)[:, 0, 0].tolist() == [1, 2]
+    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(batch["index"])
+    for ours, theirs in zip(
+        prepared.encode(params, latents, keys), clips.encode(params, batch, keys), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    terms = prepared.loss_terms(trainable, frozen, latents, KEY, np.array([10, 500]))
+    assert (np.asarray(terms["loss_df"]) > 0).all()
 
 
 def test_decoding_in_groups_is_the_decoder_on_each_group(batch):
