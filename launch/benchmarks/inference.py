@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
     how.add_argument(
+        "--max-memory", metavar="SIZE", help="of the pipeline, such as 20GiB (default: what the device has)"
+    )
+    how.add_argument(
         "--mesh", metavar="AXES", help="such as data=2,context=4: all devices (default: one device)"
     )
     how.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.report import describe_run, write_report
     from star_jax.errors import InputError
     from star_jax.launch.benchmarks.table import print_rows
+    from star_jax.memory import parse_memory
 
     if args.plot and not args.sweep:
         raise InputError("--plot draws a sweep; add --sweep frames or --sweep pixels")
@@ -87,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
             batch=args.batch,
             dtype=args.dtype,
             attention=args.attention,
+            max_memory=args.max_memory and parse_memory(args.max_memory),
             mesh=args.mesh,
             repeats=args.repeats,
             device_peak=args.peak_tflops,

@@ -36,6 +36,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         if row.get("peak_host_bytes") is not None:
             table.add_row("peak host memory", _size(row["peak_host_bytes"]))
         Console().print(table)
+        if "plan" in row:
+            print(row["plan"])
 
 
 def _title(row: dict[str, Any]) -> str:

@@ -43,6 +43,7 @@ class InferenceBenchmark:
       batch: clips that `unet` evaluates at once; guidance runs 2.
       dtype: as of `StarPipeline`; the VAE runs in float32.
       attention: kernel for every site.
+      max_memory: bytes that the pipeline may plan with; None is what the device has.
       mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
       repeats: measured steps.
       device_peak: TFLOP/s of one device in place of the table's.
@@ -58,6 +59,7 @@ class InferenceBenchmark:
     batch: int = 1
     dtype: str = "auto"
     attention: str = "auto"
+    max_memory: int | None = None
     mesh: str | None = None
     repeats: int = 5
     device_peak: float | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from star_jax.benchmark.report import memory, throughput
+from star_jax.memory import plan_memory
 from star_jax.pipeline import StarPipeline
 from star_jax.settings import UpscaleSettings
 
@@ -17,14 +18,21 @@ SCALE = 4
 
 
 def measure_pipeline(benchmark: "InferenceBenchmark", pipeline: StarPipeline) -> dict[str, Any]:
-    """Upscales a made-up clip to the asked-for size several times; the first run compiles.
+    """Upscales a made-up clip to the asked-for size several times, as `plan` says; the first run compiles.
 
     `compile_seconds` is what the first run took beyond the median of the others: compilation, tracing, and
     whatever else happens once.
     """
-    settings = UpscaleSettings(scale=SCALE, num_inference_steps=benchmark.steps)
     frames = _noise_clip(benchmark.frames, benchmark.height // SCALE, benchmark.width // SCALE)
-    runs = [_run(pipeline, frames, settings) for _ in range(1 + benchmark.repeats)]
+    plan = plan_memory(
+        pipeline.config,
+        pipeline.dtype,
+        UpscaleSettings(scale=SCALE, num_inference_steps=benchmark.steps),
+        len(frames),
+        frames.shape[1:3],
+        budget=benchmark.max_memory,
+    )
+    runs = [_run(pipeline, frames, plan.settings) for _ in range(1 + benchmark.repeats)]
     totals = [sum(run.values()) for run in runs]
     seconds = statistics.median(totals[1:])
     stages = {name: statistics.median(run[name] for run in runs[1:]) for name in runs[0]}
@@ -40,6 +48,8 @@ def measure_pipeline(benchmark: "InferenceBenchmark", pipeline: StarPipeline) ->
         "frames_per_second": benchmark.frames / seconds,
         **throughput(benchmark.count().total, seconds, num_devices=1, device_peak=benchmark.device_peak),
         "tflop_compiled": None,  # several programs, some of them loops
+        "plan": plan.describe(),
+        "planned_bytes": plan.peak,
         **memory(None),
     }
 

@@ -92,6 +92,7 @@ def test_whole_pipeline_by_stage(tiny_pipeline):
     assert sum(report["stage_seconds"].values()) == pytest.approx(report["seconds_per_step"])
     assert all(seconds > 0 for seconds in report["stage_seconds"].values())
     assert report["seconds_per_frame"] == pytest.approx(report["seconds_per_step"] / 4)
+    assert "whole frames" in report["plan"] and report["planned_bytes"] > 0
     config = get_preset("tiny")
     guided = flops.star_flops(config.unet, 4, 10, 8, batch=2).total
     rest = report["tflop_per_step"] * 1e12 - 2 * guided
