@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from star_jax.ops.convolution import convolve_as_matmul, convolves_faster_as_matmul
+from star_jax.ops.convolution import convolve_image, image_form
 
 _FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
 _CLIP_AXES = (1, 2, 3, 5)
@@ -104,10 +104,12 @@ class Conv2d(nnx.Conv):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in] -> [B, F, H', W', out]
-        if convolves_faster_as_matmul(x, self.kernel_size, self.strides):
-            out = convolve_as_matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
-            return out if self.bias is None else out + self.bias[...].astype(self.dtype)
-        return super().__call__(x)
+        is_plain = (self.kernel_size, self.strides, self.padding) == ((3, 3), (1, 1), ((1, 1), (1, 1)))
+        form = image_form(x.shape, self.out_features, self.dtype) if is_plain else None
+        if form is None:
+            return super().__call__(x)
+        out = convolve_image(x.astype(self.dtype), self.kernel[...].astype(self.dtype), form)
+        return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
 class Downsample(nnx.Module):

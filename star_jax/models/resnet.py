@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.models.layers import Conv2d, GroupNorm, dropout, fold_key
-from star_jax.ops.activation_sharding import on_several_devices
+from star_jax.ops.convolution import convolve_frames
 
 
 class TemporalConv(nnx.Module):
@@ -21,24 +21,7 @@ class TemporalConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        if on_several_devices():  # pixels split over devices cannot be merged
-            dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
-            return (
-                jax.lax.conv_general_dilated(
-                    x.astype(self.dtype), kernel, (1, 1, 1), padding, dimension_numbers=dims
-                )
-                + bias
-            )
-        # As a 2-D convolution over (frames, pixels): the 5-D form is slower on every backend measured.
-        b, f, h, w, c = x.shape
-        out = jax.lax.conv_general_dilated(
-            x.reshape(b, f, h * w, c).astype(self.dtype),
-            kernel.reshape(3, 1, c, c),
-            window_strides=(1, 1),
-            padding=((1, 1), (0, 0)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return out.reshape(x.shape) + bias
+        return convolve_frames(x.astype(self.dtype), kernel) + bias
 
 
 class TemporalConvLayer(nnx.Module):

@@ -1,33 +1,102 @@
-"""3x3 convolutions of small frames as one matrix product, which XLA runs faster on a CPU."""
+"""The forms of a convolution, and the choice between them. Where no form is named, Flax's own convolution is best.
+
+Measured on 2 cores, float32 (docs/benchmarks.md): on a CPU, small frames go faster as one matrix product, and many
+channels by Winograd's filtering.
+"""
 
 import jax
 import jax.numpy as jnp
 
+from star_jax.ops import winograd
+from star_jax.ops.activation_sharding import on_several_devices
 from star_jax.ops.attention import target_platform
 
-# Measured on 2 cores, 8 frames, 1280 channels: 6x4 pixels 34 ms against 68 ms, 10x8 109 against 131; from 18x16
-# pixels on the convolution is the faster one.
-_MAX_PIXELS = 128
+_MATMUL_MAX_PIXELS = 128
+# Winograd's transforms cost in proportion to the channels, what it saves to their square; and transforming the
+# weights costs the same for few positions as for many.
+_WINOGRAD_MIN_CHANNELS = 160  # harmonic mean of input's and output's: 256 -> 128 pays, 128 -> 128 does not
+_WINOGRAD_MIN_ROWS = 128  # of each matrix product
+_WINOGRAD_MAX_LEFT = 0.6  # of the multiplications
+_WINOGRAD_MAX_CLIP_BYTES = 64 * 2**20  # along frames it works on the whole clip at once
 
 
-def convolves_faster_as_matmul(
-    x: jax.Array, kernel_size: tuple[int, ...], strides: tuple[int, ...] | int | None
-) -> bool:
-    """Whether `convolve_as_matmul` is the better form for x [B, F, H, W, C] on the platform traced for."""
-    is_plain = tuple(kernel_size) == (3, 3) and strides in (1, (1, 1), None)
-    return is_plain and target_platform() == "cpu" and x.shape[-3] * x.shape[-2] <= _MAX_PIXELS
+def image_form(shape: tuple[int, ...], out_channels: int, dtype: jnp.dtype) -> str | None:
+    """The form of a 3x3 convolution, stride 1, of x [B, F, H, W, in]: `matmul`, `winograd`, or None."""
+    batch, frames, height, width, channels = shape
+    if target_platform() != "cpu" or on_several_devices():
+        return None
+    if height * width <= _MATMUL_MAX_PIXELS:
+        return "matmul"
+    positions = batch * frames * height * width
+    return "winograd" if _winograd_pays(width, positions, channels, out_channels, dtype) else None
 
 
-def convolve_as_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution, stride 1, zero padding of 1, as one product of patches and weights.
+def convolve_image(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    """A 3x3 convolution of each frame, stride 1, zero padding of 1.
 
     Args:
       x: [B, F, H, W, in].
-      kernel: [3, 3, in, out].
+      kernel: [3, 3, in, out], in x's dtype.
+      form: `matmul` or `winograd`.
 
     Returns:
       [B, F, H, W, out].
     """
+    return {"matmul": _convolve_as_matmul, "winograd": winograd.convolve_image}[form](x, kernel)
+
+
+def frames_form(shape: tuple[int, ...], dtype: jnp.dtype) -> str:
+    """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane` or `volume`."""
+    batch, frames, height, width, channels = shape
+    if on_several_devices():
+        return "volume"  # pixels split over devices cannot be merged
+    positions = batch * frames * height * width
+    is_small = positions * channels * jnp.dtype(dtype).itemsize <= _WINOGRAD_MAX_CLIP_BYTES
+    on_cpu = target_platform() == "cpu"
+    if on_cpu and is_small and _winograd_pays(frames, positions, channels, channels, dtype):
+        return "winograd"
+    return "plane"  # faster than the 5-D form on every backend measured
+
+
+def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3-tap convolution along frames, zero padding of one frame on either side.
+
+    Args:
+      x: [B, F, H, W, C].
+      kernel: [3, 1, 1, C, C], in x's dtype.
+
+    Returns:
+      [B, F, H, W, C].
+    """
+    form = frames_form(x.shape, x.dtype)
+    if form == "winograd":
+        return winograd.convolve_frames(x, kernel[:, 0, 0])
+    if form == "volume":
+        dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=dims)
+    b, f, h, w, c = x.shape
+    out = jax.lax.conv_general_dilated(
+        x.reshape(b, f, h * w, c),
+        kernel.reshape(3, 1, c, c),
+        window_strides=(1, 1),
+        padding=((1, 1), (0, 0)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return out.reshape(x.shape)
+
+
+def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: jnp.dtype) -> bool:
+    """Whether to filter an axis of this length that way, in a tensor of so many positions."""
+    return (
+        dtype == jnp.float32  # half precision does not stand the transforms
+        and 2 * channels * out / (channels + out) >= _WINOGRAD_MIN_CHANNELS
+        and positions >= _WINOGRAD_MIN_ROWS * winograd.TILE
+        and winograd.multiplications_left(length) <= _WINOGRAD_MAX_LEFT
+    )
+
+
+def _convolve_as_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution as one product of patches and weights."""
     height, width, channels = x.shape[-3:]
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
