@@ -200,7 +200,8 @@ def test_what_does_not_fit_fails_with_one_line(monkeypatch, capsys, tmp_path):
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(["star-jax", "compile-check", *arguments], capture_output=True, text=True, cwd=cwd)
+    command = [sys.executable, "-m", "star_jax.launch.cli", "compile-check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu (the extra `tpu`) is not installed")
