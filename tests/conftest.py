@@ -1,10 +1,17 @@
-"""A tiny model with random weights, made and loaded once for all tests that upscale."""
+"""A tiny model, made, loaded and compiled once for all tests that ask for it."""
 
+from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+from star_jax.config import get_preset
 from star_jax.convert.fresh import random_checkpoint
+from star_jax.models.components import abstract_component
+from star_jax.models.star import star_velocity
 from star_jax.pipeline import StarPipeline
 
 
@@ -20,3 +27,25 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 def tiny_pipeline(tiny_checkpoint) -> StarPipeline:
     """One pipeline for all tests: programs that one test compiled, the next one finds."""
     return StarPipeline.from_pretrained(tiny_checkpoint, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> jax.stages.Compiled:
+    """UNet and ControlNet of preset `tiny`, compiled for latents [2, 8, 18, 16, 4]."""
+    config = get_preset("tiny")
+    graphs, params = {}, {}
+    for name in ("unet", "controlnet"):
+        graphs[name], params[name] = abstract_component(config, name)
+    latents = jax.ShapeDtypeStruct((2, 8, 18, 16, 4), jnp.float32)
+    context = jax.ShapeDtypeStruct((2, 77, config.unet.cross_attention_dim), jnp.float32)
+    steps = jax.ShapeDtypeStruct((2,), jnp.int32)
+    program = jax.jit(partial(star_velocity, graphs["unet"], graphs["controlnet"]))
+    return program.lower(params, latents, steps, context, latents).compile()
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder() -> jax.stages.Compiled:
+    """The decoder of preset `tiny`, compiled for latents [1, 3, 18, 16, 4]."""
+    graphdef, params = abstract_component(get_preset("tiny"), "vae")
+    latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
+    return jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x)).lower(params, latents).compile()

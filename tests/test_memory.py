@@ -3,19 +3,14 @@
 import dataclasses
 import math
 import re
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from star_jax import memory
 from star_jax.config import get_preset
 from star_jax.errors import InputError
 from star_jax.memory import parse_memory, plan_memory, sampling_bytes, vae_bytes
-from star_jax.models.components import abstract_component
-from star_jax.models.star import star_velocity
 from star_jax.ops.attention import targeting
 from star_jax.settings import UpscaleSettings
 
@@ -70,27 +65,14 @@ def test_full_size_decoder(size, compiled):
     assert temporaries(vae_bytes, FULL, UpscaleSettings(), None, 3, size) == pytest.approx(compiled, rel=0.25)
 
 
-def test_network_against_the_compiler():
-    graphs, params = {}, {}
-    for name in ("unet", "controlnet"):
-        graphs[name], params[name] = abstract_component(TINY, name)
-    latents = jax.ShapeDtypeStruct((2, 8, 18, 16, 4), jnp.float32)
-    context = jax.ShapeDtypeStruct((2, 77, TINY.unet.cross_attention_dim), jnp.float32)
-    steps = jax.ShapeDtypeStruct((2,), jnp.int32)
-    program = jax.jit(partial(star_velocity, graphs["unet"], graphs["controlnet"]))
-    compiled = program.lower(params, latents, steps, context, latents).compile()
+def test_network_against_the_compiler(tiny_network):
     estimate = temporaries(sampling_bytes, TINY, F32, UpscaleSettings(), 8, (144, 128))
-    assert estimate == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.25)
+    assert estimate == pytest.approx(tiny_network.memory_analysis().temp_size_in_bytes, rel=0.25)
 
 
-def test_decoder_against_the_compiler():
-    graphdef, params = abstract_component(TINY, "vae")
-    latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
-    compiled = (
-        jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x)).lower(params, latents).compile()
-    )
+def test_decoder_against_the_compiler(tiny_decoder):
     estimate = temporaries(vae_bytes, TINY, UpscaleSettings(), None, 3, (144, 128))
-    assert estimate == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.25)
+    assert estimate == pytest.approx(tiny_decoder.memory_analysis().temp_size_in_bytes, rel=0.25)
 
 
 def plan(budget: float, **settings):
