@@ -1,4 +1,4 @@
-"""The network of `tiny-star`, from nothing, over the autoencoder of configs/tiny_star_vae.py (docs/tiny_star.md).
+"""The network of `tiny-star`, from nothing, over the autoencoder of configs/tiny_star_vae.py.
 
   star-jax train-vae --config configs/tiny_star_vae.py --workdir VAE
   star-jax train --config configs/tiny_star.py --workdir DIR --config.model.checkpoint=VAE/checkpoint

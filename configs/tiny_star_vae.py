@@ -1,4 +1,4 @@
-"""The autoencoder of `tiny-star`, from nothing, on made-up scenes; see docs/tiny_star.md.
+"""The autoencoder of `tiny-star`, from nothing, on made-up scenes.
 
 star-jax train-vae --config configs/tiny_star_vae.py --workdir DIR
 """

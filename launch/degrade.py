@@ -19,7 +19,7 @@ HELP = "degrade a video with a training recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="video file, or synthetic:N")
+    parser.add_argument("input", metavar="IN", help="video file, synthetic:N or scenes:N")
     parser.add_argument(
         "-o",
         "--output",
@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--compare", action="store_true", help="write the input and the enlarged result side by side"
+    )
+    parser.add_argument(
+        "--truth",
+        metavar="OUT",
+        help="write what was degraded, too, cut to the same frames and a multiple of --scale",
     )
     parser.add_argument(
         "--crf", type=float, default=10, help="H.264 quality of the output, 0 to 51 (default 10)"
@@ -91,6 +96,12 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
     check_output_path(args.output, None)
     frames, frame_rate = _read(args.input, args.start, args.frames, multiple=args.scale)
     truth, low = degrade(frames, recipe, args.seed)
+    if args.truth:
+        height, width = truth.shape[1:3]
+        with open_target(
+            args.truth, width=width, height=height, frame_rate=frame_rate, crf=args.crf
+        ) as writer:
+            writer.write(truth)
     if args.compare:
         size = truth.shape[2:0:-1]
         enlarged = [cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST) for frame in low]
@@ -102,17 +113,18 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
 
 
 def _read(location: str, start: int, count: int, *, multiple: int):
-    """Frames uint8 [F, H, W, 3] of a file or of synthetic:N, cropped to a multiple, and their rate."""
+    """Frames uint8 [F, H, W, 3] of a file, synthetic:N or scenes:N, cropped to a multiple, and their rate."""
     from fractions import Fraction
 
     import numpy as np
 
+    from star_jax.data.sources import held_out_scene
     from star_jax.data.synthetic import SyntheticVideo
     from star_jax.video.reader import VideoReader
 
     kind, _, index = location.partition(":")
-    if kind == "synthetic" and index.isdigit():
-        video = SyntheticVideo(int(index))
+    if kind in ("synthetic", "scenes") and index.isdigit():
+        video = SyntheticVideo(int(index)) if kind == "synthetic" else held_out_scene(int(index), 224, 288)
         num_frames, frame_rate = video.num_frames, Fraction(24)
     else:
         video = VideoReader(location)

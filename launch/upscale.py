@@ -1,6 +1,7 @@
 """Upscale videos.
 
   star-jax upscale clip.mp4 -o clip_x4.mp4 --checkpoint DIR
+  star-jax upscale low.mp4 -o out.mp4 --checkpoint DIR --compare truth.mp4     # and a picture beside it, out.png
   star-jax upscale clip.mp4 -o out.mkv --checkpoint DIR --prompt "a panda plays a guitar" --steps 30 --seed 7
   star-jax upscale *.mp4 -o results/ --checkpoint DIR
 
@@ -10,6 +11,7 @@ it is complete.
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -37,12 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, metavar="OUT", help="output file, or a folder for several"
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="directory made by star-jax convert"
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="directory made by star-jax convert or assemble",
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="GT",
+        help="ground truth of a single IN: writes OUT.png beside OUT, input enlarged | output | ground truth",
     )
     picture = parser.add_argument_group("picture")
     picture.add_argument("--scale", type=float, default=4.0, help="output size / input size (default 4)")
     picture.add_argument(
-        "--color-fix", default="adain", metavar="NAME", help="adain (default), wavelet or none"
+        "--color-fix", metavar="NAME", help="adain, wavelet or none (default: the checkpoint's, else adain)"
     )
     picture.add_argument(
         "--padding",
@@ -54,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--prompt", default="", metavar="TEXT", help="what the clip shows")
     sampling.add_argument("--negative-prompt", default=None, metavar="TEXT", help="what to steer away from")
-    sampling.add_argument("--steps", type=int, default=15, metavar="N", help="denoising steps (default 15)")
+    sampling.add_argument(
+        "--steps", type=int, metavar="N", help="denoising steps (default: the checkpoint's, else 15)"
+    )
     sampling.add_argument(
         "--spacing",
         default="auto",
@@ -65,15 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--solver", default="dpmpp_2m_sde", metavar="NAME", help="dpmpp_2m_sde (default) or heun"
     )
     sampling.add_argument(
-        "--guidance", type=float, default=7.5, metavar="X", help="guidance scale (default 7.5)"
+        "--guidance", type=float, metavar="X", help="guidance scale (default: the checkpoint's, else 7.5)"
     )
     sampling.add_argument("--seed", type=int, default=0, help="of all noise (default 0)")
     sampling.add_argument(
         "--decode-overlap",
         type=int,
-        default=0,
         metavar="FRAMES",
-        help="frames decoded more on either side of each three (default 0, as the original; 1 flickers less)",
+        help="frames decoded more on each side of a group (default: the checkpoint's, or 0; 1 flickers less)",
     )
     sampling.add_argument(
         "--window", type=int, default=32, metavar="FRAMES", help="frames at once (default 32)"
@@ -118,21 +129,27 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.video.images import open_source
     from star_jax.video.outputs import check_output_path
 
+    config = read_config(args.checkpoint)
+    asked_for = {
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "color_fix": args.color_fix,
+        "decode_overlap": args.decode_overlap,
+    }
+    sampling = dataclasses.asdict(config.sampling)
+    sampling |= {name: value for name, value in asked_for.items() if value is not None}
     settings = UpscaleSettings(
         prompt=args.prompt,
         negative_prompt=NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
-        num_inference_steps=args.steps,
         spacing=args.spacing,
         solver=args.solver,
-        guidance_scale=args.guidance,
         seed=args.seed,
         scale=args.scale,
         window=args.window,
-        color_fix=args.color_fix,
         padding=args.padding,
         tile=args.tile and parse_size(args.tile),
         vae_tile=args.vae_tile and parse_size(args.vae_tile),
-        decode_overlap=args.decode_overlap,
+        **sampling,
     )
     budget = args.max_memory and parse_memory(args.max_memory)
     if not 0 <= args.crf <= 51:
@@ -141,10 +158,12 @@ def run(args: argparse.Namespace) -> None:
     readers = [open_source(path) for path in args.inputs]
     for reader, output in zip(readers, outputs, strict=True):
         check_output_path(output, reader.info)
+    if args.compare:
+        check_comparison(readers, outputs, settings, args.compare)
 
     from star_jax.pipeline import StarPipeline, resolve_dtype
 
-    config, dtype = read_config(args.checkpoint), resolve_dtype(args.dtype)
+    dtype = resolve_dtype(args.dtype)
     plans = [
         plan_memory(
             config,
@@ -160,6 +179,8 @@ def run(args: argparse.Namespace) -> None:
     pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
     for reader, output, plan in zip(readers, outputs, plans, strict=True):
         _upscale_one(pipeline, reader, output, plan, args)
+    if args.compare:
+        _write_comparison(readers[0], outputs[0], args.compare)
 
 
 def output_paths(inputs: list[str], output: str) -> list[Path]:
@@ -199,6 +220,37 @@ def _upscale_one(pipeline, reader, output: Path, plan, args: argparse.Namespace)
         )
     if not args.quiet:
         print(output)
+
+
+def check_comparison(readers: list, outputs: list[Path], settings, truth: str) -> None:
+    """Refuses, before anything starts, a ground truth that the output cannot be compared with.
+
+    Raises:
+      InputError: several inputs, an output that is no video file, or another size or number of frames.
+    """
+    from star_jax.video.images import open_source
+
+    if len(readers) > 1 or "%" in outputs[0].name:
+        raise InputError("--compare takes one input and an output that is a video file")
+    ours, theirs = readers[0].info, open_source(truth).info
+    size = settings.target_size(ours.height, ours.width)
+    if (theirs.num_frames, theirs.height, theirs.width) != (ours.num_frames, *size):
+        raise InputError(
+            f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
+            f"have {ours.num_frames} of {size[0]}x{size[1]}"
+        )
+
+
+def _write_comparison(reader, output: Path, truth: str) -> None:
+    """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
+    from star_jax.evaluation.clips import pair_clips
+    from star_jax.evaluation.picture import comparison, write_png
+    from star_jax.evaluation.scoring import panels
+
+    (pair,) = pair_clips(output, Path(truth), Path(reader.info.path))
+    picture = output.with_suffix(".png")
+    write_png(picture, comparison(panels(pair, reader.info.num_frames // 2)))
+    print(picture)
 
 
 class _StageBars:

@@ -5,6 +5,7 @@ groups of frames, crop, colour fix). Frames come and go in small pieces: of a lo
 in memory.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -121,7 +122,7 @@ class StarPipeline:
           frames: uint8 [F, H, W, 3] RGB.
           prompt: what the clip shows.
           on_progress: called with (stage, done, total).
-          **settings: see `UpscaleSettings`.
+          **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
         Returns:
           uint8 [F, scale H, scale W, 3].
@@ -140,7 +141,7 @@ class StarPipeline:
             read,
             len(frames),
             frames.shape[1:3],
-            UpscaleSettings(prompt=prompt, **settings),
+            UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
             on_progress=on_progress,
         )
         return np.concatenate(list(pieces))

@@ -18,7 +18,7 @@ import numpy as np
 from star_jax.data.rng import generator
 from star_jax.errors import InputError
 
-# In scikit-image's wheel, no download; all public domain, CC0 or without known restrictions (docs/tiny_star.md).
+# In scikit-image's wheel, no download; all public domain, CC0 or without known restrictions.
 PHOTOS = (
     "astronaut.png",
     "brick.png",

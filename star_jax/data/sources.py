@@ -219,7 +219,7 @@ def synthetic_source(location: str, height: int, width: int) -> list[ClipRecord]
     ]
 
 
-# Scenes to test with have other numbers than any to train on, and every other one the photo that those never show.
+# Number of the first scene to test with; scenes to train on have smaller ones.
 _HELD_OUT = 1_000_000
 
 
@@ -233,11 +233,13 @@ def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
     count, _, which = rest.partition(":")
     if not count.isdigit() or not 1 <= int(count) <= _HELD_OUT or which not in ("", "held-out"):
         raise InputError(f"{location!r}: write scenes:COUNT or scenes:COUNT:held-out, COUNT 1 to {_HELD_OUT}")
-    first = _HELD_OUT if which else 0
-    return [
-        ClipRecord(
-            f"scene-{index:07d}",
-            SceneVideo(index, height, width, photo=HELD_OUT_PHOTO if which and index % 2 == 0 else None),
-        )
-        for index in range(first, first + int(count))
-    ]
+    videos = (
+        held_out_scene(index, height, width) if which else SceneVideo(index, height, width)
+        for index in range(int(count))
+    )
+    return [ClipRecord(f"scene-{video.index:07d}", video) for video in videos]
+
+
+def held_out_scene(index: int, height: int, width: int) -> SceneVideo:
+    """A scene to test with: no training scene has its number, nor the photo that every other one shows."""
+    return SceneVideo(_HELD_OUT + index, height, width, photo=None if index % 2 else HELD_OUT_PHOTO)

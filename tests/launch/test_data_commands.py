@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from star_jax.data.degradations import RECIPES
 from star_jax.data.synthetic import SyntheticVideo
 from star_jax.launch.cli import main
 from star_jax.video.reader import VideoReader
@@ -52,7 +53,7 @@ def test_degrade_draws_a_contact_sheet(clip, tmp_path):
     output = tmp_path / "sheet.png"
     assert main(["degrade", str(clip), "-o", str(output)]) == 0
     sheet = cv2.imread(str(output))
-    assert sheet.shape == (6 * 16, 150 + 4 * 24, 3)
+    assert sheet.shape == ((1 + len(RECIPES)) * 16, 150 + 4 * 24, 3)
     assert main(["degrade", str(clip), "-o", str(tmp_path / "no" / "sheet.png")]) == 2
 
 

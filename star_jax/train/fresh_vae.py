@@ -1,0 +1,97 @@
+"""A fresh autoencoder that is a picture pyramid already: means and differences down, smooth interpolation up.
+
+From random layers in a row, an autoencoder spends its first thousand steps on finding out that a picture is best
+carried through. This start says so: the strided convolutions take means and differences of 2x2 pixels (Haar's), so
+that the latents hold the colours of each 8x8 block and of its quarters; upsampling smooths; every residual branch
+ends in zeros; the last norms work where SiLU is straight, and have constants among their channels, without which
+they would take the contrast out of a picture. Whatever has no part in it starts at random.
+"""
+
+import numpy as np
+
+from star_jax.config import VAEConfig
+
+_COLORS = 3
+SHIFT = 3.0  # of the last norms' outputs, where SiLU is nearly straight: silu(3 + x) is about 2.86 + 1.09 x
+SHIFTED = SHIFT / (1 + np.exp(-SHIFT))
+_CONSTANT = 1.5
+_LOGVAR = -8.0  # a posterior with little noise
+# Of 2x2 pixels: mean, difference of columns, of rows, of diagonals.
+_HAAR = np.array([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 4
+_SMOOTH = np.outer([1, 2, 1], [1, 2, 1]) / 16
+
+
+def pyramid_leaf(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
+    """A weight of the autoencoder.
+
+    Args:
+      config: sizes.
+      path: in the tree, such as `encoder/conv_in/kernel`.
+      leaf: as its layer starts it.
+    """
+    *_, owner, name = parts = path.split("/")
+    last = len(config.block_out_channels) - 2  # the last level with an upsampling, or a downsampling
+    if "conv2" in path or "to_out" in path:
+        return np.zeros_like(leaf)
+    if owner == "conv_norm_out":
+        return np.full_like(leaf, SHIFT) if name == "bias" else leaf
+    if "samplers" in path and name == "bias":
+        is_last = f"_blocks/{last}/" in path
+        return _constants(leaf, 4 * _COLORS if parts[0] == "encoder" else _COLORS) if is_last else leaf
+    if name != "kernel":
+        return _offset(config, path, leaf)
+    if "downsamplers" in path:
+        return _haar(leaf)
+    if "upsamplers" in path:
+        return _SMOOTH[..., None, None] * np.eye(*leaf.shape[-2:], dtype=leaf.dtype)
+    if owner in ("conv_shortcut", "quant_conv", "time_conv_out", "conv_in"):
+        return _through(leaf)
+    if owner == "conv_out":
+        return _read_out(config, parts[0], leaf)
+    return leaf
+
+
+def _through(leaf: np.ndarray) -> np.ndarray:
+    """A kernel that hands its channels on."""
+    kernel = np.zeros_like(leaf)
+    kernel[tuple(size // 2 for size in leaf.shape[:-2])] = np.eye(*leaf.shape[-2:])
+    return kernel
+
+
+def _haar(leaf: np.ndarray) -> np.ndarray:
+    """The first outputs are means and differences of the colours, the first inputs; padding is below."""
+    kernel = leaf.copy()
+    for band, taps in enumerate(_HAAR):
+        for color in range(_COLORS):
+            output = band * _COLORS + color
+            if output < leaf.shape[-1]:
+                kernel[..., output] = 0
+                kernel[:2, :2, color, output] = taps
+    return kernel
+
+
+def _constants(leaf: np.ndarray, num_signals: int) -> np.ndarray:
+    """Biases of alternating sign on the channels without (strong) signals."""
+    channels = np.arange(len(leaf))
+    return np.where(channels < num_signals, 0.0, _CONSTANT * (1 - 2.0 * (channels % 2))).astype(leaf.dtype)
+
+
+def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
+    """The colours from the decoder; means and differences from the encoder, whose other means stay random."""
+    if part == "decoder":
+        return _through(leaf)
+    kernel, signals = leaf.copy(), min(4 * _COLORS, config.latent_channels)
+    kernel[..., config.latent_channels :] = 0
+    kernel[..., :signals] = _through(leaf)[..., :signals]
+    return kernel
+
+
+def _offset(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
+    """Takes back what the shifted norm adds; the variances' bias."""
+    if path == "decoder/conv_out/bias":
+        return np.full_like(leaf, -SHIFTED)
+    if path == "encoder/conv_out/bias":
+        channels = np.arange(len(leaf))
+        means = np.where(channels < 4 * _COLORS, -SHIFTED, 0.0)
+        return np.where(channels < config.latent_channels, means, _LOGVAR).astype(leaf.dtype)
+    return leaf
