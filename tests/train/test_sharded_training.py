@@ -48,6 +48,17 @@ def start(arguments: list, devices: int) -> subprocess.Popen:
     )
 
 
+def finish(processes: list[subprocess.Popen]) -> list[str]:
+    """Waits for processes that ended well; returns what they wrote."""
+    try:
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    return outputs
+
+
 def results(workdir: Path):
     """Metrics, and gradients as Adam's first moments show them after one step."""
     config = toy_config()
@@ -82,9 +93,7 @@ def assert_close(found, expected):
 
 def test_eight_devices_equal_one(one_device, tmp_path):
     meshes = [[8, 1, 1], [1, 8, 1], [2, 2, 2]]
-    process = start([tmp_path, json.dumps(meshes)], 8)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    finish([start([tmp_path, json.dumps(meshes)], 8)])
     for sizes in meshes:
         assert_close(results(tmp_path / "x".join(map(str, sizes))), one_device)
 
@@ -95,8 +104,7 @@ def test_two_processes_equal_one(one_device, tmp_path):
         address = f"localhost:{found.getsockname()[1]}"
     meshes = [[1, 4, 2]]
     processes = [start([tmp_path, json.dumps(meshes), address, index], 4) for index in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    outputs = finish(processes)
     for sizes in meshes:
         assert_close(results(tmp_path / "x".join(map(str, sizes))), one_device)
     assert "step 1" in outputs[0] and "step 1" not in outputs[1]  # one process reports
