@@ -144,6 +144,21 @@ def log_to(workdir: str | os.PathLike) -> None:
     )
 
 
+def wait_for_all(name: str, seconds: int = 1800) -> None:
+    """Waits until every process is here; for work of one of them, such as writing a file, that takes its time.
+
+    Unlike `multihost_utils.sync_global_devices` it needs no device, whose first contact has to come within 30 s on
+    CPUs.
+
+    Args:
+      name: of the place, the same in all processes.
+      seconds: after which those that wait give up.
+    """
+    from orbax.checkpoint import multihost
+
+    multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * seconds)
+
+
 def find_cluster(
     given: Mapping[tuple[str, str], str | None], environ: Mapping[str, str], platforms: str
 ) -> Cluster | None:

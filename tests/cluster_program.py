@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,11 @@ def main() -> None:
     except StarError as error:
         sys.exit(f"{error.exit_code}: {error}")
     distributed.log_to(args.workdir)
+    if args.wait_for_sigterm and jax.process_index() == 0:
+        time.sleep(2)
+    started = time.monotonic()
+    distributed.wait_for_all("slept")
+    waited = time.monotonic() - started
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     values = jax.make_array_from_callback(
@@ -43,6 +49,7 @@ def main() -> None:
         "process": [jax.process_index(), jax.process_count()],
         "devices": [jax.local_device_count(), jax.device_count()],
         "sum": total,
+        "waited": waited,
         "visible_gpus": jax.config.values["jax_cuda_visible_devices"],
     }
     if args.wait_for_sigterm:

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from star_jax.checkpoint import CONFIG_FILE, TOKENIZER_DIR, create_checkpoint, save_component
 from star_jax.config import StarConfig
+from star_jax.distributed import wait_for_all
 from star_jax.errors import InputError
 from star_jax.models.components import component_names
 from star_jax.models.tokenizer import BYTE_LEVEL_VOCABULARY, write_byte_level_tokenizer
@@ -35,8 +35,7 @@ def fresh_checkpoint(directory: str | os.PathLike, sizes: StarConfig, seed: int)
         )
     if jax.process_index() == 0 and not (target / CONFIG_FILE).is_file():
         _write(target, sizes, seed)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("fresh_checkpoint")
+    wait_for_all("fresh_checkpoint")
     return target
 
 
