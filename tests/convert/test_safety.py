@@ -226,11 +226,13 @@ def test_full_disk(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["made", "vae.pt"]
 
 
+# A shell's background jobs ignore Ctrl-C, and so would what the tests start from one.
 SLOW_CONVERSION = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from star_jax.convert.tensors import FileTensor
 from star_jax.launch.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
 read = FileTensor.read
 def slowly(self):
     Path(sys.argv[3]).touch()
