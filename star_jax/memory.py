@@ -27,7 +27,7 @@ from star_jax.video.geometry import fit_padding
 # Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent pixel, frame and
 # branch (a TPU's compiler fuses more than a CPU's, a GPU's is assumed to be like it); by the VAE, per pixel, frame.
 _NETWORK_VALUES = {"cpu": 58, "other": 38}
-_ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.0
+_ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
 _LATENTS_HELD = 8  # copies of the clip's latents: solver, hint, noise, windows
 _FRAMES_HELD = 6  # copies of a decoded piece: canvas, colour fix, result
 _SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # of a tile's sides
