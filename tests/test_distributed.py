@@ -113,7 +113,7 @@ def test_two_processes_sum_log_and_stop_together(tmp_path):
     reports = reports_of(outputs)
     assert [report["process"] for report in reports] == [[0, 2], [1, 2]]
     assert all(report["devices"] == [4, 8] and report["sum"] == sum(range(8)) for report in reports)
-    assert reports[1]["waited"] > 0.5  # process 0 sleeps for two seconds; start times differ
+    assert min(report["passed"] for report in reports) >= max(report["arrived"] for report in reports)
     assert reports[0]["stopped_at"] == reports[1]["stopped_at"]
     for index, (_, stderr) in enumerate(outputs):
         log = (tmp_path / "logs" / f"process_{index:05d}.log").read_text()
