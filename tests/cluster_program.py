@@ -57,9 +57,11 @@ def main() -> None:
         # Only process 1 is told; both must hear of it at the same step.
         if jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        report["stopped_at"] = next(
-            step for step in range(10**6) if multihost_utils.reached_preemption_sync_point(step)
-        )
+        step = 0
+        while not multihost_utils.reached_preemption_sync_point(step):
+            time.sleep(0.01)  # steps take time: empty ones would be over before the signal is heard of
+            step += 1
+        report["stopped_at"] = step
         multihost_utils.sync_global_devices("stopped")
     print(json.dumps(report))
 
