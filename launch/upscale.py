@@ -244,8 +244,9 @@ def check_comparison(readers: list, outputs: list[Path], settings, truth: str) -
 def _write_comparison(reader, output: Path, truth: str) -> None:
     """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
     from star_jax.evaluation.clips import pair_clips
-    from star_jax.evaluation.picture import comparison, write_png
+    from star_jax.evaluation.picture import comparison
     from star_jax.evaluation.scoring import panels
+    from star_jax.report_files import write_png
 
     (pair,) = pair_clips(output, Path(truth), Path(reader.info.path))
     picture = output.with_suffix(".png")

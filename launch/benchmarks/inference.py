@@ -70,10 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
-    from star_jax.benchmark.report import describe_run, write_report
+    from star_jax.benchmark.report import describe_run
     from star_jax.errors import InputError
     from star_jax.launch.benchmarks.table import print_rows
     from star_jax.memory import parse_memory
+    from star_jax.report_files import write_json
 
     if args.plot and not args.sweep:
         raise InputError("--plot draws a sweep; add --sweep frames or --sweep pixels")
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         print_rows(rows[-1:])
     report = rows[0] if len(rows) == 1 else {"rows": rows}
     if args.json:
-        write_report(args.json, report | describe_run())
+        write_json(args.json, report | describe_run())
     if args.plot:
         from star_jax.benchmark.plot import plot_sweep
 

@@ -26,10 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from star_jax.benchmark.report import describe_run, write_report
+    from star_jax.benchmark.report import describe_run
     from star_jax.benchmark.training import measure_training
     from star_jax.launch.benchmarks.table import print_rows
     from star_jax.launch.config_arguments import read_experiment
+    from star_jax.report_files import write_json
     from star_jax.train.star_objective import StarObjective
 
     config = read_experiment(args)
@@ -38,4 +39,4 @@ def run(args: argparse.Namespace) -> None:
     report = measure_training(objective, config, repeats=args.repeats, device_peak=args.peak_tflops)
     print_rows([report])
     if args.json:
-        write_report(args.json, report | describe_run())
+        write_json(args.json, report | describe_run())

@@ -3,13 +3,12 @@
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from star_jax.errors import RunError
+from star_jax.report_files import write_png
 
 Points = Sequence[tuple[float, float]]
 
@@ -36,7 +35,7 @@ def plot_sweep(path: str | os.PathLike, rows: list[dict[str, Any]], axis: str) -
     first = rows[0]
     fixed = f"{first['height']}x{first['width']}" if axis == "frames" else f"{first['frames']} frames"
     title = f"{first['preset']} {first['component']}, {fixed}"
-    save_plot(path, draw_lines(series, title, "frames" if axis == "frames" else "megapixels"))
+    write_png(path, draw_lines(series, title, "frames" if axis == "frames" else "megapixels"))
 
 
 def draw_lines(series: dict[str, Points], title: str, x_label: str) -> np.ndarray:
@@ -68,22 +67,6 @@ def draw_lines(series: dict[str, Points], title: str, x_label: str) -> np.ndarra
     _write(image, title, (left, top - 16), scale=0.55)
     _write(image, x_label, ((left + right) // 2 - 30, bottom + 45))
     return image
-
-
-def save_plot(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] RGB as a PNG, under a temporary name first.
-
-    Raises:
-      RunError: the file cannot be written.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _, png = cv2.imencode(".png", image[..., ::-1])
-    try:
-        partial.write_bytes(png.tobytes())
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose another --plot") from error
 
 
 def _scale(values: np.ndarray, first: int, last: int):

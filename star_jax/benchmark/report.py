@@ -9,7 +9,7 @@ import jax
 
 from star_jax.benchmark.environment import describe, peak_host_bytes
 from star_jax.benchmark.peaks import device_peak_tflops, mfu
-from star_jax.errors import InputError, RunError
+from star_jax.errors import InputError
 
 # What makes two rows of two reports the same measurement.
 IDENTITY = ("benchmark", "component", "preset", "frames", "height", "width", "steps", "batch")
@@ -71,23 +71,8 @@ def memory(compiled: jax.stages.Compiled | None) -> dict[str, Any]:
     }
 
 
-def write_report(path: str | os.PathLike, report: dict[str, Any]) -> None:
-    """Writes a report as JSON, under a temporary name first.
-
-    Raises:
-      RunError: the file cannot be written.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose another --json") from error
-
-
 def read_report(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads a report that `write_report` wrote.
+    """Reads a report that `star-jax benchmark --json` wrote.
 
     Raises:
       InputError: no such file, or not a report.

@@ -1,12 +1,7 @@
 """Frames side by side, whole and zoomed in, as one picture."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
-
-from star_jax.errors import RunError
 
 ZOOM = 4
 _LABEL_HEIGHT = 28
@@ -36,24 +31,6 @@ def comparison(panels: dict[str, np.ndarray], top_left: tuple[int, int] | None =
         columns.append(np.concatenate([_label(label, size[0]), marked, _white(_GAP, size[0]), zoomed]))
         columns.append(_white(columns[-1].shape[0], _GAP))
     return np.concatenate(columns[:-1], axis=1)
-
-
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes an image uint8 [H, W, 3], RGB; it appears under its name when it is complete.
-
-    Raises:
-      RunError: it cannot be written.
-    """
-    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data.tobytes())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; check the folder and the free space"
-        ) from error
 
 
 def _most_detail(frame: np.ndarray, height: int, width: int) -> tuple[int, int]:

@@ -5,12 +5,10 @@ the weights alone.
 """
 
 import itertools
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +19,7 @@ from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import noised_latents, sample
 from star_jax.diffusion.solvers import solver_table
 from star_jax.diffusion.windows import make_windows
+from star_jax.report_files import write_png
 
 if TYPE_CHECKING:  # the objective imports this module
     from star_jax.train.star_objective import StarObjective
@@ -68,7 +67,7 @@ def validate_star(
             psnr, strip = programs.compare(trainable, frozen, batch, output)
             scores |= psnr
             if i == 0 and image_path is not None:
-                _write_png(image_path, np.asarray(strip))
+                _write_strip(image_path, np.asarray(strip))
         measured.append({name: float(value) for name, value in scores.items()})
     means = {name: float(np.mean([scores[name] for scores in measured])) for name in measured[0]}
     of_buckets = [value for name, value in means.items() if name.startswith("validation_loss_")]
@@ -175,12 +174,9 @@ def _whole(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def _write_png(path: Path, strip: np.ndarray) -> None:
+def _write_strip(path: Path, strip: np.ndarray) -> None:
     """[rows, columns, H, W, 3] -> one picture, at once under its name."""
     sides = [(0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)]
     padded = np.pad(strip, sides, constant_values=255)
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in padded])[:-_GAP, :-_GAP]
-    encoded = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(encoded)
-    partial.rename(path)
+    write_png(path, picture)

@@ -15,13 +15,14 @@ from star_jax.benchmark import flops
 from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
 from star_jax.benchmark.pipeline import measure_pipeline
 from star_jax.benchmark.plot import draw_lines
-from star_jax.benchmark.report import compare, read_report, rows_of, throughput, write_report
+from star_jax.benchmark.report import compare, read_report, rows_of, throughput
 from star_jax.benchmark.timing import Timing, time_program
 from star_jax.benchmark.weights import random_params
 from star_jax.config import get_preset
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
 from star_jax.models.components import abstract_component
+from star_jax.report_files import write_json
 
 SMALL = {"preset": "tiny", "frames": 4, "height": 80, "width": 64, "steps": 2, "repeats": 2}
 
@@ -144,8 +145,8 @@ def test_compare(text_report, tmp_path, capsys):
         f"versions.jax: {jax.__version__} against 9.9",
         f"dtype: {text_report['dtype']} against bfloat16",
     ]
-    write_report(tmp_path / "a.json", text_report)
-    write_report(tmp_path / "b.json", slower)
+    write_json(tmp_path / "a.json", text_report)
+    write_json(tmp_path / "b.json", slower)
     assert main(["benchmark", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
     assert "against 9.9" in capsys.readouterr().out
     with pytest.raises(InputError, match="share no measurement"):

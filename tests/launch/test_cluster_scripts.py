@@ -8,8 +8,8 @@ import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,10 +100,11 @@ def test_scripts_are_executable_bash(script):
     assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_pass_shellcheck(script):
-    result = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    result = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), script], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout
 
 
