@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.train = ConfigDict(
         {
-            "num_steps": 4000,
+            "num_steps": 3200,
             "batch_size": 2,
             "ema_decay": 0.998,
             "remat": "none",
@@ -18,15 +18,15 @@ def get_config() -> ConfigDict:
             "checkpoint_every_steps": 250,
             "validate_every_steps": 500,
             "validation_source": "scenes:32:held-out",
-            "validation_batches": 16,
+            "validation_batches": 8,
         }
     )
     config.data = ConfigDict(
-        {"source": "scenes:20000", "num_frames": 3, "frame_interval": 1, "height": 48, "width": 48}
+        {"source": "scenes:20000", "num_frames": 3, "frame_interval": 1, "height": 64, "width": 64}
     )
     config.model = ConfigDict({"preset": "tiny-star"})
     config.loss = ConfigDict({"gradient_weight": 0.5, "kl_weight": 1e-6, "degraded_share": 0.25})
     config.optimizer = ConfigDict(
-        {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50, "b2": 0.99, "weight_decay": 0.0}
+        {"learning_rate": 6e-4, "schedule": "cosine", "warmup_steps": 50, "b2": 0.99, "weight_decay": 0.0}
     )
     return config.lock()

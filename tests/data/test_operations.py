@@ -91,6 +91,12 @@ def test_codecs_hit_their_rate(codec, bits_per_frame):
 
 
 @pytest.mark.parametrize("codec", list(CODECS))
+def test_small_crops_at_tiny_rates_are_encoded(codec):
+    frames = moving_scene(3, 48, 48)  # of which a rate by area leaves a few hundred bits a frame
+    assert np.shape(compress(frames, codec, 300, "superfast")) == (3, 48, 48, 3)
+
+
+@pytest.mark.parametrize("codec", list(CODECS))
 def test_codecs_give_back_every_frame_in_order(codec):
     frames = moving_scene(8, 67, 91)  # odd in both directions
     result = compress(frames, codec, 50_000, "superfast")

@@ -11,6 +11,8 @@ import numpy as np
 # x264's macroblock tree (its vector code) reads memory it has not written, unless the width is a multiple of 128:
 # the same frames then give one of several streams. Without it they always give the same.
 X264_REPEATABLE = {"x264-params": "mbtree=0"}
+# x264 counts whole kilobits a second, which here are kilobits a frame, and refuses to encode at none.
+LOWEST_BITS_PER_FRAME = 1000
 
 
 def _rate_options(rate: float, buffer: int) -> dict[str, str]:
@@ -56,8 +58,8 @@ def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: 
     Args:
       frames: uint8 [H, W, 3] each, all of one size; the encoder gets sizes padded to multiples of 4, at least 32.
       codec: a key of CODECS.
-      bits_per_frame: the bit rate over the frame rate; mpeg4 and its kin cannot go below their coarsest
-        quantiser (about 0.1 bit a pixel).
+      bits_per_frame: the bit rate over the frame rate, at least LOWEST_BITS_PER_FRAME (less is taken for that);
+        mpeg4 and its kin cannot go below their coarsest quantiser (about 0.1 bit a pixel).
       preset: x264's; the others have none.
 
     Returns:
@@ -91,9 +93,9 @@ def encode(
     encoder = av.CodecContext.create(codec, "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.framerate, encoder.time_base = Fraction(1), Fraction(1)
-    encoder.bit_rate = int(bits_per_frame)
+    encoder.bit_rate = bits_per_frame = max(int(bits_per_frame), LOWEST_BITS_PER_FRAME)
     encoder.thread_count = 1  # the stream depends on the number of threads
-    encoder.options = CODECS[codec].options(int(bits_per_frame), preset)
+    encoder.options = CODECS[codec].options(bits_per_frame, preset)
     packets = []
     for index, frame in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(_to_yuv(frame, height, width), format="yuv420p")
