@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="DIR", help="checkpoint that the run started from, if it was moved since"
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of all weights (default: trained ones float32, the others as they were)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
 
 
@@ -34,7 +39,13 @@ def run(args: argparse.Namespace) -> None:
 
     with terminable():
         done = assemble(
-            args.workdir, args.destination, step=args.step, ema=args.ema, base=args.base, force=args.force
+            args.workdir,
+            args.destination,
+            step=args.step,
+            ema=args.ema,
+            base=args.base,
+            dtype=args.dtype,
+            force=args.force,
         )
     which = "the moving average" if done.ema else "the weights"
     print(f"{args.destination}: {which} of step {done.step}, {done.trained:,} trained numbers")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from star_jax.checkpoint import (
@@ -51,12 +52,12 @@ def assemble(
     step: int | None = None,
     ema: bool | None = None,
     base: str | os.PathLike | None = None,
+    dtype: str | None = None,
     force: bool = False,
 ) -> Assembled:
     """Writes a checkpoint directory from a run of `star-jax train`.
 
-    Trained leaves are float32; the others are copied as they are, one by one, so that memory holds the trained
-    weights and little more.
+    Leaves are copied one by one, so that memory holds the trained weights and little more.
 
     Args:
       workdir: of the run.
@@ -64,6 +65,7 @@ def assemble(
       step: of the training checkpoint; the newest by default.
       ema: take the moving average; by default where the run keeps one.
       base: checkpoint that the run started from, where it is not where it was (model.checkpoint).
+      dtype: of all weights, such as bfloat16; by default trained ones are float32, the others as they were.
       force: replace an existing checkpoint directory.
 
     Raises:
@@ -91,8 +93,8 @@ def assemble(
     }
     with create_checkpoint(target, sizes, provenance, force=force) as partial:
         for name, leaves in networks.items():
-            if any(path.startswith(f"{name}/") for path in trained):
-                save_component(partial, name, _merged(base, name, leaves, weights))
+            if dtype is not None or any(path.startswith(f"{name}/") for path in trained):
+                save_component(partial, name, _merged(base, name, leaves, weights, dtype))
             else:
                 shutil.copytree(Path(base) / name, partial / name)
         tokenizer = Path(base) / TOKENIZER_DIR
@@ -113,8 +115,9 @@ def _merged(
     name: str,
     leaves: dict[str, jax.ShapeDtypeStruct],
     weights: dict[str, np.ndarray],
+    dtype: str | None,
 ) -> dict[Any, Any]:
-    """One component: trained leaves, and lazy ones of the base."""
+    """One component: trained leaves, and lazy ones of the base; all of `dtype` where one is given."""
     frozen = [path for path in leaves if f"{name}/{path}" not in weights]
     stored = component_metadata(base, name) if frozen else {}
     if missing := [path for path in frozen if path not in stored]:
@@ -123,15 +126,24 @@ def _merged(
         )
     # The reader goes through the file once, in the order in which Orbax writes: that of jax.tree.
     reader = iterate_leaves(base, name, jax.tree.leaves(unflatten({path: path for path in frozen})))
-    tree: dict[str, Any] = {path: _lazy(path, stored[path], reader) for path in frozen}
-    return unflatten(tree | {path: weights[f"{name}/{path}"] for path in leaves if path not in tree})
+    tree: dict[str, Any] = {
+        path: _lazy(path, stored[path].shape, jnp.dtype(dtype or stored[path].dtype), reader)
+        for path in frozen
+    }
+    for path in leaves:
+        if path not in tree:
+            leaf = weights[f"{name}/{path}"]
+            tree[path] = leaf.astype(jnp.dtype(dtype or leaf.dtype))
+    return unflatten(tree)
 
 
-def _lazy(path: str, leaf: jax.ShapeDtypeStruct, reader: Iterator[tuple[str, np.ndarray]]) -> LazyArray:
+def _lazy(
+    path: str, shape: tuple[int, ...], dtype: np.dtype, reader: Iterator[tuple[str, np.ndarray]]
+) -> LazyArray:
     def read() -> np.ndarray:
         found, array = next(reader)
         if found != path:
             raise ValueError(f"leaves are written in another order than read: {found}, not {path}")
-        return array
+        return array.astype(dtype)
 
-    return LazyArray(leaf.shape, np.dtype(leaf.dtype), read)
+    return LazyArray(shape, dtype, read)

@@ -2,16 +2,18 @@
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax.checkpoint import load_component, load_provenance, read_config
+from star_jax.checkpoint import component_metadata, load_component, load_provenance, read_config
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
 from star_jax.models.components import abstract_component, component_names
 from star_jax.orbax_trees import flatten
 from star_jax.pipeline import StarPipeline
+from star_jax.train.assemble import assemble
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 from star_jax.train.fresh_checkpoint import fresh_checkpoint
@@ -68,6 +70,19 @@ def test_trained_weights_come_over_the_frozen_ones(tmp_path, tiny_checkpoint, ca
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out"), *arguments]) == 0
     found = leaves_of(tmp_path / "out", sizes)
     assert all((found[path] == 1.0).all() for path in trained)
+
+
+def test_weights_of_a_dtype(tmp_path, tiny_checkpoint):
+    sizes, trained = make_run(tmp_path / "run", tiny_checkpoint)
+    assemble(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
+    base, stored = leaves_of(tiny_checkpoint, sizes), {}
+    for name in component_names(sizes):
+        metadata = component_metadata(tmp_path / "out", name)
+        stored |= {f"{name}/{path}": leaf.dtype for path, leaf in metadata.items()}
+    assert set(stored.values()) == {jnp.dtype("bfloat16")}
+    for path, leaf in leaves_of(tmp_path / "out", sizes).items():
+        expected = 1.0 if path in trained else base[path].astype(jnp.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(leaf, expected, err_msg=path)
 
 
 def test_an_ablation_is_assembled_with_its_liem(tmp_path, tiny_checkpoint):
