@@ -38,6 +38,7 @@ PHOTOS = (
 HELD_OUT_PHOTO = "chelsea.png"  # of the sample clip; never in a training scene
 
 _MARGIN = 0.35  # a layer's picture is larger than the frame by this share on each side
+_LARGEST_SCALE = 1.3  # of the draw, so that the scale of a quarter of the crops or so is exactly 1
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
     cv2.FONT_HERSHEY_DUPLEX,
@@ -226,7 +227,7 @@ def load_photo(name: str) -> np.ndarray:
 def _photo_crop(
     name: str, height: int, width: int, rng: np.random.Generator, *, plain: bool = False
 ) -> np.ndarray:
-    """A crop at a random scale (not enlarged by more than 1.3), turned, mirrored and tinted unless `plain`."""
+    """A crop at a random scale, turned, mirrored and tinted unless `plain`; enlarged only if it is too small."""
     image = load_photo(name)
     smallest = max(height / image.shape[0], width / image.shape[1])
     if plain:
@@ -236,7 +237,8 @@ def _photo_crop(
             image = np.rot90(image)
             smallest = max(height / image.shape[0], width / image.shape[1])
         image = image[:, ::-1] if rng.random() < 0.5 else image
-        scale = max(smallest, min(1.0, np.exp(rng.uniform(np.log(max(smallest, 0.25)), np.log(1.3)))))
+        drawn = np.exp(rng.uniform(np.log(np.clip(smallest, 0.25, _LARGEST_SCALE)), np.log(_LARGEST_SCALE)))
+        scale = max(smallest, min(1.0, drawn))
     top, left = (
         int(rng.random() * max(0, have - want / scale))
         for have, want in zip(image.shape[:2], (height, width), strict=True)

@@ -7,7 +7,7 @@ import pytest
 
 from star_jax.data.clips import load_clip
 from star_jax.data.config import DataConfig
-from star_jax.data.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo, _scene, load_photo
+from star_jax.data.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo, _photo_crop, _scene, load_photo
 from star_jax.data.sources import open_source
 from star_jax.errors import InputError
 
@@ -36,6 +36,11 @@ def test_scenes_use_the_range():
     assert frames.min() < 10 and frames.max() > 245
     assert frames.mean((1, 2, 3, 4)).std() > 20  # dark and bright ones
     assert 60 < frames.mean() < 190
+
+
+def test_scenes_larger_than_the_photos_are_enlarged():
+    rng = np.random.default_rng(0)
+    assert _photo_crop("clock_motion.png", 600, 800, rng).shape == (600, 800, 3)  # of 300 x 400
 
 
 def test_held_out_scenes_show_another_photo_and_have_other_numbers():
