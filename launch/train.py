@@ -77,6 +77,8 @@ def _with_checkpoint(config, workdir: str):
     if "://" in workdir:
         raise InputError(f"a run from random weights needs --workdir on a disk, not {workdir}")
     target = os.path.join(os.path.abspath(workdir), "initial")
-    directory = fresh_checkpoint(target, config.model.star_config(), config.train.seed)
+    directory = fresh_checkpoint(
+        target, config.model.star_config(), config.train.seed, vae=config.model.vae_checkpoint
+    )
     model = dataclasses.replace(config.model, checkpoint=os.fspath(directory))
     return dataclasses.replace(config, model=model)

@@ -5,7 +5,8 @@
     DIR/config.json                           StarConfig
     DIR/provenance.json                       where the weights came from
 
-A directory appears under its name only when it is complete (`create_checkpoint`).
+A directory appears under its name only when it is complete (`create_checkpoint`). The name `tiny-star` is the small
+model that comes with the package (docs/tiny_star.md), unless there is a directory of that name.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from star_jax.config import StarConfig
+from star_jax.config import BUNDLED, StarConfig
 from star_jax.errors import InputError, RunError
 from star_jax.models.components import COMPONENTS
 from star_jax.orbax_trees import (
@@ -85,7 +86,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
             raise InputError(
                 f"{place}: {path} is {stored[path].shape}, the network has {tuple(leaf.shape)}; {remedy}"
             )
-    return restore_tree(_checkpoint_path(directory) / name, abstract_tree)
+    return restore_tree(checkpoint_path(directory) / name, abstract_tree)
 
 
 def iterate_leaves(
@@ -110,7 +111,7 @@ def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax
 
 def present_components(directory: str | os.PathLike) -> list[str]:
     """The components that a checkpoint directory has, in the order of COMPONENTS."""
-    path = _checkpoint_path(directory)
+    path = checkpoint_path(directory)
     return [name for name in COMPONENTS if (path / name).is_dir()]
 
 
@@ -120,7 +121,7 @@ def read_config(directory: str | os.PathLike, *, expect_preset: str | None = Non
     Raises:
       InputError: not a checkpoint directory, or one of another preset than `expect_preset`.
     """
-    path = _checkpoint_path(directory) / CONFIG_FILE
+    path = checkpoint_path(directory) / CONFIG_FILE
     try:
         config = StarConfig.from_json(read_text(path))
     except AttributeError as error:  # a text or a number where a table belongs
@@ -138,7 +139,7 @@ def load_provenance(directory: str | os.PathLike) -> dict[str, Any]:
     Raises:
       InputError: not a checkpoint directory, or its provenance.json is damaged.
     """
-    path = _checkpoint_path(directory) / PROVENANCE_FILE
+    path = checkpoint_path(directory) / PROVENANCE_FILE
     try:
         return json.loads(read_text(path))
     except ValueError as error:
@@ -215,8 +216,15 @@ def check_destination(target: Path, *, force: bool) -> None:
         )
 
 
-def _checkpoint_path(directory: str | os.PathLike) -> Path:
+def checkpoint_path(directory: str | os.PathLike) -> Path:
+    """The absolute path of a checkpoint directory, or of the bundled one by its name.
+
+    Raises:
+      InputError: there is none.
+    """
     path = Path(directory).absolute()
+    if str(directory) == BUNDLED and not path.exists():
+        return Path(__file__).parent / "weights" / BUNDLED
     remedy = "make one with star-jax convert SRC... DST"
     if not path.exists():
         raise InputError(f"checkpoint directory {directory} does not exist; {remedy}")
@@ -226,7 +234,7 @@ def _checkpoint_path(directory: str | os.PathLike) -> Path:
 
 
 def _component_path(directory: str | os.PathLike, name: str) -> Path:
-    path = _checkpoint_path(directory) / name
+    path = checkpoint_path(directory) / name
     if not path.is_dir():
         raise InputError(
             f"{directory} has no {name}; convert it again with a source that has one (star-jax convert)"

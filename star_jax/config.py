@@ -7,6 +7,7 @@ from typing import Any
 
 from star_jax.errors import InputError
 
+BUNDLED = "tiny-star"  # the checkpoint in the package, and the preset of its sizes
 LIEM_POSITIONS = ("before_attention", "after_attention", "block_output")
 
 

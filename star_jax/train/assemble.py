@@ -4,7 +4,6 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 
 from star_jax.checkpoint import (
     TOKENIZER_DIR,
+    checkpoint_path,
     component_metadata,
     create_checkpoint,
     iterate_leaves,
@@ -96,8 +96,8 @@ def assemble(
             if dtype is not None or any(path.startswith(f"{name}/") for path in trained):
                 save_component(partial, name, _merged(base, name, leaves, weights, dtype))
             else:
-                shutil.copytree(Path(base) / name, partial / name)
-        tokenizer = Path(base) / TOKENIZER_DIR
+                shutil.copytree(checkpoint_path(base) / name, partial / name)
+        tokenizer = checkpoint_path(base) / TOKENIZER_DIR
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, partial / TOKENIZER_DIR)
     return Assembled(chosen, ema, sum(leaf.size for leaf in weights.values()))

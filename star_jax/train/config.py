@@ -99,6 +99,8 @@ class ModelConfig:
       preset: sizes; see `star_jax.config.PRESETS`.
       checkpoint: directory made by `star-jax convert` that training starts from, and that the frozen networks are
         read from at every start; None: fresh weights, written to WORKDIR/initial.
+      vae_checkpoint: without a checkpoint, the directory (`tiny-star`: the one in the package) whose autoencoder
+        the fresh networks get; None: a fresh one.
       dtype: of the computation and of the frozen weights; `auto`: bfloat16 on accelerators, float32 on a CPU.
         Trained weights are float32.
       attention: kernel of every site; see `star_jax.ops.attention`.
@@ -108,6 +110,7 @@ class ModelConfig:
 
     preset: str = "i2vgen-xl"
     checkpoint: str | None = None
+    vae_checkpoint: str | None = None
     dtype: str = "auto"
     attention: str = "auto"
     liem_spatial: bool = True

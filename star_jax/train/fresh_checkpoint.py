@@ -1,11 +1,21 @@
-"""A checkpoint of untrained networks, for runs that start from nothing."""
+"""A checkpoint of untrained networks, for runs that start from nothing, or from an autoencoder."""
 
+import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import jax
 
-from star_jax.checkpoint import CONFIG_FILE, TOKENIZER_DIR, create_checkpoint, save_component
+from star_jax.checkpoint import (
+    CONFIG_FILE,
+    TOKENIZER_DIR,
+    checkpoint_path,
+    create_checkpoint,
+    load_provenance,
+    read_config,
+    save_component,
+)
 from star_jax.config import StarConfig
 from star_jax.distributed import wait_for_all
 from star_jax.errors import InputError
@@ -14,17 +24,20 @@ from star_jax.models.tokenizer import BYTE_LEVEL_VOCABULARY, write_byte_level_to
 from star_jax.train.fresh import fresh_component
 
 
-def fresh_checkpoint(directory: str | os.PathLike, sizes: StarConfig, seed: int) -> Path:
+def fresh_checkpoint(
+    directory: str | os.PathLike, sizes: StarConfig, seed: int, *, vae: str | os.PathLike | None = None
+) -> Path:
     """Writes fresh weights (see `star_jax.train.fresh`), unless an earlier start did; process 0 writes, all wait.
 
     Args:
       directory: on a disk that all processes see.
       sizes: of the networks.
       seed: of the weights.
+      vae: checkpoint of the same preset whose autoencoder is taken, with its scale of latents; None: a fresh one.
 
     Raises:
-      InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, or `directory`
-        exists and is something else.
+      InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, `directory` exists
+        and is something else, or `vae` is no checkpoint of the preset.
     """
     target = Path(directory)
     text = sizes.text_encoder
@@ -34,16 +47,22 @@ def fresh_checkpoint(directory: str | os.PathLike, sizes: StarConfig, seed: int)
             "model.checkpoint to a directory that star-jax convert made"
         )
     if jax.process_index() == 0 and not (target / CONFIG_FILE).is_file():
-        _write(target, sizes, seed)
+        _write(target, sizes, seed, vae)
     wait_for_all("fresh_checkpoint")
     return target
 
 
-def _write(target: Path, sizes: StarConfig, seed: int) -> None:
+def _write(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | None) -> None:
+    if vae is not None:
+        sizes = dataclasses.replace(sizes, vae=read_config(vae, expect_preset=sizes.preset).vae)
     provenance = {"preset": sizes.preset, "fresh_seed": seed, "components": {}}
     target.parent.mkdir(parents=True, exist_ok=True)
     with create_checkpoint(target, sizes, provenance) as partial:
         for name in component_names(sizes):
+            if name == "vae" and vae is not None:
+                shutil.copytree(checkpoint_path(vae) / name, partial / name)
+                provenance["components"][name] = load_provenance(vae)["components"][name]
+                continue
             save_component(partial, name, fresh_component(sizes, name, seed))
             provenance["components"][name] = {"source": "fresh"}
         if sizes.text_encoder is not None:

@@ -1,5 +1,7 @@
 """From a work directory to a checkpoint directory: trained leaves over frozen ones, and the mistakes."""
 
+import dataclasses
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -115,14 +117,20 @@ def test_no_run_is_a_mistake(tmp_path, capsys):
     assert "is not a work directory of star-jax train" in capsys.readouterr().err
 
 
-def test_a_fresh_checkpoint_is_made_once(tmp_path, monkeypatch):
+@pytest.fixture
+def made(monkeypatch):
+    """Fresh components are zeros (drawing takes half a minute: each shape compiles) and their names noted."""
     made = []
 
-    def zeros(sizes, name, seed):  # drawing takes half a minute: each shape compiles
+    def zeros(sizes, name, seed):
         made.append((name, seed))
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_component(sizes, name)[1])
 
     monkeypatch.setattr("star_jax.train.fresh_checkpoint.fresh_component", zeros)
+    return made
+
+
+def test_a_fresh_checkpoint_is_made_once(tmp_path, made):
     sizes = ModelConfig("tiny").star_config()
     directory = fresh_checkpoint(tmp_path / "run" / "initial", sizes, seed=3)
     assert made == [(name, 3) for name in component_names(sizes)]
@@ -131,3 +139,19 @@ def test_a_fresh_checkpoint_is_made_once(tmp_path, monkeypatch):
     StarPipeline.from_pretrained(directory)
     with pytest.raises(InputError, match="cannot start from nothing"):
         fresh_checkpoint(tmp_path / "big", ModelConfig().star_config(), seed=0)
+
+
+def test_fresh_networks_over_an_autoencoder(tmp_path, made, tiny_checkpoint):
+    base = read_config(tiny_checkpoint)
+    sizes = dataclasses.replace(base, vae=dataclasses.replace(base.vae, scaling_factor=0.5))
+    directory = fresh_checkpoint(tmp_path / "initial", sizes, seed=3, vae=tiny_checkpoint)
+    assert [name for name, _ in made] == ["unet", "controlnet", "text_encoder"]
+    assert read_config(directory).vae == base.vae  # with the scale that it was trained with
+    found, expected = leaves_of(directory, base), leaves_of(tiny_checkpoint, base)
+    for path in expected:
+        if path.startswith("vae/"):
+            np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+    with pytest.raises(InputError, match="not 'tiny-golden'"):
+        fresh_checkpoint(
+            tmp_path / "other", ModelConfig("tiny-golden").star_config(), seed=3, vae=tiny_checkpoint
+        )
