@@ -1,5 +1,6 @@
 """A tiny model, made, loaded and compiled once for all tests that ask for it."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def tiny_decoder() -> jax.stages.Compiled:
     graphdef, params = abstract_component(get_preset("tiny"), "vae")
     latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
     return jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x)).lower(params, latents).compile()
+
+
+@pytest.fixture
+def unoptimised() -> Iterator[None]:
+    """For programs that run a few times only: compiling them is what costs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

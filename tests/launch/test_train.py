@@ -1,0 +1,63 @@
+"""The commands one after the other: train from nothing, stop, resume, assemble, upscale."""
+
+import json
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from one_level import ONE_LEVEL
+from sample_videos import moving_frames, write_video
+
+from star_jax.checkpoint import load_component, load_provenance
+from star_jax.launch.cli import main
+from star_jax.models.components import abstract_component
+from star_jax.orbax_trees import flatten
+from star_jax.video.reader import VideoReader
+
+CONFIG = f"""
+def get_config():
+    return {{
+        "train": {{"num_steps": 2, "batch_size": 1, "remat": "none", "log_every_steps": 1}},
+        "data": {{"source": "synthetic:2", "num_frames": 3, "frame_interval": 1, "height": 12, "width": 8}},
+        "model": {{"preset": "{ONE_LEVEL.preset}"}},
+        "diffusion": {{"frequency": "off"}},
+        "optimizer": {{"learning_rate": 1e-2}},
+    }}
+"""
+
+
+@pytest.fixture
+def compiled_once(tmp_path, unoptimised):
+    """The resumed run finds the program of the first one on disk."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "programs"))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def test_from_nothing_to_a_clip(tmp_path, compiled_once, capsys):
+    (tmp_path / "config.py").write_text(CONFIG)
+    run, made = tmp_path / "run", tmp_path / "checkpoint"
+    train = ["train", "--config", str(tmp_path / "config.py"), "--workdir", str(run), "--quiet"]
+    assert main([*train, "--config.train.num_steps=1"]) == 0
+    assert main(train) == 0
+    assert "step 2 of 2: done" in capsys.readouterr().out
+    assert "resumed at step 1" in (run / "logs" / "process_00000.log").read_text()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+
+    assert main(["assemble", str(run), str(made)]) == 0
+    assert load_provenance(made)["trained"]["step"] == 2
+    shapes = abstract_component(ONE_LEVEL, "controlnet")[1]
+    trained, fresh = (
+        flatten(load_component(folder, "controlnet", shapes)) for folder in (made, run / "initial")
+    )
+    assert any((trained[path] != fresh[path]).any() for path in fresh)
+
+    clip = write_video(tmp_path / "clip.mp4", moving_frames(3, 8, 6))
+    output = tmp_path / "large.mp4"
+    options = ["--checkpoint", str(made), "--steps", "1", "--guidance", "1", "--compile-cache", "", "--quiet"]
+    assert main(["upscale", str(clip), "-o", str(output), *options]) == 0
+    info = VideoReader(output).info
+    assert (info.num_frames, info.width, info.height) == (3, 32, 24)

@@ -1,0 +1,14 @@
+"""The smallest network that whole training steps are compiled for: its middle has every kind of transformer."""
+
+import dataclasses
+
+from two_levels import TWO_LEVELS
+
+from star_jax.config import PRESETS
+
+ONE_LEVEL = dataclasses.replace(
+    TWO_LEVELS,
+    preset="one-level",
+    unet=dataclasses.replace(TWO_LEVELS.unet, block_out_channels=(8,), attention_levels=(False,)),
+)
+PRESETS["one-level"] = ONE_LEVEL
