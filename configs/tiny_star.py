@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.train = ConfigDict(
         {
-            "num_steps": 4000,
+            "num_steps": 3600,
             "batch_size": 2,
             "ema_decay": 0.998,
             "remat": "none",
@@ -31,13 +31,13 @@ def get_config() -> ConfigDict:
             "recipe": "realbasicvsr-crops",
             "num_frames": 4,
             "frame_interval": 1,
-            "height": 80,
-            "width": 64,
+            "height": 144,
+            "width": 128,
         }
     )
     config.model = ConfigDict({"preset": "tiny-star", "train_base": True})
     config.diffusion = ConfigDict({"frequency": "off", "first_timestep": 850, "frames": 3})
     config.optimizer = ConfigDict(
-        {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50, "b2": 0.99, "weight_decay": 0.0}
+        {"learning_rate": 5e-4, "schedule": "cosine", "warmup_steps": 100, "b2": 0.99, "weight_decay": 0.0}
     )
     return config.lock()
