@@ -30,7 +30,7 @@ SIZES = StarConfig(
 
 @pytest.fixture(scope="module")
 def guess():
-    """Low-resolution latents [1, 3, 10, 8, 4] -> minus the velocity at the noisy end, where that is clean latents."""
+    """Low-resolution latents [1, 3, 10, 8, 4] -> minus the velocity at the noisy end."""
     graphs = {name: abstract_component(SIZES, name, dtype=jnp.float32)[0] for name in ("unet", "controlnet")}
     params = {name: fresh_component(SIZES, name, 0) for name in graphs}
 
