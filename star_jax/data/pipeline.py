@@ -31,13 +31,30 @@ class _Bad:
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """(position, record number) -> element; picklable, as workers get a copy."""
+    """Place in a process's share -> element; picklable, as workers get a copy.
+
+    Attributes:
+      numbers: record number by position, of all processes together.
+      batch_size: of a process.
+    """
 
     records: Any
     config: DataConfig
+    numbers: grain.MapDataset
+    batch_size: int
+    process_index: int
+    process_count: int
 
-    def __call__(self, position: int, number: int) -> Element | _Bad:
-        record = self.records[number]
+    def __len__(self) -> int:
+        """Elements in the share."""
+        batches, rest = divmod(len(self.numbers), self.batch_size * self.process_count)
+        of_last = rest - self.process_index * self.batch_size
+        return batches * self.batch_size + min(max(of_last, 0), self.batch_size)
+
+    def __call__(self, place: int) -> Element | _Bad:
+        batch, row = divmod(place, self.batch_size)
+        position = (batch * self.process_count + self.process_index) * self.batch_size + row
+        record = self.records[self.numbers[position]]
         try:
             return load_element(record, self.config, position)
         except BadClipError as error:
@@ -53,7 +70,8 @@ class ClipLoader(grain.DatasetIterator):
 
     The element at a position is a function of (seed, position) alone, and the state is the position: a resume
     may change the number of workers, threads and buffers and still gets the very same batches. Elements are
-    dealt to processes by turns; that order is part of the state, so a change of process count is refused.
+    dealt to processes by batches, so that these, one after the other, are the batch of one process (until a clip is
+    bad); that order is part of the state, so a change of process count is refused.
 
     Batches: `gt` uint8 [B, F, H, W, 3], `lq` uint8 [B, F, h, w, 3], `text` and `key` lists of B strings,
     `index` int64 [B]. Fewer than B elements at the end of the last epoch are dropped.
@@ -128,11 +146,10 @@ class ClipLoader(grain.DatasetIterator):
         dataset = grain.MapDataset.range(len(self.records)).seed(config.seed)
         if config.shuffle:
             dataset = dataset.shuffle()
-        dataset = dataset.repeat(config.num_epochs).map_with_index(_Load(self.records, config))
-        index, count = self._shard
-        dataset = dataset.slice(slice(index + self._position * count, None, count))
+        load = _Load(self.records, config, dataset.repeat(config.num_epochs), self.batch_size, *self._shard)
+        places = grain.MapDataset.range(self._position, len(load))
         reading = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.read_threads)
-        elements = dataset.to_iter_dataset(reading)
+        elements = places.map(load).to_iter_dataset(reading)
         if config.num_workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags

@@ -89,6 +89,25 @@ def test_two_processes_share_an_epoch():
     assert_equal_batches(sorted(halves[0] + halves[1], key=lambda b: b["index"][0]), whole)
 
 
+def test_batches_of_two_processes_are_one_process_s():
+    """In its order, too: what is drawn by the place in a batch (dropout) does not depend on the processes."""
+    halves = [
+        take(loader("synthetic:10", process_index=index, process_count=2, num_epochs=1), 2)
+        for index in range(2)
+    ]
+    whole = take(loader("synthetic:10", batch_size=4, num_epochs=1), 2)
+    for first, second, both in zip(*halves, whole, strict=True):
+        assert_equal_batches([{n: [*first[n], *second[n]] for n in both}], [both])
+
+
+def test_the_last_elements_go_to_the_first_processes():
+    counts = [
+        len(list(loader("synthetic:7", process_index=index, process_count=2, num_epochs=1)))
+        for index in range(2)
+    ]
+    assert counts == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
