@@ -20,6 +20,7 @@ from star_jax.errors import InputError, RunError
 from star_jax.orbax_trees import first_line, restore_tree
 from star_jax.train.config import TrainConfig
 from star_jax.train.state import TrainState, Tree
+from star_jax.train.workdir import absolute
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class TrainCheckpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike, config: TrainConfig):
-        root = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
+        root = absolute(workdir)
         self._directory, self._damaged = root / "checkpoints", root / "damaged"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep_checkpoints,
@@ -203,7 +204,7 @@ def restore_weights(
     Raises:
       InputError: no checkpoint of that step, or it cannot be read.
     """
-    directory = epath.Path(workdir) / "checkpoints"
+    directory = absolute(workdir) / "checkpoints"
     steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
     if not steps or (step is not None and step not in steps):
         raise InputError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}; it has {steps}")

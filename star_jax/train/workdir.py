@@ -61,7 +61,7 @@ def open_workdir(
     Raises:
       InputError: it was begun with another configuration, or cannot be made.
     """
-    root = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
+    root = absolute(workdir)
     ours = _flat(dataclasses.asdict(config))
     path = root / CONFIG_FILE
     if path.exists() and not allow_changed_config:
@@ -82,6 +82,11 @@ def open_workdir(
         except OSError as error:
             raise InputError(f"cannot write to --workdir {workdir}: {error.strerror or error}") from error
     return root
+
+
+def absolute(workdir: str | os.PathLike) -> epath.Path:
+    """The absolute path that Orbax asks for; URLs stay as they are."""
+    return epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir))
 
 
 def read_workdir_config(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -87,6 +87,12 @@ def test_weights_of_a_dtype(tmp_path, tiny_checkpoint):
         np.testing.assert_array_equal(leaf, expected, err_msg=path)
 
 
+def test_relative_paths(tmp_path, tiny_checkpoint, monkeypatch):
+    make_run(tmp_path / "run", tiny_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    assert main(["assemble", "run", "out"]) == 0
+
+
 def test_an_ablation_is_assembled_with_its_liem(tmp_path, tiny_checkpoint):
     sizes, trained = make_run(tmp_path / "run", tiny_checkpoint, ema_decay=0.0, liem_spatial=False)
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
