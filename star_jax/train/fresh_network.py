@@ -6,9 +6,9 @@ trained base network from a fresh ControlNet, start open (there is nothing to pr
 no gradient), the last skip connection hands on what comes through, and the output reads it. Residual branches and
 transformers end in zeros anyway. Whatever has no part in it starts at random.
 
-The last norm would take a clip's brightness and contrast out of the guess. So the other channels of the finest level
-are large constants there, half of them negative: they fix the deviation that the norm divides by, and what they are
-less afterwards is the mean that it took, which the output adds again.
+The last norm would take a clip's brightness and contrast out of the guess. So the other channels of the finest
+level are large constants there, half of them negative: they fix the deviation that the norm divides by, and what they
+are less afterwards is the mean that it took, which the output adds again.
 """
 
 import numpy as np
