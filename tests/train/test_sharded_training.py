@@ -1,112 +1,56 @@
 """Simulated devices, in one process and in two, give one device's loss and gradients; weights are really split."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
+from simulated_devices import assert_close, finish, free_address, results, start
 from toy_training import ToyObjective, toy_config
 
 from star_jax.errors import InputError
 from star_jax.sharding import (
     batch_shardings,
     make_mesh,
-    param_shardings,
     param_spec,
     place_batch,
     process_share,
 )
-from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import MeshConfig
 from star_jax.train.loop import train
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state
-from star_jax.train.step import with_shardings
 
-FOLDER = Path(__file__).parent
-
-
-def start(arguments: list, devices: int) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(FOLDER),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    return subprocess.Popen(
-        [sys.executable, FOLDER / "train_sharded.py", *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+SCRIPT = "train_sharded.py"
+ONE_STEP = toy_config(num_steps=1, validate_every_steps=1)
 
 
-def finish(processes: list[subprocess.Popen]) -> list[str]:
-    """Waits for processes that ended well; returns what they wrote."""
-    try:
-        outputs = [process.communicate(timeout=900)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
-    return outputs
-
-
-def results(workdir: Path):
-    """Metrics, and gradients as Adam's first moments show them after one step."""
-    config = toy_config()
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    abstract = abstract_state(
-        ToyObjective().abstract_params()[0], make_optimizer(config.optimizer, 1), ema_decay=0.9
-    )
-    checkpoints = TrainCheckpoints(workdir, config.train)
-    state = checkpoints.restore_state(1, with_shardings(abstract, param_shardings(mesh, abstract)))
-    checkpoints.close()
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    values = {name: value for line in lines for name, value in line.items() if "second" not in name}
-    return values, jax.tree.map(lambda mu: np.asarray(mu) / 0.1, state.opt_state[1][0].mu)
+def results_of(workdir: Path):
+    return results(workdir, ToyObjective(), ONE_STEP)
 
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
-    train(ToyObjective(), toy_config(num_steps=1, validate_every_steps=1), workdir, quiet=True)
-    return results(workdir)
-
-
-def assert_close(found, expected):
-    (metrics, gradients), (expected_metrics, expected_gradients) = found, expected
-    assert metrics.keys() == expected_metrics.keys()
-    for name, value in expected_metrics.items():
-        assert metrics[name] == pytest.approx(value, rel=1e-5), name
-    largest = max(abs(leaf).max() for leaf in jax.tree.leaves(expected_gradients))
-    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
-        assert abs(one - other).max() < 1e-5 * largest
+    train(ToyObjective(), ONE_STEP, workdir, quiet=True)
+    return results_of(workdir)
 
 
 def test_eight_devices_equal_one(one_device, tmp_path):
     meshes = [[8, 1, 1], [1, 8, 1], [2, 2, 2]]
-    finish([start([tmp_path, json.dumps(meshes)], 8)])
+    finish([start(SCRIPT, [tmp_path, json.dumps(meshes)], 8)])
     for sizes in meshes:
-        assert_close(results(tmp_path / "x".join(map(str, sizes))), one_device)
+        assert_close(results_of(tmp_path / "x".join(map(str, sizes))), one_device)
 
 
 def test_two_processes_equal_one(one_device, tmp_path):
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        address = f"localhost:{found.getsockname()[1]}"
-    meshes = [[1, 4, 2]]
-    processes = [start([tmp_path, json.dumps(meshes), address, index], 4) for index in range(2)]
+    address, meshes = free_address(), [[1, 4, 2]]
+    processes = [start(SCRIPT, [tmp_path, json.dumps(meshes), address, index], 4) for index in range(2)]
     outputs = finish(processes)
     for sizes in meshes:
-        assert_close(results(tmp_path / "x".join(map(str, sizes))), one_device)
+        assert_close(results_of(tmp_path / "x".join(map(str, sizes))), one_device)
     assert "step 1" in outputs[0] and "step 1" not in outputs[1]  # one process reports
 
 

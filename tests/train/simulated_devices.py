@@ -1,0 +1,87 @@
+"""Training in processes of its own on simulated devices, and how two runs are compared."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from star_jax.sharding import make_mesh, param_shardings
+from star_jax.train.checkpoints import TrainCheckpoints
+from star_jax.train.config import ExperimentConfig, MeshConfig
+from star_jax.train.objective import Objective
+from star_jax.train.optimizer import make_optimizer
+from star_jax.train.state import abstract_state
+from star_jax.train.step import with_shardings
+
+FOLDER = Path(__file__).parent
+
+
+def start(script: str, arguments: list, devices: int, **environment: str) -> subprocess.Popen:
+    """A script of this folder."""
+    return subprocess.Popen(
+        [sys.executable, FOLDER / script, *map(str, arguments)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(FOLDER), str(FOLDER.parent)]),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes: list[subprocess.Popen]) -> list[str]:
+    """Waits for processes that ended well; returns what they wrote."""
+    try:
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    return outputs
+
+
+def free_address() -> str:
+    """HOST:PORT for two processes to meet at."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return f"localhost:{found.getsockname()[1]}"
+
+
+def results(workdir: Path, objective: Objective, config: ExperimentConfig) -> tuple[dict, Any]:
+    """Metrics by (step, name), and the first step's gradients as Adam's first moments show them."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    abstract = abstract_state(
+        objective.abstract_params()[0],
+        make_optimizer(config.optimizer, config.train.num_steps),
+        ema_decay=config.train.ema_decay,
+    )
+    checkpoints = TrainCheckpoints(workdir, config.train)
+    state = checkpoints.restore_state(1, with_shardings(abstract, param_shardings(mesh, abstract)))
+    checkpoints.close()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    values = {
+        (line["step"], name): value for line in lines for name, value in line.items() if "second" not in name
+    }
+    return values, jax.tree.map(lambda mu: np.asarray(mu) / 0.1, state.opt_state[1][0].mu)
+
+
+def assert_close(found: tuple[dict, Any], expected: tuple[dict, Any]) -> None:
+    """Two `results` agree to 1e-5."""
+    (metrics, gradients), (expected_metrics, expected_gradients) = found, expected
+    assert metrics.keys() == expected_metrics.keys()
+    for name, value in expected_metrics.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5), name
+    largest = max(abs(leaf).max() for leaf in jax.tree.leaves(expected_gradients))
+    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
+        assert abs(one - other).max() < 1e-5 * largest

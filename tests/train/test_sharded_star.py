@@ -1,0 +1,44 @@
+"""star-jax train with the real networks: eight devices in two processes compute what one device does."""
+
+import pytest
+from one_level import ONE_LEVEL
+from simulated_devices import FOLDER, assert_close, finish, free_address, results, start
+from train_one_level import get_config
+
+from star_jax.convert.fresh import random_checkpoint
+from star_jax.launch.cli import main
+from star_jax.train.config import parse_experiment
+from star_jax.train.star_objective import StarObjective
+
+SCRIPT = "train_one_level.py"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Random in every weight: fresh ones would stop most gradients."""
+    random_checkpoint(tmp_path / "checkpoint", ONE_LEVEL)
+    return tmp_path / "checkpoint"
+
+
+def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint, unoptimised):
+    """Loss and gradient of both terms, back through the decoder, and the loss of the updated weights."""
+    config = ["--config", str(FOLDER / SCRIPT), "--config.model.checkpoint", str(checkpoint), "--quiet"]
+    address, two = free_address(), tmp_path / "two"
+    mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "context")]
+    cluster = ["--workdir", two, *mesh, "--coordinator", address, "--num-processes", 2, "--process-id"]
+    processes = [
+        start(SCRIPT, [*config, *cluster, index], devices=4, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+        for index in range(2)
+    ]
+    try:
+        assert main(["train", *config, "--workdir", str(tmp_path / "one")]) == 0
+    finally:
+        outputs = finish(processes)
+    assert "step 2 of 2: done" in outputs[0]
+
+    experiment = parse_experiment(get_config())
+    objective = StarObjective(experiment.model, experiment.diffusion, experiment.data, experiment.train)
+    found, expected = (results(tmp_path / name, objective, experiment) for name in ("two", "one"))
+    metrics, _ = expected
+    assert metrics[1, "loss_df"] > 0 and metrics[1, "loss"] != metrics[2, "loss"]
+    assert_close(found, expected)
