@@ -62,7 +62,7 @@ class SceneVideo:
     index: int
     height: int
     width: int
-    num_frames: int = 64
+    num_frames: int = 32
     photo: str | None = None
 
     def read(self, start: int, count: int, stride: int) -> np.ndarray:
@@ -95,6 +95,9 @@ class _Motion:
         amplitude, frequency, phase = self.shake.T
         shift = self.pan * time + amplitude * np.sin(frequency * time + phase)
         return shift * depth, self.turn * time, float(np.exp(self.zoom * time * depth))
+
+
+_STILL = _Motion(np.zeros(2), 0.0, 0.0, np.zeros((2, 3)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,14 +152,13 @@ def _scene(video: SceneVideo) -> _Scene:
     rng = generator(0, "scene", video.index)
     size = (video.height, video.width)
     height, width = (round(length * (1 + 2 * _MARGIN)) for length in size)
-    still = np.zeros((2, 3))
     layers = [
         _Layer(
             _soften(_picture(height, width, rng, video.photo), rng),
             None,
             1.0,
             np.zeros(2),
-            _Motion(np.zeros(2), 0.0, 0.0, still),
+            _STILL,
         )
     ]
     for depth in np.sort(rng.uniform(1.2, 3.0, rng.choice(4, p=(0.3, 0.35, 0.25, 0.1)))):
@@ -167,15 +169,22 @@ def _scene(video: SceneVideo) -> _Scene:
                 _outline(extent, rng),
                 float(depth),
                 rng.uniform(-0.5, 0.5, 2) * size[::-1],
-                _Motion(_velocity(rng, 1.5), rng.normal() * 0.01, 0.0, still),
+                _object_motion(rng),
             )
         )
     shake = np.array([[rng.uniform(0, 1.0), rng.uniform(0.1, 0.9), rng.uniform(0, 6.3)] for _ in range(2)])
-    reach = (
-        _MARGIN * min(size) / video.num_frames
-    )  # how far the far layer may go per frame, and stay in its picture
-    camera = _Motion(_velocity(rng, min(2.0, reach)), rng.normal() * 0.003, rng.normal() * 0.003, shake)
+    camera = _Motion(_velocity(rng, _pace(rng)), rng.normal() * 0.003, rng.normal() * 0.003, shake)
     return _Scene(*size, video.num_frames, camera, tuple(layers))
+
+
+def _object_motion(rng: np.random.Generator) -> _Motion:
+    pace = _pace(rng)
+    return _Motion(_velocity(rng, 1.5 * pace), rng.normal() * 0.01 * pace, 0.0, np.zeros((2, 3)))
+
+
+def _pace(rng: np.random.Generator) -> float:
+    """Pixels a frame, from nearly still to what no average over frames survives: legs at a gallop."""
+    return float(np.exp(rng.uniform(np.log(0.3), np.log(10.0))))
 
 
 def _velocity(rng: np.random.Generator, largest: float) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from star_jax.errors import InputError, RunError
 from star_jax.orbax_trees import first_line, restore_tree

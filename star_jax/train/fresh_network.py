@@ -7,8 +7,8 @@ no gradient), the last skip connection hands on what comes through, and the outp
 transformers end in zeros anyway. Whatever has no part in it starts at random.
 
 The last norm would take a clip's brightness and contrast out of the guess. So the other channels of the finest
-level are large constants there, half of them negative: they fix the deviation that the norm divides by, and what they
-are less afterwards is the mean that it took, which the output adds again.
+level are large constants there, half of them negative: they fix the deviation that the norm divides by, and what
+they are less afterwards is the mean that it took, which the output adds again.
 """
 
 import numpy as np

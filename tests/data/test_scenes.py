@@ -25,8 +25,8 @@ def test_a_scene_is_a_function_of_its_number():
 
 @pytest.mark.parametrize("index", range(0, 40, 2))
 def test_every_frame_moves_and_has_contrast(index):
-    frames = SceneVideo(index, 48, 64).read(0, 16, 4)
-    assert frames.shape == (16, 48, 64, 3) and frames.dtype == np.uint8
+    frames = SceneVideo(index, 48, 64).read(0, 8, 4)
+    assert frames.shape == (8, 48, 64, 3) and frames.dtype == np.uint8
     changes = np.abs(np.diff(frames.astype(int), axis=0)).mean((1, 2, 3))
     assert (changes > 0).all()
 
