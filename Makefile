@@ -7,21 +7,21 @@ BIN := $(VENV)/bin
 .PHONY: demo test tiny-star
 
 demo: $(VENV)/.installed
-	test -d out/tiny || { mkdir -p out && $(BIN)/star-jax convert random:tiny out/tiny; }
-	$(BIN)/star-jax upscale assets/sample.mp4 -o out/sample_x4.mp4 --checkpoint out/tiny
+	mkdir -p out
+	$(BIN)/star-jax upscale assets/sample.mp4 -o out/sample_x4.mp4 --compare assets/sample_truth.mp4
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-# Trains a small model from nothing on made-up scenes (configs/tiny_star.py); run again, it resumes.
+# Trains the model of star_jax/weights from nothing on made-up scenes (docs/tiny_star.md); run again, it resumes.
 tiny-star: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e ".[scenes]"
 	mkdir -p out/tiny-star
 	$(BIN)/star-jax train-vae --config configs/tiny_star_vae.py --workdir out/tiny-star/vae
 	$(BIN)/star-jax train --config configs/tiny_star.py --workdir out/tiny-star/network \
 	    --config.model.checkpoint=out/tiny-star/vae/checkpoint
-	$(BIN)/star-jax assemble out/tiny-star/network out/tiny-star/checkpoint --force
+	$(BIN)/star-jax assemble out/tiny-star/network out/tiny-star/checkpoint --dtype bfloat16 --force
 
 $(VENV)/.installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

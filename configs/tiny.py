@@ -1,8 +1,8 @@
-"""A few minutes on a CPU: the preset `tiny` with random weights on made-up clips, to see training work.
+"""A few minutes on a CPU, to see training work: fresh networks over the autoencoder of `tiny-star`.
 
-  star-jax train --config configs/tiny.py --workdir /tmp/tiny
-
-With a checkpoint and videos: --config.model.checkpoint=DIR --config.data.source=FOLDER.
+  star-jax train --config configs/tiny.py --workdir DIR                                     # made-up clips
+  star-jax train --config configs/tiny.py --workdir DIR --config.data.source=FOLDER \\
+      --config.train.validation_source=OTHER                                                # your own
 """
 
 from ml_collections import ConfigDict
@@ -12,18 +12,29 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.train = ConfigDict(
         {
-            "num_steps": 100,
+            "num_steps": 200,
             "batch_size": 2,
+            "ema_decay": 0.95,
             "remat": "none",
             "checkpoint_every_steps": 50,
             "validate_every_steps": 50,
             "validation_source": "synthetic:4",
+            "validation_batches": 2,
         }
     )
     config.data = ConfigDict(
-        {"source": "synthetic:64", "num_frames": 4, "frame_interval": 2, "height": 80, "width": 64}
+        {
+            "source": "synthetic:64",
+            "recipe": "realbasicvsr-crops",
+            "num_frames": 4,
+            "frame_interval": 1,
+            "height": 80,
+            "width": 64,
+        }
     )
-    config.model = ConfigDict({"preset": "tiny", "train_base": True})
+    config.model = ConfigDict({"preset": "tiny-star", "vae_checkpoint": "tiny-star", "train_base": True})
     config.diffusion = ConfigDict({"frames": 3})
-    config.optimizer = ConfigDict({"learning_rate": 1e-3, "warmup_steps": 10})
+    config.optimizer = ConfigDict(
+        {"learning_rate": 5e-4, "warmup_steps": 20, "b2": 0.99, "weight_decay": 0.0}
+    )
     return config.lock()

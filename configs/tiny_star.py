@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.train = ConfigDict(
         {
-            "num_steps": 3600,
+            "num_steps": 4400,
             "batch_size": 2,
             "ema_decay": 0.998,
             "remat": "none",

@@ -1,7 +1,8 @@
 """Upscale videos.
 
+  star-jax upscale clip.mp4 -o clip_x4.mp4                                     # with the small model in the package
   star-jax upscale clip.mp4 -o clip_x4.mp4 --checkpoint DIR
-  star-jax upscale low.mp4 -o out.mp4 --checkpoint DIR --compare truth.mp4     # and a picture beside it, out.png
+  star-jax upscale low.mp4 -o out.mp4 --compare truth.mp4                      # and a picture beside it, out.png
   star-jax upscale clip.mp4 -o out.mkv --checkpoint DIR --prompt "a panda plays a guitar" --steps 30 --seed 7
   star-jax upscale *.mp4 -o results/ --checkpoint DIR
 
@@ -15,6 +16,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from star_jax.config import BUNDLED
 from star_jax.errors import InputError
 
 HELP = "upscale videos with a checkpoint"
@@ -40,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        required=True,
+        default=BUNDLED,
         metavar="DIR",
-        help="directory made by star-jax convert or assemble",
+        help="directory made by star-jax convert or assemble (default: tiny-star, a small model in the package)",
     )
     parser.add_argument(
         "--compare",

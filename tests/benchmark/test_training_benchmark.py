@@ -33,7 +33,7 @@ def experiment():
 
 def test_a_step_is_timed():
     report = measure_training(Toy(), experiment(), repeats=3, device_peak=1.0)
-    assert (report["benchmark"], report["preset"], report["batch"]) == ("train", "tiny", 2)
+    assert (report["benchmark"], report["preset"], report["batch"]) == ("train", "tiny-star", 2)
     assert len(report["step_seconds"]) == 3
     for key in ("seconds_per_step", "compile_seconds", "mfu", "peak_device_bytes", "tflop_compiled"):
         assert report[key] > 0, key

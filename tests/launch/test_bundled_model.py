@@ -1,0 +1,51 @@
+"""The model in the package: the README's command on the sample clip, and what it gains over interpolation."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from star_jax.checkpoint import checkpoint_path, read_config
+from star_jax.config import BUNDLED, get_preset
+from star_jax.evaluation.clips import pair_clips
+from star_jax.evaluation.scoring import score_clip
+from star_jax.launch.cli import main
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+@pytest.fixture(scope="module")
+def upscaled(tmp_path_factory):
+    """A video, and a picture beside it."""
+    output = tmp_path_factory.mktemp("demo") / "sample_x4.mp4"
+    truth = str(ASSETS / "sample_truth.mp4")
+    arguments = ["-o", str(output), "--compare", truth, "--compile-cache", "", "--quiet"]
+    assert main(["upscale", str(ASSETS / "sample.mp4"), *arguments]) == 0
+    return output
+
+
+def test_it_beats_interpolation(upscaled):
+    (pair,) = pair_clips(upscaled, ASSETS / "sample_truth.mp4", ASSETS / "sample.mp4")
+    scores = score_clip(pair)
+    assert scores.result.psnr > scores.baseline.psnr + 1.5
+    assert scores.result.ssim > scores.baseline.ssim + 0.1
+    assert scores.result.flicker < 0.6 * scores.baseline.flicker
+
+
+def test_a_picture_compares_it(upscaled):
+    assert cv2.imread(str(upscaled.with_suffix(".png"))).shape[1] > 3 * 288
+
+
+def test_it_is_small():
+    files = [path for path in checkpoint_path(BUNDLED).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+
+
+def test_its_sizes_are_the_presets():
+    assert read_config(BUNDLED).unet == get_preset(BUNDLED).unet
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch, tiny_checkpoint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / BUNDLED).symlink_to(tiny_checkpoint)
+    assert read_config(BUNDLED).preset == "tiny"
