@@ -21,7 +21,10 @@ tiny-star: $(VENV)/.installed
 	$(BIN)/star-jax train-vae --config configs/tiny_star_vae.py --workdir out/tiny-star/vae
 	$(BIN)/star-jax train --config configs/tiny_star.py --workdir out/tiny-star/network \
 	    --config.model.checkpoint=out/tiny-star/vae/checkpoint
-	$(BIN)/star-jax assemble out/tiny-star/network out/tiny-star/checkpoint --dtype bfloat16 --force
+	$(BIN)/star-jax assemble out/tiny-star/network out/tiny-star/first --force
+	$(BIN)/star-jax train --config configs/tiny_star.py:longer --workdir out/tiny-star/longer \
+	    --config.model.checkpoint=out/tiny-star/first
+	$(BIN)/star-jax assemble out/tiny-star/longer out/tiny-star/checkpoint --dtype bfloat16 --force
 
 $(VENV)/.installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

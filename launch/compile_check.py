@@ -10,8 +10,6 @@ exit code is 1 where the program needs more memory than a device has.
 """
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,14 +57,13 @@ def run(args: argparse.Namespace) -> None:
 
     from star_jax.aot.check import compile_for
     from star_jax.benchmark.environment import describe
+    from star_jax.report_files import write_json
 
     print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
     report = compile_for(traced, hbm_bytes(args.topology)).to_dict()
     facts = {"topology": args.topology, "devices": len(devices), **facts}
     if args.json:
-        partial = args.json.with_name(args.json.name + ".partial")
-        partial.write_text(json.dumps({**facts, **report, **describe()}, indent=2) + "\n")
-        os.replace(partial, args.json)
+        write_json(args.json, {**facts, **report, **describe()})
     _print(facts, report)
     if not report["fits"]:
         raise RunError(

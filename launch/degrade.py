@@ -13,7 +13,7 @@ One draw of the recipe for the whole clip; another seed gives another draw.
 import argparse
 from pathlib import Path
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import InputError
 
 HELP = "degrade a video with a training recipe"
 
@@ -70,9 +70,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _write_sheet(args: argparse.Namespace) -> None:
-    import cv2
-
     from star_jax.data.contact_sheet import contact_sheet
+    from star_jax.report_files import write_png
 
     if not Path(args.output).parent.is_dir():
         raise InputError(f"no such folder: {Path(args.output).parent}; make it first")
@@ -80,8 +79,7 @@ def _write_sheet(args: argparse.Namespace) -> None:
     if len(frames) < 8:
         raise InputError(f"{args.input} gives {len(frames)} frames; a contact sheet needs 8")
     sheet = contact_sheet(frames, args.seed)
-    if not cv2.imwrite(args.output, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise RunError(f"cannot write {args.output}; check the permissions and the free space of the disk")
+    write_png(args.output, sheet)
     print(f"wrote {args.output}: {sheet.shape[1]}x{sheet.shape[0]}, every recipe, seed {args.seed}")
 
 

@@ -43,4 +43,5 @@ def _origin(origin: dict) -> str:
     if not origin:
         return ""
     fresh = f", {len(origin['fresh'])} fresh" if origin.get("fresh") else ""
-    return f"from {origin.get('source', 'no file')} ({origin.get('family', 'unknown')}{fresh})"
+    family = f" ({origin['family']}{fresh})" if "family" in origin else ""
+    return f"from {origin.get('source', 'no file')}{family}"

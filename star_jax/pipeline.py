@@ -28,7 +28,7 @@ from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.diffusion.windows import make_windows
 from star_jax.errors import InputError, RunError
 from star_jax.models.components import abstract_component, component_names
-from star_jax.models.star import star_velocity
+from star_jax.models.star import project_text, star_velocity
 from star_jax.models.tokenizer import load_tokenizer, tokenize
 from star_jax.ops.attention import AttentionKernels
 from star_jax.settings import UpscaleSettings
@@ -86,6 +86,7 @@ class StarPipeline:
             static_argnames=("padding", "color_fix", "tiles"),
         )
         self._velocity = partial(star_velocity, graphs["unet"], graphs["controlnet"])
+        self._project_text = jax.jit(partial(project_text, graphs["unet"], graphs["controlnet"]))
         if "text_encoder" in graphs:
             self._encode_text = jax.jit(partial(_encode_text, graphs["text_encoder"]))
 
@@ -239,10 +240,12 @@ class StarPipeline:
             num_inference_steps=settings.num_inference_steps,
             start_timestep=self.config.diffusion.start_timestep,
         )
+        params = {name: self.params[name] for name in ("unet", "controlnet")}
+        text, negative = (None if c is None else self._project_text(params, c) for c in contexts)
         conditioning = make_conditioning(
-            contexts[0],
+            text,
             hint,
-            contexts[1],
+            negative,
             guidance_scale=settings.guidance_scale,
             guidance_rescale=self.config.diffusion.guidance_rescale,
         )
@@ -252,7 +255,7 @@ class StarPipeline:
             velocity = TiledVelocity(self._velocity, tiles, settings.batch_guidance)
         latents = sample(
             velocity,
-            {name: self.params[name] for name in ("unet", "controlnet")},
+            params,
             noised_latents(self.schedule, hint, key, start_timestep=start),
             table,
             conditioning,

@@ -15,7 +15,7 @@ from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.diffusion.solvers import SamplerState, solver_table
 from star_jax.diffusion.windows import make_windows
 from star_jax.models.components import abstract_component
-from star_jax.models.star import star_velocity
+from star_jax.models.star import project_text, star_velocity
 from star_jax.ops.activation_sharding import CONTEXT_AXIS
 from star_jax.ops.attention import targeting
 from star_jax.sharding import param_shardings, replicated
@@ -56,7 +56,11 @@ def trace_sampler_step(
     frames = (None, CONTEXT_AXIS) if num_frames % mesh.shape[CONTEXT_AXIS] == 0 else ()
     latents = array(shape, jnp.float32, *frames)
     length = config.text_encoder.max_position_embeddings if config.text_encoder else 1
-    text = array((1, length, config.unet.cross_attention_dim), DTYPE)
+    embeddings = array((1, length, config.unet.cross_attention_dim), DTYPE)
+    text = jax.tree.map(
+        lambda x: array(x.shape, x.dtype),
+        jax.eval_shape(partial(project_text, graphs["unet"], graphs["controlnet"]), params, embeddings),
+    )
     guided = config.text_encoder is not None
     conditioning = Conditioning(text, latents, text if guided else None, array(()), array(()))
     table = solver_table(NoiseSchedule.from_config(config.diffusion))

@@ -104,7 +104,7 @@ def controlnet_flops(
 def text_projection_flops(config: UNetConfig) -> float:
     """The part of `star_flops` that depends on the text alone: its keys and values at every site, per branch.
 
-    The original projects them anew for every frame; here it is once per clip and evaluation.
+    A pipeline projects them once per clip, the original anew for every step and frame.
     """
     widths, layers = config.block_out_channels, config.layers_per_block
     sites = [
@@ -174,10 +174,11 @@ def pipeline_flops(
     count += vae_decode_flops(config.vae, num_frames, height, width)
     if config.text_encoder is not None:
         count += text_encoder_flops(config.text_encoder, batch=2)
+    text = FlopCount(linear=text_projection_flops(config.unet) * (1 + guided))
     for start, stop in make_windows(num_frames, settings.window):
         window = star_flops(config.unet, stop - start, height // factor, width // factor, batch=1 + guided)
-        count += window * len(table)
-    return count
+        count += (window + text * -1) * len(table)
+    return count + text
 
 
 def train_step_flops(

@@ -1,12 +1,12 @@
 """Classifier-free guidance with rescaling, both branches in one batch."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# (params, x [B, F, H, W, C], timesteps int32 [B], context [B, L, D], hint [B, F, H, W, C]) -> velocity like x
+# (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity like x
 VelocityFn = Callable[..., jax.Array]
 
 
@@ -14,24 +14,24 @@ class Conditioning(NamedTuple):
     """What the network is conditioned on.
 
     Attributes:
-      context: text embeddings [B, L, D].
+      context: text embeddings [B, L, D], or what the network makes of them: arrays whose first axis is B.
       hint: low-resolution latents [B, F, H, W, C].
-      uncond_context: embeddings [B, L, D] of the negative prompt; None asks for the conditional branch alone.
+      uncond_context: the same of the negative prompt; None asks for the conditional branch alone.
       guidance_scale: float32 scalar, weight of the difference between the branches.
       guidance_rescale: float32 scalar in [0, 1], how far the result's deviation is drawn to the conditional one's.
     """
 
-    context: jax.Array
+    context: Any
     hint: jax.Array
-    uncond_context: jax.Array | None
+    uncond_context: Any
     guidance_scale: jax.Array
     guidance_rescale: jax.Array
 
 
 def make_conditioning(
-    context: jax.Array,
+    context: Any,
     hint: jax.Array,
-    uncond_context: jax.Array | None = None,
+    uncond_context: Any = None,
     *,
     guidance_scale: float = 7.5,
     guidance_rescale: float = 0.2,
@@ -55,7 +55,8 @@ def guided_velocity(
     """
     if conditioning.uncond_context is None:
         return velocity_fn(params, x, timesteps, conditioning.context, conditioning.hint).astype(jnp.float32)
-    context = jnp.concatenate([conditioning.context, conditioning.uncond_context])
+    texts = conditioning.context, conditioning.uncond_context
+    context = jax.tree.map(lambda *parts: jnp.concatenate(parts), *texts)
     twice = (jnp.concatenate([part, part]) for part in (x, timesteps))
     hint = jnp.concatenate([conditioning.hint, conditioning.hint])
     both = velocity_fn(params, *twice, context, hint).astype(jnp.float32)

@@ -43,8 +43,7 @@ def run_rows(
     Everything but the network is float32.
 
     Args:
-      velocity_fn: the network, (params, x [B, F, H, W, C], timesteps int32 [B], context [B, L, D],
-        hint [B, F, H, W, C]) -> velocity like x; with guidance the batch is 2B. Pass the same function object
+      velocity_fn: the network, see `VelocityFn`; with guidance the batch is 2B. Pass the same function object
         in every call, or it is compiled again.
       params: its parameters, any pytree.
       state: see `initial_state`.

@@ -7,6 +7,7 @@ every tile counts most at its middle and nothing at its border, so that no borde
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ class TiledVelocity:
     batched: bool = True
 
     def __call__(
-        self, params: object, x: jax.Array, timesteps: jax.Array, context: jax.Array, hint: jax.Array
+        self, params: object, x: jax.Array, timesteps: jax.Array, context: Any, hint: jax.Array
     ) -> jax.Array:
         """The velocity of x [B, F, H, W, C]; see `VelocityFn`."""
 

@@ -1,10 +1,23 @@
 """Attention and feed-forward layers of the transformers."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.ops.attention import dot_product_attention
+
+
+class KeysValues(NamedTuple):
+    """What one attention attends to.
+
+    Attributes:
+      keys, values: [batch, length, heads, head_dim].
+    """
+
+    keys: jax.Array
+    values: jax.Array
 
 
 class Attention(nnx.Module):
@@ -30,23 +43,32 @@ class Attention(nnx.Module):
         self.to_out = nnx.Linear(inner, dim, **kwargs)
         self.heads, self.implementation = heads, implementation
 
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        """Attends from x to the context, or to x itself.
+    def project(self, context: jax.Array) -> KeysValues:
+        """Keys and values of tokens [batch, length, context_dim]."""
+        return KeysValues(self._heads(self.to_k(context)), self._heads(self.to_v(context)))
+
+    def __call__(self, x: jax.Array, text: KeysValues | None = None) -> jax.Array:
+        """Attends from x to the text, or to x itself.
 
         Args:
           x: [batch, length, dim].
-          context: [batch, context_length, context_dim].
+          text: see `project`.
 
         Returns:
           [batch, length, dim].
         """
-        of_text, context = context is not None, x if context is None else context
-        q, k, v = (
-            project(tokens).reshape(*tokens.shape[:2], self.heads, -1)
-            for project, tokens in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
+        keys, values = self.project(x) if text is None else text
+        out = dot_product_attention(
+            self._heads(self.to_q(x)),
+            keys,
+            values,
+            implementation=self.implementation,
+            split_queries=text is not None,
         )
-        out = dot_product_attention(q, k, v, implementation=self.implementation, split_queries=of_text)
         return self.to_out(out.reshape(*x.shape[:2], -1))
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], self.heads, -1)
 
 
 class FeedForward(nnx.Module):

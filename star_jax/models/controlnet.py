@@ -6,7 +6,7 @@ from flax import nnx
 
 from star_jax.config import UNetConfig
 from star_jax.models.layers import Conv2d
-from star_jax.models.unet import UNetEncoder, skip_widths
+from star_jax.models.unet import TextProjections, UNetEncoder, skip_widths
 from star_jax.ops.attention import AttentionKernels
 
 
@@ -37,7 +37,7 @@ class ControlNet(UNetEncoder):
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        context: jax.Array,
+        context: jax.Array | TextProjections,
         hint: jax.Array,
         *,
         dropout_key: jax.Array | None = None,
@@ -47,7 +47,7 @@ class ControlNet(UNetEncoder):
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels].
           timesteps: [B], 0..999.
-          context: text embeddings [B, L, cross_attention_dim].
+          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
           hint: latents of the low-resolution video [B, F, H, W, in_channels].
           dropout_key: None for inference.
 
@@ -59,7 +59,7 @@ class ControlNet(UNetEncoder):
         x, skips = self.encode(
             sample.astype(self.dtype),
             temb,
-            context.astype(self.dtype),
+            self.projected(context),
             hint=hint,
             dropout_key=dropout_key,
         )

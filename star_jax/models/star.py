@@ -6,6 +6,20 @@ import jax
 from flax import nnx
 
 from star_jax.models.layers import fold_key
+from star_jax.models.unet import TextProjections
+
+
+def project_text(
+    unet: nnx.GraphDef, controlnet: nnx.GraphDef, params: dict[str, Any], context: jax.Array
+) -> dict[str, TextProjections]:
+    """What both networks attend to in a text: the same for every frame and at every step of sampling.
+
+    Args:
+      unet, controlnet, params: see `star_velocity`.
+      context: text embeddings [B, L, cross_attention_dim].
+    """
+    graphs = {"unet": unet, "controlnet": controlnet}
+    return {name: nnx.merge(graph, params[name]).project_text(context) for name, graph in graphs.items()}
 
 
 def star_velocity(
@@ -14,7 +28,7 @@ def star_velocity(
     params: dict[str, Any],
     sample: jax.Array,
     timesteps: jax.Array,
-    context: jax.Array,
+    context: jax.Array | dict[str, TextProjections],
     hint: jax.Array,
     *,
     dropout_key: jax.Array | None = None,
@@ -27,16 +41,17 @@ def star_velocity(
       params: {"unet": tree, "controlnet": tree}.
       sample: noisy latents x_t [B, F, H, W, 4]; H 2 mod 8, W 0 mod 8 (for four levels).
       timesteps: [B], 0..999.
-      context: text embeddings [B, L, cross_attention_dim].
+      context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
       hint: latents of the low-resolution video [B, F, H, W, 4].
       dropout_key: None for inference.
 
     Returns:
       [B, F, H, W, 4] in the network's compute dtype.
     """
+    texts = context if isinstance(context, dict) else dict.fromkeys(("unet", "controlnet"), context)
     control = nnx.merge(controlnet, params["controlnet"])(
-        sample, timesteps, context, hint, dropout_key=fold_key(dropout_key, 0)
+        sample, timesteps, texts["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
     )
     return nnx.merge(unet, params["unet"])(
-        sample, timesteps, context, control, dropout_key=fold_key(dropout_key, 1)
+        sample, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
     )

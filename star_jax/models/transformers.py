@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from star_jax.models.attention import Attention, FeedForward, layer_norm
+from star_jax.models.attention import Attention, FeedForward, KeysValues, layer_norm
 from star_jax.models.layers import GroupNorm
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.ops.activation_sharding import split_frames, split_pixels
@@ -49,14 +49,14 @@ class SpatialTransformerBlock(nnx.Module):
         self.liem1 = SpatialLiem(**kwargs) if liem_position else None
         self.liem_position = liem_position
 
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """[B, F, H, W, C] and text [B, L, context_dim] -> [B, F, H, W, C]."""
+    def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
+        """[B, F, H, W, C] and the text's keys and values [B, L, heads, head_dim] -> [B, F, H, W, C]."""
         b, f, h, w, c = x.shape
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
         attended = self.attn1(self.norm1(gated).reshape(b * f, h * w, c)).reshape(x.shape)
         x = _gate(self.liem1, attended, here=self.liem_position == "after_attention") + x
-        # All frames of a clip see the same text, so its keys and values are projected once, not per frame.
-        x = self.attn2(self.norm2(x).reshape(b, f * h * w, c), context).reshape(x.shape) + x
+        # All frames of a clip see the same text: they are queries of one sequence.
+        x = self.attn2(self.norm2(x).reshape(b, f * h * w, c), text).reshape(x.shape) + x
         x = self.ff(self.norm3(x)) + x
         return _gate(self.liem1, x, here=self.liem_position == "block_output")
 
@@ -126,9 +126,13 @@ class SpatialTransformer(nnx.Module):
         )
         self.proj_out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, **kwargs)
 
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """[B, F, H, W, C] and text [B, L, context_dim] -> [B, F, H, W, C]."""
-        return self.proj_out(self.block(self.proj_in(self.norm(x)), context)) + x
+    def project_text(self, context: jax.Array) -> KeysValues:
+        """Keys and values of text [B, L, context_dim]."""
+        return self.block.attn2.project(context)
+
+    def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
+        """[B, F, H, W, C] and what `project_text` returns -> [B, F, H, W, C]."""
+        return self.proj_out(self.block(self.proj_in(self.norm(x)), text)) + x
 
 
 class TemporalTransformer(nnx.Module):

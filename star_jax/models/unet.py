@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.config import UNetConfig
+from star_jax.models.attention import KeysValues
 from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, fold_key
 from star_jax.models.unet_blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from star_jax.ops.activation_sharding import split_frames
@@ -13,6 +14,9 @@ from star_jax.ops.remat import rematerialise
 
 _MID_KEY = 100  # dropout positions: levels of the encoder from 0, the middle, levels of the decoder from 200
 _UP_KEY = 200
+
+# Keys and values of a clip's text by part (`down`, `mid`, `up`), block and transformer.
+TextProjections = dict[str, list[list[KeysValues]]]
 
 
 class UNetEncoder(nnx.Module):
@@ -51,11 +55,23 @@ class UNetEncoder(nnx.Module):
         self.mid_block = MidBlock(widths[-1], spec=spec, **kwargs)
         self.dtype, self.remat = dtype, remat
 
+    def project_text(self, context: jax.Array) -> TextProjections:
+        """What the network attends to in a text [B, L, cross_attention_dim], the same at every step."""
+        context = context.astype(self.dtype)
+        return {
+            "down": [block.project_text(context) for block in self.down_blocks],
+            "mid": [self.mid_block.project_text(context)],
+        }
+
+    def projected(self, context: jax.Array | TextProjections) -> TextProjections:
+        """The projections of a text given as embeddings, or as them."""
+        return context if isinstance(context, dict) else self.project_text(context)
+
     def encode(
         self,
         sample: jax.Array,
         temb: jax.Array,
-        context: jax.Array,
+        text: TextProjections,
         *,
         hint: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
@@ -65,7 +81,7 @@ class UNetEncoder(nnx.Module):
         Args:
           sample: [B, F, H, W, in_channels].
           temb: [B, time_embed_dim].
-          context: [B, L, cross_attention_dim].
+          text: see `project_text`.
           hint: [B, F, H, W, C0], added after the first convolution (the ControlNet's).
           dropout_key: None for inference.
 
@@ -76,9 +92,9 @@ class UNetEncoder(nnx.Module):
         x = rematerialise(self.transformer_in, self.remat)(x if hint is None else x + hint)
         skips = [x]
         for i, block in enumerate(self.down_blocks):
-            x, block_skips = block(x, temb, context, fold_key(dropout_key, i))
+            x, block_skips = block(x, temb, text["down"][i], fold_key(dropout_key, i))
             skips += block_skips
-        return self.mid_block(x, temb, context, fold_key(dropout_key, _MID_KEY)), skips
+        return self.mid_block(x, temb, text["mid"][0], fold_key(dropout_key, _MID_KEY)), skips
 
 
 class UNet(UNetEncoder):
@@ -119,11 +135,15 @@ class UNet(UNetEncoder):
         self.conv_norm_out = GroupNorm(widths[0], num_groups=config.norm_num_groups, epsilon=1e-5, **kwargs)
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, **kwargs)
 
+    def project_text(self, context: jax.Array) -> TextProjections:
+        up = [block.project_text(context.astype(self.dtype)) for block in self.up_blocks]
+        return {**super().project_text(context), "up": up}
+
     def __call__(
         self,
         sample: jax.Array,
         timesteps: jax.Array,
-        context: jax.Array,
+        context: jax.Array | TextProjections,
         control: list[jax.Array] | None = None,
         *,
         dropout_key: jax.Array | None = None,
@@ -133,7 +153,7 @@ class UNet(UNetEncoder):
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels]; H must be 2 mod 8 and W 0 mod 8 (four levels).
           timesteps: [B], 0..999.
-          context: text embeddings [B, L, cross_attention_dim].
+          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
           control: the ControlNet's outputs, one per skip connection, then the middle's.
           dropout_key: None for inference.
 
@@ -141,14 +161,14 @@ class UNet(UNetEncoder):
           [B, F, H, W, out_channels].
         """
         temb = self.time_embedding(timesteps)
-        context = context.astype(self.dtype)
-        x, skips = self.encode(sample.astype(self.dtype), temb, context, dropout_key=dropout_key)
+        text = self.projected(context)
+        x, skips = self.encode(sample.astype(self.dtype), temb, text, dropout_key=dropout_key)
         if control is not None:
             x = x + control[-1]
             skips = [skip + added for skip, added in zip(skips, control[:-1], strict=True)]
         for i, block in enumerate(self.up_blocks):
             taken = [skips.pop() for _ in block.resnets]
-            x = block(x, taken, temb, context, fold_key(dropout_key, _UP_KEY + i))
+            x = block(x, taken, temb, text["up"][i], fold_key(dropout_key, _UP_KEY + i))
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from star_jax.models.attention import KeysValues
 from star_jax.models.layers import Downsample, Upsample, fold_key
 from star_jax.models.resnet import ResnetBlock
 from star_jax.models.transformers import SpatialTransformer, TemporalTransformer
@@ -71,12 +72,16 @@ class _Level(nnx.Module):
         self.temp_attentions = nnx.List([spec.temporal(width, **kwargs) for width in widths])
         self.remat = spec.remat
 
+    def project_text(self, context: jax.Array) -> list[KeysValues]:
+        """Keys and values of text [B, L, context_dim] for each of the level's transformers."""
+        return [attention.project_text(context) for attention in self.attentions]
+
     def run_layer(
-        self, i: int, x: jax.Array, temb: jax.Array, context: jax.Array, dropout_key: jax.Array | None
+        self, i: int, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None
     ) -> jax.Array:
         x = split_frames(rematerialise(self.resnets[i], self.remat)(x, temb, fold_key(dropout_key, i)))
         if i < len(self.attentions):
-            x = rematerialise(self.attentions[i], self.remat)(x, context)
+            x = rematerialise(self.attentions[i], self.remat)(x, text[i])
             x = rematerialise(self.temp_attentions[i], self.remat)(x)
         return x
 
@@ -102,12 +107,12 @@ class DownBlock(_Level):
         )
 
     def __call__(
-        self, x: jax.Array, temb: jax.Array, context: jax.Array, dropout_key: jax.Array | None = None
+        self, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None = None
     ) -> tuple[jax.Array, list[jax.Array]]:
         """[B, F, H, W, C] -> (output, outputs of each layer and of the downsampler)."""
         skips = []
         for i in range(len(self.resnets)):
-            x = self.run_layer(i, x, temb, context, dropout_key)
+            x = self.run_layer(i, x, temb, text, dropout_key)
             skips.append(x)
         if self.downsampler is not None:
             x = self.downsampler(x)
@@ -122,10 +127,10 @@ class MidBlock(_Level):
         super().__init__([(channels, channels)] * 2, spec=spec, num_attentions=1, **kwargs)
 
     def __call__(
-        self, x: jax.Array, temb: jax.Array, context: jax.Array, dropout_key: jax.Array | None = None
+        self, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None = None
     ) -> jax.Array:
         for i in range(2):
-            x = self.run_layer(i, x, temb, context, dropout_key)
+            x = self.run_layer(i, x, temb, text, dropout_key)
         return x
 
 
@@ -153,11 +158,11 @@ class UpBlock(_Level):
         x: jax.Array,
         skips: list[jax.Array],
         temb: jax.Array,
-        context: jax.Array,
+        text: list[KeysValues],
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """Runs the level; `skips` are in the order of use."""
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, skip], axis=-1)
-            x = self.run_layer(i, x, temb, context, dropout_key)
+            x = self.run_layer(i, x, temb, text, dropout_key)
         return x if self.upsampler is None else self.upsampler(x)

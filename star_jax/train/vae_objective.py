@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from star_jax.config import get_preset
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
+from star_jax.report_files import write_png
 from star_jax.train.config import MeshConfig, OptimizerConfig, TrainConfig
 from star_jax.train.fresh import fresh_component
 
@@ -142,7 +142,7 @@ class VaeObjective:
         if image_path is not None:
             rows = [np.concatenate([*part[name]], axis=3)[:, 0] for part in parts[:1] for name in part]
             sheet = np.concatenate([row for group in rows for row in group[:4]], axis=0)
-            cv2.imwrite(str(image_path), np.uint8(np.rint((sheet[..., ::-1] + 1) * 127.5)))
+            write_png(image_path, np.uint8(np.rint((sheet + 1) * 127.5)))
         return scores
 
     def _reconstruction(self, params: Tree, batch: dict[str, jax.Array]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _half_at(block, context, position, x):
     tokens = (lambda y: y.reshape(1, -1, 8)) if context is not None else (lambda y: y)
     x = after * block.attn1(tokens(block.norm1(before * x))).reshape(x.shape) + x
     if context is not None:
-        x = block.attn2(tokens(block.norm2(x)), context).reshape(x.shape) + x
+        x = block.attn2(tokens(block.norm2(x)), block.attn2.project(context)).reshape(x.shape) + x
     else:
         x = after * block.attn2(block.norm2(before * x)) + x
     x = block.ff(block.norm3(x)) + x
@@ -83,7 +83,8 @@ def test_position_in_a_spatial_block(position):
     rng = np.random.default_rng(2)
     x = rng.standard_normal((1, 1, 4, 5, 8)).astype(np.float32)
     context = rng.standard_normal((1, 3, 6)).astype(np.float32)
-    np.testing.assert_allclose(gated(x, context), _half_at(plain, context, position, x), rtol=1e-4, atol=1e-5)
+    actual = gated(x, gated.attn2.project(context))
+    np.testing.assert_allclose(actual, _half_at(plain, context, position, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("position", LIEM_POSITIONS)

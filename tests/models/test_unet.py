@@ -97,6 +97,8 @@ def test_module(networks, name):
         module = nnx.merge(networks["unet"][0], params)
         for part in MODULES[name].split("."):
             module = module[int(part)] if part.isdigit() else getattr(module, part)
+        if hasattr(module, "project_text"):
+            extra = (module.project_text(*extra),)
         return module(x, *extra)
 
     assert relative_error(run(networks["unet"][1], x, *extra), expected) < TOLERANCE

@@ -1,0 +1,61 @@
+"""The text's keys and values, projected once per clip."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_trees import random_tree
+from two_levels import TWO_LEVELS
+
+from star_jax.models.components import abstract_component
+from star_jax.models.star import project_text, star_velocity
+
+# Attention on the finest level, too: 1 + 1 + 2 sites (down, middle, up) in the UNet, 1 + 1 in the ControlNet.
+CONFIG = replace(TWO_LEVELS, unet=replace(TWO_LEVELS.unet, attention_levels=(True, False)))
+NUM_SITES = 6
+
+
+@pytest.fixture(scope="module")
+def star():
+    """(graphs of UNet and ControlNet, their parameters)."""
+    parts = {name: abstract_component(CONFIG, name) for name in ("unet", "controlnet")}
+    params = {name: random_tree(abstract) for name, (_, abstract) in parts.items()}
+    return (parts["unet"][0], parts["controlnet"][0]), params
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    sample, hint = (jnp.asarray(rng.standard_normal((2, 2, 4, 4, 4)), jnp.float32) for _ in range(2))
+    context = jnp.asarray(rng.standard_normal((2, 3, CONFIG.unet.cross_attention_dim)), jnp.float32)
+    return sample, jnp.array([500, 20]), context, hint
+
+
+def test_projections_stand_for_the_embeddings(star, inputs):
+    graphs, params = star
+    sample, timesteps, context, hint = inputs
+    text = jax.jit(lambda params, context: project_text(*graphs, params, context))(params, context)
+    velocity = jax.jit(lambda params, *inputs: star_velocity(*graphs, params, *inputs))
+    expected = velocity(params, sample, timesteps, context, hint)
+    np.testing.assert_allclose(
+        velocity(params, sample, timesteps, text, hint), expected, rtol=1e-5, atol=1e-6
+    )
+    other = jax.tree.map(lambda x: x[::-1], text)
+    assert not np.allclose(velocity(params, sample, timesteps, other, hint), expected, atol=1e-3)
+
+
+def test_a_step_projects_no_text(star, inputs):
+    graphs, params = star
+    sample, timesteps, context, hint = inputs
+    text = jax.eval_shape(lambda context: project_text(*graphs, params, context), context)
+
+    def products(text):
+        jaxpr = jax.make_jaxpr(lambda text: star_velocity(*graphs, params, sample, timesteps, text, hint))(
+            text
+        )
+        return str(jaxpr).count("dot_general[")
+
+    assert len(jax.tree.leaves(text)) == 2 * NUM_SITES
+    assert products(context) - products(text) == 2 * NUM_SITES
