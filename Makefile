@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Trains the model of star_jax/weights from nothing on made-up scenes (docs/tiny_star.md); run again, it resumes.
 tiny-star: $(VENV)/.installed

@@ -55,6 +55,7 @@ setup(
         "scenes": ["scikit-image>=0.25"],  # its photos
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "torch==2.13.0",
             "diffusers>=0.35",
             "scikit-image>=0.25",

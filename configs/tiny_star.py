@@ -24,7 +24,7 @@ def get_config(stretch: str = "first") -> ConfigDict:
     config = ConfigDict()
     config.train = ConfigDict(
         {
-            "num_steps": 7000 if longer else 4400,
+            "num_steps": 6000 if longer else 4400,
             "batch_size": 2,
             "ema_decay": 0.998,
             "remat": "none",

@@ -5,8 +5,8 @@
   star-jax compile-check --inference --topology v6e:2x4 --frames 32 --height 720 --width 1280 --json report.json
 
 Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
-any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16. The
-exit code is 1 where the program needs more memory than a device has.
+any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16, or
+v6e:1x1 for one chip. The exit code is 1 where the program needs more memory than a device has.
 """
 
 import argparse

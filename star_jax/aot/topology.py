@@ -33,13 +33,13 @@ def prepare_environment(*, quick: bool = True) -> None:
 
 
 def tpu_devices(name: str) -> list[Any]:
-    """The devices of a topology such as `v5e:4x4`, to build a mesh of.
+    """The devices of a topology such as `v5e:4x4`, or `v6e:1x1` for one chip, to build a mesh of.
 
     Raises:
       InputError: no such topology.
       RunError: the TPU compiler is not installed.
     """
-    kind = name.partition(":")[0]
+    kind, _, shape = name.partition(":")
     if kind not in HBM_GIB:
         raise InputError(
             f"topology {name!r}; expected KIND:SHAPE with kind {', '.join(HBM_GIB)}, for example {_EXAMPLES}"
@@ -49,8 +49,10 @@ def tpu_devices(name: str) -> list[Any]:
 
     if importlib.util.find_spec("libtpu") is None:
         raise RunError(f'the TPU compiler is not installed; pip install "jax[tpu]=={jax.__version__}"')
+    # A host has four chips, unless a single one is asked for (v5litepod-1, v6e-1).
+    host = {"chips_per_host_bounds": (1, 1, 1)} if set(shape.split("x")) == {"1"} else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **host).devices)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(f"topology {name!r} ({reason}); choose one such as {_EXAMPLES}") from error

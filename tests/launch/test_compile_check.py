@@ -214,6 +214,12 @@ def test_a_shape_that_does_not_exist_is_refused():
 
 
 @needs_libtpu
+@pytest.mark.parametrize("name", ["v5e:1x1", "v6e:1x1"])
+def test_a_single_chip_is_a_topology(name):
+    assert len(topology.tpu_devices(name)) == 1
+
+
+@needs_libtpu
 def test_the_samplers_step_compiles_for_four_chips(tmp_path):
     size = ("--preset", "tiny", "--frames", "4", "--height", "144", "--width", "128")
     done = run("--inference", "--topology", "v5e:2x2", *size, "--json", "report.json", cwd=tmp_path)
