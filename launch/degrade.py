@@ -6,7 +6,7 @@
   star-jax degrade clip.mp4 -o sheet.png
 
 A folder/%05d.png gets images, which keep every bit (to measure on). A single .png gets a contact sheet: four frames
-under every recipe. IN may be synthetic:N, the N-th made-up clip.
+under every recipe. IN may be a folder of images, or synthetic:N, the N-th made-up clip.
 One draw of the recipe for the whole clip; another seed gives another draw.
 """
 
@@ -19,7 +19,7 @@ HELP = "degrade a video with a training recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="video file, synthetic:N or scenes:N")
+    parser.add_argument("input", metavar="IN", help="video file, folder of images, synthetic:N or scenes:N")
     parser.add_argument(
         "-o",
         "--output",
@@ -89,9 +89,8 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
 
     from star_jax.data.degradations import degrade
     from star_jax.video.images import open_target
-    from star_jax.video.outputs import check_output_path
 
-    check_output_path(args.output, None)
+    _check_outputs(args)
     frames, frame_rate = _read(args.input, args.start, args.frames, multiple=args.scale)
     truth, low = degrade(frames, recipe, args.seed)
     if args.truth:
@@ -110,22 +109,34 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
     print(f"wrote {args.output}: {len(low)} frames of {width}x{height}, {args.recipe}, seed {args.seed}")
 
 
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuses what cannot be written, and what would replace the input or one output by the other."""
+    from star_jax.video.outputs import check_output_path, is_pattern
+
+    outputs = [check_output_path(path) for path in (args.output, args.truth) if path]
+    targets = [(path.parent if is_pattern(path) else path).resolve() for path in outputs]
+    if Path(args.input).resolve() in targets:
+        raise InputError(f"{args.input} is the input itself; choose another output name")
+    if len(targets) > len(set(targets)):
+        raise InputError(f"--output and --truth are both {targets[0]}; give two places")
+
+
 def _read(location: str, start: int, count: int, *, multiple: int):
-    """Frames uint8 [F, H, W, 3] of a file, synthetic:N or scenes:N, cropped to a multiple, and their rate."""
+    """Frames uint8 [F, H, W, 3] of a video, images, synthetic:N or scenes:N, cut to a multiple, and their rate."""
     from fractions import Fraction
 
     import numpy as np
 
     from star_jax.data.sources import held_out_scene
     from star_jax.data.synthetic import SyntheticVideo
-    from star_jax.video.reader import VideoReader
+    from star_jax.video.images import open_source
 
     kind, _, index = location.partition(":")
     if kind in ("synthetic", "scenes") and index.isdigit():
         video = SyntheticVideo(int(index)) if kind == "synthetic" else held_out_scene(int(index), 224, 288)
         num_frames, frame_rate = video.num_frames, Fraction(24)
     else:
-        video = VideoReader(location)
+        video = open_source(location)
         num_frames, frame_rate = video.info.num_frames, video.info.frame_rate
     count = min(count, num_frames - start)
     if count < 1:

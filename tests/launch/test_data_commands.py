@@ -73,6 +73,35 @@ def test_degrade_names_mistakes(clip, tmp_path, capsys, arguments, message):
     assert not output.exists()
 
 
+def test_degrade_keeps_its_input(clip, capsys):
+    content = clip.read_bytes()
+    assert main(["degrade", str(clip), "-o", str(clip)]) == 2
+    assert "is the input itself" in capsys.readouterr().err
+    assert clip.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("output", "truth", "message"),
+    [
+        ("low.mp4", "no/truth.mp4", "create it with"),
+        ("low.mp4", "low.mp4", "both"),
+        ("low/%05d.png", "low/truth%d.png", "both"),
+    ],
+)
+def test_degrade_checks_both_outputs_first(clip, tmp_path, capsys, output, truth, message):
+    arguments = ["-o", str(tmp_path / output), "--truth", str(tmp_path / truth)]
+    assert main(["degrade", str(clip), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+def test_degrade_reads_a_folder_of_images(clip, tmp_path):
+    low, lower = tmp_path / "low", tmp_path / "lower"
+    assert main(["degrade", str(clip), "-o", str(low / "%05d.png"), "--frames", "3"]) == 0
+    assert main(["degrade", str(low), "-o", str(lower / "%05d.png"), "--scale", "2"]) == 0
+    assert [cv2.imread(str(path)).shape for path in sorted(lower.iterdir())] == 3 * [(8, 12, 3)]
+
+
 def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     videos, output = tmp_path / "videos", tmp_path / "dataset"
     videos.mkdir()
