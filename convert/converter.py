@@ -125,7 +125,7 @@ def choose_config(
     if preset is not None:
         return get_preset(preset)
     for config in PRESETS.values():
-        if all(preset_mismatches(s, f, config) == 0 for s, f in zip(sources, families, strict=True)):
+        if all(_fits(*source, config) for source in zip(sources, families, strict=True)):
             return config
     labels = ", ".join(source.label for source in sources)
     raise InputError(
@@ -133,8 +133,16 @@ def choose_config(
     )
 
 
+def _fits(source: Source, family: str, config: StarConfig) -> bool:
+    return get_family(family).in_preset(config) and preset_mismatches(source, family, config) == 0
+
+
 def preset_mismatches(source: Source, family: str, config: StarConfig) -> int:
-    """How many of a source's tensors do not fit a preset."""
+    """How many of a source's tensors do not fit a preset.
+
+    Raises:
+      InputError: the preset has no such component.
+    """
     table = get_family(family).table_for(config, source.tensors)
     return shape_mismatches(table, source.tensors, _leaf_shapes(family, config))
 

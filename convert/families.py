@@ -8,6 +8,7 @@ from star_jax.config import StarConfig
 from star_jax.convert import text_tables, unet_tables, vae_tables
 from star_jax.convert.rules import Table
 from star_jax.errors import InputError
+from star_jax.models.components import component_names
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,18 @@ class Family:
                 return None if any(prefix + key in keys for key in self.absent) else prefix
         return None
 
+    def in_preset(self, config: StarConfig) -> bool:
+        """Whether a model of these sizes has the components that this family fills."""
+        return set(self.components) <= set(component_names(config))
+
     def table_for(self, config: StarConfig, keys: Collection[str]) -> Table:
-        """The table of this family for a source's keys, with their prefix."""
+        """The table of this family for a source's keys, with their prefix.
+
+        Raises:
+          InputError: a model of these sizes has no such component.
+        """
+        if not self.in_preset(config):
+            raise InputError(f"preset {config.preset!r} has no {' and '.join(self.components)}; name another")
         prefix = self.prefix_in(keys) or ""
         table = self.table(config, {key.removeprefix(prefix) for key in keys})
         if not prefix:

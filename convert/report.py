@@ -53,7 +53,11 @@ def _describe(source: Source, format: str) -> str:
         return "\n".join([*lines, f"  family: none of {', '.join(FAMILIES)}", f"  first keys: {first}"])
     lines.append(f"  family: {family} ({get_family(family).description})")
     lines.append(f"  gives: {', '.join(get_family(family).components)}")
-    misfits = {name: preset_mismatches(source, family, config) for name, config in PRESETS.items()}
+    misfits = {
+        name: preset_mismatches(source, family, config)
+        for name, config in PRESETS.items()
+        if get_family(family).in_preset(config)
+    }
     fits = [name for name, count in misfits.items() if count == 0]
     closest = min(misfits, key=misfits.get)
     lines.append(f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}")

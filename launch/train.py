@@ -3,7 +3,7 @@
   star-jax train --config configs/star_i2vgenxl.py --workdir DIR --config.model.checkpoint=CHECKPOINT \\
       --config.data.source=CLIPS
   star-jax train --config configs/tiny.py --workdir DIR
-  star-jax train --config configs/ablations.py:no_df_loss --workdir DIR --config.train.num_steps=1000
+  star-jax train --config configs/ablations.py:df_off --workdir DIR --config.train.num_steps=1000
 
 The same command resumes: it goes on from the newest checkpoint of DIR, exactly where it was. SIGTERM saves and ends
 with exit code 143. `star-jax assemble` makes a checkpoint to upscale with. On several machines, every process runs

@@ -132,6 +132,8 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.video.outputs import check_output_path
 
     config = read_config(args.checkpoint)
+    if config.text_encoder is None:
+        _refuse_text_options(args)
     asked_for = {
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance,
@@ -183,6 +185,21 @@ def run(args: argparse.Namespace) -> None:
         _upscale_one(pipeline, reader, output, plan, args)
     if args.compare:
         _write_comparison(readers[0], outputs[0], args.compare)
+
+
+def _refuse_text_options(args: argparse.Namespace) -> None:
+    """A model that reads no text has nothing to be guided by: no option about it goes unheard.
+
+    Raises:
+      InputError: one was given.
+    """
+    given = {
+        "--prompt": bool(args.prompt),
+        "--negative-prompt": args.negative_prompt is not None,
+        "--guidance": args.guidance not in (None, 1),
+    }
+    if options := [name for name, was_given in given.items() if was_given]:
+        raise InputError(f"{args.checkpoint} reads no text; leave out {', '.join(options)}")
 
 
 def output_paths(inputs: list[str], output: str) -> list[Path]:

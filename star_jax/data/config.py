@@ -56,6 +56,15 @@ class DataConfig:
         for name in ("num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"data.{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("flip_probability", "caption_dropout", "max_bad_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"data.{name} is {getattr(self, name)}; choose 0 to 1")
+        if not self.max_upscale > 0:
+            raise InputError(f"data.max_upscale is {self.max_upscale}; it must be positive")
+        if self.num_epochs is not None and self.num_epochs < 1:
+            raise InputError(
+                f"data.num_epochs is {self.num_epochs}; choose 1 or more, or None to repeat for ever"
+            )
         scale = self.make_recipe().scale
         if self.height % scale or self.width % scale:
             raise InputError(

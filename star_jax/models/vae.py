@@ -26,6 +26,10 @@ from star_jax.models.vae_blocks import (
 from star_jax.ops.activation_sharding import split_columns
 from star_jax.ops.remat import rematerialise
 
+# Of products in float32, which a TPU by default makes of bfloat16 factors: then a decoded frame is off by several
+# levels of 255 (docs/benchmarks.md). `high` is three such products there, and on GPUs what they do anyway (TF32).
+FLOAT32_PRECISION = "high"
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +262,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
             "num_groups": norm_num_groups,
             "attention": attention,
         }
+        self._precision = FLOAT32_PRECISION if dtype == jnp.float32 else None
         self.encoder = Encoder(in_channels, latent_channels, **sizes, **kwargs)
         self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **kwargs)
         self.decoder = TemporalDecoder(latent_channels, out_channels, remat=remat, **sizes, **kwargs)
@@ -301,7 +306,8 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         Returns:
           Mean and log variance of [B, F, h, w, latent_channels], unscaled.
         """
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(frames)))
+        with jax.default_matmul_precision(self._precision):
+            return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(frames)))
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Frames of one group: the temporal layers see its F frames together, and zeros before and after.
@@ -312,4 +318,5 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped.
         """
-        return self.decoder(latents)
+        with jax.default_matmul_precision(self._precision):
+            return self.decoder(latents)

@@ -18,10 +18,9 @@ from star_jax.config import LIEM_POSITIONS, LiemConfig, StarConfig, get_preset
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
 from star_jax.errors import InputError
+from star_jax.ops.remat import REMAT_POLICIES
 
 SCHEDULES = ("constant", "cosine", "linear")
-# What the backward pass keeps of the forward pass of a block; see `star_jax.train.step` for the policies.
-REMAT_POLICIES = ("none", "dots", "full")
 DTYPES = ("auto", "float32", "bfloat16")
 
 

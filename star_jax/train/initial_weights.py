@@ -33,6 +33,17 @@ def model_sizes(model: ModelConfig) -> StarConfig:
     return dataclasses.replace(stored, unet=dataclasses.replace(stored.unet, liem=config.unet.liem))
 
 
+def require_checkpoint(checkpoint: str | None) -> str:
+    """The checkpoint of a run that starts from one.
+
+    Raises:
+      InputError: there is none.
+    """
+    if checkpoint is None:
+        raise InputError("model.checkpoint is None; set it to a directory that star-jax convert made")
+    return checkpoint
+
+
 def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
     """Reads the leaves of two trees of shapes by component, each in its dtype and at its sharding.
 

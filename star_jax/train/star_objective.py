@@ -1,8 +1,7 @@
 """Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
 
-import json
 import zlib
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from star_jax.checkpoint import TOKENIZER_DIR
-from star_jax.config import StarConfig
-from star_jax.data import storage
 from star_jax.data.config import DataConfig
-from star_jax.data.sources import MANIFEST, root_and_split
 from star_jax.diffusion.losses import (
     LossConfig,
     decode_groups,
@@ -27,15 +22,14 @@ from star_jax.diffusion.losses import (
 from star_jax.diffusion.noise import frame_noise
 from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
 from star_jax.diffusion.schedule import NoiseSchedule
-from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
 from star_jax.models.star import star_velocity
-from star_jax.models.tokenizer import load_tokenizer, tokenize
 from star_jax.models.vae import DiagonalGaussian
 from star_jax.ops.activation_sharding import gather_weights, split_columns
 from star_jax.ops.attention import AttentionKernels, target_platform
 from star_jax.train.config import ModelConfig, TrainConfig
-from star_jax.train.initial_weights import empty_prompt_embedding, load_weights, model_sizes
+from star_jax.train.initial_weights import load_weights, model_sizes, require_checkpoint
+from star_jax.train.star_batches import StarBatches
 from star_jax.train.state import is_trainable, merge_params, split_trainable
 from star_jax.train.validation import validate_star
 
@@ -44,16 +38,13 @@ Batch = dict[str, jax.Array]
 
 # Frames that the encoder works on together; each is encoded on its own, and this bounds the activations.
 _ENCODE_FRAMES = 2
-_LATENT_NAMES = ("gt_mean", "gt_logvar", "lq_mean", "lq_logvar")
 
 
 class StarObjective:
     """Implements `star_jax.train.objective.Objective`.
 
-    A batch holds clips, `gt` uint8 [B, F, H, W, 3] and `lq` uint8 [B, F, h, w, 3], with `input_ids` int32 [B, L] of
-    the captions where the model has a text tower; or, from a dataset prepared as latents, `gt_mean`, `gt_logvar`,
-    `lq_mean`, `lq_logvar` float16 [B, F, H/8, W/8, C] and `text_embedding` float16 [B, L, D]. `index` int32 [B] is
-    each sample's position in the data: timesteps and noise are drawn by it, whatever batch the sample is in.
+    Batches are those of `StarBatches`. Timesteps and noise are drawn by each sample's `index`, whatever batch the
+    sample is in.
 
     Frozen weights and all activations are in the compute dtype (the VAE's, too, as in the released training), the
     diffusion and the losses in float32.
@@ -65,8 +56,7 @@ class StarObjective:
     def __init__(self, model: ModelConfig, loss: LossConfig, data: DataConfig, train: TrainConfig):
         self.config, self.loss_config, self.data = model_sizes(model), loss, data
         self.checkpoint = model.checkpoint
-        self.text_shape = _latents_text_shape(data.source)  # None: the data are clips, not latents
-        self.latent_size = _latent_size(self.config, data)
+        self.batches = StarBatches(self.config, data, model.checkpoint)
         self.schedule = NoiseSchedule.from_config(self.config.diffusion)
         self.dtype = _compute_dtype(model.dtype)
         draw_groups(loss, data.num_frames, jax.random.key(0))  # refuses more frames than there are
@@ -89,58 +79,22 @@ class StarObjective:
         return self.schedule.num_train_timesteps - 1
 
     def _component_names(self) -> list[str]:
-        has_tower = self.config.text_encoder is not None and self.text_shape is None
+        has_tower = self.config.text_encoder is not None and not self.batches.latents
         return ["unet", "controlnet", "vae"] + ["text_encoder"] * has_tower
 
     def abstract_params(self) -> tuple[Tree, Tree]:
         return self._trainable, self._frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        return load_weights(self._require_checkpoint(), abstract_trainable, abstract_frozen)
+        return load_weights(require_checkpoint(self.checkpoint), abstract_trainable, abstract_frozen)
 
-    # Batches.
+    # Batches: see `StarBatches`.
 
     def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Tokenises captions; of latents, an empty caption takes the empty prompt's embedding."""
-        batch = {"index": np.asarray(host_batch["index"]).astype(np.int32)}
-        if self.text_shape is None:
-            batch |= {name: host_batch[name] for name in ("gt", "lq")}
-            if self.config.text_encoder is not None:
-                length = self.config.text_encoder.max_position_embeddings
-                batch["input_ids"] = tokenize(self._tokenizer, host_batch["text"], max_length=length)
-            return batch
-        embeddings = zip(host_batch["text"], host_batch["text_embedding"], strict=True)
-        batch["text_embedding"] = np.stack([e if text else self._empty_prompt for text, e in embeddings])
-        return batch | {name: host_batch[name] for name in _LATENT_NAMES}
+        return self.batches.prepare(host_batch)
 
     def abstract_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        data, leaf = self.data, jax.ShapeDtypeStruct
-        batch = {"index": leaf((batch_size,), jnp.int32)}
-        if self.text_shape is not None:
-            shape = (batch_size, data.num_frames, *self.latent_size, self.config.vae.latent_channels)
-            batch["text_embedding"] = leaf((batch_size, *self.text_shape), jnp.float16)
-            return batch | {name: leaf(shape, jnp.float16) for name in _LATENT_NAMES}
-        scale = data.make_recipe().scale
-        for name, divisor in (("gt", 1), ("lq", scale)):
-            size = (data.height // divisor, data.width // divisor)
-            batch[name] = leaf((batch_size, data.num_frames, *size, 3), jnp.uint8)
-        if self.config.text_encoder is not None:
-            length = self.config.text_encoder.max_position_embeddings
-            batch["input_ids"] = leaf((batch_size, length), jnp.int32)
-        return batch
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(Path(self._require_checkpoint()) / TOKENIZER_DIR)
-
-    @cached_property
-    def _empty_prompt(self) -> np.ndarray:
-        return empty_prompt_embedding(self.config, self._require_checkpoint())
-
-    def _require_checkpoint(self) -> str:
-        if self.checkpoint is None:
-            raise InputError("model.checkpoint is None; set it to a directory that star-jax convert made")
-        return self.checkpoint
+        return self.batches.abstract(batch_size)
 
     # The loss.
 
@@ -249,7 +203,7 @@ class StarObjective:
         """
         latents = []
         for name in ("gt", "lq"):
-            if self.text_shape is None:
+            if not self.batches.latents:
                 posterior = self._posterior(params, batch[name])
             else:
                 moments = (batch[f"{name}_{part}"].astype(jnp.float32) for part in ("mean", "logvar"))
@@ -314,39 +268,6 @@ def _compute_dtype(name: str) -> jnp.dtype:
     if name == "auto":
         name = "float32" if target_platform() == "cpu" else "bfloat16"
     return jnp.dtype(name)
-
-
-def _latents_text_shape(source: str) -> tuple[int, int] | None:
-    """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source."""
-    manifest = storage.join(root_and_split(source)[0], MANIFEST)
-    if not storage.exists(manifest):
-        return None
-    shape = json.loads(storage.read_text(manifest))["shape"]
-    return tuple(shape["text_shape"]) if shape["latents"] else None
-
-
-def _latent_size(config: StarConfig, data: DataConfig) -> tuple[int, int]:
-    """(height, width) of the latents.
-
-    Strided convolutions and cropped upsamplings must meet again: with the original's padding, latent heights are
-    2 mod 8 (720 pixels: 90) and widths 0 mod 8.
-
-    Raises:
-      InputError: the data's size is another.
-    """
-    step = config.vae.spatial_factor * 2 ** (len(config.unet.block_out_channels) - 1)
-    sizes = []
-    for name, padding in zip(("height", "width"), config.unet.downsample_padding, strict=True):
-        offset = 2 * (padding - 1) * config.vae.spatial_factor
-        size = getattr(data, name)
-        if size < step or (size - offset) % step:
-            nearest = offset + step * max(1, round((size - offset) / step))
-            raise InputError(
-                f"data.{name} is {size}, which the network does not take; choose {offset} plus a multiple of "
-                f"{step}, such as {nearest}"
-            )
-        sizes.append(size // config.vae.spatial_factor)
-    return tuple(sizes)
 
 
 def _to_float(frames: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import grain
 import jax
@@ -208,3 +209,21 @@ def test_memory_bound_is_stated():
     config = DataConfig("synthetic", num_workers=8)
     assert config.element_bytes == 32 * 720 * 1280 * 3 * 17 // 16
     assert config.buffered_bytes == 8 * 3 * config.element_bytes
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"caption_dropout": 50}, "data.caption_dropout is 50; choose 0 to 1"),
+        ({"flip_probability": -0.5}, "data.flip_probability is -0.5"),
+        ({"max_bad_share": 9}, "data.max_bad_share is 9"),
+        ({"max_upscale": 0}, "data.max_upscale is 0; it must be positive"),
+        ({"num_epochs": 0}, "data.num_epochs is 0; choose 1 or more"),
+        ({"num_frames": 0}, "data.num_frames is 0; it must be at least 1"),
+        ({"seed": -1}, "data.seed is -1; it must not be negative"),
+        ({"height": 722}, "both must be multiples of 4"),
+    ],
+)
+def test_values_out_of_range_are_named(setting, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        DataConfig("synthetic", **setting)

@@ -17,7 +17,8 @@ from sample_frames import moving_clip
 from sample_videos import NTSC_FILM, packets, write_sound, write_video
 
 from star_jax.checkpoint import save_component
-from star_jax.config import get_preset
+from star_jax.config import BUNDLED, get_preset
+from star_jax.errors import InputError
 from star_jax.launch import upscale as command
 from star_jax.launch.cli import main
 from star_jax.pipeline import StarPipeline
@@ -236,12 +237,18 @@ def test_weights_that_are_not_finite(clip, tmp_path, refused, tiny_checkpoint, t
     assert "sampling produced numbers that are not finite; try --dtype float32" in line
 
 
-def test_a_prompt_for_a_model_without_text_encoder(clip, tmp_path, refused, monkeypatch):
+@pytest.mark.parametrize(
+    "options", [["--prompt", "a panda"], ["--negative-prompt", "blurry"], ["--guidance", "7.5"]]
+)
+def test_text_options_for_a_model_without_text_encoder(clip, tmp_path, refused, options):
+    line = refused(clip, "-o", tmp_path / "out.mp4", *options, checkpoint=BUNDLED)
+    assert f"reads no text; leave out {options[0]}" in line
+
+
+def test_a_prompt_for_a_pipeline_without_text_encoder():
     config = dataclasses.replace(get_preset("tiny"), preset="tiny-null", text_encoder=None)
-    pipeline = StarPipeline(config, {}, None)
-    monkeypatch.setattr(StarPipeline, "from_pretrained", staticmethod(lambda *args, **options: pipeline))
-    line = refused(clip, "-o", tmp_path / "out.mp4", "--prompt", "a panda")
-    assert "preset 'tiny-null' has no text encoder; leave it out" in line
+    with pytest.raises(InputError, match="preset 'tiny-null' has no text encoder; leave it out"):
+        StarPipeline(config, {}, None)(np.zeros((1, 16, 16, 3), np.uint8), "a panda")
 
 
 @pytest.mark.parametrize("stage", ["encode", "sample", "decode"])

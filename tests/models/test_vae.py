@@ -1,6 +1,9 @@
 """The autoencoder against diffusers', small and seeded; the full size's parameter count."""
 
+import re
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -148,3 +151,20 @@ def test_full_size_parameters():
         expected = torch_vae(VAEConfig())
     assert len(sizes) == len(expected.state_dict())
     assert sum(sizes) == sum(tensor.numel() for tensor in expected.state_dict().values()) == 97_742_847
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_in_float32_are_not_made_of_bfloat16_on_a_tpu(dtype):
+    graph, params = nnx.split(abstract_vae(CONFIG, dtype=jnp.dtype(dtype)))
+
+    def reconstruct(params, frames):
+        vae = nnx.merge(graph, params)
+        return vae.decode(vae.encode(frames).mode())
+
+    frames = jax.ShapeDtypeStruct((1, 2, 16, 16, 3), dtype)
+    program = jax.jit(reconstruct).trace(params, frames).lower(lowering_platforms=("tpu",)).as_text()
+    products = [
+        line for line in program.splitlines() if re.search("stablehlo.(convolution|dot_general)", line)
+    ]
+    assert len(products) > 40
+    assert {"HIGH" in line for line in products} == {dtype == "float32"}

@@ -148,7 +148,8 @@ def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
         posterior = clips._posterior(params, batch[name])
         host[f"{name}_mean"] = np.asarray(posterior.mean, np.float16)
         host[f"{name}_logvar"] = np.asarray(posterior.logvar, np.float16)
-    prepared.__dict__["_empty_prompt"] = np.full((3, 16), 2, np.float16)  # of a text encoder, not run here
+    # Of a text encoder, not run here.
+    prepared.batches.__dict__["_empty_prompt"] = np.full((3, 16), 2, np.float16)
     latents = prepared.prepare_batch(host)
     assert {n: (x.shape, x.dtype) for n, x in latents.items()} == {
         n: (x.shape, x.dtype) for n, x in prepared.abstract_batch(2).items()
@@ -250,7 +251,7 @@ def test_full_size_networks_take_latents_of_2_mod_8(height, width, named):
     data = DataConfig("synthetic:4", height=height, width=width)
     arguments = (ModelConfig("tiny"), LossConfig(), data, TrainConfig(num_steps=1, batch_size=1))
     if named is None:
-        assert StarObjective(*arguments).latent_size == (90, 160)
+        assert StarObjective(*arguments).batches.latent_size == (90, 160)
     else:
         with pytest.raises(InputError, match=f"such as {named}"):
             StarObjective(*arguments)

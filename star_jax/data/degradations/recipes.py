@@ -107,7 +107,7 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class RoundConfig:
-    """One round: blur, resize, noise, JPEG, and in the first round the codec."""
+    """One round: blur, resize, noise, JPEG, codec; a recipe may do without any of them."""
 
     blur: BlurConfig = BlurConfig()
     resize: ResizeConfig = ResizeConfig()
