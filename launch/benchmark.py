@@ -32,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        # Without a default: it would undo a --debug that stands before WHAT.
+        sub.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of an error",
+        )
         module.add_arguments(sub)
         sub.set_defaults(run_benchmark=module.run)
 

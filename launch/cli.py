@@ -7,8 +7,9 @@ import argparse
 import importlib
 import os
 import sys
+from importlib import metadata
 
-from star_jax.errors import StarError
+from star_jax.errors import StarError, first_line
 
 # Each module has HELP (one line), add_arguments(parser) and run(args); imports of jax wait until run().
 COMMANDS = {
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="star-jax", description="STAR video super-resolution in JAX: train, convert, upscale, benchmark."
     )
+    parser.add_argument("--version", action="version", version=f"star-jax {metadata.version('star_jax')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module_name in COMMANDS.items():
         module = importlib.import_module(module_name)
@@ -70,6 +72,21 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"star-jax {args.command}: {_unforeseen(error)}", file=sys.stderr)
+        return 1
+
+
+def _unforeseen(error: Exception) -> str:
+    """A line for what nothing here foresaw: the machine's limits, a missing driver, a mistake of ours."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"the device's memory is full ({first_line(error)}); upscale takes --max-memory and --tile, training "
+            "train.remat=full, a smaller train.batch_size and mesh.fsdp"
+        )
+    return f"{type(error).__name__}: {first_line(error)} (--debug shows where)"
 
 
 if __name__ == "__main__":

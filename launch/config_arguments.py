@@ -10,8 +10,6 @@ from typing import Any
 
 from star_jax.errors import InputError
 
-# What a file with mistakes raises when it is run.
-_FILE_ERRORS = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError)
 _PREFIX = "--config."
 
 
@@ -78,12 +76,15 @@ def run_config_file(location: str) -> Mapping[str, Any]:
     try:
         spec.loader.exec_module(module)
         get_config = module.get_config
-        if not inspect.signature(get_config).parameters:
-            if colon:
-                raise InputError(f"{name} takes no argument; leave out {':' + argument!r}")
-            return get_config()
-        return get_config(argument) if colon else get_config()
-    except _FILE_ERRORS as error:
+        if colon and not inspect.signature(get_config).parameters:
+            raise InputError(f"{name} takes no argument; leave out {':' + argument!r}")
+        config = get_config(argument) if colon else get_config()
+        if not hasattr(config, "items"):
+            raise TypeError(f"get_config returned {config!r}, not groups of keys (ml_collections.ConfigDict)")
+        return config
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file may raise
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = frames[-1].lineno if frames else getattr(error, "lineno", None)
         where = f"{path}, line {line}" if line else str(path)

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from star_jax.errors import InputError
+from star_jax.launch.interrupts import terminable
 
 HELP = "score results against ground truth"
 COLUMNS = {
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+@terminable()
 def run(args: argparse.Namespace) -> None:
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.scoring import BASELINES, score_clip

@@ -14,6 +14,7 @@ import functools
 import multiprocessing
 
 from star_jax.launch.data_arguments import parse_share, parse_size
+from star_jax.launch.interrupts import terminable
 
 HELP = "filter, degrade and pack videos into a dataset"
 
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+@terminable()
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.config import DataConfig
     from star_jax.data.prepare import PrepareConfig

@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
     distributed.initialize(args)
     distributed.log_to(args.workdir)
 
+    from star_jax.sharding import make_mesh
     from star_jax.train.loop import train
     from star_jax.train.star_objective import StarObjective
 
+    make_mesh(config.mesh)  # refused before weights are drawn
     config = _with_checkpoint(config, args.workdir)
     objective = StarObjective(config.model, config.diffusion, config.data, config.train)
     outcome = train(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from star_jax.config import BUNDLED
 from star_jax.errors import InputError
+from star_jax.launch.interrupts import terminable
 
 HELP = "upscale videos with a checkpoint"
 X264_PRESETS = (
@@ -121,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     file.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+@terminable()
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, loads the model, upscales one input after the other."""
     from star_jax.checkpoint import read_config

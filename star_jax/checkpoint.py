@@ -23,12 +23,11 @@ import jax
 import numpy as np
 
 from star_jax.config import BUNDLED, StarConfig
-from star_jax.errors import InputError, RunError
+from star_jax.errors import InputError, RunError, first_line
 from star_jax.models.components import COMPONENTS
 from star_jax.orbax_trees import (
     Tree,
     damaged,
-    first_line,
     flatten,
     iterate_tree,
     read_text,

@@ -1,5 +1,8 @@
 """Errors that a user can cause; the command line turns each into one line and an exit code."""
 
+import os
+import re
+
 
 class StarError(Exception):
     """Base of the errors below; the message names the value, what was expected, and the remedy."""
@@ -15,3 +18,11 @@ class InputError(StarError):
 
 class RunError(StarError):
     """Failure while running: partial outputs were removed (exit code 1)."""
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, short enough for a line."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's messages are long
+        return os.strerror(int(code[1]))
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -5,8 +5,6 @@ Paths within a tree are written `down_blocks/0/resnets/0/norm1/scale`.
 
 import json
 import math
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
-from star_jax.errors import InputError
+from star_jax.errors import InputError, first_line
 
 # Leaves are stored in pieces of at most this size, so that a device reads little more than its own shard.
 _CHUNK_BYTES = 8 * 2**20
@@ -232,11 +230,3 @@ def read_text(path: Path) -> str:
 def damaged(path: Path, error: BaseException) -> InputError:
     """The error of a file that cannot be read."""
     return InputError(f"{path} cannot be read ({first_line(error)}); convert the checkpoint again")
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, short enough for a line."""
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's messages are long
-        return os.strerror(int(code[1]))
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,5 +1,6 @@
 """Prepared examples as VAE latents and text embeddings, so that training runs neither encoder."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -91,4 +92,12 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
             "text_embedding": np.asarray(embed(params["text_encoder"], input_ids)),
         }
 
-    return Encoder(shape, encode)
+    return Encoder(shape, encode, _sha256(params))
+
+
+def _sha256(params: dict) -> str:
+    """Of all weights: latents of two autoencoders are not to end up in one dataset."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()

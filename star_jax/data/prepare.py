@@ -56,10 +56,15 @@ class PrepareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """How an example is stored: clips and caption -> the features of `shape`."""
+    """How an example is stored: clips and caption -> the features of `shape`.
+
+    Attributes:
+      weights_sha256: of the networks that encode; None where none does.
+    """
 
     shape: ExampleShape
     encode: Callable[[Any, list, str], Example]
+    weights_sha256: str | None = None
 
 
 def clip_encoder(config: PrepareConfig) -> Encoder:
@@ -151,7 +156,8 @@ def prepare(
 ) -> dict[str, Any] | None:
     """Writes this process's shards; the process that finds all shards written finishes the dataset.
 
-    Shards that are there already are kept, so the same call resumes.
+    Shards that are there already are kept, so the same call resumes; after too many clips were bad, it tries those
+    again.
 
     Args:
       config: what to prepare.
@@ -171,6 +177,8 @@ def prepare(
     settings = _settings(config, encoder, work)
     _claim(output, settings)
     mine = work.all_shards()[process_index::process_count]
+    if not (output / MANIFEST).exists():
+        _drop_bad_shards(output, mine, config.data.max_bad_share)
     num_clips = sum(len(work.shards[split][index]) for split, index in mine)
     with progress("Preparing", num_clips, "clips", quiet=quiet) as bar:
         skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
@@ -189,8 +197,8 @@ def prepare(
             entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
             entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
             _write_json(part, entry)
-            _judge(output, work, config.data.max_bad_share)
-    return _finish(output, builder, work, settings)
+            _judge(_parts(output, mine), config.data.max_bad_share)
+    return _finish(output, builder, work, settings, config.data.max_bad_share)
 
 
 def _examples(
@@ -237,6 +245,8 @@ def _settings(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, 
         "clips_per_shard": config.clips_per_shard,
         "source_sha256": source.hexdigest(),
     }
+    if encoder.weights_sha256 is not None:
+        settings["weights_sha256"] = encoder.weights_sha256
     return json.loads(json.dumps(settings))  # as it will be read again: lists for tuples
 
 
@@ -266,14 +276,15 @@ def _write_json(path: epath.Path, content: Any) -> None:
     partial.replace(path)
 
 
-def _parts(output: epath.Path, work: Plan) -> list[dict[str, Any]]:
-    paths = [_part(output, *shard) for shard in work.all_shards()]
+def _parts(output: epath.Path, shards: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    paths = [_part(output, *shard) for shard in shards]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
-    skipped = [entry for part in _parts(output, work) for entry in part["skipped"]]
-    tried = len(skipped) + sum(part["clips"] for part in _parts(output, work))
+def _judge(parts: Sequence[dict[str, Any]], max_bad_share: float) -> None:
+    """Raises RunError where too many clips could not be used."""
+    skipped = [entry for part in parts for entry in part["skipped"]]
+    tried = len(skipped) + sum(part["clips"] for part in parts)
     if len(skipped) > max_bad_share * tried:
         last = skipped[-1]
         raise RunError(
@@ -282,12 +293,24 @@ def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
         )
 
 
+def _drop_bad_shards(output: epath.Path, shards: Sequence[tuple[str, int]], max_bad_share: float) -> None:
+    """After a call that ended for its bad clips, its shards that lack some are to be written again."""
+    parts = _parts(output, shards)
+    try:
+        _judge(parts, max_bad_share)
+    except RunError:
+        for part in parts:
+            if part["skipped"]:
+                _part(output, part["split"], part["index"]).unlink()
+
+
 def _finish(
-    output: epath.Path, builder: StarClips, work: Plan, settings: dict[str, Any]
+    output: epath.Path, builder: StarClips, work: Plan, settings: dict[str, Any], max_bad_share: float
 ) -> dict[str, Any] | None:
-    parts = _parts(output, work)
+    parts = _parts(output, work.all_shards())
     if len(parts) < len(work.all_shards()):
         return None
+    _judge(parts, max_bad_share)
     counts = {split: sum(p["clips"] for p in parts if p["split"] == split) for split in SPLITS}
     if not sum(counts.values()):
         raise RunError(f"no clip of {work.num_found} is left; the reasons are in {output}/parts")

@@ -36,6 +36,8 @@ class TrainBatches:
         # With accumulation, the mesh splits each piece.
         batch_shardings(mesh, objective.abstract_batch(train.batch_size // train.grad_accumulation))
         self._validation: list[dict[str, Any]] | None = None
+        if train.validate_every_steps:
+            self._validation_loader().close()  # refuses now what would end the run at its first validation
 
     def loader(self) -> ClipLoader:
         """The training data, from its start."""
@@ -51,20 +53,23 @@ class TrainBatches:
         They are kept on the host between validations, prepared.
         """
         if self._validation is None:
-            config = dataclasses.replace(
-                self._config,
-                source=self._train.validation_source or self._config.source,
-                shuffle=False,
-                flip_probability=0.0,
-                caption_dropout=0.0,
-                num_epochs=None,
-                num_workers=0,
-            )
-            loader = self._loader(config)
+            loader = self._validation_loader()
             count = self._train.validation_batches
             self._validation = [self._objective.prepare_batch(next(loader)) for _ in range(count)]
             loader.close()
         return [place_batch(batch, self._shardings, self._share) for batch in self._validation]
+
+    def _validation_loader(self) -> ClipLoader:
+        config = dataclasses.replace(
+            self._config,
+            source=self._train.validation_source or self._config.source,
+            shuffle=False,
+            flip_probability=0.0,
+            caption_dropout=0.0,
+            num_epochs=None,
+            num_workers=0,
+        )
+        return self._loader(config)
 
     def _loader(self, config: DataConfig) -> ClipLoader:
         return ClipLoader(

@@ -15,11 +15,11 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from star_jax.errors import InputError, RunError
-from star_jax.orbax_trees import first_line, restore_tree
+from star_jax.errors import InputError, RunError, first_line
+from star_jax.orbax_trees import restore_tree
 from star_jax.train.config import TrainConfig
 from star_jax.train.state import TrainState, Tree
-from star_jax.train.workdir import absolute
+from star_jax.train.workdir import CHECKPOINTS, absolute
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class TrainCheckpoints:
 
     def __init__(self, workdir: str | os.PathLike, config: TrainConfig):
         root = absolute(workdir)
-        self._directory, self._damaged = root / "checkpoints", root / "damaged"
+        self._directory, self._damaged = root / CHECKPOINTS, root / "damaged"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep_checkpoints,
             keep_period=config.keep_every_steps or None,
@@ -203,7 +203,7 @@ def restore_weights(
     Raises:
       InputError: no checkpoint of that step, or it cannot be read.
     """
-    directory = absolute(workdir) / "checkpoints"
+    directory = absolute(workdir) / CHECKPOINTS
     steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
     if not steps or (step is not None and step not in steps):
         raise InputError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}; it has {steps}")

@@ -237,7 +237,11 @@ def parse_experiment(
         merged[group] = dict(keys.items())
     for path, text in (overrides or {}).items():
         group, _, key = path.partition(".")
-        if group not in groups or not key:
+        if group in groups and not key:
+            raise InputError(
+                f"--config.{path}: a group; name a key of it, such as --config.{path}.KEY={text}"
+            )
+        if group not in groups:
             raise InputError(f"--config.{path}: no such key{_hint(group, groups)}")
         hint = _hint_of(groups[group], group, key)
         merged.setdefault(group, {})[key] = _parse_text(text, hint, path)

@@ -37,7 +37,7 @@ def fresh_checkpoint(
 
     Raises:
       InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, `directory` exists
-        and is something else, or `vae` is no checkpoint of the preset.
+        and is something else or of another seed, or `vae` is no checkpoint of the preset.
     """
     target = Path(directory)
     text = sizes.text_encoder
@@ -46,8 +46,13 @@ def fresh_checkpoint(
             f"preset {sizes.preset!r} cannot start from nothing: its text encoder has no tokenizer here; set "
             "model.checkpoint to a directory that star-jax convert made"
         )
-    if jax.process_index() == 0 and not (target / CONFIG_FILE).is_file():
-        _write(target, sizes, seed, vae)
+    if jax.process_index() == 0:
+        if not (target / CONFIG_FILE).is_file():
+            _write(target, sizes, seed, vae)
+        elif (theirs := load_provenance(target).get("fresh_seed")) != seed:
+            raise InputError(
+                f"{target} has the fresh weights of seed {theirs}, not {seed}; choose another --workdir"
+            )
     wait_for_all("fresh_checkpoint")
     return target
 

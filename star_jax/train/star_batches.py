@@ -34,14 +34,26 @@ class StarBatches:
       latent_size: (height, width) of the latents.
 
     Raises:
-      InputError: the networks do not take clips of that size.
+      InputError: the networks do not take clips of that size, or latents of that dataset.
     """
 
     def __init__(self, config: StarConfig, data: DataConfig, checkpoint: str | None):
         self._config, self._data, self._checkpoint = config, data, checkpoint
-        self._text_shape = _latents_text_shape(data.source)
+        self._text_shape = _latents_text_shape(config, data.source)
         self.latents = self._text_shape is not None
         self.latent_size = _latent_size(config, data)
+
+    def check_like(self, source: str) -> None:
+        """Refuses to validate on latents what trains on clips, and the other way round: batches differ.
+
+        Raises:
+          InputError: the source is of the other kind.
+        """
+        if (prepared_shape(source) is not None) != self.latents:
+            kinds = ("latents", "clips") if self.latents else ("clips", "latents")
+            raise InputError(
+                f"data.source has {kinds[0]}, train.validation_source {source} {kinds[1]}; give both the same kind"
+            )
 
     def prepare(self, host_batch: dict[str, Any]) -> dict[str, np.ndarray]:
         """Tokenises captions; of latents, an empty caption takes the empty prompt's embedding."""
@@ -82,13 +94,32 @@ class StarBatches:
         return empty_prompt_embedding(self._config, require_checkpoint(self._checkpoint))
 
 
-def _latents_text_shape(source: str) -> tuple[int, int] | None:
-    """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source."""
+def prepared_shape(source: str) -> dict[str, Any] | None:
+    """Sizes of a dataset prepared as latents (`star_jax.data.prepared.ExampleShape`); None for any other source."""
     manifest = storage.join(root_and_split(source)[0], MANIFEST)
     if not storage.exists(manifest):
         return None
     shape = json.loads(storage.read_text(manifest))["shape"]
-    return tuple(shape["text_shape"]) if shape["latents"] else None
+    return shape if shape["latents"] else None
+
+
+def _latents_text_shape(config: StarConfig, source: str) -> tuple[int, int] | None:
+    """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source.
+
+    Raises:
+      InputError: they are another model's latents.
+    """
+    shape = prepared_shape(source)
+    if shape is None:
+        return None
+    theirs = shape["latent_channels"], shape["text_shape"][1]
+    ours = config.vae.latent_channels, config.unet.cross_attention_dim
+    if theirs != ours:
+        raise InputError(
+            f"data.source {source} has latents of {theirs[0]} channels and text embeddings of width {theirs[1]}, "
+            f"the model takes {ours[0]} and {ours[1]}; prepare it with this model's checkpoint"
+        )
+    return tuple(shape["text_shape"])
 
 
 def _latent_size(config: StarConfig, data: DataConfig) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
 
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from star_jax.diffusion.losses import (
     frequency_weight,
     velocity_loss,
 )
-from star_jax.diffusion.noise import frame_noise
 from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
 from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.models.components import abstract_component
@@ -29,6 +27,7 @@ from star_jax.ops.activation_sharding import gather_weights, split_columns
 from star_jax.ops.attention import AttentionKernels, target_platform
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.initial_weights import load_weights, model_sizes, require_checkpoint
+from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
 from star_jax.train.star_batches import StarBatches
 from star_jax.train.state import is_trainable, merge_params, split_trainable
 from star_jax.train.validation import validate_star
@@ -57,6 +56,8 @@ class StarObjective:
         self.config, self.loss_config, self.data = model_sizes(model), loss, data
         self.checkpoint = model.checkpoint
         self.batches = StarBatches(self.config, data, model.checkpoint)
+        if train.validate_every_steps:
+            self.batches.check_like(train.validation_source or data.source)
         self.schedule = NoiseSchedule.from_config(self.config.diffusion)
         self.dtype = _compute_dtype(model.dtype)
         draw_groups(loss, data.num_frames, jax.random.key(0))  # refuses more frames than there are
@@ -104,7 +105,7 @@ class StarObjective:
         """See `Objective`; metrics `loss_velocity` and `loss_df` (b(t) L_DF) add up to the loss."""
         timesteps = self.draw_timesteps(batch, key)
         # By the first sample, so that pieces of an accumulated batch do not drop the same units.
-        dropout_key = jax.random.fold_in(_named(key, "dropout"), batch["index"][0])
+        dropout_key = jax.random.fold_in(named_key(key, "dropout"), batch["index"][0])
         terms = self.loss_terms(trainable, frozen, batch, key, timesteps, dropout_key=dropout_key)
         means = {name: values.mean() for name, values in terms.items()}
         return sum(means.values()), means
@@ -114,9 +115,9 @@ class StarObjective:
         first, last = self.loss_config.first_timestep, self.loss_config.last_timestep
 
         def draw(key: jax.Array) -> jax.Array:
-            return jax.random.randint(_named(key, "timestep"), (), first, last + 1)
+            return jax.random.randint(named_key(key, "timestep"), (), first, last + 1)
 
-        return jax.vmap(draw)(_sample_keys(batch, key))
+        return jax.vmap(draw)(sample_keys(key, batch))
 
     def loss_terms(
         self,
@@ -134,9 +135,9 @@ class StarObjective:
           `loss_velocity` and, unless it is off, `loss_df`, float32 [B].
         """
         params = self.cast_params(trainable, frozen)
-        keys = _sample_keys(batch, key)
+        keys = sample_keys(key, batch)
         x0, hint = self.encode(params, batch, keys)
-        noise = _sample_noise(keys, "diffusion", x0.shape)
+        noise = sample_noise(keys, "diffusion", x0.shape)
         x_t = diffuse(self.schedule, x0, noise, timesteps)
         predicted = self.velocity(
             params, x_t, timesteps, self.context(params, batch), hint, dropout_key=dropout_key
@@ -147,7 +148,7 @@ class StarObjective:
             x0_hat = x0_from_velocity(self.schedule, x_t, predicted, timesteps)
             if self.loss_config.stop_gradient:
                 x0_hat = jax.lax.stop_gradient(x0_hat)
-            groups = draw_groups(self.loss_config, x0.shape[1], _named(key, "groups"))
+            groups = draw_groups(self.loss_config, x0.shape[1], named_key(key, "groups"))
             weight = frequency_weight(self.loss_config, timesteps, self.max_timestep)
             terms["loss_df"] = weight * self._decoded_loss(params, x0_hat, x0, batch, timesteps, groups)
         return terms
@@ -208,7 +209,7 @@ class StarObjective:
             else:
                 moments = (batch[f"{name}_{part}"].astype(jnp.float32) for part in ("mean", "logvar"))
                 posterior = DiagonalGaussian(*moments)
-            noise = _sample_noise(keys, f"posterior_{name}", posterior.mean.shape)
+            noise = sample_noise(keys, f"posterior_{name}", posterior.mean.shape)
             latents.append(posterior.sample(noise) * self.config.vae.scaling_factor)
         return tuple(latents)
 
@@ -273,17 +274,3 @@ def _compute_dtype(name: str) -> jnp.dtype:
 def _to_float(frames: jax.Array) -> jax.Array:
     """uint8 -> float32 in [-1, 1]."""
     return frames.astype(jnp.float32) / 127.5 - 1.0
-
-
-def _named(key: jax.Array, name: str) -> jax.Array:
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
-def _sample_keys(batch: Batch, key: jax.Array) -> jax.Array:
-    """One key per sample, by its position in the data."""
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-
-
-def _sample_noise(keys: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise [B, F, h, w, C] with a key per sample."""
-    return jax.vmap(lambda key: frame_noise(key, name, (1, *shape[1:]))[0])(keys)

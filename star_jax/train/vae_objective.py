@@ -24,6 +24,7 @@ from star_jax.models.components import abstract_component
 from star_jax.report_files import write_png
 from star_jax.train.config import MeshConfig, OptimizerConfig, TrainConfig
 from star_jax.train.fresh import fresh_component
+from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
 
 Tree = dict[str, Any]
 
@@ -94,28 +95,30 @@ class VaeObjective:
         return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), fresh, abstract_trainable), {}
 
     def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, Any]:
-        return {name: host_batch[name] for name in ("gt", "lq")}
+        index = np.asarray(host_batch["index"]).astype(np.int32)
+        return {"index": index, **{name: host_batch[name] for name in ("gt", "lq")}}
 
     def abstract_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         data = self.config.data
         scale = data.make_recipe().scale
         sizes = {"gt": (data.height, data.width), "lq": (data.height // scale, data.width // scale)}
-        return {
+        clips = {
             name: jax.ShapeDtypeStruct((batch_size, data.num_frames, *size, 3), jnp.uint8)
             for name, size in sizes.items()
         }
+        return {"index": jax.ShapeDtypeStruct((batch_size,), jnp.int32), **clips}
 
     def loss(
         self, trainable: Tree, frozen: Tree, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         config = self.config.loss
-        share_key, noise_key = jax.random.split(key)
-        clean, degraded = _pixels(batch["gt"]), _enlarged(batch)
-        chosen = jax.random.uniform(share_key, (len(clean), 1, 1, 1, 1)) < config.degraded_share
-        frames = jnp.where(chosen, degraded, clean)
+        keys = sample_keys(key, batch)
+        draws = jax.vmap(lambda key: jax.random.uniform(named_key(key, "degraded")))(keys)
+        chosen = (draws < config.degraded_share)[:, None, None, None, None]
+        frames = jnp.where(chosen, _enlarged(batch), _pixels(batch["gt"]))
         vae = nnx.merge(self._graph, trainable["vae"])
         posterior = vae.encode(frames)
-        decoded = vae.decode(posterior.sample(jax.random.normal(noise_key, posterior.mean.shape)))
+        decoded = vae.decode(posterior.sample(sample_noise(keys, "posterior", posterior.mean.shape)))
         terms = {
             "loss_pixel": jnp.abs(decoded - frames).mean(),
             "loss_gradient": sum(jnp.abs(step).mean() for step in _differences(decoded - frames)),

@@ -20,6 +20,7 @@ from star_jax.diffusion.sampler import noised_latents, sample
 from star_jax.diffusion.solvers import solver_table
 from star_jax.diffusion.windows import make_windows
 from star_jax.report_files import write_png
+from star_jax.train.sample_draws import sample_keys
 
 if TYPE_CHECKING:  # the objective imports this module
     from star_jax.train.star_objective import StarObjective
@@ -133,18 +134,15 @@ class _Programs:
 
     def _conditions(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         params = self.objective.cast_params(trainable, frozen)
-        _, hint = self.objective.encode(params, batch, self._sample_keys(batch))
+        _, hint = self.objective.encode(params, batch, sample_keys(noise_key(_SEED), batch))
         return self.objective.context(params, batch), hint
-
-    def _sample_keys(self, batch: Batch) -> jax.Array:
-        return jax.vmap(lambda index: jax.random.fold_in(noise_key(_SEED), index))(batch["index"])
 
     def _compare(
         self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """PSNRs, and the first clip's strip, uint8 [3, frames, H, W, 3]."""
         params = self.objective.cast_params(trainable, frozen)
-        x0, _ = self.objective.encode(params, batch, self._sample_keys(batch))
+        x0, _ = self.objective.encode(params, batch, sample_keys(noise_key(_SEED), batch))
         truth = batch["gt"].astype(jnp.float32)
         clips = {
             "_input": jax.image.resize(batch["lq"].astype(jnp.float32), truth.shape, "bilinear"),

@@ -18,6 +18,7 @@ from etils import epath
 from star_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"
 
 # What a resumed run may have otherwise than the run it continues: how long, how fast, where things are, what is
 # reported. Everything else decides what is computed.
@@ -51,7 +52,7 @@ FREE_KEYS = frozenset(
 def open_workdir(
     workdir: str | os.PathLike, config: Any, *, allow_changed_config: bool = False
 ) -> epath.Path:
-    """Makes the directory, or checks that it belongs to this configuration.
+    """Makes the directory, or checks that it belongs to this configuration once it has a checkpoint.
 
     Args:
       workdir: a path, or a URL such as gs://bucket/run.
@@ -64,11 +65,14 @@ def open_workdir(
     root = absolute(workdir)
     ours = _flat(dataclasses.asdict(config))
     path = root / CONFIG_FILE
-    if path.exists() and not allow_changed_config:
+    if path.exists() and _has_checkpoint(root) and not allow_changed_config:
         theirs = _flat(_read(path))
+        free = FREE_KEYS
+        if ours.get("optimizer.schedule", "constant") != "constant":
+            free -= {"train.num_steps"}  # the learning rate of every step follows from it
         for key in sorted(ours.keys() | theirs.keys()):
             # Keys that one version has and the other not are at their defaults.
-            if key in ours and key in theirs and key not in FREE_KEYS and ours[key] != theirs[key]:
+            if key in ours and key in theirs and key not in free and ours[key] != theirs[key]:
                 raise InputError(
                     f"{workdir} was begun with {key}={theirs[key]!r}, this configuration has {ours[key]!r}; choose "
                     "another --workdir, or pass --allow-changed-config to go on with the new value"
@@ -82,6 +86,12 @@ def open_workdir(
         except OSError as error:
             raise InputError(f"cannot write to --workdir {workdir}: {error.strerror or error}") from error
     return root
+
+
+def _has_checkpoint(root: epath.Path) -> bool:
+    """Whether there is something to go on from; before that, a start that failed may be mended."""
+    folder = root / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def absolute(workdir: str | os.PathLike) -> epath.Path:

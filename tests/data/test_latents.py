@@ -1,5 +1,7 @@
 """Prepared latents: what the loader gives is the VAE's posterior of the same clips."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -72,6 +74,15 @@ def test_latents_of_both_clips_and_the_caption(model, tmp_path):
     graphdef, params = networks["text_encoder"]
     expected = jax.jit(lambda params, ids: nnx.merge(graphdef, params)(ids))(params, ids)[0]
     np.testing.assert_allclose(batch["text_embedding"][0], expected, atol=5e-3, rtol=2e-3)
+
+
+def test_latents_of_two_checkpoints_are_not_mixed(model, tmp_path):
+    config = prepare_config(tmp_path)
+    encoder = latent_encoder(config, model[0])
+    prepare(config, encoder)
+    assert latent_encoder(config, model[0]).weights_sha256 == encoder.weights_sha256
+    with pytest.raises(InputError, match="begun with another weights_sha256"):
+        prepare(config, dataclasses.replace(encoder, weights_sha256="0"))
 
 
 def test_sizes_the_vae_does_not_take_are_refused(model, tmp_path):

@@ -157,12 +157,32 @@ def test_the_builder_writes_the_same_in_one_go(tmp_path):
     assert builder.as_data_source("train")[0]["gt"] == b"\x00\xff"
 
 
+def test_clips_that_were_bad_are_tried_again(tmp_path):
+    source = tmp_path / "list.csv"
+    source.write_text("path,caption\n" + "".join(f"{i}.mp4,scene {i}\n" for i in range(3)))
+    write_video(tmp_path / "0.mp4", scene(0, 3))
+    config = settings(source, tmp_path / "out", clips_per_shard=4, validation_share=0.0)
+    with pytest.raises(RunError, match="2 of 3 clips could not be used"):
+        prepare(config, clip_encoder(config))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    for index in (1, 2):
+        write_video(tmp_path / f"{index}.mp4", scene(index, 3))
+    assert prepare(config, clip_encoder(config))["counts"] == {
+        "found": 3,
+        "skipped": 0,
+        "train": 3,
+        "validation": 0,
+    }
+
+
 def test_too_many_bad_clips_and_other_mistakes(videos, tmp_path):
     (tmp_path / "bad").mkdir()
     for index in range(3):
         (tmp_path / "bad" / f"{index}.mp4").write_bytes(bytes([index]) * (index + 1))
     config = settings(tmp_path / "bad", tmp_path / "out")
     with pytest.raises(RunError, match="could not be used"):
+        prepare(config, clip_encoder(config))
+    with pytest.raises(RunError, match="could not be used"):  # nor does it succeed by trying again
         prepare(config, clip_encoder(config))
     with pytest.raises(InputError, match="validation share is 1"):
         settings(videos, tmp_path, validation_share=1.0)

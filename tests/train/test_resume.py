@@ -161,6 +161,13 @@ def test_a_longer_run_goes_on(whole, tmp_path):
     assert [line["step"] for line in metrics(tmp_path)] == [2, 4, 6, 8]
 
 
+def test_a_validation_source_that_is_not_there_is_refused_at_the_start(tmp_path):
+    changes = {"validate_every_steps": 6, "validation_source": "no/such/folder"}
+    with pytest.raises(InputError, match="no/such/folder"):
+        run(tmp_path, **changes)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_other_data_or_processes_are_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     config = toy_config(num_steps=8)

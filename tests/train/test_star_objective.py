@@ -132,7 +132,7 @@ def sampled_noise(keys, shape):
 
 def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
     """Moments of the same clips give the same latents, and a loss against what the VAE decodes of them."""
-    manifest = {"shape": {"latents": True, "text_shape": [3, 16]}}
+    manifest = {"shape": {"latents": True, "text_shape": [3, 16], "latent_channels": 4}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     data = DataConfig(str(tmp_path), num_frames=FRAMES, height=HEIGHT, width=WIDTH)
     settings = TrainConfig(num_steps=1, batch_size=2, remat="none")
@@ -237,6 +237,27 @@ def test_an_ablation_without_liem_starts_from_a_checkpoint_with_it(checkpoint):
     trainable, _ = objective.load(*objective.abstract_params())
     gates = [path for path in flatten(trainable) if "liem" in path]
     assert gates and not any("/attentions/" in path for path in gates)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(16, 16), (4, 1024)])
+def test_latents_of_another_model_are_refused(tmp_path, channels, width):
+    shape = {"latents": True, "text_shape": [3, width], "latent_channels": channels}
+    (tmp_path / "manifest.json").write_text(json.dumps({"shape": shape}))
+    data = DataConfig(str(tmp_path), num_frames=FRAMES, height=HEIGHT, width=WIDTH)
+    settings = TrainConfig(num_steps=1, batch_size=2)
+    with pytest.raises(
+        InputError, match=f"latents of {channels} channels and text embeddings of width {width}"
+    ):
+        StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
+
+
+def test_validation_on_latents_of_a_training_on_clips_is_refused(tmp_path):
+    shape = {"latents": True, "text_shape": [3, 16], "latent_channels": 4}
+    (tmp_path / "manifest.json").write_text(json.dumps({"shape": shape}))
+    data = DataConfig("synthetic:4", num_frames=FRAMES, height=HEIGHT, width=WIDTH)
+    settings = TrainConfig(num_steps=1, batch_size=2, validate_every_steps=1, validation_source=str(tmp_path))
+    with pytest.raises(InputError, match=r"data.source has clips, train.validation_source .* latents"):
+        StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
 
 
 def test_more_frames_than_the_clips_have():

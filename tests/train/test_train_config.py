@@ -96,6 +96,8 @@ def test_mistakes_on_the_command_line_are_named(arguments, message):
         ("def get_config():\n    return {}", ":big", r"takes no argument; leave out ':big'"),
         ("def get_config(arg='a'):\n    y = 1\n    return {'a': 1}[arg]", ":b", r"line 3: KeyError: 'b'"),
         ("import no_such_module", "", r"line 1: ModuleNotFoundError"),
+        ("def get_config():\n    return open('/no/such').read()", "", r"line 2: FileNotFoundError"),
+        ("def get_config():\n    return None", "", r"get_config returned None, not groups of keys"),
     ],
 )
 def test_mistakes_in_a_config_file_are_named(tmp_path, text, argument, message):
@@ -120,7 +122,9 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatc
 
 def test_a_workdir_of_another_configuration_is_refused(tmp_path):
     config = parse_experiment(MINIMAL)
-    open_workdir(tmp_path / "run", config)
+    open_workdir(tmp_path / "run", parse_experiment(changed(optimizer={"learning_rate": 1.0})))
+    open_workdir(tmp_path / "run", config)  # a start without a checkpoint binds nothing
+    (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
     longer = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=8))
     open_workdir(tmp_path / "run", longer)
     other = parse_experiment(changed(optimizer={"learning_rate": 1e-4}))
@@ -138,6 +142,16 @@ def test_a_workdir_of_another_configuration_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to --workdir"):
         open_workdir(tmp_path / "file" / "run", config)
+
+
+def test_the_length_of_a_schedule_is_not_changed_unnoticed(tmp_path):
+    config = parse_experiment(changed(optimizer={"schedule": "cosine"}))
+    open_workdir(tmp_path, config)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=8))
+    with pytest.raises(InputError, match=r"begun with train\.num_steps=\d+, this configuration has 8"):
+        open_workdir(tmp_path, longer)
+    open_workdir(tmp_path, longer, allow_changed_config=True)
 
 
 def test_keys_that_a_resumed_run_may_change_exist():

@@ -10,6 +10,7 @@ from flax import nnx
 
 from star_jax.checkpoint import load_component, load_provenance, read_config
 from star_jax.config import PRESETS, StarConfig, UNetConfig, VAEConfig
+from star_jax.diffusion.noise import frame_noise
 from star_jax.launch.cli import main
 from star_jax.models.components import abstract_component
 from star_jax.orbax_trees import flatten
@@ -54,6 +55,7 @@ def batch_of(seed=0):
     return {
         "gt": rng.integers(0, 256, (2, 3, 16, 16, 3), np.uint8),
         "lq": rng.integers(0, 256, (2, 3, 4, 4, 3), np.uint8),
+        "index": np.array([7, 40], np.int32),
     }
 
 
@@ -96,7 +98,9 @@ def test_the_loss_against_plain_numbers(share):
         frames = jax.image.resize(batch["lq"] / 127.5 - 1.0, frames.shape, "bilinear")
     vae = nnx.merge(abstract_component(SIZES, "vae")[0], params["vae"])
     posterior = vae.encode(jnp.asarray(frames, jnp.float32))
-    noise = jax.random.normal(jax.random.split(key)[1], posterior.mean.shape)
+    keys = [jax.random.fold_in(key, index) for index in batch["index"]]
+    shape = (1, *posterior.mean.shape[1:])
+    noise = jnp.concatenate([frame_noise(key, "posterior", shape) for key in keys])
     mean, logvar = np.asarray(posterior.mean, np.float64), np.asarray(posterior.logvar, np.float64)
     error = np.asarray(vae.decode(posterior.sample(noise))) - frames
     pixel = np.abs(error).mean()
@@ -106,6 +110,17 @@ def test_the_loss_against_plain_numbers(share):
     np.testing.assert_allclose(metrics["loss_gradient"], gradient, rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
     np.testing.assert_allclose(loss, pixel + 2.0 * gradient + 0.25 * kl, rtol=1e-5)
+
+
+def test_pieces_of_a_batch_draw_what_the_whole_does():
+    """As with train.grad_accumulation: the mean of the pieces' losses is the batch's."""
+    objective = objective_of(degraded_share=0.5)
+    params = {"vae": fresh_component(SIZES, "vae", 0)}
+    batch, key = batch_of(), jax.random.key(3)
+    whole = objective.loss(params, {}, batch, key)[0]
+    pieces = [{name: x[i : i + 1] for name, x in batch.items()} for i in range(2)]
+    losses = [objective.loss(params, {}, piece, key)[0] for piece in pieces]
+    np.testing.assert_allclose(np.mean(losses), whole, rtol=1e-6)
 
 
 def test_the_command_makes_a_checkpoint_to_train_from(tmp_path, capsys):

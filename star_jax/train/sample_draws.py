@@ -1,0 +1,23 @@
+"""Draws by each sample's position in the data: the same in whatever batch, piece of one or device it is."""
+
+import zlib
+from collections.abc import Mapping
+
+import jax
+
+from star_jax.diffusion.noise import frame_noise
+
+
+def named_key(key: jax.Array, name: str) -> jax.Array:
+    """The key of one purpose."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def sample_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """One key per sample [B], by `index` int32 [B] of the batch."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+
+
+def sample_noise(keys: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise, float32 `shape` = [B, F, h, w, C], with a key per sample."""
+    return jax.vmap(lambda key: frame_noise(key, name, (1, *shape[1:]))[0])(keys)
