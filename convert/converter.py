@@ -76,6 +76,7 @@ def convert_checkpoint(
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
     opened = [source for spec in sources for source in open_sources(str(spec))]
+    _check_outside(Path(destination).resolve(), opened)
     weights = [source for source in opened if source.tensors]
     families = [recognise(s.tensors, s.label) if format == "auto" else format for s in weights]
     config = choose_config(weights, families, preset)
@@ -110,6 +111,15 @@ def convert_checkpoint(
             if digest.lower() not in provenance["sources"].values():
                 raise InputError(f"no source has SHA-256 {digest}; download it again")
     return provenance
+
+
+def _check_outside(destination: Path, opened: Sequence[Source]) -> None:
+    """With --force, the destination is replaced: no source may lie in it."""
+    for source in opened:
+        if any(destination in Path(file).resolve().parents for file in source.files):
+            raise InputError(
+                f"{source.label} lies in {destination}, which is to be made; choose another place"
+            )
 
 
 def choose_config(

@@ -48,23 +48,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.aot.topology import hbm_bytes, prepare_environment, tpu_devices
+    from star_jax.report_files import check_report_path, write_json
 
     if args.inference == (args.config is not None):
         raise InputError("give either --config FILE (the training step) or --inference (the sampler's step)")
     prepare_environment(quick=not args.full_effort)
+    if args.json:
+        check_report_path(args.json, ".json")
     devices = tpu_devices(args.topology)
     traced, facts = (_inference if args.inference else _training)(args, devices)
 
     from star_jax.aot.check import compile_for
     from star_jax.benchmark.environment import describe
-    from star_jax.report_files import write_json
 
     print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
     report = compile_for(traced, hbm_bytes(args.topology)).to_dict()
     facts = {"topology": args.topology, "devices": len(devices), **facts}
+    _print(facts, report)
     if args.json:
         write_json(args.json, {**facts, **report, **describe()})
-    _print(facts, report)
     if not report["fits"]:
         raise RunError(
             f"{facts['program']} needs {_gib(report['peak_device_bytes'])} a device, {args.topology} has "

@@ -7,11 +7,14 @@
 
 Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face's layout, or hf://owner/repo/path,
 and gives the components it holds. random:PRESET makes random weights. DIR appears when it is complete.
+Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks), svd-vae and svd (autoencoder),
+open-clip and clip (text tower).
 """
 
 import argparse
 import sys
 
+from star_jax.config import PRESETS
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
 
@@ -20,11 +23,14 @@ _RANDOM = "random:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="SRC... DIR", help="sources, then the directory to make")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="sources, then the directory to make")
     parser.add_argument("--inspect", action="store_true", help="only say what the sources are")
-    parser.add_argument("--format", default="auto", help="family of the sources (auto: by their keys)")
     parser.add_argument(
-        "--preset", help="sizes: a preset, or a config.json (default: by the sources' shapes)"
+        "--format", default="auto", help="family of the sources, see above (auto: by their keys)"
+    )
+    parser.add_argument(
+        "--preset",
+        help=f"sizes: {', '.join(PRESETS)}, or a config.json (default: by the sources' shapes)",
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: as in the sources"
@@ -50,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if len(args.paths) < 2:
         raise InputError(f"{args.paths[0]}: name a source and the directory to make, or pass --inspect")
+    if args.seed < 0:
+        raise InputError(f"--seed is {args.seed}; it must not be negative")
     *sources, destination = args.paths
     with terminable():
         if sources[0].startswith(_RANDOM):

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         default="realbasicvsr",
         metavar="NAME",
-        help="realbasicvsr (default), star, light, heavy or none",
+        help="realbasicvsr (default), realbasicvsr-crops, star, light, heavy or none",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     parser.add_argument("--scale", type=int, default=4, help="input size / output size (default 4)")
@@ -73,10 +73,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _write_sheet(args: argparse.Namespace) -> None:
     from star_jax.data.contact_sheet import contact_sheet
-    from star_jax.report_files import write_png
+    from star_jax.report_files import check_report_path, write_png
 
-    if not Path(args.output).parent.is_dir():
-        raise InputError(f"no such folder: {Path(args.output).parent}; make it first")
+    check_report_path(args.output, ".png")
     frames, _ = _read(args.input, args.start, min(args.frames, 16), multiple=16)
     if len(frames) < 8:
         raise InputError(f"{args.input} gives {len(frames)} frames; a contact sheet needs 8")

@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_outputs(args: argparse.Namespace, pairs: list) -> None:
-    for path in filter(None, (args.json, args.picture)):
-        if not Path(path).parent.is_dir() or Path(path).is_dir():
-            raise InputError(f"cannot write {path}: give a file in a folder that exists")
+    from star_jax.report_files import check_report_path
+
+    if args.json:
+        check_report_path(args.json, ".json")
     if args.picture is None:
         if args.frame is not None:
             raise InputError("--frame is of the picture: add --picture OUT.png")
         return
-    if not args.picture.lower().endswith(".png"):
-        raise InputError(f"--picture is {args.picture}; expected a name that ends in .png")
+    check_report_path(args.picture, ".png")
     if len(pairs) > 1:
         raise InputError(f"--picture shows one clip, not {len(pairs)}: give the files of one clip")
     num_frames = pairs[0].result.info.num_frames

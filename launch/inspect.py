@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> None:
     from clu import parameter_overview
 
     from star_jax.checkpoint import component_metadata, load_provenance, present_components, read_config
+    from star_jax.models.components import component_names
     from star_jax.orbax_trees import unflatten
 
     config, provenance = read_config(args.checkpoint), load_provenance(args.checkpoint)
@@ -35,6 +36,9 @@ def run(args: argparse.Namespace) -> None:
         if args.rows > 0:
             tree = unflatten(leaves)
             print(parameter_overview.get_parameter_overview(tree, include_stats=False, max_lines=args.rows))
+    missing = set(component_names(config)) - set(present_components(args.checkpoint))
+    if missing:
+        print(f"missing: {', '.join(sorted(missing))}; it cannot upscale")
     for file, digest in provenance.get("sources", {}).items():
         print(f"{digest}  {file}")
 

@@ -14,11 +14,13 @@ import argparse
 import contextlib
 import dataclasses
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 from star_jax.config import BUNDLED
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
+from star_jax.launch.upscale_paths import check_comparison, check_distinct, output_paths
 
 HELP = "upscale videos with a checkpoint"
 X264_PRESETS = (
@@ -37,9 +39,13 @@ STAGES = {"encode": ("Encoding", "frames"), "sample": ("Sampling", "steps"), "de
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="video files")
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="videos, images, or folders of images")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="output file, or a folder for several"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help=".mp4, .mov or .mkv, folder/%%05d.png for images, .png for a single one; or a folder, for several IN",
     )
     parser.add_argument(
         "--checkpoint",
@@ -63,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="fit (default: repeats the border to the next size the network takes) or original (white, at least "
         "720x1280)",
+    )
+    picture.add_argument(
+        "--frame-rate",
+        type=_frame_rate,
+        metavar="FPS",
+        help="of folders of images, such as 25 or 30000/1001 (default 24); a video keeps its own",
     )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--prompt", default="", metavar="TEXT", help="what the clip shows")
@@ -90,7 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames decoded more on each side of a group (default: the checkpoint's, or 0; 1 flickers less)",
     )
     sampling.add_argument(
-        "--window", type=int, default=32, metavar="FRAMES", help="frames at once (default 32)"
+        "--window",
+        type=int,
+        default=32,
+        metavar="FRAMES",
+        help="frames denoised at once, longer clips in half-overlapping windows (default 32)",
     )
     device = parser.add_argument_group("device")
     device.add_argument(
@@ -110,7 +126,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     device.add_argument("--vae-tile", metavar="HxW", help="the same for encoding and decoding")
     device.add_argument(
         "--compile-cache",
-        default="~/.cache/star_jax",
         metavar="DIR",
         help="where compiled programs are kept (default ~/.cache/star_jax); '' keeps none",
     )
@@ -130,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.launch.data_arguments import parse_size
     from star_jax.memory import parse_memory, plan_memory
     from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
-    from star_jax.video.images import open_source
+    from star_jax.video.images import DEFAULT_FRAME_RATE, open_source
     from star_jax.video.outputs import check_output_path
 
     config = read_config(args.checkpoint)
@@ -161,11 +176,14 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
     outputs = output_paths(args.inputs, args.output)
-    readers = [open_source(path) for path in args.inputs]
+    readers = [open_source(path, frame_rate=args.frame_rate or DEFAULT_FRAME_RATE) for path in args.inputs]
+    if args.frame_rate and not any(reader.info.is_images for reader in readers):
+        raise InputError("--frame-rate is of folders of images; a video keeps its own")
     for reader, output in zip(readers, outputs, strict=True):
         check_output_path(output, reader.info)
     if args.compare:
         check_comparison(readers, outputs, settings, args.compare)
+    check_distinct(args.inputs, outputs, args.compare)
 
     from star_jax.pipeline import StarPipeline, resolve_dtype
 
@@ -189,6 +207,16 @@ def run(args: argparse.Namespace) -> None:
         _write_comparison(readers[0], outputs[0], args.compare)
 
 
+def _frame_rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is no frame rate; write it like 25 or 30000/1001")
+    return rate
+
+
 def _refuse_text_options(args: argparse.Namespace) -> None:
     """A model that reads no text has nothing to be guided by: no option about it goes unheard.
 
@@ -202,26 +230,6 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
     }
     if options := [name for name, was_given in given.items() if was_given]:
         raise InputError(f"{args.checkpoint} reads no text; leave out {', '.join(options)}")
-
-
-def output_paths(inputs: list[str], output: str) -> list[Path]:
-    """One output file for one input; several inputs go into a folder, under their own names as .mp4.
-
-    Raises:
-      InputError: several inputs and no folder, or two inputs of the same name.
-    """
-    folder = Path(output)
-    if len(inputs) == 1 and not folder.is_dir():
-        return [folder]
-    if not folder.is_dir():
-        raise InputError(
-            f"{output} is not a folder, but there are {len(inputs)} inputs; create the folder first"
-        )
-    # Resolved, because "." and ".." have no name to put a suffix on.
-    names = [Path(path).resolve().with_suffix(".mp4").name for path in inputs]
-    if len(set(names)) < len(names):
-        raise InputError("two inputs have the same name; upscale them one by one")
-    return [folder / name for name in names]
 
 
 def _upscale_one(pipeline, reader, output: Path, plan, args: argparse.Namespace) -> None:
@@ -241,25 +249,6 @@ def _upscale_one(pipeline, reader, output: Path, plan, args: argparse.Namespace)
         )
     if not args.quiet:
         print(output)
-
-
-def check_comparison(readers: list, outputs: list[Path], settings, truth: str) -> None:
-    """Refuses, before anything starts, a ground truth that the output cannot be compared with.
-
-    Raises:
-      InputError: several inputs, an output that is no video file, or another size or number of frames.
-    """
-    from star_jax.video.images import open_source
-
-    if len(readers) > 1 or "%" in outputs[0].name:
-        raise InputError("--compare takes one input and an output that is a video file")
-    ours, theirs = readers[0].info, open_source(truth).info
-    size = settings.target_size(ours.height, ours.width)
-    if (theirs.num_frames, theirs.height, theirs.width) != (ours.num_frames, *size):
-        raise InputError(
-            f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
-            f"have {ours.num_frames} of {size[0]}x{size[1]}"
-        )
 
 
 def _write_comparison(reader, output: Path, truth: str) -> None:

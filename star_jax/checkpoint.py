@@ -114,6 +114,16 @@ def present_components(directory: str | os.PathLike) -> list[str]:
     return [name for name in COMPONENTS if (path / name).is_dir()]
 
 
+def check_components(directory: str | os.PathLike, names: Sequence[str]) -> None:
+    """Refuses an incomplete checkpoint before the first of its components is read.
+
+    Raises:
+      InputError: one of these is missing.
+    """
+    for name in names:
+        _component_path(directory, name)
+
+
 def read_config(directory: str | os.PathLike, *, expect_preset: str | None = None) -> StarConfig:
     """Reads the sizes that a checkpoint was made with.
 
@@ -209,7 +219,9 @@ def check_destination(target: Path, *, force: bool) -> None:
         return
     if not force:
         raise InputError(f"{target} exists; choose another name, or pass --force to replace it")
-    if not (target / CONFIG_FILE).is_file() and not (target.is_dir() and not any(target.iterdir())):
+    # Folders of other libraries have a config.json, too.
+    is_checkpoint = all((target / name).is_file() for name in (CONFIG_FILE, PROVENANCE_FILE))
+    if not is_checkpoint and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(
             f"{target} exists and is not a checkpoint directory; --force does not replace such things"
         )

@@ -2,7 +2,10 @@
 
 import atexit
 import contextlib
+import glob
+import logging
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -10,11 +13,14 @@ import jax
 
 from star_jax.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_CACHE = "~/.cache/star_jax"
 _SHORTEST_SECONDS = 0.5  # of a compilation worth keeping
 _PREFIX = ".session."
 
 
-def use_compile_cache(directory: str | os.PathLike) -> None:
+def use_compile_cache(directory: str | os.PathLike | None) -> None:
     """Takes compiled programs from `directory`, and adds this process's when it ends.
 
     JAX writes a cache's files in place and never again: a process killed meanwhile would leave half a program, for
@@ -22,15 +28,20 @@ def use_compile_cache(directory: str | os.PathLike) -> None:
     and moves its new programs in, whole, at its end; what a killed one left is removed by the next.
 
     Args:
-      directory: made if need be; '' keeps nothing.
+      directory: made if need be; None is DEFAULT_CACHE, which may fail with a warning only; '' keeps nothing.
 
     Raises:
-      InputError: the folder cannot be made or written.
+      InputError: the folder that was asked for cannot be made or written.
     """
+    if directory is None:
+        try:
+            return use_compile_cache(DEFAULT_CACHE)
+        except InputError as error:
+            return logger.warning("%s", error)
     if not directory:
-        return
+        return None
     root = Path(directory).expanduser().absolute()
-    session = root / f"{_PREFIX}{os.getpid()}"
+    session = root / f"{_session_prefix()}{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(root)
@@ -58,9 +69,14 @@ def _keep_new_programs(session: Path, root: Path, pid: int) -> None:
     shutil.rmtree(session, ignore_errors=True)
 
 
+def _session_prefix() -> str:
+    """Machines may share a home folder: each knows only its own processes."""
+    return f"{_PREFIX}{platform.node()}."
+
+
 def _remove_abandoned(root: Path) -> None:
-    for session in root.glob(f"{_PREFIX}*"):
-        if not _is_running(session.name.removeprefix(_PREFIX)):
+    for session in root.glob(f"{glob.escape(_session_prefix())}*"):
+        if not _is_running(session.name.removeprefix(_session_prefix())):
             shutil.rmtree(session, ignore_errors=True)
 
 

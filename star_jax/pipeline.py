@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from star_jax.checkpoint import TOKENIZER_DIR, load_component, read_config
+from star_jax.checkpoint import TOKENIZER_DIR, check_components, load_component, read_config
 from star_jax.config import StarConfig
 from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
@@ -105,6 +105,7 @@ class StarPipeline:
           InputError: no such directory, not a checkpoint, a component missing or of other sizes.
         """
         config, dtype, kernels = read_config(directory), resolve_dtype(dtype), AttentionKernels.all(attention)
+        check_components(directory, component_names(config))
         params = {}
         for name in component_names(config):
             _, abstract = _abstract(config, name, dtype, kernels)

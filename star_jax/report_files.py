@@ -8,7 +8,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from star_jax.errors import RunError
+from star_jax.errors import InputError, RunError
+
+
+def check_report_path(path: str | os.PathLike, suffix: str) -> None:
+    """To be asked before the work whose report it is.
+
+    Raises:
+      InputError: another suffix, a folder, or no folder to write in.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"cannot write {path}: give a name that ends in {suffix}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: give a file in a folder that exists and can be written")
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -23,6 +23,7 @@ NEGATIVE_PROMPT = (
 )
 PADDINGS = ("fit", "original")
 MIN_TILE = (80, 64)  # pixels; the coarsest level of the network is then 3x1
+MAX_STEPS = 1000  # the schedule's timesteps
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
 
 
@@ -41,7 +42,8 @@ class UpscaleSettings:
       guidance_scale: weight of the prompt, 1 runs the conditional branch alone.
       seed: of all noise, 0 to 2^32 - 1.
       scale: output size over input size, at least 1.
-      window: most frames denoised together; longer clips are cut into half-overlapping windows.
+      window: frames denoised together, in the last window up to a quarter more; longer clips are cut into
+        half-overlapping windows.
       color_fix: `adain`, `wavelet` or `none`.
       tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to what the
         network takes; None takes frames whole. Tiles overlap by a quarter and are blended at every step.
@@ -76,6 +78,8 @@ class UpscaleSettings:
         _check_choice("padding", self.padding, PADDINGS)
         _check_choice("spacing", self.spacing, ("auto", "fast", "normal"))
         _check_least("num_inference_steps", self.num_inference_steps, 1)
+        if self.num_inference_steps > MAX_STEPS:
+            raise InputError(f"num_inference_steps is {self.num_inference_steps}; choose at most {MAX_STEPS}")
         _check_least("guidance_scale", self.guidance_scale, 0)
         _check_least("scale", self.scale, 1)
         _check_least("window", self.window, 2)

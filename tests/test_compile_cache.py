@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from star_jax import compile_cache
 from star_jax.compile_cache import use_compile_cache
 from star_jax.errors import InputError
 
@@ -59,3 +60,18 @@ def test_an_unusable_folder_is_refused(tmp_path):
         use_compile_cache(tmp_path / "file")
     with pytest.raises(InputError, match="choose another --compile-cache"):
         use_compile_cache(os.devnull)
+
+
+def test_a_home_that_cannot_be_written_costs_the_cache_only(monkeypatch, caplog):
+    monkeypatch.setattr(compile_cache, "DEFAULT_CACHE", "/proc/nope/.cache/star_jax")
+    use_compile_cache(None)
+    assert "cannot keep compiled programs in /proc/nope" in caplog.text
+    with pytest.raises(InputError, match="cannot keep compiled programs in /proc/nope"):
+        use_compile_cache("/proc/nope/.cache/star_jax")
+
+
+def test_another_machine_s_session_in_a_shared_home_stays(tmp_path):
+    theirs = tmp_path / ".session.other-machine.999999999"
+    theirs.mkdir()
+    assert run(tmp_path) == 0
+    assert theirs.is_dir()

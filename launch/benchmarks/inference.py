@@ -74,10 +74,13 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.errors import InputError
     from star_jax.launch.benchmarks.table import print_rows
     from star_jax.memory import parse_memory
-    from star_jax.report_files import write_json
+    from star_jax.report_files import check_report_path, write_json
 
     if args.plot and not args.sweep:
         raise InputError("--plot draws a sweep; add --sweep frames or --sweep pixels")
+    for path, suffix in ((args.json, ".json"), (args.plot, ".png")):
+        if path:
+            check_report_path(path, suffix)
     measure = count_inference if args.count_only else measure_inference
     sizes = _sizes(args)
     benchmarks = [

@@ -30,9 +30,11 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.training import measure_training
     from star_jax.launch.benchmarks.table import print_rows
     from star_jax.launch.config_arguments import read_experiment
-    from star_jax.report_files import write_json
+    from star_jax.report_files import check_report_path, write_json
     from star_jax.train.star_objective import StarObjective
 
+    if args.json:
+        check_report_path(args.json, ".json")
     config = read_experiment(args)
     clips = dataclasses.replace(config.data, source="synthetic:1")  # whose shapes are those of any clips
     objective = StarObjective(config.model, config.diffusion, clips, config.train)

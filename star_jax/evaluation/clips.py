@@ -135,9 +135,11 @@ def _open(name: str, result_path: Path, truth_path: Path, low_path: Path | None,
 
 
 def _check_ratio(result: Reader, low: Reader) -> None:
-    """Both sides must have grown alike, to a pixel of the input."""
+    """Both sides must have grown alike, to a pixel of the input, and of the output, whose sides are even."""
     across, down = result.info.width / low.info.width, result.info.height / low.info.height
-    if min(across, down) < 1 or abs(result.info.width - low.info.width * down) > max(across, down):
+    shrunk = result.info.width < low.info.width - 1 or result.info.height < low.info.height - 1
+    rounded = 1 + low.info.width / low.info.height  # a pixel of either side, in pixels of the width
+    if shrunk or abs(result.info.width - low.info.width * down) > max(across, down) + rounded:
         raise InputError(
             f"{low.info.path} is {low.info.width}x{low.info.height}, {result.info.path} "
             f"{result.info.width}x{result.info.height}: not the low resolution of that; check --input"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import huggingface_hub
 import ml_dtypes
@@ -350,6 +351,7 @@ def test_command_line(tmp_path, vae_file, capsys):
         ),
         (["convert", str(vae_file), str(tmp_path / "new"), "--preset", "huge"], "no preset 'huge'"),
         (["convert", "random:huge", str(tmp_path / "new")], "no preset 'huge'"),
+        (["convert", "random:tiny", str(tmp_path / "new"), "--seed", "-1"], "--seed is -1"),
         (["export", made, str(tmp_path / "back.pt")], "exists; choose another name, or pass --force"),
         (["export", made, str(tmp_path / "back.zip")], "end its name in"),
         (["export", made, str(tmp_path / "star.pt")], "has no controlnet"),
@@ -361,6 +363,33 @@ def test_command_line(tmp_path, vae_file, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and words in error
     assert not (tmp_path / "new").exists()
+
+
+def test_folders_of_other_libraries_are_not_replaced(tmp_path, capsys, vae_file):
+    theirs = tmp_path / "vae"
+    theirs.mkdir()
+    (theirs / "config.json").write_text("{}")
+    shutil.copy(vae_file, theirs / "diffusion_pytorch_model.pt")
+    before = sorted(theirs.iterdir())
+    assert main(["convert", "random:tiny", str(theirs), "--force"]) == 2
+    assert "is not a checkpoint directory; --force does not replace" in capsys.readouterr().err
+    assert sorted(theirs.iterdir()) == before
+
+
+def test_a_source_within_the_destination_is_not_replaced(tmp_path, vae_file):
+    made = tmp_path / "made"
+    convert(vae_file, made)
+    source = shutil.copy(vae_file, made / "vae.pt")
+    with pytest.raises(InputError, match=r"lies in .*made, which is to be made"):
+        convert(source, made, force=True)
+    assert (made / "vae.pt").is_file()
+
+
+def test_help_names_every_family(capsys):
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    text = capsys.readouterr().out
+    assert all(family in text for family in FAMILIES)
 
 
 def test_no_room(tmp_path, star_file, monkeypatch):

@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,6 +23,7 @@ from star_jax.config import BUNDLED, get_preset
 from star_jax.errors import InputError
 from star_jax.launch import upscale as command
 from star_jax.launch.cli import main
+from star_jax.launch.upscale_paths import output_paths
 from star_jax.pipeline import StarPipeline
 from star_jax.video.reader import VideoReader
 
@@ -118,6 +121,36 @@ def test_several_inputs_go_into_a_folder(clip, tmp_path, upscale):
     assert VideoReader(tmp_path / "out" / "other.mp4").info.num_frames == 6
 
 
+def test_images_become_images_or_a_video_of_the_rate_asked_for(tmp_path, upscale):
+    folder, out = tmp_path / "shot.1", tmp_path / "out"
+    for path in (folder, out):
+        path.mkdir()
+    for number, frame in enumerate(moving_clip(6)):
+        cv2.imwrite(str(folder / f"{number}.png"), frame)
+    single = shutil.copy(folder / "0.png", tmp_path / "single.png")
+    assert upscale(folder, "-o", out, "--frame-rate", "30000/1001", "--quiet") == 0
+    info = VideoReader(out / "shot.1.mp4").info
+    assert (info.num_frames, info.frame_rate) == (6, Fraction(30000, 1001))
+    assert output_paths([single, str(folder)], str(out)) == [out / "single.png", out / "shot.1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "truth", "words"),
+    [
+        ("clip.mp4", "truth.mp4", "truth.mp4", "truth.mp4 is read, and would be replaced"),
+        ("one.png", "one.mp4", "large.png", "one.png is read, and would be replaced"),
+        ("one.png", "new.png", "large.png", "an output that is a video file"),
+    ],
+)
+def test_what_is_read_is_not_replaced(clip, tmp_path, refused, source, output, truth, words):
+    large = np.repeat(np.repeat(moving_clip(6), 4, axis=1), 4, axis=2)
+    write_video(tmp_path / "truth.mp4", large)
+    cv2.imwrite(str(tmp_path / "one.png"), moving_clip(1)[0])
+    cv2.imwrite(str(tmp_path / "large.png"), large[0])
+    arguments = (tmp_path / source, "-o", tmp_path / output, "--compare", tmp_path / truth)
+    assert words in refused(*arguments)
+
+
 def no_frames(path: Path) -> Path:
     """A whole file with a video stream and nothing in it."""
     with av.open(str(path), "w") as container:
@@ -179,6 +212,8 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--scale", "0.5"], "scale is 0.5; choose a number of at least 1"),
         (["--scale", "inf"], "scale is inf; choose"),
         (["--steps", "0"], "num_inference_steps is 0; choose"),
+        (["--steps", "5000"], "num_inference_steps is 5000; choose at most 1000"),
+        (["--frame-rate", "25"], "--frame-rate is of folders of images"),
         (["--guidance", "-1"], "guidance_scale is -1.0; choose"),
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
@@ -194,7 +229,7 @@ def test_bad_settings(clip, tmp_path, refused, arguments, words):
     assert words in refused(clip, "-o", tmp_path / "out.mp4", *arguments)
 
 
-def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkpoint):
+def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkpoint, capfd):
     arguments = (clip, "-o", tmp_path / "out.mp4")
     remedy = "make one with star-jax convert SRC... DST"
     assert f"does not exist; {remedy}" in refused(*arguments, checkpoint=tmp_path / "none")
@@ -211,6 +246,8 @@ def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkp
     os.truncate(largest, largest.stat().st_size // 2)
     assert "copy the checkpoint again" in refused(*arguments, checkpoint=made)
     shutil.rmtree(made / "unet")
+    assert main(["inspect", str(made)]) == 0
+    assert "missing: unet; it cannot upscale" in capfd.readouterr().out
     assert f"{made} has no unet; convert it again" in refused(*arguments, checkpoint=made)
 
 
@@ -253,13 +290,14 @@ def test_a_prompt_for_a_pipeline_without_text_encoder():
 
 @pytest.mark.parametrize("stage", ["encode", "sample", "decode"])
 @pytest.mark.parametrize("name", ["out.mp4", "images/%05d.png"])
-def test_ctrl_c_leaves_nothing(clip, tmp_path, refused, monkeypatch, stage, name):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_nothing(clip, tmp_path, refused, monkeypatch, stage, name, sent):
     show = command._StageBars.__call__
 
     def interrupt(self, at, done, total) -> None:
         show(self, at, done, total)
         if at == stage:
-            raise KeyboardInterrupt
+            signal.raise_signal(sent)
 
     monkeypatch.setattr(command._StageBars, "__call__", interrupt)
     assert "interrupted; nothing was left half-written" in refused(clip, "-o", tmp_path / name, code=130)

@@ -1,0 +1,70 @@
+"""Where upscaled videos go, and what must hold before any work starts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from star_jax.errors import InputError
+
+if TYPE_CHECKING:  # imports jax, which the command's --help does without
+    from star_jax.settings import UpscaleSettings
+
+
+def output_paths(inputs: list[str], output: str) -> list[Path]:
+    """One output file for one input; several inputs go into a folder, under their own names.
+
+    Videos and folders of images become .mp4 there, single images .png.
+
+    Raises:
+      InputError: several inputs and no folder, or two inputs of the same name.
+    """
+    folder = Path(output)
+    if len(inputs) == 1 and not folder.is_dir():
+        return [folder]
+    if not folder.is_dir():
+        raise InputError(
+            f"{output} is not a folder, but there are {len(inputs)} inputs; create the folder first"
+        )
+    names = [_output_name(Path(path).resolve()) for path in inputs]  # "." and ".." have no name of their own
+    if len(set(names)) < len(names):
+        raise InputError("two inputs have the same name; upscale them one by one")
+    return [folder / name for name in names]
+
+
+def _output_name(path: Path) -> str:
+    from star_jax.video.images import SUFFIXES
+
+    if path.is_dir():
+        return f"{path.name}.mp4"
+    return f"{path.stem}.png" if path.suffix.lower() in SUFFIXES else f"{path.stem}.mp4"
+
+
+def check_comparison(readers: list, outputs: list[Path], settings: "UpscaleSettings", truth: str) -> None:
+    """Refuses, before anything starts, a ground truth that the output cannot be compared with.
+
+    Raises:
+      InputError: several inputs, an output that is no video file, or another size or number of frames.
+    """
+    from star_jax.video.images import open_source
+
+    if len(readers) > 1 or outputs[0].suffix.lower() == ".png":
+        raise InputError("--compare takes one input and an output that is a video file")
+    ours, theirs = readers[0].info, open_source(truth).info
+    size = settings.target_size(ours.height, ours.width)
+    if (theirs.num_frames, theirs.height, theirs.width) != (ours.num_frames, *size):
+        raise InputError(
+            f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
+            f"have {ours.num_frames} of {size[0]}x{size[1]}"
+        )
+
+
+def check_distinct(inputs: list[str], outputs: list[Path], truth: str | None) -> None:
+    """Nothing that is read is to be replaced by what is written.
+
+    Raises:
+      InputError: it would be.
+    """
+    written = [*outputs, *([outputs[0].with_suffix(".png")] if truth else [])]
+    read = {Path(path).resolve() for path in [*inputs, *([truth] if truth else [])]}
+    for path in written:
+        if path.resolve() in read:
+            raise InputError(f"{path} is read, and would be replaced by a result; choose another output name")

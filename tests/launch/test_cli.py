@@ -1,0 +1,55 @@
+"""The command as a whole: what nobody foresaw is one line too, --debug shows it, --version says what runs."""
+
+from importlib import metadata
+
+import pytest
+
+from star_jax.launch import inspect as command
+from star_jax.launch.cli import main
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`inspect` that fails in a way that it does not know."""
+
+    def fail_with(error: Exception) -> None:
+        def run(args):
+            raise error
+
+        monkeypatch.setattr(command, "run", run)
+
+    return fail_with
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error (--debug shows where)"),
+        (ValueError("first\nsecond"), "ValueError: first second (--debug shows where)"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            "the device's memory is full (RESOURCE_EXHAUSTED: Out",
+        ),
+    ],
+)
+def test_an_unforeseen_error_is_one_line(failing, capsys, error, line):
+    failing(error)
+    assert main(["inspect", "anything"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"star-jax inspect: {line}") and printed.count("\n") == 1
+    with pytest.raises(type(error)):
+        main(["inspect", "anything", "--debug"])
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_debug_of_a_benchmark_stands_anywhere(place):
+    arguments = ["benchmark", "inference", "--preset", "none"]
+    with pytest.raises(Exception, match="no preset 'none'"):
+        main([*arguments[:place], "--debug", *arguments[place:]])
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"star-jax {metadata.version('star_jax')}\n"
