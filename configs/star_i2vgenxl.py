@@ -5,20 +5,30 @@
       --config.model.checkpoint=checkpoints/venhancer --config.data.source=openvid.csv
 
 Training starts from VEnhancer v2, as the released weights did; `configs/star_i2vgenxl.py:i2vgenxl` starts from
-I2VGen-XL (checkpoints/i2vgenxl). All devices share the weights' state (mesh.fsdp) and split the 8 clips; more than
-8 devices need mesh.context, such as 8 x 8: --config.mesh.fsdp=8 --config.mesh.context=8.
+I2VGen-XL (checkpoints/i2vgenxl), and `configs/star_i2vgenxl.py:released` trains as the released script does: its
+degradations, and its DF loss, which carries no gradient.
+
+All devices share the weights' state (mesh.fsdp) and split the 8 clips; more than 8 devices need mesh.context, such
+as 8 x 8: --config.mesh.fsdp=8 --config.mesh.context=8.
 """
+
+import dataclasses
 
 from ml_collections import ConfigDict
 
+from star_jax.diffusion.losses import RELEASED_LOSS
 from star_jax.errors import InputError
 
-CHECKPOINTS = {"venhancer": "checkpoints/venhancer", "i2vgenxl": "checkpoints/i2vgenxl"}
+CHECKPOINTS = {
+    "venhancer": "checkpoints/venhancer",
+    "i2vgenxl": "checkpoints/i2vgenxl",
+    "released": "checkpoints/venhancer",
+}
 
 
-def get_config(init: str = "venhancer") -> ConfigDict:
-    if init not in CHECKPOINTS:
-        raise InputError(f"no start {init!r}; choose one of {', '.join(CHECKPOINTS)}")
+def get_config(variant: str = "venhancer") -> ConfigDict:
+    if variant not in CHECKPOINTS:
+        raise InputError(f"no variant {variant!r}; choose one of {', '.join(CHECKPOINTS)}")
     config = ConfigDict()
     config.train = ConfigDict(
         {
@@ -42,10 +52,13 @@ def get_config(init: str = "venhancer") -> ConfigDict:
             "num_workers": 8,
         }
     )
-    config.model = ConfigDict({"preset": "i2vgen-xl", "checkpoint": CHECKPOINTS[init]})
+    config.model = ConfigDict({"preset": "i2vgen-xl", "checkpoint": CHECKPOINTS[variant]})
     config.diffusion = ConfigDict(
         {"frequency": "direct", "alpha": 2.0, "schedule": "linear", "beta": 1.0, "low_pass": "radius"}
     )
     config.optimizer = ConfigDict({"learning_rate": 5e-5, "schedule": "constant", "clip_norm": 1.0})
     config.mesh = ConfigDict({"data": 1, "fsdp": -1})
+    if variant == "released":
+        config.data.recipe = "star"
+        config.diffusion = ConfigDict(dataclasses.asdict(RELEASED_LOSS))
     return config.lock()

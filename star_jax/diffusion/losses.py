@@ -94,7 +94,8 @@ class LossConfig:
             )
 
 
-# What the released training script computes (its DF loss carries no gradient).
+# The released training script's settings (its DF loss carries no gradient). It takes the mask's quantile over a
+# whole clip, here it is that of each decoded group.
 RELEASED_LOSS = LossConfig(low_pass="magnitude", normalization="backward", factor=0.01, stop_gradient=True)
 
 

@@ -142,8 +142,8 @@ class OptimizerConfig:
       warmup_steps: linear from 0.
       b1, b2, epsilon: Adam's.
       weight_decay: decoupled, of all trained weights.
-      clip_norm: largest norm of the gradient over all trained weights (the released script leaves LIEM out);
-        None: not clipped.
+      clip_norm: largest norm of the gradient over all trained weights (the released script leaves the base
+        UNet's LIEM out); None: not clipped.
     """
 
     learning_rate: float = 5e-5

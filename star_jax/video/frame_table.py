@@ -88,8 +88,9 @@ def _list_packets(path: Path, container: av.container.InputContainer, stream: av
     except av.FFmpegError as error:
         raise InputError(f"{path} is damaged after {len(stamps)} frames; copy it again") from error
     if container.format.name.startswith(KNOW_DURATION) and container.duration:
-        promised = ((container.start_time or 0) + container.duration) / av.time_base
-        is_cut |= end < promised - DURATION_TOLERANCE
+        # Matroska's duration is the time of the end, whatever the start.
+        start = 0 if "matroska" in container.format.name else container.start_time or 0
+        is_cut |= end < (start + container.duration) / av.time_base - DURATION_TOLERANCE
     if is_cut:
         raise InputError(
             f"{path} is cut off after {len(stamps)} frames; copy it again, or keep what is there with: "

@@ -4,6 +4,7 @@ import io
 import logging
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -35,17 +36,21 @@ class StreamCopier:
         self._input = av.open(file_url(source.path))
         self._output = output
         output.metadata.update({k: v for k, v in self._input.metadata.items() if k.lower() not in FILE_FACTS})
-        if chapters := self._input.chapters():
-            output.set_chapters(chapters)
         self._targets = {}
         for stream in self._input.streams:
             if stream.type in COPIED_KINDS and _refusal(stream, output.format.name) is None:
                 self._targets[stream.index] = _add_copy(stream, output)
         starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
         self.offset: Fraction = min([source.start_time, *starts])
+        if chapters := self._input.chapters():
+            output.set_chapters([self._shifted(chapter) for chapter in chapters])
         copied = [self._input.streams[index] for index in self._targets]
         self._packets = self._input.demux(copied) if copied else iter(())
         self._pending: av.Packet | None = None
+
+    def _shifted(self, chapter: dict[str, Any]) -> dict[str, Any]:
+        shift = round(self.offset / chapter["time_base"])
+        return {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
 
     def copy_until(self, seconds: Fraction | None) -> None:
         """Copies packets up to a time of the output; None copies all that are left."""

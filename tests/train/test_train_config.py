@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from ml_collections import ConfigDict
 
-from star_jax.diffusion.losses import LossConfig
+from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
 from star_jax.launch.config_arguments import parse_overrides, run_config_file
@@ -163,7 +163,16 @@ def test_keys_that_a_resumed_run_may_change_exist():
 
 
 @pytest.mark.parametrize(
-    "file", ["tiny.py", "star_i2vgenxl.py", "star_i2vgenxl.py:i2vgenxl", "ablations.py:df_off"]
+    "file",
+    [
+        "tiny.py",
+        "tiny_star.py",
+        "tiny_star.py:longer",
+        "star_i2vgenxl.py",
+        "star_i2vgenxl.py:i2vgenxl",
+        "star_i2vgenxl.py:released",
+        "ablations.py:df_off",
+    ],
 )
 def test_packaged_configurations_are_whole(file):
     values = run_config_file(file)
@@ -181,6 +190,14 @@ def test_the_paper_s_configuration():
     assert 8 * 258e12 * 3 < config.step_flops() < 8 * 258e12 * 9
 
 
+def test_the_released_script_s_configuration():
+    released = parse_experiment(run_config_file("star_i2vgenxl.py:released"))
+    assert released.diffusion == RELEASED_LOSS and released.data.recipe == "star"
+    paper = parse_experiment(run_config_file("star_i2vgenxl.py"))
+    data = dataclasses.replace(released.data, recipe=paper.data.recipe)
+    assert dataclasses.replace(released, data=data, diffusion=paper.diffusion) == paper
+
+
 def test_every_ablation_is_another_configuration():
     from star_jax.configs import ablations, star_i2vgenxl
 
@@ -193,5 +210,5 @@ def test_every_ablation_is_another_configuration():
     assert len(set(others)) == len(others) == 23 - len(full)
     with pytest.raises(InputError, match=r"no ablation 'df'; write .* liem_none"):
         run_config_file("ablations.py:df")
-    with pytest.raises(InputError, match="no start 'sd'; choose one of venhancer, i2vgenxl"):
+    with pytest.raises(InputError, match="no variant 'sd'; choose one of venhancer, i2vgenxl"):
         run_config_file("star_i2vgenxl.py:sd")

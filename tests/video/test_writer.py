@@ -152,6 +152,24 @@ def test_subtitles_chapters_and_titles_are_copied(tmp_path):
         assert "subtitle" not in [stream.type for stream in container.streams]
 
 
+def test_chapters_move_with_the_picture(tmp_path):
+    """The file starts at 2 s, the chapter half a second later."""
+    plain = write_video(tmp_path / "plain.mkv", moving_frames(30, 48, 32), pts=list(range(60, 90)))
+    source = tmp_path / "in.mkv"
+    chapter = {"id": 1, "time_base": Fraction(1, 1000), "metadata": {"title": "End"}}
+    with av.open(str(plain)) as old, av.open(str(source), "w") as new:
+        new.set_chapters([{**chapter, "start": 2500, "end": 3000}])
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    assert VideoReader(source).info.start_time == 2
+    with av.open(str(copy_video(source, tmp_path / "out.mkv").path)) as container:
+        (copied,) = container.chapters()
+        assert [copied[name] * copied["time_base"] for name in ("start", "end")] == [Fraction(1, 2), 1]
+
+
 def add_subtitles(source: Path, target: Path) -> None:
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         new.metadata["title"] = "A panda"
