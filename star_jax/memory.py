@@ -45,6 +45,7 @@ class MemoryPlan:
       sampling: bytes of latents and temporaries while sampling.
       vae: the same while encoding or decoding, whichever is more.
       budget: bytes that may be used.
+      frames: most frames denoised together: the last window may be a quarter longer than the others.
     """
 
     settings: UpscaleSettings
@@ -52,6 +53,7 @@ class MemoryPlan:
     sampling: int
     vae: int
     budget: int
+    frames: int
 
     @property
     def peak(self) -> int:
@@ -68,7 +70,7 @@ class MemoryPlan:
         branches = "" if chosen.batch_guidance else ", one branch of guidance after the other"
         return (
             f"memory: about {_size(self.peak)} of {_size(self.budget)} (weights {_size(self.weights)}, sampling "
-            f"{_size(self.sampling)}, VAE {_size(self.vae)}); denoising up to {chosen.window} frames at once, "
+            f"{_size(self.sampling)}, VAE {_size(self.vae)}); denoising up to {self.frames} frames at once, "
             f"{tile}{branches}; VAE on {vae_tile}"
         )
 
@@ -123,7 +125,9 @@ def plan_memory(
             "smaller --scale"
         )
     chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
-    return MemoryPlan(chosen, weights, fitting[0], fitting_vae[0], budget)
+    return MemoryPlan(
+        chosen, weights, fitting[0], fitting_vae[0], budget, _longest(num_frames, chosen.window)
+    )
 
 
 def weight_bytes(config: StarConfig, dtype: jnp.dtype) -> int:
@@ -142,9 +146,8 @@ def sampling_bytes(
     """Bytes of latents and temporaries while a clip of `padded` = (height, width) pixels is denoised."""
     factor = config.vae.spatial_factor
     height, width = _cut(settings.tile, padded)
-    longest = max(stop - start for start, stop in make_windows(num_frames, settings.window))
     branches = 2 if settings.batch_guidance and _is_guided(config, settings) else 1
-    seen = branches * longest * (height // factor) * (width // factor)
+    seen = branches * _longest(num_frames, settings.window) * (height // factor) * (width // factor)
     platform = target_platform()
     # A CPU computes in float32 whatever the dtype.
     itemsize = 4 if platform == "cpu" else jnp.dtype(dtype).itemsize
@@ -152,6 +155,10 @@ def sampling_bytes(
     temporaries = values * config.unet.block_out_channels[0] * itemsize * seen
     clip = num_frames * math.prod(padded) // factor**2 * config.unet.in_channels
     return temporaries + _LATENTS_HELD * 4 * clip
+
+
+def _longest(num_frames: int, window: int) -> int:
+    return max(stop - start for start, stop in make_windows(num_frames, window))
 
 
 def vae_bytes(

@@ -27,6 +27,7 @@ from star_jax.diffusion.solvers import solver_table
 from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.diffusion.windows import make_windows
 from star_jax.errors import InputError, RunError
+from star_jax.memory import parse_memory, plan_memory
 from star_jax.models.components import abstract_component, component_names
 from star_jax.models.star import project_text, star_velocity
 from star_jax.models.tokenizer import load_tokenizer, tokenize
@@ -116,13 +117,20 @@ class StarPipeline:
         return cls(config, params, tokenizer, dtype=dtype, kernels=kernels)
 
     def __call__(
-        self, frames: np.ndarray, prompt: str = "", *, on_progress: OnProgress = _no_progress, **settings: Any
+        self,
+        frames: np.ndarray,
+        prompt: str = "",
+        *,
+        max_memory: int | str | None = None,
+        on_progress: OnProgress = _no_progress,
+        **settings: Any,
     ) -> np.ndarray:
-        """Upscales a clip held in memory.
+        """Upscales a clip held in memory, in tiles and windows that fit the device.
 
         Args:
           frames: uint8 [F, H, W, 3] RGB.
           prompt: what the clip shows.
+          max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
           on_progress: called with (stage, done, total).
           **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
@@ -130,7 +138,7 @@ class StarPipeline:
           uint8 [F, scale H, scale W, 3].
 
         Raises:
-          InputError: frames of another shape or dtype, or a setting out of range.
+          InputError: frames of another shape or dtype, a setting out of range, or too little memory.
           RunError: the network produced non-finite numbers.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -139,13 +147,15 @@ class StarPipeline:
         def read(size: int) -> Iterator[np.ndarray]:
             return (frames[start : start + size] for start in range(0, len(frames), size))
 
-        pieces = self.stream(
-            read,
+        plan = plan_memory(
+            self.config,
+            self.dtype,
+            UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
             len(frames),
             frames.shape[1:3],
-            UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
-            on_progress=on_progress,
+            budget=parse_memory(max_memory) if isinstance(max_memory, str) else max_memory,
         )
+        pieces = self.stream(read, len(frames), frames.shape[1:3], plan.settings, on_progress=on_progress)
         return np.concatenate(list(pieces))
 
     def stream(

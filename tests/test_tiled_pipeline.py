@@ -37,6 +37,21 @@ def test_sampling_in_tiles(tiny_pipeline):
     assert difference[:, 120:].mean() > 5 * difference[:, :48].mean()
 
 
+def test_memory_is_planned_for(tiny_pipeline, monkeypatch):
+    clip, seen = moving_clip(6, height=180, width=320), []
+
+    def stream(read, num_frames, size, settings, **options):
+        seen.append(settings)
+        return [clip]
+
+    monkeypatch.setattr(tiny_pipeline, "stream", stream)
+    with pytest.raises(InputError, match=r"max-memory is 1 MiB, but 6 frames of 1280x720"):
+        tiny_pipeline(clip, max_memory="1MiB")
+    tiny_pipeline(clip, max_memory=2**30)
+    tiny_pipeline(clip)
+    assert seen[0].vae_tile is not None and seen[1] == UpscaleSettings()
+
+
 @pytest.fixture(scope="module")
 def decode(tiny_pipeline):
     graphdef_and_scale = tiny_pipeline._decode.__wrapped__.args
