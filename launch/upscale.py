@@ -16,11 +16,23 @@ import dataclasses
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from star_jax.config import BUNDLED
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
-from star_jax.launch.upscale_paths import check_comparison, check_distinct, output_paths
+from star_jax.launch.upscale_paths import (
+    Job,
+    check_comparison,
+    check_distinct,
+    is_there,
+    output_paths,
+    settings_for,
+)
+
+if TYPE_CHECKING:  # they import jax, which --help does without
+    from star_jax.config import StarConfig
+    from star_jax.settings import UpscaleSettings
 
 HELP = "upscale videos with a checkpoint"
 X264_PRESETS = (
@@ -54,12 +66,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory made by star-jax convert or assemble (default: tiny-star, a small model in the package)",
     )
     parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave inputs alone whose output is there: goes on with a batch that was interrupted",
+    )
+    parser.add_argument(
         "--compare",
         metavar="GT",
         help="ground truth of a single IN: writes OUT.png beside OUT, input enlarged | output | ground truth",
     )
     picture = parser.add_argument_group("picture")
-    picture.add_argument("--scale", type=float, default=4.0, help="output size / input size (default 4)")
+    size = picture.add_mutually_exclusive_group()
+    size.add_argument("--scale", type=float, default=4.0, help="output size / input size (default 4)")
+    size.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="of the output's shorter side, such as 1080, in place of --scale; never less than the input's",
+    )
+    picture.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="share of the result, the rest is the enlarged input: below 1 against over-sharp pictures (default 1)",
+    )
     picture.add_argument(
         "--color-fix", metavar="NAME", help="adain, wavelet or none (default: the checkpoint's, else adain)"
     )
@@ -142,15 +173,38 @@ def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, loads the model, upscales one input after the other."""
     from star_jax.checkpoint import read_config
     from star_jax.compile_cache import use_compile_cache
-    from star_jax.launch.data_arguments import parse_size
     from star_jax.memory import parse_memory, plan_memory
-    from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
-    from star_jax.video.images import DEFAULT_FRAME_RATE, open_source
-    from star_jax.video.outputs import check_output_path
 
     config = read_config(args.checkpoint)
     if config.text_encoder is None:
         _refuse_text_options(args)
+    settings = _settings(args, config)
+    budget = args.max_memory and parse_memory(args.max_memory)
+    if not 0 <= args.crf <= 51:
+        raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
+    jobs = _jobs(args, settings)
+    if not jobs:
+        return
+
+    from star_jax.pipeline import StarPipeline, resolve_dtype
+
+    dtype = resolve_dtype(args.dtype)
+    plans = [
+        plan_memory(config, dtype, job.settings, job.info.num_frames, job.size, budget=budget) for job in jobs
+    ]
+    use_compile_cache(args.compile_cache)
+    pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
+    for job, plan in zip(jobs, plans, strict=True):
+        _upscale_one(pipeline, job.reader, job.output, plan, args)
+    if args.compare:
+        _write_comparison(jobs[0].reader, jobs[0].output, args.compare)
+
+
+def _settings(args: argparse.Namespace, config: "StarConfig") -> "UpscaleSettings":
+    """What was asked for, else what the checkpoint says."""
+    from star_jax.launch.data_arguments import parse_size
+    from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
+
     asked_for = {
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance,
@@ -159,52 +213,47 @@ def run(args: argparse.Namespace) -> None:
     }
     sampling = dataclasses.asdict(config.sampling)
     sampling |= {name: value for name, value in asked_for.items() if value is not None}
-    settings = UpscaleSettings(
+    return UpscaleSettings(
         prompt=args.prompt,
         negative_prompt=NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
         spacing=args.spacing,
         solver=args.solver,
         seed=args.seed,
         scale=args.scale,
+        strength=args.strength,
         window=args.window,
         padding=args.padding,
         tile=args.tile and parse_size(args.tile),
         vae_tile=args.vae_tile and parse_size(args.vae_tile),
         **sampling,
     )
-    budget = args.max_memory and parse_memory(args.max_memory)
-    if not 0 <= args.crf <= 51:
-        raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
-    outputs = output_paths(args.inputs, args.output)
-    readers = [open_source(path, frame_rate=args.frame_rate or DEFAULT_FRAME_RATE) for path in args.inputs]
-    if args.frame_rate and not any(reader.info.is_images for reader in readers):
-        raise InputError("--frame-rate is of folders of images; a video keeps its own")
-    for reader, output in zip(readers, outputs, strict=True):
-        check_output_path(output, reader.info)
-    if args.compare:
-        check_comparison(readers, outputs, settings, args.compare)
-    check_distinct(args.inputs, outputs, args.compare)
 
-    from star_jax.pipeline import StarPipeline, resolve_dtype
 
-    dtype = resolve_dtype(args.dtype)
-    plans = [
-        plan_memory(
-            config,
-            dtype,
-            settings,
-            reader.info.num_frames,
-            (reader.info.height, reader.info.width),
-            budget=budget,
+def _jobs(args: argparse.Namespace, settings: "UpscaleSettings") -> list[Job]:
+    """Opens every input that is to be upscaled, and checks that its output can be written."""
+    from star_jax.video.images import DEFAULT_FRAME_RATE, open_source
+    from star_jax.video.outputs import check_output_path
+
+    if args.resolution is not None and args.resolution < 1:
+        raise InputError(
+            f"--resolution is {args.resolution}; choose pixels of the shorter side, such as 1080"
         )
-        for reader in readers
-    ]
-    use_compile_cache(args.compile_cache)
-    pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
-    for reader, output, plan in zip(readers, outputs, plans, strict=True):
-        _upscale_one(pipeline, reader, output, plan, args)
-    if args.compare:
-        _write_comparison(readers[0], outputs[0], args.compare)
+    outputs = output_paths(args.inputs, args.output)
+    jobs = []
+    for path, output in zip(args.inputs, outputs, strict=True):
+        if args.skip_existing and is_there(output):
+            if not args.quiet:
+                print(f"{output} is there: {path} is skipped", file=sys.stderr)
+            continue
+        reader = open_source(path, frame_rate=args.frame_rate or DEFAULT_FRAME_RATE)
+        check_output_path(output, reader.info)
+        jobs.append(Job(reader, output, settings_for(reader.info, settings, args.resolution)))
+    if args.frame_rate and jobs and not any(job.info.is_images for job in jobs):
+        raise InputError("--frame-rate is of folders of images; a video keeps its own")
+    if args.compare and jobs:
+        check_comparison(jobs, args.compare, num_inputs=len(args.inputs))
+    check_distinct(args.inputs, outputs, args.compare)
+    return jobs
 
 
 def _frame_rate(text: str) -> Fraction:

@@ -1,5 +1,7 @@
 """Where upscaled videos go, and what must hold before any work starts."""
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +9,47 @@ from star_jax.errors import InputError
 
 if TYPE_CHECKING:  # imports jax, which the command's --help does without
     from star_jax.settings import UpscaleSettings
+    from star_jax.video.images import ImageSequenceReader
+    from star_jax.video.probe import VideoInfo
+    from star_jax.video.reader import VideoReader
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to upscale.
+
+    Attributes:
+      reader: of its frames.
+      output: where they go.
+      settings: how; `scale` may be the clip's own.
+    """
+
+    reader: "VideoReader | ImageSequenceReader"
+    output: Path
+    settings: "UpscaleSettings"
+
+    @property
+    def info(self) -> "VideoInfo":
+        return self.reader.info
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the input."""
+        return self.info.height, self.info.width
+
+
+def settings_for(info: "VideoInfo", settings: "UpscaleSettings", resolution: int | None) -> "UpscaleSettings":
+    """The settings, with the scale that gives the shorter side `resolution` pixels, at least 1."""
+    if resolution is None:
+        return settings
+    return dataclasses.replace(settings, scale=max(1.0, resolution / min(info.height, info.width)))
+
+
+def is_there(output: Path) -> bool:
+    """Whether an earlier run has written the output: unfinished ones never appear under their names."""
+    if "%" in output.name:
+        return output.parent.is_dir() and any(output.parent.iterdir())
+    return output.exists()
 
 
 def output_paths(inputs: list[str], output: str) -> list[Path]:
@@ -38,7 +81,7 @@ def _output_name(path: Path) -> str:
     return f"{path.stem}.png" if path.suffix.lower() in SUFFIXES else f"{path.stem}.mp4"
 
 
-def check_comparison(readers: list, outputs: list[Path], settings: "UpscaleSettings", truth: str) -> None:
+def check_comparison(jobs: list[Job], truth: str, *, num_inputs: int) -> None:
     """Refuses, before anything starts, a ground truth that the output cannot be compared with.
 
     Raises:
@@ -46,10 +89,10 @@ def check_comparison(readers: list, outputs: list[Path], settings: "UpscaleSetti
     """
     from star_jax.video.images import open_source
 
-    if len(readers) > 1 or outputs[0].suffix.lower() == ".png":
+    if num_inputs > 1 or jobs[0].output.suffix.lower() == ".png":
         raise InputError("--compare takes one input and an output that is a video file")
-    ours, theirs = readers[0].info, open_source(truth).info
-    size = settings.target_size(ours.height, ours.width)
+    ours, theirs = jobs[0].info, open_source(truth).info
+    size = jobs[0].settings.target_size(*jobs[0].size)
     if (theirs.num_frames, theirs.height, theirs.width) != (ours.num_frames, *size):
         raise InputError(
             f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "

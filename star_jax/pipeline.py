@@ -84,7 +84,7 @@ class StarPipeline:
                 config.vae.scaling_factor,
                 spatial_factor=config.vae.spatial_factor,
             ),
-            static_argnames=("padding", "color_fix", "tiles"),
+            static_argnames=("padding", "color_fix", "tiles", "strength"),
         )
         self._velocity = partial(star_velocity, graphs["unet"], graphs["controlnet"])
         self._project_text = jax.jit(partial(project_text, graphs["unet"], graphs["controlnet"]))
@@ -314,6 +314,7 @@ class StarPipeline:
             fill_piece(piece, kept, at_end=False),
             padding=padding,
             color_fix=settings.color_fix,
+            strength=settings.strength,
             tiles=settings.vae_tiles_of(latents.shape[2:4], self._factor),
         )
         return frames[kept - len(piece) :], finite

@@ -45,6 +45,8 @@ class UpscaleSettings:
       window: frames denoised together, in the last window up to a quarter more; longer clips are cut into
         half-overlapping windows.
       color_fix: `adain`, `wavelet` or `none`.
+      strength: share of the result in the output, 0 to 1; the rest is the input, enlarged (against over-sharp
+        pictures).
       tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to what the
         network takes; None takes frames whole. Tiles overlap by a quarter and are blended at every step.
       vae_tile: the same for the VAE.
@@ -66,6 +68,7 @@ class UpscaleSettings:
     scale: float = 4.0
     window: int = 32
     color_fix: str = "adain"
+    strength: float = 1.0
     padding: str = "fit"
     tile: tuple[int, int] | None = None
     vae_tile: tuple[int, int] | None = None
@@ -90,6 +93,8 @@ class UpscaleSettings:
                 raise InputError(
                     f"{name} is {tile[0]}x{tile[1]}; choose at least {MIN_TILE[0]}x{MIN_TILE[1]}"
                 )
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength is {self.strength}; choose 0 (the input, enlarged) to 1 (the result)")
         if self.seed > MAX_SEED:
             raise InputError(f"seed is {self.seed}; choose at most {MAX_SEED}")
         if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):

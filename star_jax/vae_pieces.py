@@ -58,11 +58,13 @@ def decode_piece(
     color_fix: str,
     tiles: Tiles,
     spatial_factor: int,
+    strength: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Decodes latents [1, f, h, w, 4] and keeps the frames from `first` on, as many as `frames_lr` has.
 
     Returns:
-      uint8 [k, H, W, 3] with the colours of frames_lr (uint8 [k, H', W', 3]), and whether all was finite.
+      uint8 [k, H, W, 3] with the colours of frames_lr (uint8 [k, H', W', 3]), blended with those enlarged where
+      `strength` is below 1, and whether all was finite.
     """
 
     def decode(latents: jax.Array) -> jax.Array:
@@ -75,6 +77,8 @@ def decode_piece(
     if color_fix == "wavelet":
         reference = enlarge(frames_lr, frames.shape[1:3])
     frames = fix_colors(frames, reference, method=color_fix)
+    if strength < 1:
+        frames = strength * frames + (1 - strength) * enlarge(frames_lr, frames.shape[1:3])
     return jnp.round((frames + 1.0) * 127.5).astype(jnp.uint8), jnp.isfinite(kept).all()
 
 

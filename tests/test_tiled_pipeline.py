@@ -12,7 +12,7 @@ from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.tiles import make_tiles
 from star_jax.errors import InputError
 from star_jax.settings import UpscaleSettings
-from star_jax.vae_pieces import decode_group, decode_piece
+from star_jax.vae_pieces import decode_group, decode_piece, enlarge
 from star_jax.video.geometry import Padding
 
 UNPADDED = Padding(0, 0, 0, 0)
@@ -50,6 +50,16 @@ def test_memory_is_planned_for(tiny_pipeline, monkeypatch):
     tiny_pipeline(clip, max_memory=2**30)
     tiny_pipeline(clip)
     assert seen[0].vae_tile is not None and seen[1] == UpscaleSettings()
+
+
+def test_strength_blends_with_the_enlarged_input(tiny_pipeline):
+    clip = moving_clip(2)
+    whole = tiny_pipeline(clip, **SHORT).astype(np.float64)
+    size = whole.shape[1:3]
+    enlarged = (np.asarray(enlarge(jnp.asarray(clip), size)) + 1) * 127.5
+    half = tiny_pipeline(clip, **SHORT, strength=0.5)
+    assert np.abs(half - (whole + enlarged) / 2).max() <= 1  # rounded once, not twice
+    assert np.abs(whole - enlarged).mean() > 5
 
 
 @pytest.fixture(scope="module")

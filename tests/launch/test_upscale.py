@@ -23,8 +23,9 @@ from star_jax.config import BUNDLED, get_preset
 from star_jax.errors import InputError
 from star_jax.launch import upscale as command
 from star_jax.launch.cli import main
-from star_jax.launch.upscale_paths import output_paths
+from star_jax.launch.upscale_paths import output_paths, settings_for
 from star_jax.pipeline import StarPipeline
+from star_jax.settings import UpscaleSettings
 from star_jax.video.reader import VideoReader
 
 # The settings and the size of sample_frames.LONG, so that test_pipeline's compiled programs serve here too.
@@ -151,6 +152,26 @@ def test_what_is_read_is_not_replaced(clip, tmp_path, refused, source, output, t
     assert words in refused(*arguments)
 
 
+@pytest.mark.parametrize(("resolution", "height", "width"), [(120, 150, 120), (64, 80, 64), (8, 20, 16)])
+def test_the_shorter_side_decides_the_scale(clip, resolution, height, width):
+    info = VideoReader(clip).info
+    settings = settings_for(info, UpscaleSettings(), resolution)
+    assert settings.target_size(info.height, info.width) == (height, width)
+
+
+def test_an_interrupted_batch_goes_on(clip, tmp_path, upscale, capfd):
+    other, out = write_video(tmp_path / "other.mp4", moving_clip(6)), tmp_path / "out"
+    out.mkdir()
+    (out / "clip.mp4").write_bytes(b"the result of yesterday")
+    assert upscale(clip, other, "-o", out, "--skip-existing") == 0
+    assert f"{out / 'clip.mp4'} is there: {clip} is skipped" in capfd.readouterr().err
+    assert (out / "clip.mp4").read_bytes() == b"the result of yesterday"
+    assert VideoReader(out / "other.mp4").info.num_frames == 6
+    written = (out / "other.mp4").stat().st_mtime_ns
+    assert upscale(clip, other, "-o", out, "--skip-existing", "--quiet") == 0
+    assert (out / "other.mp4").stat().st_mtime_ns == written
+
+
 def no_frames(path: Path) -> Path:
     """A whole file with a video stream and nothing in it."""
     with av.open(str(path), "w") as container:
@@ -215,6 +236,8 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--steps", "5000"], "num_inference_steps is 5000; choose at most 1000"),
         (["--frame-rate", "25"], "--frame-rate is of folders of images"),
         (["--guidance", "-1"], "guidance_scale is -1.0; choose"),
+        (["--strength", "1.5"], "strength is 1.5; choose 0 (the input, enlarged) to 1"),
+        (["--resolution", "0"], "--resolution is 0; choose pixels"),
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
         (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, none"),
