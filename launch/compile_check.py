@@ -84,10 +84,12 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     from star_jax.train.star_objective import StarObjective
 
     config = read_experiment(args)
-    # Sizes are the preset's, so no checkpoint is read; `auto` is resolved here as on a TPU.
+    # Sizes are the preset's, so no checkpoint is read, nor clips; `auto` is resolved here as on a TPU.
     dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, dtype=dtype, checkpoint=None)
+        config,
+        model=dataclasses.replace(config.model, dtype=dtype, checkpoint=None),
+        train=dataclasses.replace(config.train, validate_every_steps=0),
     )
     mesh = make_mesh(config.mesh, devices)
     objective = StarObjective(config.model, config.diffusion, config.data, config.train)

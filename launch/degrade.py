@@ -74,8 +74,10 @@ def run(args: argparse.Namespace) -> None:
 def _write_sheet(args: argparse.Namespace) -> None:
     from star_jax.data.contact_sheet import contact_sheet
     from star_jax.report_files import check_report_path, write_png
+    from star_jax.video.outputs import check_not_read
 
     check_report_path(args.output, ".png")
+    check_not_read([args.output], [args.input])
     frames, _ = _read(args.input, args.start, min(args.frames, 16), multiple=16)
     if len(frames) < 8:
         raise InputError(f"{args.input} gives {len(frames)} frames; a contact sheet needs 8")
@@ -112,14 +114,12 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Refuses what cannot be written, and what would replace the input or one output by the other."""
-    from star_jax.video.outputs import check_output_path, is_pattern
+    from star_jax.video.outputs import check_not_read, check_output_path, is_pattern
 
+    if args.truth and args.truth.lower().endswith(".png") and not is_pattern(Path(args.truth)):
+        raise InputError(f"--truth {args.truth} is one image; give a video, or folder/%05d.png")
     outputs = [check_output_path(path) for path in (args.output, args.truth) if path]
-    targets = [(path.parent if is_pattern(path) else path).resolve() for path in outputs]
-    if Path(args.input).resolve() in targets:
-        raise InputError(f"{args.input} is the input itself; choose another output name")
-    if len(targets) > len(set(targets)):
-        raise InputError(f"--output and --truth are both {targets[0]}; give two places")
+    check_not_read(outputs, [args.input])
 
 
 def _read(location: str, start: int, count: int, *, multiple: int):

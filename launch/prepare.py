@@ -97,7 +97,12 @@ def run(args: argparse.Namespace) -> None:
     else:
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-            manifests = list(pool.map(work, shares))
+            try:
+                manifests = list(pool.map(work, shares))
+            except KeyboardInterrupt:  # or SIGTERM, of which the workers know nothing
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
     _report(args.output, next((manifest for manifest in manifests if manifest), None))
 
 

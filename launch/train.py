@@ -73,6 +73,7 @@ def _with_checkpoint(config, workdir: str):
 
     from star_jax.errors import InputError
     from star_jax.train.fresh_checkpoint import fresh_checkpoint
+    from star_jax.train.workdir import absolute, has_checkpoint
 
     if config.model.checkpoint is not None:
         return config
@@ -80,7 +81,11 @@ def _with_checkpoint(config, workdir: str):
         raise InputError(f"a run from random weights needs --workdir on a disk, not {workdir}")
     target = os.path.join(os.path.abspath(workdir), "initial")
     directory = fresh_checkpoint(
-        target, config.model.star_config(), config.train.seed, vae=config.model.vae_checkpoint
+        target,
+        config.model.star_config(),
+        config.train.seed,
+        vae=config.model.vae_checkpoint,
+        renew=not has_checkpoint(absolute(workdir)),
     )
     model = dataclasses.replace(config.model, checkpoint=os.fspath(directory))
     return dataclasses.replace(config, model=model)

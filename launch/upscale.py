@@ -4,7 +4,7 @@
   star-jax upscale clip.mp4 -o clip_x4.mp4 --checkpoint DIR
   star-jax upscale low.mp4 -o out.mp4 --compare truth.mp4                      # and a picture beside it, out.png
   star-jax upscale clip.mp4 -o out.mkv --checkpoint DIR --prompt "a panda plays a guitar" --steps 30 --seed 7
-  star-jax upscale *.mp4 -o results/ --checkpoint DIR
+  star-jax upscale *.mp4 -o results/ --checkpoint DIR --resolution 1080 --skip-existing
 
 The output keeps the input's frame rate, number of frames, sound and subtitles. It appears under its name only when
 it is complete.
@@ -24,7 +24,6 @@ from star_jax.launch.interrupts import terminable
 from star_jax.launch.upscale_paths import (
     Job,
     check_comparison,
-    check_distinct,
     is_there,
     output_paths,
     settings_for,
@@ -231,8 +230,8 @@ def _settings(args: argparse.Namespace, config: "StarConfig") -> "UpscaleSetting
 
 def _jobs(args: argparse.Namespace, settings: "UpscaleSettings") -> list[Job]:
     """Opens every input that is to be upscaled, and checks that its output can be written."""
-    from star_jax.video.images import DEFAULT_FRAME_RATE, open_source
-    from star_jax.video.outputs import check_output_path
+    from star_jax.video.images import DEFAULT_FRAME_RATE, is_images, open_source
+    from star_jax.video.outputs import check_not_read, check_output_path
 
     if args.resolution is not None and args.resolution < 1:
         raise InputError(
@@ -248,11 +247,12 @@ def _jobs(args: argparse.Namespace, settings: "UpscaleSettings") -> list[Job]:
         reader = open_source(path, frame_rate=args.frame_rate or DEFAULT_FRAME_RATE)
         check_output_path(output, reader.info)
         jobs.append(Job(reader, output, settings_for(reader.info, settings, args.resolution)))
-    if args.frame_rate and jobs and not any(job.info.is_images for job in jobs):
+    if args.frame_rate and not any(is_images(Path(path)) for path in args.inputs):
         raise InputError("--frame-rate is of folders of images; a video keeps its own")
     if args.compare and jobs:
         check_comparison(jobs, args.compare, num_inputs=len(args.inputs))
-    check_distinct(args.inputs, outputs, args.compare)
+    pictures = [outputs[0].with_suffix(".png")] if args.compare else []
+    check_not_read([*outputs, *pictures], [*args.inputs, *([args.compare] if args.compare else [])])
     return jobs
 
 

@@ -47,7 +47,9 @@ def settings_for(info: "VideoInfo", settings: "UpscaleSettings", resolution: int
 
 def is_there(output: Path) -> bool:
     """Whether an earlier run has written the output: unfinished ones never appear under their names."""
-    if "%" in output.name:
+    from star_jax.video.outputs import is_pattern
+
+    if is_pattern(output):
         return output.parent.is_dir() and any(output.parent.iterdir())
     return output.exists()
 
@@ -98,16 +100,3 @@ def check_comparison(jobs: list[Job], truth: str, *, num_inputs: int) -> None:
             f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
             f"have {ours.num_frames} of {size[0]}x{size[1]}"
         )
-
-
-def check_distinct(inputs: list[str], outputs: list[Path], truth: str | None) -> None:
-    """Nothing that is read is to be replaced by what is written.
-
-    Raises:
-      InputError: it would be.
-    """
-    written = [*outputs, *([outputs[0].with_suffix(".png")] if truth else [])]
-    read = {Path(path).resolve() for path in [*inputs, *([truth] if truth else [])]}
-    for path in written:
-        if path.resolve() in read:
-            raise InputError(f"{path} is read, and would be replaced by a result; choose another output name")

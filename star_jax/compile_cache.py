@@ -76,7 +76,8 @@ def _session_prefix() -> str:
 
 def _remove_abandoned(root: Path) -> None:
     for session in root.glob(f"{glob.escape(_session_prefix())}*"):
-        if not _is_running(session.name.removeprefix(_session_prefix())):
+        pid = session.name.removeprefix(_session_prefix())
+        if pid.isdigit() and not _is_running(pid):  # else of a machine whose name begins like this one's
             shutil.rmtree(session, ignore_errors=True)
 
 

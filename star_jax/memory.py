@@ -122,7 +122,7 @@ def plan_memory(
         raise InputError(
             f"{limit} {_size(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
             f"{_size(least, up=True)}; give --max-memory {_size(least, up=True).replace(' ', '')} or more, or a "
-            "smaller --scale"
+            "smaller output"
         )
     chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
     return MemoryPlan(

@@ -1,6 +1,7 @@
 """The compile cache: what one process leaves the next finds, and what a killed one leaves is removed."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,9 @@ def test_a_home_that_cannot_be_written_costs_the_cache_only(monkeypatch, caplog)
 
 
 def test_another_machine_s_session_in_a_shared_home_stays(tmp_path):
-    theirs = tmp_path / ".session.other-machine.999999999"
-    theirs.mkdir()
+    theirs = [tmp_path / f".session.{name}.999999999" for name in ("other", f"{platform.node()}.local")]
+    ours = tmp_path / f".session.{platform.node()}.999999999"
+    for session in (*theirs, ours):
+        session.mkdir()
     assert run(tmp_path) == 0
-    assert theirs.is_dir()
+    assert all(session.is_dir() for session in theirs) and not ours.exists()

@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
         check_report_path(args.json, ".json")
     config = read_experiment(args)
     clips = dataclasses.replace(config.data, source="synthetic:1")  # whose shapes are those of any clips
-    objective = StarObjective(config.model, config.diffusion, clips, config.train)
+    steps_only = dataclasses.replace(config.train, validate_every_steps=0)
+    objective = StarObjective(config.model, config.diffusion, clips, steps_only)
     report = measure_training(objective, config, repeats=args.repeats, device_peak=args.peak_tflops)
     print_rows([report])
     if args.json:

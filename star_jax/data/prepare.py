@@ -94,6 +94,11 @@ class Plan:
     duplicates: dict[str, str]
     num_found: int
 
+    @property
+    def num_clips(self) -> int:
+        """Clips to be prepared: without duplicates."""
+        return sum(len(clips) for shards in self.shards.values() for clips in shards)
+
     def all_shards(self) -> list[tuple[str, int]]:
         return [(split, index) for split in SPLITS for index in range(len(self.shards[split]))]
 
@@ -178,7 +183,7 @@ def prepare(
     _claim(output, settings)
     mine = work.all_shards()[process_index::process_count]
     if not (output / MANIFEST).exists():
-        _drop_bad_shards(output, mine, config.data.max_bad_share)
+        _drop_bad_shards(output, work, mine, config.data.max_bad_share)
     num_clips = sum(len(work.shards[split][index]) for split, index in mine)
     with progress("Preparing", num_clips, "clips", quiet=quiet) as bar:
         skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
@@ -197,7 +202,8 @@ def prepare(
             entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
             entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
             _write_json(part, entry)
-            _judge(_parts(output, mine), config.data.max_bad_share)
+            if entry["skipped"]:
+                _judge(output, work, config.data.max_bad_share)
     return _finish(output, builder, work, settings, config.data.max_bad_share)
 
 
@@ -255,7 +261,7 @@ def _claim(output: epath.Path, settings: dict[str, Any]) -> None:
     path = output / "settings.json"
     if path.exists():
         before = json.loads(path.read_text())
-        changed = sorted(name for name in settings if before.get(name) != settings[name])
+        changed = sorted(name for name in settings if before.get(name, settings[name]) != settings[name])
         if changed:
             raise InputError(
                 f"{output} was begun with another {', '.join(changed)}; give the same settings to continue, or "
@@ -281,25 +287,29 @@ def _parts(output: epath.Path, shards: Sequence[tuple[str, int]]) -> list[dict[s
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def _judge(parts: Sequence[dict[str, Any]], max_bad_share: float) -> None:
-    """Raises RunError where too many clips could not be used."""
+def _too_many_skipped(
+    parts: Sequence[dict[str, Any]], work: Plan, max_bad_share: float
+) -> list[dict[str, str]]:
+    """The clips that could not be used, where they are more than the share of all that were to be prepared."""
     skipped = [entry for part in parts for entry in part["skipped"]]
-    tried = len(skipped) + sum(part["clips"] for part in parts)
-    if len(skipped) > max_bad_share * tried:
-        last = skipped[-1]
+    return skipped if len(skipped) > max_bad_share * work.num_clips else []
+
+
+def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
+    """Ends the work as soon as too many clips were bad, whatever the others are."""
+    if skipped := _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
         raise RunError(
-            f"{len(skipped)} of {tried} clips could not be used, more than the share {max_bad_share:g} allows; the "
-            f"last: {last['key']}: {last['reason']}"
+            f"{len(skipped)} of {work.num_clips} clips could not be used, more than the share {max_bad_share:g} "
+            f"allows; the last: {skipped[-1]['key']}: {skipped[-1]['reason']}"
         )
 
 
-def _drop_bad_shards(output: epath.Path, shards: Sequence[tuple[str, int]], max_bad_share: float) -> None:
-    """After a call that ended for its bad clips, its shards that lack some are to be written again."""
-    parts = _parts(output, shards)
-    try:
-        _judge(parts, max_bad_share)
-    except RunError:
-        for part in parts:
+def _drop_bad_shards(
+    output: epath.Path, work: Plan, mine: Sequence[tuple[str, int]], max_bad_share: float
+) -> None:
+    """After a call that ended for its bad clips, this process's shards that lack some are to be written again."""
+    if _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
+        for part in _parts(output, mine):
             if part["skipped"]:
                 _part(output, part["split"], part["index"]).unlink()
 
@@ -310,7 +320,8 @@ def _finish(
     parts = _parts(output, work.all_shards())
     if len(parts) < len(work.all_shards()):
         return None
-    _judge(parts, max_bad_share)
+    if not (output / MANIFEST).exists() and _too_many_skipped(parts, work, max_bad_share):
+        return None  # another process is about to write its bad shards again
     counts = {split: sum(p["clips"] for p in parts if p["split"] == split) for split in SPLITS}
     if not sum(counts.values()):
         raise RunError(f"no clip of {work.num_found} is left; the reasons are in {output}/parts")

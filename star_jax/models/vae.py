@@ -5,6 +5,7 @@ Original: diffusers' `AutoencoderKLTemporalDecoder` (attribute names are the sam
 [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -262,7 +263,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
             "num_groups": norm_num_groups,
             "attention": attention,
         }
-        self._precision = FLOAT32_PRECISION if dtype == jnp.float32 else None
+        self._is_float32 = dtype == jnp.float32
         self.encoder = Encoder(in_channels, latent_channels, **sizes, **kwargs)
         self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **kwargs)
         self.decoder = TemporalDecoder(latent_channels, out_channels, remat=remat, **sizes, **kwargs)
@@ -306,7 +307,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         Returns:
           Mean and log variance of [B, F, h, w, latent_channels], unscaled.
         """
-        with jax.default_matmul_precision(self._precision):
+        with self._precision():
             return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(frames)))
 
     def decode(self, latents: jax.Array) -> jax.Array:
@@ -318,5 +319,11 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped.
         """
-        with jax.default_matmul_precision(self._precision):
+        with self._precision():
             return self.decoder(latents)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        """Of float32 products, unless the user's code has chosen one."""
+        if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision(FLOAT32_PRECISION)

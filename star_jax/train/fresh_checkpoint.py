@@ -25,7 +25,12 @@ from star_jax.train.fresh import fresh_component
 
 
 def fresh_checkpoint(
-    directory: str | os.PathLike, sizes: StarConfig, seed: int, *, vae: str | os.PathLike | None = None
+    directory: str | os.PathLike,
+    sizes: StarConfig,
+    seed: int,
+    *,
+    vae: str | os.PathLike | None = None,
+    renew: bool = False,
 ) -> Path:
     """Writes fresh weights (see `star_jax.train.fresh`), unless an earlier start did; process 0 writes, all wait.
 
@@ -34,10 +39,11 @@ def fresh_checkpoint(
       sizes: of the networks.
       seed: of the weights.
       vae: checkpoint of the same preset whose autoencoder is taken, with its scale of latents; None: a fresh one.
+      renew: replace those of an earlier start that were made otherwise; a run that has trained on them keeps them.
 
     Raises:
       InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, `directory` exists
-        and is something else or of another seed, or `vae` is no checkpoint of the preset.
+        and is something else, or `vae` is no checkpoint of the preset.
     """
     target = Path(directory)
     text = sizes.text_encoder
@@ -47,22 +53,34 @@ def fresh_checkpoint(
             "model.checkpoint to a directory that star-jax convert made"
         )
     if jax.process_index() == 0:
-        if not (target / CONFIG_FILE).is_file():
-            _write(target, sizes, seed, vae)
-        elif (theirs := load_provenance(target).get("fresh_seed")) != seed:
-            raise InputError(
-                f"{target} has the fresh weights of seed {theirs}, not {seed}; choose another --workdir"
-            )
+        made = (target / CONFIG_FILE).is_file()
+        if not made or (renew and not _is_made_so(target, sizes, seed, vae)):
+            _write(target, sizes, seed, vae, force=made)
     wait_for_all("fresh_checkpoint")
     return target
 
 
-def _write(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | None) -> None:
+def _is_made_so(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | None) -> bool:
+    stored = load_provenance(target)
+    made_with = stored.get("fresh_seed"), stored.get("fresh_vae"), read_config(target).unet
+    return made_with == (seed, _place(vae), sizes.unet)
+
+
+def _place(vae: str | os.PathLike | None) -> str | None:
+    return None if vae is None else os.path.abspath(vae)
+
+
+def _write(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | None, *, force: bool) -> None:
     if vae is not None:
         sizes = dataclasses.replace(sizes, vae=read_config(vae, expect_preset=sizes.preset).vae)
-    provenance = {"preset": sizes.preset, "fresh_seed": seed, "components": {}}
+    provenance = {
+        "preset": sizes.preset,
+        "fresh_seed": seed,
+        "fresh_vae": _place(vae),
+        "components": {},
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
-    with create_checkpoint(target, sizes, provenance) as partial:
+    with create_checkpoint(target, sizes, provenance, force=force) as partial:
         for name in component_names(sizes):
             if name == "vae" and vae is not None:
                 shutil.copytree(checkpoint_path(vae) / name, partial / name)

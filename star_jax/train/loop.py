@@ -20,7 +20,7 @@ from star_jax.benchmark.peaks import mfu
 from star_jax.data.config import DataConfig
 from star_jax.data.placement import DevicePrefetch
 from star_jax.diffusion.noise import noise_key
-from star_jax.errors import RunError
+from star_jax.errors import RunError, StarError
 from star_jax.progress import progress
 from star_jax.sharding import make_mesh, param_shardings, replicated
 from star_jax.train.batches import Batch, TrainBatches
@@ -88,9 +88,21 @@ def train(
     """
     root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
     mesh = make_mesh(config.mesh)
-    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+    with _logged(), jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         run = _Run(objective, config, root, mesh, stack, flops_per_step)
         return run.train(quiet=quiet or jax.process_index() > 0)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """What nobody foresaw goes into the log whole: the command line prints one line of it."""
+    try:
+        yield
+    except StarError:
+        raise
+    except Exception:
+        logger.exception("the run ends")
+        raise
 
 
 class _Run:

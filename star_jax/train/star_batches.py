@@ -13,7 +13,7 @@ from star_jax.checkpoint import TOKENIZER_DIR
 from star_jax.config import StarConfig
 from star_jax.data import storage
 from star_jax.data.config import DataConfig
-from star_jax.data.sources import MANIFEST, root_and_split
+from star_jax.data.sources import MANIFEST, open_source, root_and_split
 from star_jax.errors import InputError
 from star_jax.models.tokenizer import load_tokenizer, tokenize
 from star_jax.train.initial_weights import empty_prompt_embedding, require_checkpoint
@@ -47,8 +47,9 @@ class StarBatches:
         """Refuses to validate on latents what trains on clips, and the other way round: batches differ.
 
         Raises:
-          InputError: the source is of the other kind.
+          InputError: there is no such source, or it is of the other kind.
         """
+        open_source(source, height=self._data.height, width=self._data.width)
         if (prepared_shape(source) is not None) != self.latents:
             kinds = ("latents", "clips") if self.latents else ("clips", "latents")
             raise InputError(

@@ -56,8 +56,8 @@ class StarObjective:
         self.config, self.loss_config, self.data = model_sizes(model), loss, data
         self.checkpoint = model.checkpoint
         self.batches = StarBatches(self.config, data, model.checkpoint)
-        if train.validate_every_steps:
-            self.batches.check_like(train.validation_source or data.source)
+        if train.validate_every_steps and train.validation_source is not None:
+            self.batches.check_like(train.validation_source)
         self.schedule = NoiseSchedule.from_config(self.config.diffusion)
         self.dtype = _compute_dtype(model.dtype)
         draw_groups(loss, data.num_frames, jax.random.key(0))  # refuses more frames than there are

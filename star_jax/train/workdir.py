@@ -1,6 +1,6 @@
 """The work directory of a run and the configuration that it was begun with.
 
-WORKDIR/config.json       the configuration of the first start
+WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
 WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it
 WORKDIR/validation/       pictures
@@ -20,8 +20,8 @@ from star_jax.errors import InputError
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 
-# What a resumed run may have otherwise than the run it continues: how long, how fast, where things are, what is
-# reported. Everything else decides what is computed.
+# What a resumed run may have otherwise than the run it continues: how long (at a constant learning rate), how fast,
+# where things are, what is reported. Everything else decides what is computed.
 FREE_KEYS = frozenset(
     {
         "train.num_steps",
@@ -65,7 +65,7 @@ def open_workdir(
     root = absolute(workdir)
     ours = _flat(dataclasses.asdict(config))
     path = root / CONFIG_FILE
-    if path.exists() and _has_checkpoint(root) and not allow_changed_config:
+    if path.exists() and has_checkpoint(root) and not allow_changed_config:
         theirs = _flat(_read(path))
         free = FREE_KEYS
         if ours.get("optimizer.schedule", "constant") != "constant":
@@ -88,7 +88,7 @@ def open_workdir(
     return root
 
 
-def _has_checkpoint(root: epath.Path) -> bool:
+def has_checkpoint(root: epath.Path) -> bool:
     """Whether there is something to go on from; before that, a start that failed may be mended."""
     folder = root / CHECKPOINTS
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())

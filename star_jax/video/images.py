@@ -21,6 +21,11 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 DEFAULT_FRAME_RATE = Fraction(24)
 
 
+def is_images(path: Path) -> bool:
+    """Whether a path is read as images: a folder, or an image's name."""
+    return path.is_dir() or path.suffix.lower() in SUFFIXES
+
+
 def open_source(
     path: str | Path, *, frame_rate: Fraction = DEFAULT_FRAME_RATE, num_threads: int = 0
 ) -> "VideoReader | ImageSequenceReader":
@@ -35,7 +40,7 @@ def open_source(
         InputError: see `VideoReader` and `ImageSequenceReader`.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+    if is_images(path):
         return ImageSequenceReader(path, frame_rate=frame_rate)
     return VideoReader(path, num_threads=num_threads)
 

@@ -1,6 +1,7 @@
 """Checks of an output path, all made before any work starts."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from star_jax.errors import InputError
@@ -46,6 +47,27 @@ def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path
 def is_pattern(path: Path) -> bool:
     """Whether a path such as `folder/%05d.png` names numbered images."""
     return path.suffix.lower() == IMAGE_SUFFIX and "%" in path.name
+
+
+def check_not_read(written: Sequence[str | Path], read: Sequence[str | Path]) -> None:
+    """Refuses outputs that would replace what is read, or each other.
+
+    Args:
+        written: files, or patterns in folders of their own.
+        read: files and folders of images.
+
+    Raises:
+        InputError: one of `written` is one of `read`, lies in a folder of these, or is given twice.
+    """
+    sources = {Path(path).resolve() for path in read}
+    taken: set[Path] = set()
+    for path in map(Path, written):
+        target = (path.parent if is_pattern(path) else path).resolve()
+        if target in sources or target.parent in sources:
+            raise InputError(f"{path} is the input itself or lies in it; choose another output name")
+        if target in taken:
+            raise InputError(f"{target} is to be written twice; give each output a place of its own")
+        taken.add(target)
 
 
 def _check_folder(folder: Path) -> None:

@@ -43,7 +43,8 @@ class StreamCopier:
         starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
         self.offset: Fraction = min([source.start_time, *starts])
         if chapters := self._input.chapters():
-            output.set_chapters([self._shifted(chapter) for chapter in chapters])
+            shifted = [self._shifted(chapter) for chapter in chapters]
+            output.set_chapters([chapter for chapter in shifted if chapter["end"] > chapter["start"]])
         copied = [self._input.streams[index] for index in self._targets]
         self._packets = self._input.demux(copied) if copied else iter(())
         self._pending: av.Packet | None = None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import huggingface_hub
@@ -388,8 +389,8 @@ def test_a_source_within_the_destination_is_not_replaced(tmp_path, vae_file):
 def test_help_names_every_family(capsys):
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
-    text = capsys.readouterr().out
-    assert all(family in text for family in FAMILIES)
+    words = set(re.findall(r"[\w-]+", capsys.readouterr().out))
+    assert set(FAMILIES) <= words
 
 
 def test_no_room(tmp_path, star_file, monkeypatch):

@@ -175,6 +175,24 @@ def test_clips_that_were_bad_are_tried_again(tmp_path):
     }
 
 
+def test_bad_clips_are_judged_as_a_share_of_all(tmp_path):
+    """One of the first shard's two clips is half of what was tried, and an eighth of what there is."""
+    source = tmp_path / "list.csv"
+    source.write_text("path,caption\n" + "".join(f"{i}.mp4,scene {i}\n" for i in range(8)))
+    for index in range(1, 8):
+        write_video(tmp_path / f"{index}.mp4", scene(index, 3))
+    shares = {"validation_share": 0.0, "data": {"max_bad_share": 0.2}}
+    config = settings(source, tmp_path / "out", **shares)
+    assert prepare(config, clip_encoder(config))["counts"]["skipped"] == 1
+    strict = settings(source, tmp_path / "strict", **{**shares, "data": {"max_bad_share": 0.1}})
+    with pytest.raises(RunError, match="1 of 8 clips could not be used"):
+        prepare(strict, clip_encoder(strict), process_count=2)
+    assert prepare(strict, clip_encoder(strict), process_index=1, process_count=2) is None
+    write_video(tmp_path / "0.mp4", scene(0, 3))
+    assert prepare(strict, clip_encoder(strict), process_index=1, process_count=2) is None  # nothing to mend
+    assert prepare(strict, clip_encoder(strict), process_count=2)["counts"]["train"] == 8
+
+
 def test_too_many_bad_clips_and_other_mistakes(videos, tmp_path):
     (tmp_path / "bad").mkdir()
     for index in range(3):

@@ -84,8 +84,9 @@ def test_degrade_keeps_its_input(clip, capsys):
     ("output", "truth", "message"),
     [
         ("low.mp4", "no/truth.mp4", "create it with"),
-        ("low.mp4", "low.mp4", "both"),
-        ("low/%05d.png", "low/truth%d.png", "both"),
+        ("low.mp4", "low.mp4", "is to be written twice"),
+        ("low/%05d.png", "low/truth%d.png", "is to be written twice"),
+        ("low.mp4", "truth.png", "is one image; give a video, or"),
     ],
 )
 def test_degrade_checks_both_outputs_first(clip, tmp_path, capsys, output, truth, message):
@@ -93,6 +94,14 @@ def test_degrade_checks_both_outputs_first(clip, tmp_path, capsys, output, truth
     assert main(["degrade", str(clip), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [clip]
+
+
+def test_a_contact_sheet_does_not_replace_an_input_image(clip, tmp_path, capsys):
+    assert main(["degrade", str(clip), "-o", str(tmp_path / "low" / "%d.png")]) == 0
+    content = (tmp_path / "low" / "3.png").read_bytes()
+    assert main(["degrade", str(tmp_path / "low"), "-o", str(tmp_path / "low" / "3.png")]) == 2
+    assert "is the input itself or lies in it" in capsys.readouterr().err
+    assert (tmp_path / "low" / "3.png").read_bytes() == content
 
 
 def test_degrade_reads_a_folder_of_images(clip, tmp_path):

@@ -23,7 +23,7 @@ from star_jax.config import BUNDLED, get_preset
 from star_jax.errors import InputError
 from star_jax.launch import upscale as command
 from star_jax.launch.cli import main
-from star_jax.launch.upscale_paths import output_paths, settings_for
+from star_jax.launch.upscale_paths import is_there, output_paths, settings_for
 from star_jax.pipeline import StarPipeline
 from star_jax.settings import UpscaleSettings
 from star_jax.video.reader import VideoReader
@@ -138,8 +138,9 @@ def test_images_become_images_or_a_video_of_the_rate_asked_for(tmp_path, upscale
 @pytest.mark.parametrize(
     ("source", "output", "truth", "words"),
     [
-        ("clip.mp4", "truth.mp4", "truth.mp4", "truth.mp4 is read, and would be replaced"),
-        ("one.png", "one.mp4", "large.png", "one.png is read, and would be replaced"),
+        ("clip.mp4", "truth.mp4", "truth.mp4", "truth.mp4 is the input itself or lies in it"),
+        ("one.png", "one.mp4", "large.png", "one.png is the input itself or lies in it"),
+        ("shots", "shots/0.mp4", "truth.mp4", "0.mp4 is the input itself or lies in it"),
         ("one.png", "new.png", "large.png", "an output that is a video file"),
     ],
 )
@@ -148,6 +149,9 @@ def test_what_is_read_is_not_replaced(clip, tmp_path, refused, source, output, t
     write_video(tmp_path / "truth.mp4", large)
     cv2.imwrite(str(tmp_path / "one.png"), moving_clip(1)[0])
     cv2.imwrite(str(tmp_path / "large.png"), large[0])
+    (tmp_path / "shots").mkdir()
+    for number, frame in enumerate(moving_clip(6)):
+        cv2.imwrite(str(tmp_path / "shots" / f"{number}.png"), frame)
     arguments = (tmp_path / source, "-o", tmp_path / output, "--compare", tmp_path / truth)
     assert words in refused(*arguments)
 
@@ -167,6 +171,7 @@ def test_an_interrupted_batch_goes_on(clip, tmp_path, upscale, capfd):
     assert f"{out / 'clip.mp4'} is there: {clip} is skipped" in capfd.readouterr().err
     assert (out / "clip.mp4").read_bytes() == b"the result of yesterday"
     assert VideoReader(out / "other.mp4").info.num_frames == 6
+    assert not is_there(out / "100%.mp4") and is_there(out / "%05d.png")
     written = (out / "other.mp4").stat().st_mtime_ns
     assert upscale(clip, other, "-o", out, "--skip-existing", "--quiet") == 0
     assert (out / "other.mp4").stat().st_mtime_ns == written

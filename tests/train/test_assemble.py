@@ -141,6 +141,13 @@ def test_a_fresh_checkpoint_is_made_once(tmp_path, made):
     directory = fresh_checkpoint(tmp_path / "run" / "initial", sizes, seed=3)
     assert made == [(name, 3) for name in component_names(sizes)]
     assert fresh_checkpoint(directory, sizes, seed=3) == directory and len(made) == 4
+    assert (
+        fresh_checkpoint(directory, sizes, seed=5) == directory and len(made) == 4
+    )  # a run goes on with them
+    assert load_provenance(directory)["fresh_seed"] == 3
+    assert fresh_checkpoint(directory, sizes, seed=3, renew=True) == directory and len(made) == 4
+    fresh_checkpoint(directory, sizes, seed=5, renew=True)
+    assert load_provenance(directory)["fresh_seed"] == 5
     assert read_config(directory) == sizes
     StarPipeline.from_pretrained(directory)
     with pytest.raises(InputError, match="cannot start from nothing"):

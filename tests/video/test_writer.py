@@ -158,7 +158,8 @@ def test_chapters_move_with_the_picture(tmp_path):
     source = tmp_path / "in.mkv"
     chapter = {"id": 1, "time_base": Fraction(1, 1000), "metadata": {"title": "End"}}
     with av.open(str(plain)) as old, av.open(str(source), "w") as new:
-        new.set_chapters([{**chapter, "start": 2500, "end": 3000}])
+        before = {**chapter, "id": 2, "start": 0, "end": 1000}  # of what was cut away
+        new.set_chapters([before, {**chapter, "start": 2500, "end": 3000}])
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux():
             if packet.size:
