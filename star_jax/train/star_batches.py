@@ -49,8 +49,8 @@ class StarBatches:
         Raises:
           InputError: there is no such source, or it is of the other kind.
         """
-        open_source(source, height=self._data.height, width=self._data.width)
         if (prepared_shape(source) is not None) != self.latents:
+            open_source(source, height=self._data.height, width=self._data.width)  # is there one at all?
             kinds = ("latents", "clips") if self.latents else ("clips", "latents")
             raise InputError(
                 f"data.source has {kinds[0]}, train.validation_source {source} {kinds[1]}; give both the same kind"

@@ -251,13 +251,23 @@ def test_latents_of_another_model_are_refused(tmp_path, channels, width):
         StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
 
 
-def test_validation_on_latents_of_a_training_on_clips_is_refused(tmp_path):
+def test_validation_on_clips_of_a_training_on_latents_is_refused(tmp_path):
     shape = {"latents": True, "text_shape": [3, 16], "latent_channels": 4}
     (tmp_path / "manifest.json").write_text(json.dumps({"shape": shape}))
-    data = DataConfig("synthetic:4", num_frames=FRAMES, height=HEIGHT, width=WIDTH)
-    settings = TrainConfig(num_steps=1, batch_size=2, validate_every_steps=1, validation_source=str(tmp_path))
-    with pytest.raises(InputError, match=r"data.source has clips, train.validation_source .* latents"):
-        StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
+
+    def objective_of(source, validation_source):
+        data = DataConfig(str(source), num_frames=FRAMES, height=HEIGHT, width=WIDTH)
+        validation = {"validate_every_steps": 1, "validation_source": str(validation_source)}
+        settings = TrainConfig(num_steps=1, batch_size=2, **validation)
+        return StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
+
+    with pytest.raises(
+        InputError, match=r"data.source has latents, train.validation_source synthetic:4 clips"
+    ):
+        objective_of(tmp_path, "synthetic:4")
+    with pytest.raises(InputError, match=r"no data source at .*elsewhere"):
+        objective_of(tmp_path, tmp_path / "elsewhere")
+    assert objective_of(tmp_path, tmp_path).batches.latents
 
 
 def test_more_frames_than_the_clips_have():
