@@ -61,6 +61,20 @@ LEFT_OUT = {
     "clip": ["vision_model.embeddings.class_embedding", "text_projection.weight", "logit_scale"],
 }
 
+# Every family, and the prefixes that its keys may have.
+ROUND_TRIPS = [
+    ("star", ""),
+    ("star", "module."),
+    ("venhancer", ""),
+    ("vid2vid", ""),
+    ("i2vgen-xl", ""),
+    ("diffusers-i2vgen-xl", ""),
+    ("svd-vae", ""),
+    ("svd", "first_stage_model."),
+    ("open-clip", ""),
+    ("clip", "text_model."),
+]
+
 
 def family_state(family: str, prefix: str = "") -> dict[str, torch.Tensor]:
     """A seeded state dict of this family at the small sizes, the keys that are left out included."""
