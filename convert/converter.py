@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from star_jax.checkpoint import TOKENIZER_DIR, check_destination, create_checkpoint, save_component
-from star_jax.config import PRESETS, StarConfig, get_preset
+from star_jax.checkpoints.directory import TOKENIZER_DIR, check_destination, create_checkpoint, save_component
+from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
+from star_jax.config import StarConfig
 from star_jax.convert.families import get_family, recognise
-from star_jax.convert.fresh import fresh_leaf
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
 from star_jax.convert.tensors import FLOATS, FileTensor, cast, is_finite
 from star_jax.convert.tokenizers import write_tokenizer
 from star_jax.errors import InputError, RunError
+from star_jax.init.leaves import fresh_leaf
 from star_jax.models.components import abstract_component
-from star_jax.orbax_trees import LazyArray, flatten, unflatten
+from star_jax.presets import PRESETS, get_preset
 
 MAPPING_VERSION = 1  # of the tables; raised when one of them changes what it makes
 

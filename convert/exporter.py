@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from star_jax.checkpoint import component_metadata, iterate_leaves, read_config
+from star_jax.checkpoints.directory import component_metadata, iterate_leaves, read_config
 from star_jax.config import StarConfig
 from star_jax.convert.families import Family, get_family
 from star_jax.convert.rules import Rule

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from star_jax.config import PRESETS
 from star_jax.convert.converter import preset_mismatches
 from star_jax.convert.families import FAMILIES, get_family, recognise
 from star_jax.convert.sources import Source, open_sources
 from star_jax.errors import InputError
+from star_jax.presets import PRESETS
 
 
 def conversion_report(provenance: Mapping[str, Any]) -> str:

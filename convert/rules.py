@@ -101,9 +101,6 @@ CONVOLUTION_NO_BIAS = Module((("weight", "kernel", CONV),))
 POINTWISE_1D = Module((("weight", "kernel", POINT1), _BIAS))
 POINTWISE_2D = Module((("weight", "kernel", POINT2), _BIAS))
 
-# How a leaf without a source starts.
-ZEROS, ONES, IDENTITY, RANDOM = "zeros", "ones", "identity", "random"
-
 
 @dataclass(frozen=True)
 class Table:

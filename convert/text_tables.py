@@ -3,7 +3,8 @@
 from collections.abc import Collection
 
 from star_jax.config import StarConfig
-from star_jax.convert.rules import DENSE, EMBEDDING, LINEAR, NORM, SAME, ZEROS, Rule, Table
+from star_jax.convert.rules import DENSE, EMBEDDING, LINEAR, NORM, SAME, Rule, Table
+from star_jax.init.leaves import ZEROS
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _ROOT = "text_encoder/"

@@ -8,7 +8,7 @@ from pathlib import Path
 from star_jax.config import StarConfig
 from star_jax.convert.folders import tokenizer_files
 from star_jax.errors import InputError
-from star_jax.models.tokenizer import END_TOKEN, START_TOKEN
+from star_jax.models.clip.tokenizer import END_TOKEN, START_TOKEN
 
 _OPEN_CLIP_MERGES = 49408 - 512 - 2
 

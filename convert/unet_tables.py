@@ -19,12 +19,11 @@ from star_jax.convert.rules import (
     NORM,
     POINT1,
     POINTWISE_1D,
-    RANDOM,
-    ZEROS,
     Module,
     Rule,
     Table,
 )
+from star_jax.init.leaves import RANDOM, ZEROS
 
 
 class Block(NamedTuple):

@@ -11,15 +11,14 @@ from star_jax.config import StarConfig, VAEConfig
 from star_jax.convert.rules import (
     CONVOLUTION,
     DENSE,
-    IDENTITY,
     NORM,
     POINTWISE_2D,
     SAME,
-    ZEROS,
     Module,
     Rule,
     Table,
 )
+from star_jax.init.leaves import IDENTITY, ZEROS
 
 
 class Part(NamedTuple):

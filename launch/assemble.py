@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.launch.interrupts import terminable
-    from star_jax.train.assemble import assemble
+    from star_jax.train.star.assemble import assemble
 
     with terminable():
         done = assemble(

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from star_jax.aot.topology import hbm_bytes, prepare_environment, tpu_devices
-    from star_jax.report_files import check_report_path, write_json
+    from star_jax.benchmark.aot.topology import hbm_bytes, prepare_environment, tpu_devices
+    from star_jax.files import check_report_path, write_json
 
     if args.inference == (args.config is not None):
         raise InputError("give either --config FILE (the training step) or --inference (the sampler's step)")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     devices = tpu_devices(args.topology)
     traced, facts = (_inference if args.inference else _training)(args, devices)
 
-    from star_jax.aot.check import compile_for
+    from star_jax.benchmark.aot.check import compile_for
     from star_jax.benchmark.environment import describe
 
     print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> None:
 def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[str, Any]]:
     import dataclasses
 
-    from star_jax.aot.programs import trace_train_step
+    from star_jax.benchmark.aot.programs import trace_train_step
     from star_jax.launch.config_arguments import read_experiment
-    from star_jax.sharding import make_mesh
-    from star_jax.train.star_objective import StarObjective
+    from star_jax.parallel.mesh import make_mesh
+    from star_jax.train.star.objective import StarObjective
 
     config = read_experiment(args)
     # Sizes are the preset's, so no checkpoint is read, nor clips; `auto` is resolved here as on a TPU.
@@ -107,10 +107,9 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
 
 
 def _inference(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[str, Any]]:
-    from star_jax.aot.programs import trace_sampler_step
-    from star_jax.config import get_preset
-    from star_jax.sharding import make_mesh
-    from star_jax.train.config import MeshConfig
+    from star_jax.benchmark.aot.programs import trace_sampler_step
+    from star_jax.parallel.mesh import MeshConfig, make_mesh
+    from star_jax.presets import get_preset
 
     if args.rest:
         raise InputError(f"unknown argument {args.rest[0]!r}; see --help")

@@ -14,9 +14,9 @@ open-clip and clip (text tower).
 import argparse
 import sys
 
-from star_jax.config import PRESETS
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
+from star_jax.presets import PRESETS
 
 HELP = "convert PyTorch weights into a checkpoint directory"
 _RANDOM = "random:"
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _make_random(args: argparse.Namespace, sources: list[str], destination: str) -> None:
-    from star_jax.convert.fresh import random_checkpoint
+    from star_jax.init.random_checkpoint import random_checkpoint
 
     if len(sources) > 1:
         raise InputError(f"{sources[0]} gives every component; it does not mix with {sources[1]}")

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _write_sheet(args: argparse.Namespace) -> None:
     from star_jax.data.contact_sheet import contact_sheet
-    from star_jax.report_files import check_report_path, write_png
+    from star_jax.files import check_report_path, write_png
     from star_jax.video.outputs import check_not_read
 
     check_report_path(args.output, ".png")
@@ -128,8 +128,8 @@ def _read(location: str, start: int, count: int, *, multiple: int):
 
     import numpy as np
 
+    from star_jax.data.made_up.synthetic import SyntheticVideo
     from star_jax.data.sources import held_out_scene
-    from star_jax.data.synthetic import SyntheticVideo
     from star_jax.video.images import open_source
 
     kind, _, index = location.partition(":")

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.scoring import BASELINES, score_clip
+    from star_jax.files import write_json
     from star_jax.progress import progress
-    from star_jax.report_files import write_json
 
     if args.baseline is not None and args.input is None:
         raise InputError("--baseline needs the low-resolution clips: give them with --input LR")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_outputs(args: argparse.Namespace, pairs: list) -> None:
-    from star_jax.report_files import check_report_path
+    from star_jax.files import check_report_path
 
     if args.json:
         check_report_path(args.json, ".json")
@@ -162,7 +162,7 @@ def _cells(row: dict) -> list[str]:
 def _write_picture(args: argparse.Namespace, pair, baseline: str) -> None:
     from star_jax.evaluation.picture import comparison
     from star_jax.evaluation.scoring import panels
-    from star_jax.report_files import write_png
+    from star_jax.files import write_png
 
     frame = pair.result.info.num_frames // 2 if args.frame is None else args.frame
     write_png(args.picture, comparison(panels(pair, frame, baseline)))

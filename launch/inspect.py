@@ -19,9 +19,14 @@ def run(args: argparse.Namespace) -> None:
 
     from clu import parameter_overview
 
-    from star_jax.checkpoint import component_metadata, load_provenance, present_components, read_config
+    from star_jax.checkpoints.directory import (
+        component_metadata,
+        load_provenance,
+        present_components,
+        read_config,
+    )
+    from star_jax.checkpoints.trees import unflatten
     from star_jax.models.components import component_names
-    from star_jax.orbax_trees import unflatten
 
     config, provenance = read_config(args.checkpoint), load_provenance(args.checkpoint)
     print(f"{args.checkpoint}: preset {config.preset}")

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @terminable()
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.config import DataConfig
-    from star_jax.data.prepare import PrepareConfig
+    from star_jax.data.prepare.write import PrepareConfig
     from star_jax.errors import InputError
 
     height, width = parse_size(args.size)
@@ -109,13 +109,13 @@ def run(args: argparse.Namespace) -> None:
 def _prepare_share(config, checkpoint: str | None, quiet: bool, share: tuple[int, int]) -> dict | None:
     import cv2
 
-    from star_jax.data.prepare import clip_encoder, prepare
+    from star_jax.data.prepare.write import clip_encoder, prepare
 
     cv2.setNumThreads(1)
     if checkpoint is None:
         encoder = clip_encoder(config)
     else:
-        from star_jax.data.latents import latent_encoder
+        from star_jax.data.prepare.latents import latent_encoder
 
         encoder = latent_encoder(config, checkpoint)
     return prepare(config, encoder, process_index=share[0], process_count=share[1], quiet=quiet)

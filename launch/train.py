@@ -18,8 +18,8 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax import distributed
     from star_jax.launch.config_arguments import add_config_arguments
+    from star_jax.parallel import processes as distributed
 
     add_config_arguments(parser)
     distributed.add_arguments(parser)
@@ -38,16 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax import distributed
     from star_jax.launch.config_arguments import read_experiment
+    from star_jax.parallel import processes as distributed
 
     config = read_experiment(args)
     distributed.initialize(args)
     distributed.log_to(args.workdir)
 
-    from star_jax.sharding import make_mesh
+    from star_jax.parallel.mesh import make_mesh
     from star_jax.train.loop import train
-    from star_jax.train.star_objective import StarObjective
+    from star_jax.train.star.objective import StarObjective
 
     make_mesh(config.mesh)  # refused before weights are drawn
     config = _with_checkpoint(config, args.workdir)
@@ -72,7 +72,7 @@ def _with_checkpoint(config, workdir: str):
     import dataclasses
 
     from star_jax.errors import InputError
-    from star_jax.train.fresh_checkpoint import fresh_checkpoint
+    from star_jax.init.checkpoint import fresh_checkpoint
     from star_jax.train.workdir import absolute, has_checkpoint
 
     if config.model.checkpoint is not None:

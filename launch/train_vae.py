@@ -24,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax import distributed
     from star_jax.launch.config_arguments import read_experiment
-    from star_jax.train.vae_objective import VaeExperimentConfig, VaeObjective
+    from star_jax.parallel import processes as distributed
+    from star_jax.train.autoencoder.objective import VaeExperimentConfig, VaeObjective
 
     config = read_experiment(args, VaeExperimentConfig)
 
+    from star_jax.train.autoencoder.checkpoint import write_vae_checkpoint
     from star_jax.train.loop import train
-    from star_jax.train.vae_checkpoint import write_vae_checkpoint
 
     distributed.log_to(args.workdir)
     objective = VaeObjective(config)

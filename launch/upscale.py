@@ -18,7 +18,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from star_jax.config import BUNDLED
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
 from star_jax.launch.upscale_paths import (
@@ -28,10 +27,11 @@ from star_jax.launch.upscale_paths import (
     output_paths,
     settings_for,
 )
+from star_jax.presets import BUNDLED
 
 if TYPE_CHECKING:  # they import jax, which --help does without
     from star_jax.config import StarConfig
-    from star_jax.settings import UpscaleSettings
+    from star_jax.inference.settings import UpscaleSettings
 
 HELP = "upscale videos with a checkpoint"
 X264_PRESETS = (
@@ -170,9 +170,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @terminable()
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, loads the model, upscales one input after the other."""
-    from star_jax.checkpoint import read_config
-    from star_jax.compile_cache import use_compile_cache
-    from star_jax.memory import parse_memory, plan_memory
+    from star_jax.checkpoints.directory import read_config
+    from star_jax.inference.compile_cache import use_compile_cache
+    from star_jax.inference.memory import parse_memory, plan_memory
 
     config = read_config(args.checkpoint)
     if config.text_encoder is None:
@@ -185,7 +185,7 @@ def run(args: argparse.Namespace) -> None:
     if not jobs:
         return
 
-    from star_jax.pipeline import StarPipeline, resolve_dtype
+    from star_jax.inference.pipeline import StarPipeline, resolve_dtype
 
     dtype = resolve_dtype(args.dtype)
     plans = [
@@ -201,8 +201,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace, config: "StarConfig") -> "UpscaleSettings":
     """What was asked for, else what the checkpoint says."""
+    from star_jax.inference.settings import NEGATIVE_PROMPT, UpscaleSettings
     from star_jax.launch.data_arguments import parse_size
-    from star_jax.settings import NEGATIVE_PROMPT, UpscaleSettings
 
     asked_for = {
         "num_inference_steps": args.steps,
@@ -282,7 +282,7 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
 
 
 def _upscale_one(pipeline, reader, output: Path, plan, args: argparse.Namespace) -> None:
-    from star_jax.upscale import upscale_video
+    from star_jax.inference.files import upscale_video
 
     info, settings = reader.info, plan.settings
     height, width = settings.target_size(info.height, info.width)
@@ -305,7 +305,7 @@ def _write_comparison(reader, output: Path, truth: str) -> None:
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.picture import comparison
     from star_jax.evaluation.scoring import panels
-    from star_jax.report_files import write_png
+    from star_jax.files import write_png
 
     (pair,) = pair_clips(output, Path(truth), Path(reader.info.path))
     picture = output.with_suffix(".png")

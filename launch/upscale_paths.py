@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from star_jax.errors import InputError
 
 if TYPE_CHECKING:  # imports jax, which the command's --help does without
-    from star_jax.settings import UpscaleSettings
+    from star_jax.inference.settings import UpscaleSettings
     from star_jax.video.images import ImageSequenceReader
     from star_jax.video.probe import VideoInfo
     from star_jax.video.reader import VideoReader

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from star_jax.config import get_preset
-from star_jax.convert.fresh import random_checkpoint
+from star_jax.inference.pipeline import StarPipeline
+from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.models.components import abstract_component
-from star_jax.models.star import star_velocity
-from star_jax.pipeline import StarPipeline
+from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.presets import get_preset
 
 
 @pytest.fixture(scope="session")

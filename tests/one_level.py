@@ -4,7 +4,7 @@ import dataclasses
 
 from two_levels import TWO_LEVELS
 
-from star_jax.config import PRESETS
+from star_jax.presets import PRESETS
 
 ONE_LEVEL = dataclasses.replace(
     TWO_LEVELS,

@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
     from star_jax.benchmark.report import describe_run
     from star_jax.errors import InputError
+    from star_jax.files import check_report_path, write_json
+    from star_jax.inference.memory import parse_memory
     from star_jax.launch.benchmarks.table import print_rows
-    from star_jax.memory import parse_memory
-    from star_jax.report_files import check_report_path, write_json
 
     if args.plot and not args.sweep:
         raise InputError("--plot draws a sweep; add --sweep frames or --sweep pixels")

@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.report import describe_run
     from star_jax.benchmark.training import measure_training
+    from star_jax.files import check_report_path, write_json
     from star_jax.launch.benchmarks.table import print_rows
     from star_jax.launch.config_arguments import read_experiment
-    from star_jax.report_files import check_report_path, write_json
-    from star_jax.train.star_objective import StarObjective
+    from star_jax.train.star.objective import StarObjective
 
     if args.json:
         check_report_path(args.json, ".json")

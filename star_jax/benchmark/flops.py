@@ -14,7 +14,7 @@ from star_jax.config import StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.diffusion.solvers import solver_table
 from star_jax.diffusion.windows import make_windows
-from star_jax.settings import UpscaleSettings
+from star_jax.inference.settings import UpscaleSettings
 
 TEXT_LENGTH = 77
 

@@ -12,19 +12,20 @@ from flax import nnx
 
 from star_jax.benchmark import flops
 from star_jax.benchmark.flops import FlopCount
-from star_jax.benchmark.placement import Placement, parse_mesh
 from star_jax.benchmark.report import memory, throughput
 from star_jax.benchmark.timing import time_program
-from star_jax.benchmark.weights import random_params
-from star_jax.checkpoint import load_component, read_config
-from star_jax.config import StarConfig, get_preset
+from star_jax.checkpoints.directory import load_component, read_config
+from star_jax.config import StarConfig
 from star_jax.errors import InputError
+from star_jax.inference.pipeline import PIECE, StarPipeline, resolve_dtype
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.init.random_params import random_params
+from star_jax.models.clip.tokenizer import load_tokenizer, write_byte_level_tokenizer
 from star_jax.models.components import abstract_component, component_names
-from star_jax.models.star import star_velocity
-from star_jax.models.tokenizer import load_tokenizer, write_byte_level_tokenizer
+from star_jax.models.i2vgenxl.velocity import star_velocity
 from star_jax.ops.attention import AttentionKernels
-from star_jax.pipeline import PIECE, StarPipeline, resolve_dtype
-from star_jax.settings import UpscaleSettings
+from star_jax.parallel.placement import Placement, parse_mesh
+from star_jax.presets import get_preset
 
 COMPONENTS = ("unet", "vae-encode", "vae-decode", "text", "pipeline")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from star_jax.benchmark.report import memory, throughput
-from star_jax.memory import plan_memory
-from star_jax.pipeline import StarPipeline
-from star_jax.settings import UpscaleSettings
+from star_jax.inference.memory import plan_memory
+from star_jax.inference.pipeline import StarPipeline
+from star_jax.inference.settings import UpscaleSettings
 
 if TYPE_CHECKING:
     from star_jax.benchmark.inference import InferenceBenchmark

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from star_jax.report_files import write_png
+from star_jax.files import write_png
 
 Points = Sequence[tuple[float, float]]
 

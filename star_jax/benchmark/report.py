@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from star_jax.benchmark.environment import describe, peak_host_bytes
-from star_jax.benchmark.peaks import device_peak_tflops, mfu
 from star_jax.errors import InputError
+from star_jax.parallel.peaks import device_peak_tflops, mfu
 
 # What makes two rows of two reports the same measurement.
 IDENTITY = ("benchmark", "component", "preset", "frames", "height", "width", "steps", "batch")

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from star_jax.benchmark import flops
 from star_jax.benchmark.report import memory, throughput
 from star_jax.benchmark.timing import Timing
-from star_jax.benchmark.weights import random_params
 from star_jax.diffusion.noise import noise_key
 from star_jax.errors import InputError
-from star_jax.sharding import make_mesh, param_shardings, replicated
+from star_jax.init.random_params import random_params
+from star_jax.parallel.mesh import make_mesh, param_shardings, replicated
 from star_jax.train.config import ExperimentConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer, make_optimizer

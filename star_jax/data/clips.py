@@ -12,11 +12,11 @@ import numpy as np
 from star_jax.data import storage
 from star_jax.data.config import DataConfig
 from star_jax.data.degradations import degrade
+from star_jax.data.made_up.scenes import SceneVideo
+from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.data.rng import generator
-from star_jax.data.scenes import SceneVideo
 from star_jax.data.sources import ClipRecord
 from star_jax.data.stopwatch import Stopwatch
-from star_jax.data.synthetic import SyntheticVideo
 from star_jax.errors import StarError
 from star_jax.video.reader import VideoReader
 

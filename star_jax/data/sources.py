@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from star_jax.data import storage
-from star_jax.data.scenes import HELD_OUT_PHOTO, SceneVideo
-from star_jax.data.synthetic import SyntheticVideo
+from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, SceneVideo
+from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.errors import InputError
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
@@ -66,7 +66,7 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
     if location.split(":")[0] == "scenes":
         return scene_source(location, height, width)
     if storage.exists(storage.join(root_and_split(location)[0], MANIFEST)):
-        from star_jax.data.prepared import PreparedSource  # tensorflow-datasets is slow to import
+        from star_jax.data.prepare.read import PreparedSource  # tensorflow-datasets is slow to import
 
         return PreparedSource(location)
     suffix = PurePosixPath(location).suffix.lower()
@@ -224,7 +224,7 @@ _HELD_OUT = 1_000_000
 
 
 def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
-    """`scenes:COUNT` made-up scenes, or `scenes:COUNT:held-out` others (see `star_jax.data.scenes`).
+    """`scenes:COUNT` made-up scenes, or `scenes:COUNT:held-out` others (see `star_jax.data.made_up.scenes`).
 
     Raises:
       InputError: the location is neither.

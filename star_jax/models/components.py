@@ -9,11 +9,11 @@ from flax import nnx
 
 from star_jax.config import StarConfig
 from star_jax.errors import InputError
-from star_jax.models.controlnet import ControlNet
+from star_jax.models.clip.text_encoder import CLIPTextEncoder
+from star_jax.models.i2vgenxl.controlnet import ControlNet
+from star_jax.models.i2vgenxl.unet import UNet
 from star_jax.models.rngs import InitRngs
-from star_jax.models.text_encoder import CLIPTextEncoder
-from star_jax.models.unet import UNet
-from star_jax.models.vae import AutoencoderKLTemporalDecoder
+from star_jax.models.svd_vae.vae import AutoencoderKLTemporalDecoder
 from star_jax.ops.attention import AttentionKernels
 
 COMPONENTS = ("unet", "controlnet", "vae", "text_encoder")

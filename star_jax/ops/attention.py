@@ -4,23 +4,19 @@ Every kernel computes softmax(q kᵀ / sqrt(head_dim)) v; they differ in memory 
 cannot take the shapes, the dtype or the device raises `InputError`: nothing falls back silently.
 """
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from star_jax.errors import InputError
-from star_jax.ops.activation_sharding import attend_locally
+from star_jax.ops.platform import target_platform
 from star_jax.ops.splash import splash_attention
+from star_jax.parallel.activations import attend_locally
 
 IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
-
-_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target_platform", default=None)
 
 # Above this many logits per head (query length x key length) `auto` avoids materialising them.
 _MATERIALISE_LIMIT = {"cpu": 256 * 256, "other": 2048 * 2048}
@@ -105,21 +101,6 @@ def choose_implementation(
     if platform == "tpu" and q_shape[-1] in (64, 128, 256):
         return "splash"
     return "chunked"
-
-
-def target_platform() -> str:
-    """The platform that programs are being traced for: the default backend's, or that of `targeting`."""
-    return _target.get() or jax.default_backend()
-
-
-@contextlib.contextmanager
-def targeting(platform: str) -> Iterator[None]:
-    """Traces for another platform than this process runs on (ahead-of-time compilation for TPUs)."""
-    token = _target.set(platform)
-    try:
-        yield
-    finally:
-        _target.reset(token)
 
 
 def _require_known(implementation: str) -> None:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.ops import winograd
-from star_jax.ops.activation_sharding import on_several_devices
-from star_jax.ops.attention import target_platform
+from star_jax.ops.platform import target_platform
+from star_jax.parallel.activations import on_several_devices
 
 _MATMUL_MAX_PIXELS = 128
 # Winograd's transforms cost in proportion to the channels, what it saves to their square; and transforming the

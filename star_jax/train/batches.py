@@ -7,9 +7,9 @@ import jax
 from jax.sharding import Mesh
 
 from star_jax.data.config import DataConfig
-from star_jax.data.pipeline import ClipLoader
+from star_jax.data.loader import ClipLoader
 from star_jax.errors import InputError
-from star_jax.sharding import batch_shardings, place_batch, process_share
+from star_jax.parallel.mesh import batch_shardings, place_batch, process_share
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
 

@@ -15,8 +15,8 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+from star_jax.checkpoints.trees import restore_tree
 from star_jax.errors import InputError, RunError, first_line
-from star_jax.orbax_trees import restore_tree
 from star_jax.train.config import TrainConfig
 from star_jax.train.state import TrainState, Tree
 from star_jax.train.workdir import CHECKPOINTS, absolute

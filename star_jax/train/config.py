@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from star_jax.benchmark.flops import train_step_flops
-from star_jax.config import LIEM_POSITIONS, LiemConfig, StarConfig, get_preset
+from star_jax.config import LIEM_POSITIONS, LiemConfig, StarConfig
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
 from star_jax.errors import InputError
 from star_jax.ops.remat import REMAT_POLICIES
+from star_jax.parallel.mesh import MeshConfig
+from star_jax.presets import get_preset
 
 SCHEDULES = ("constant", "cosine", "linear")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -95,7 +97,7 @@ class ModelConfig:
     """The networks.
 
     Attributes:
-      preset: sizes; see `star_jax.config.PRESETS`.
+      preset: sizes; see `star_jax.presets.PRESETS`.
       checkpoint: directory made by `star-jax convert` that training starts from, and that the frozen networks are
         read from at every start; None: fresh weights, written to WORKDIR/initial.
       vae_checkpoint: without a checkpoint, the directory (`tiny-star`: the one in the package) whose autoencoder
@@ -164,29 +166,6 @@ class OptimizerConfig:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; choose 0 up to, but not, 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"optimizer.clip_norm is {self.clip_norm}; choose a positive number, or None")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """How devices are arranged; one axis may be -1, what the others leave.
-
-    Attributes:
-      data: replicas of the weights, each with its share of the batch.
-      fsdp: devices that share weights and optimizer state, and split the batch, too.
-      context: devices that share the frames of a clip (and the weights).
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    context: int = 1
-
-    def __post_init__(self):
-        sizes = dataclasses.asdict(self)
-        for name, size in sizes.items():
-            if size < 1 and size != -1:
-                raise InputError(f"mesh.{name} is {size}; choose a number of devices, or -1 for what is left")
-        if list(sizes.values()).count(-1) > 1:
-            raise InputError(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from etils import epath
 from jax.sharding import Mesh
 
 from star_jax.benchmark.flops import compiled_flops
-from star_jax.benchmark.peaks import mfu
 from star_jax.data.config import DataConfig
-from star_jax.data.placement import DevicePrefetch
 from star_jax.diffusion.noise import noise_key
 from star_jax.errors import RunError, StarError
+from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings, replicated
+from star_jax.parallel.peaks import mfu
+from star_jax.parallel.prefetch import DevicePrefetch
 from star_jax.progress import progress
-from star_jax.sharding import make_mesh, param_shardings, replicated
 from star_jax.train.batches import Batch, TrainBatches
 from star_jax.train.checkpoints import TrainCheckpoints
-from star_jax.train.config import MeshConfig, OptimizerConfig, TrainConfig
+from star_jax.train.config import OptimizerConfig, TrainConfig
 from star_jax.train.metrics import MetricWindow, MultiWriter, create_writer
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer, make_optimizer

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from star_jax.orbax_trees import flatten, unflatten
+from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.train.optimizer import Optimizer
 
 Tree = dict[Any, Any]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from star_jax.ops.attention import target_platform
-from star_jax.sharding import batch_shardings, constrain_params, param_shardings, replicated
+from star_jax.ops.platform import target_platform
+from star_jax.parallel.mesh import batch_shardings, constrain_params, param_shardings, replicated
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer

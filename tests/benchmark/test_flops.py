@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from star_jax.benchmark import flops, peaks
-from star_jax.config import get_preset
+from star_jax.benchmark import flops
 from star_jax.models.components import abstract_component
+from star_jax.parallel import peaks
+from star_jax.presets import get_preset
 
 FULL, TINY = get_preset("i2vgen-xl"), get_preset("tiny")
 

@@ -17,12 +17,12 @@ from star_jax.benchmark.pipeline import measure_pipeline
 from star_jax.benchmark.plot import draw_lines
 from star_jax.benchmark.report import compare, read_report, rows_of, throughput
 from star_jax.benchmark.timing import Timing, time_program
-from star_jax.benchmark.weights import random_params
-from star_jax.config import get_preset
 from star_jax.errors import InputError
+from star_jax.files import write_json
+from star_jax.init.random_params import random_params
 from star_jax.launch.cli import main
 from star_jax.models.components import abstract_component
-from star_jax.report_files import write_json
+from star_jax.presets import get_preset
 
 SMALL = {"preset": "tiny", "frames": 4, "height": 80, "width": 64, "steps": 2, "repeats": 2}
 
@@ -158,7 +158,7 @@ def test_mesh_spreads_weights_and_frames():
     code = """
 import jax
 from star_jax.benchmark.inference import InferenceBenchmark, measure_inference
-from star_jax.benchmark.placement import Placement, parse_mesh
+from star_jax.parallel.placement import Placement, parse_mesh
 
 placement = Placement.of(parse_mesh("data=1,fsdp=2,context=2"))
 assert placement.num_devices == 4

@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from convert_samples import LEFT_OUT, ROUND_TRIPS, SMALL, family_state, save_state
 
-from star_jax.checkpoint import iterate_leaves, load_provenance, present_components, read_config
+from star_jax.checkpoints.directory import iterate_leaves, load_provenance, present_components, read_config
 from star_jax.convert.converter import convert_checkpoint
 from star_jax.convert.exporter import export_checkpoint
 from star_jax.convert.families import FAMILIES
-from star_jax.convert.fresh import random_checkpoint
 from star_jax.errors import InputError, RunError
+from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.launch.cli import main
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from torch_weights import randomize, relative_error
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from star_jax.checkpoint import load_component
+from star_jax.checkpoints.directory import load_component
 from star_jax.config import LiemConfig
 from star_jax.convert.converter import convert_checkpoint
 from star_jax.convert.exporter import export_checkpoint

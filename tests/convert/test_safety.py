@@ -19,12 +19,12 @@ import safetensors.torch
 import torch
 from convert_samples import SMALL, family_state, save_state
 
-from star_jax.checkpoint import component_metadata, iterate_leaves
+from star_jax.checkpoints.directory import component_metadata, iterate_leaves
 from star_jax.convert.converter import convert_checkpoint
 from star_jax.convert.exporter import export_checkpoint
-from star_jax.convert.fresh import random_checkpoint
 from star_jax.convert.sources import sha256
 from star_jax.errors import InputError, RunError, StarError
+from star_jax.init.random_checkpoint import random_checkpoint
 
 
 def convert(source, directory, **kwargs):

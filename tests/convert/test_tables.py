@@ -12,13 +12,13 @@ from convert_samples import LEFT_OUT, SMALL, family_shapes, family_state
 from diffusers import AutoencoderKLTemporalDecoder, I2VGenXLUNet
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from star_jax.config import PRESETS
+from star_jax.checkpoints.trees import flatten
 from star_jax.convert.families import FAMILIES, recognise
 from star_jax.convert.rules import Table, plan
 from star_jax.convert.tensors import FileTensor
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
-from star_jax.orbax_trees import flatten
+from star_jax.presets import PRESETS
 
 FULL = PRESETS["i2vgen-xl"]
 STAR_SHAPES = json.loads((Path(__file__).parents[1] / "golden" / "star_i2vgenxl_shapes.json").read_text())

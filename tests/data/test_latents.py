@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from star_jax.checkpoint import TOKENIZER_DIR, create_checkpoint, save_component
-from star_jax.config import get_preset
+from star_jax.checkpoints.directory import TOKENIZER_DIR, create_checkpoint, save_component
 from star_jax.data.clips import load_window
 from star_jax.data.config import DataConfig
-from star_jax.data.latents import latent_encoder
-from star_jax.data.pipeline import ClipLoader
-from star_jax.data.prepare import PrepareConfig, prepare
+from star_jax.data.loader import ClipLoader
+from star_jax.data.prepare.latents import latent_encoder
+from star_jax.data.prepare.write import PrepareConfig, prepare
 from star_jax.data.sources import open_source
 from star_jax.errors import InputError
+from star_jax.models.clip.tokenizer import load_tokenizer, tokenize, write_byte_level_tokenizer
 from star_jax.models.components import abstract_component
-from star_jax.models.tokenizer import load_tokenizer, tokenize, write_byte_level_tokenizer
+from star_jax.presets import get_preset
 
 
 def weight(rng, shape):

@@ -12,9 +12,9 @@ import pytest
 from video_files import scene, write_folder, write_sound, write_truncated, write_video
 
 from star_jax.data.config import DataConfig
-from star_jax.data.pipeline import ClipLoader
-from star_jax.data.placement import DevicePrefetch
+from star_jax.data.loader import ClipLoader
 from star_jax.errors import InputError, RunError
+from star_jax.parallel.prefetch import DevicePrefetch
 
 SMALL = {"num_frames": 3, "height": 32, "width": 48, "seed": 5}
 

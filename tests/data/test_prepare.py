@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from video_files import scene, write_folder, write_video
 
 from star_jax.data.config import DataConfig
-from star_jax.data.pipeline import ClipLoader
-from star_jax.data.prepare import Encoder, PrepareConfig, clip_encoder, plan, prepare
-from star_jax.data.prepared import ExampleShape, StarClips
+from star_jax.data.loader import ClipLoader
+from star_jax.data.prepare.read import ExampleShape, StarClips
+from star_jax.data.prepare.write import Encoder, PrepareConfig, clip_encoder, plan, prepare
 from star_jax.errors import InputError, RunError
 
 SMALL = {"num_frames": 3, "height": 32, "width": 48, "seed": 5, "max_bad_share": 0.5}

@@ -7,7 +7,7 @@ import pytest
 
 from star_jax.data.clips import load_clip
 from star_jax.data.config import DataConfig
-from star_jax.data.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo, _photo_crop, _scene, load_photo
+from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo, _photo_crop, _scene, load_photo
 from star_jax.data.sources import open_source
 from star_jax.errors import InputError
 

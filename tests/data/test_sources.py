@@ -8,8 +8,8 @@ from video_files import scene, write_folder, write_video
 
 from star_jax.data.clips import load_clip
 from star_jax.data.config import DataConfig
+from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.data.sources import open_source
-from star_jax.data.synthetic import SyntheticVideo
 from star_jax.errors import InputError
 
 SMALL = {

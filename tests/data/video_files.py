@@ -4,7 +4,7 @@ import av
 import cv2
 import numpy as np
 
-from star_jax.data.synthetic import SyntheticVideo
+from star_jax.data.made_up.synthetic import SyntheticVideo
 
 
 def scene(index=0, num_frames=24, height=64, width=96):

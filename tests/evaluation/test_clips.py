@@ -6,7 +6,7 @@ import pytest
 
 from star_jax.errors import InputError
 from star_jax.evaluation.clips import pair_clips
-from star_jax.settings import UpscaleSettings
+from star_jax.inference.settings import UpscaleSettings
 
 
 def write(path, height: int, width: int):

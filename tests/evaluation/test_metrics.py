@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from star_jax.data.synthetic import SyntheticVideo
+from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.evaluation.metrics import ClipScorer, Scores, difference, luma, mean_scores, psnr, ssim
 
 # Of scikit-image, for the windows of the paper on SSIM.

@@ -5,11 +5,11 @@ from pathlib import Path
 import cv2
 import pytest
 
-from star_jax.checkpoint import checkpoint_path, read_config
-from star_jax.config import BUNDLED, get_preset
+from star_jax.checkpoints.directory import checkpoint_path, read_config
 from star_jax.evaluation.clips import pair_clips
 from star_jax.evaluation.scoring import score_clip
 from star_jax.launch.cli import main
+from star_jax.presets import BUNDLED, get_preset
 
 ASSETS = Path(__file__).parents[2] / "assets"
 

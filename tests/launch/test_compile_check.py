@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from star_jax.aot import topology
-from star_jax.aot.check import compile_for
-from star_jax.aot.flops import traced_flops
-from star_jax.aot.hlo import Traffic, read_program
+from star_jax.benchmark.aot import topology
+from star_jax.benchmark.aot.check import compile_for
+from star_jax.benchmark.aot.hlo import Traffic, read_program
 from star_jax.errors import InputError, RunError
 from star_jax.launch import compile_check
 from star_jax.launch.cli import main
+from star_jax.ops.flops import traced_flops
 from star_jax.ops.splash import splash_attention
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -72,7 +72,7 @@ import json
 import jax, jax.numpy as jnp
 from functools import partial
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from star_jax.aot.hlo import read_program
+from star_jax.benchmark.aot.hlo import read_program
 
 mesh = jax.make_mesh((8,), ("context",), axis_types=(AxisType.Auto,))
 

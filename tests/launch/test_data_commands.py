@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from star_jax.data.degradations import RECIPES
-from star_jax.data.synthetic import SyntheticVideo
+from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.launch.cli import main
 from star_jax.video.reader import VideoReader
 

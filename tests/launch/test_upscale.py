@@ -18,14 +18,14 @@ import pytest
 from sample_frames import moving_clip
 from sample_videos import NTSC_FILM, packets, write_sound, write_video
 
-from star_jax.checkpoint import save_component
-from star_jax.config import BUNDLED, get_preset
+from star_jax.checkpoints.directory import save_component
 from star_jax.errors import InputError
+from star_jax.inference.pipeline import StarPipeline
+from star_jax.inference.settings import UpscaleSettings
 from star_jax.launch import upscale as command
 from star_jax.launch.cli import main
 from star_jax.launch.upscale_paths import is_there, output_paths, settings_for
-from star_jax.pipeline import StarPipeline
-from star_jax.settings import UpscaleSettings
+from star_jax.presets import BUNDLED, get_preset
 from star_jax.video.reader import VideoReader
 
 # The settings and the size of sample_frames.LONG, so that test_pipeline's compiled programs serve here too.

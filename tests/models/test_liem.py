@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from star_jax.config import LIEM_POSITIONS, PRESETS, LiemConfig
+from star_jax.checkpoints.trees import flatten
+from star_jax.config import LIEM_POSITIONS, LiemConfig
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
+from star_jax.models.i2vgenxl.transformers import SpatialTransformerBlock, TemporalTransformerBlock
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.models.rngs import InitRngs
-from star_jax.models.transformers import SpatialTransformerBlock, TemporalTransformerBlock
 from star_jax.ops.attention import AttentionKernels
-from star_jax.orbax_trees import flatten
+from star_jax.presets import PRESETS
 
 KWARGS = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 SIZES = {"heads": 2, "head_dim": 4, "kernels": AttentionKernels.all("xla")}

@@ -8,7 +8,7 @@ from torch_weights import jitted, load_torch, parameter_sizes, randomize, relati
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from star_jax.config import TextEncoderConfig
-from star_jax.models.text_encoder import CLIPTextEncoder
+from star_jax.models.clip.text_encoder import CLIPTextEncoder
 
 CONFIG = TextEncoderConfig(
     vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4

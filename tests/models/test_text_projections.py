@@ -10,7 +10,7 @@ from random_trees import random_tree
 from two_levels import TWO_LEVELS
 
 from star_jax.models.components import abstract_component
-from star_jax.models.star import project_text, star_velocity
+from star_jax.models.i2vgenxl.velocity import project_text, star_velocity
 
 # Attention on the finest level, too: 1 + 1 + 2 sites (down, middle, up) in the UNet, 1 + 1 in the ControlNet.
 CONFIG = replace(TWO_LEVELS, unet=replace(TWO_LEVELS.unet, attention_levels=(True, False)))

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from star_jax.config import PRESETS
 from star_jax.errors import InputError
-from star_jax.models.tokenizer import load_tokenizer, tokenize, write_byte_level_tokenizer
+from star_jax.models.clip.tokenizer import load_tokenizer, tokenize, write_byte_level_tokenizer
+from star_jax.presets import PRESETS
 
 START, END = 512, 513
 

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 from star_weights import golden_tree
 
-from star_jax.config import PRESETS
 from star_jax.models.components import abstract_component
+from star_jax.presets import PRESETS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "unet_tiny.npz")
 CONFIG = PRESETS["tiny-golden"]

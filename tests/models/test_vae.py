@@ -11,8 +11,9 @@ from diffusers import AutoencoderKLTemporalDecoder as TorchVAE
 from flax import nnx
 from torch_weights import jitted, load_torch, parameter_sizes, randomize, relative_error
 
-from star_jax.config import PRESETS, VAEConfig
-from star_jax.models.vae import AutoencoderKLTemporalDecoder, DiagonalGaussian
+from star_jax.config import VAEConfig
+from star_jax.models.svd_vae.vae import AutoencoderKLTemporalDecoder, DiagonalGaussian
+from star_jax.presets import PRESETS
 
 # diffusers fixes 32 groups, so no width below 32.
 CONFIG = VAEConfig(block_out_channels=(32, 64), layers_per_block=2, norm_num_groups=32)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from star_jax.errors import InputError
-from star_jax.ops.attention import AttentionKernels, choose_implementation, dot_product_attention, targeting
+from star_jax.ops.attention import AttentionKernels, choose_implementation, dot_product_attention
+from star_jax.ops.platform import targeting
 
 SHAPES = [  # batch, query length, key length, heads, head dim
     (2, 7, 7, 2, 16),

@@ -8,8 +8,8 @@ import pytest
 from star_jax.models.layers import Conv2d
 from star_jax.models.resnet import TemporalConv
 from star_jax.models.rngs import InitRngs
-from star_jax.ops.attention import targeting
 from star_jax.ops.convolution import frames_form, image_form
+from star_jax.ops.platform import targeting
 
 DTYPES = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 

@@ -8,7 +8,7 @@ from two_levels import TWO_LEVELS
 
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component
-from star_jax.models.star import star_velocity
+from star_jax.models.i2vgenxl.velocity import star_velocity
 from star_jax.ops.remat import rematerialise
 
 SHAPE = (1, 2, 4, 4, 4)  # [B, F, h, w, C]

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from star_jax.sharding import make_mesh, param_shardings
+from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
 from star_jax.train.checkpoints import TrainCheckpoints
-from star_jax.train.config import ExperimentConfig, MeshConfig
+from star_jax.train.config import ExperimentConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state

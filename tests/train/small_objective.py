@@ -7,12 +7,12 @@ import numpy as np
 from random_trees import random_tree
 from two_levels import TWO_LEVELS
 
-from star_jax.config import PRESETS
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
 from star_jax.diffusion.noise import noise_key
+from star_jax.presets import PRESETS
 from star_jax.train.config import ModelConfig, TrainConfig
-from star_jax.train.star_objective import StarObjective
+from star_jax.train.star.objective import StarObjective
 
 FRAMES, HEIGHT, WIDTH = 4, 12, 8
 KEY = noise_key(3)

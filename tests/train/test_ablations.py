@@ -16,13 +16,13 @@ import pytest
 from one_level import ONE_LEVEL
 from random_trees import random_tree
 
+from star_jax.checkpoints.trees import flatten
 from star_jax.configs.ablations import ROWS
 from star_jax.diffusion.noise import noise_key
 from star_jax.launch.config_arguments import run_config_file
-from star_jax.orbax_trees import flatten
 from star_jax.train.config import ExperimentConfig, parse_experiment
 from star_jax.train.optimizer import make_optimizer
-from star_jax.train.star_objective import StarObjective
+from star_jax.train.star.objective import StarObjective
 from star_jax.train.state import abstract_state
 from star_jax.train.step import make_train_step
 

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax.checkpoint import component_metadata, load_component, load_provenance, read_config
+from star_jax.checkpoints.directory import component_metadata, load_component, load_provenance, read_config
+from star_jax.checkpoints.trees import flatten
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
+from star_jax.inference.pipeline import StarPipeline
+from star_jax.init.checkpoint import fresh_checkpoint
 from star_jax.launch.cli import main
 from star_jax.models.components import abstract_component, component_names
-from star_jax.orbax_trees import flatten
-from star_jax.pipeline import StarPipeline
-from star_jax.train.assemble import assemble
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
-from star_jax.train.fresh_checkpoint import fresh_checkpoint
 from star_jax.train.optimizer import make_optimizer
+from star_jax.train.star.assemble import assemble
 from star_jax.train.state import is_trainable, new_state, split_trainable
 from star_jax.train.workdir import open_workdir
 
@@ -132,7 +132,7 @@ def made(monkeypatch):
         made.append((name, seed))
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_component(sizes, name)[1])
 
-    monkeypatch.setattr("star_jax.train.fresh_checkpoint.fresh_component", zeros)
+    monkeypatch.setattr("star_jax.init.checkpoint.fresh_component", zeros)
     return made
 
 

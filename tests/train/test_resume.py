@@ -16,7 +16,7 @@ import pytest
 from toy_training import ToyObjective, toy_config
 
 from star_jax.errors import InputError, RunError
-from star_jax.sharding import make_mesh, param_shardings
+from star_jax.parallel.mesh import make_mesh, param_shardings
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.loop import Outcome, train
 from star_jax.train.optimizer import make_optimizer

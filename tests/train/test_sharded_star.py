@@ -5,10 +5,10 @@ from one_level import ONE_LEVEL
 from simulated_devices import FOLDER, assert_close, finish, free_address, results, start
 from train_one_level import get_config
 
-from star_jax.convert.fresh import random_checkpoint
+from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.launch.cli import main
 from star_jax.train.config import parse_experiment
-from star_jax.train.star_objective import StarObjective
+from star_jax.train.star.objective import StarObjective
 
 SCRIPT = "train_one_level.py"
 

@@ -11,14 +11,14 @@ from simulated_devices import assert_close, finish, free_address, results, start
 from toy_training import ToyObjective, toy_config
 
 from star_jax.errors import InputError
-from star_jax.sharding import (
+from star_jax.parallel.mesh import (
+    MeshConfig,
     batch_shardings,
     make_mesh,
     param_spec,
     place_batch,
     process_share,
 )
-from star_jax.train.config import MeshConfig
 from star_jax.train.loop import train
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state

@@ -21,15 +21,15 @@ from small_objective import (
 )
 from two_levels import TWO_LEVELS
 
-from star_jax.convert.fresh import random_checkpoint
+from star_jax.checkpoints.trees import flatten
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.diffusion.noise import frame_noise
 from star_jax.errors import InputError
+from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.models.components import abstract_component
-from star_jax.orbax_trees import flatten
 from star_jax.train.config import ModelConfig, TrainConfig
-from star_jax.train.star_objective import StarObjective
+from star_jax.train.star.objective import StarObjective
 
 
 @pytest.fixture(scope="module")

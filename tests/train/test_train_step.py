@@ -10,11 +10,11 @@ import optax
 import pytest
 from toy_training import FRAMES, SIZE, ToyObjective, toy_config
 
-from star_jax.config import get_preset
+from star_jax.checkpoints.trees import flatten
 from star_jax.models.components import abstract_component
-from star_jax.orbax_trees import flatten
-from star_jax.sharding import make_mesh, param_shardings
-from star_jax.train.config import MeshConfig, OptimizerConfig
+from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
+from star_jax.presets import get_preset
+from star_jax.train.config import OptimizerConfig
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state, is_trainable, merge_params, new_state, split_trainable
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings

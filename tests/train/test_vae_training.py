@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from star_jax.checkpoint import load_component, load_provenance, read_config
-from star_jax.config import PRESETS, StarConfig, UNetConfig, VAEConfig
+from star_jax.checkpoints.directory import load_component, load_provenance, read_config
+from star_jax.checkpoints.trees import flatten
+from star_jax.config import StarConfig, UNetConfig, VAEConfig
 from star_jax.diffusion.noise import frame_noise
+from star_jax.init.component import fresh_component
 from star_jax.launch.cli import main
 from star_jax.models.components import abstract_component
-from star_jax.orbax_trees import flatten
+from star_jax.presets import PRESETS
+from star_jax.train.autoencoder.objective import VaeExperimentConfig, VaeObjective
 from star_jax.train.config import parse_experiment
-from star_jax.train.fresh import fresh_component
-from star_jax.train.vae_objective import VaeExperimentConfig, VaeObjective
 
 SIZES = StarConfig(
     "dwarf",

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.data.config import DataConfig
-from star_jax.train.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig
+from star_jax.parallel.mesh import MeshConfig
+from star_jax.train.config import ExperimentConfig, OptimizerConfig, TrainConfig
 
 FRAMES, SIZE, WIDTH = 2, 16, 128
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from one_level import ONE_LEVEL
 
-from star_jax import sharding
 from star_jax.launch.cli import main
+from star_jax.parallel import mesh as sharding
 
 
 def get_config() -> dict[str, dict[str, Any]]:

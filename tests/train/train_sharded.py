@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from toy_training import ToyObjective, toy_config
 
-from star_jax.train.config import MeshConfig
+from star_jax.parallel.mesh import MeshConfig
 from star_jax.train.loop import train
 
 

@@ -1,0 +1,70 @@
+"""Compiles a traced program for its devices and reports what that shows."""
+
+import dataclasses
+import re
+import time
+from dataclasses import dataclass
+
+import jax
+
+from star_jax.benchmark.aot.hlo import ProgramText, Traffic, read_program
+from star_jax.ops.flops import traced_flops
+from star_jax.ops.platform import targeting
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# Two ways of the compiler to say how much it would have taken.
+_NEEDED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)")
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """A program on one topology.
+
+    Attributes:
+      fits: whether the compiler found room for it.
+      peak_device_bytes: most memory of one device at any time, arguments included; where it does not fit, what the
+        compiler asked for.
+      hbm_bytes: memory of one device.
+      tflop_per_step: operations on all devices together, recomputation included; see `traced_flops`.
+      compile_seconds: tracing and lowering apart.
+      collectives: by kind, a step's; empty where it does not fit.
+      kernels: executions of hand-written kernels by name.
+    """
+
+    fits: bool
+    peak_device_bytes: int
+    hbm_bytes: int
+    tflop_per_step: float
+    compile_seconds: float
+    collectives: dict[str, Traffic]
+    kernels: dict[str, int]
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def compile_for(traced: jax.stages.Traced, hbm_bytes: int) -> CompileReport:
+    """Lowers and compiles a program traced for a topology, whose devices have `hbm_bytes` each."""
+    with targeting("tpu"):
+        lowered = traced.lower()
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _NEEDED.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
+            raise
+        peak, found = int(float(needed[1]) * _UNITS[needed[2]]), ProgramText({}, {})
+        fits = False
+    else:
+        peak, found = compiled.memory_analysis().peak_memory_in_bytes, read_program(compiled.as_text())
+        fits = True
+    return CompileReport(
+        fits=fits,
+        peak_device_bytes=peak,
+        hbm_bytes=hbm_bytes,
+        tflop_per_step=traced_flops(traced) / 1e12,
+        compile_seconds=time.perf_counter() - start,
+        collectives=found.collectives,
+        kernels=found.kernels,
+    )

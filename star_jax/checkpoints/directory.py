@@ -1,0 +1,254 @@
+"""Checkpoint directories: what is in one, and reading and writing them.
+
+    DIR/{unet,controlnet,vae,text_encoder}/   one Orbax tree per component
+    DIR/tokenizer/                            CLIP tokenizer files
+    DIR/config.json                           StarConfig
+    DIR/provenance.json                       where the weights came from
+
+A directory appears under its name only when it is complete (`create_checkpoint`). The name `tiny-star` is the small
+model that comes with the package (docs/tiny_star.md), unless there is a directory of that name.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from star_jax.checkpoints.trees import (
+    Tree,
+    damaged,
+    flatten,
+    iterate_tree,
+    read_text,
+    restore_tree,
+    save_tree,
+    tree_metadata,
+)
+from star_jax.config import StarConfig
+from star_jax.errors import InputError, RunError, first_line
+from star_jax.models.components import COMPONENTS
+from star_jax.presets import BUNDLED
+
+CONFIG_FILE = "config.json"
+PROVENANCE_FILE = "provenance.json"
+TOKENIZER_DIR = "tokenizer"
+
+
+def save_component(directory: str | os.PathLike, name: str, tree: Tree) -> None:
+    """Writes one component's tree (leaves: numpy or jax arrays, or LazyArrays) below `directory`.
+
+    Raises:
+      RunError: the disk is full or not writable.
+    """
+    try:
+        save_tree(Path(directory).absolute() / name, tree)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"cannot write {name}: {first_line(error)}; free disk space or choose another place"
+        ) from error
+
+
+def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree) -> dict[Any, Any]:
+    """Restores one component.
+
+    Args:
+      directory: a checkpoint directory.
+      name: one of COMPONENTS.
+      abstract_tree: nested dict of jax.ShapeDtypeStruct (`abstract_component`). Leaves are cast to
+        its dtypes and placed by its shardings, each device reading its own part, whatever mesh they were saved
+        from; a leaf without a sharding goes to the first device.
+
+    Raises:
+      InputError: the component is missing or damaged, or its leaves are not those of `abstract_tree`.
+    """
+    wanted = flatten(abstract_tree)
+    stored = component_metadata(directory, name)
+    place = f"{name} of {directory}"
+    remedy = "use the preset it was made for, or convert it again"
+    if missing := [path for path in wanted if path not in stored]:
+        raise InputError(
+            f"{place} has no leaf {missing[0]} (and {len(missing) - 1} more are missing); {remedy}"
+        )
+    if extra := [path for path in stored if path not in wanted]:
+        raise InputError(
+            f"{place} has a leaf {extra[0]} that the network has not (and {len(extra) - 1} more); {remedy}"
+        )
+    for path, leaf in wanted.items():
+        if stored[path].shape != tuple(leaf.shape):
+            raise InputError(
+                f"{place}: {path} is {stored[path].shape}, the network has {tuple(leaf.shape)}; {remedy}"
+            )
+    return restore_tree(checkpoint_path(directory) / name, abstract_tree)
+
+
+def iterate_leaves(
+    directory: str | os.PathLike, name: str, paths: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads leaves of a component one by one in the order of `paths`, a batch in memory at a time.
+
+    Raises:
+      InputError: the component is missing or damaged.
+    """
+    yield from iterate_tree(_component_path(directory, name), list(paths))
+
+
+def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a stored component by path, without reading its arrays.
+
+    Raises:
+      InputError: not a checkpoint directory, no such component, or its description is damaged.
+    """
+    return tree_metadata(_component_path(directory, name))
+
+
+def present_components(directory: str | os.PathLike) -> list[str]:
+    """The components that a checkpoint directory has, in the order of COMPONENTS."""
+    path = checkpoint_path(directory)
+    return [name for name in COMPONENTS if (path / name).is_dir()]
+
+
+def check_components(directory: str | os.PathLike, names: Sequence[str]) -> None:
+    """Refuses an incomplete checkpoint before the first of its components is read.
+
+    Raises:
+      InputError: one of these is missing.
+    """
+    for name in names:
+        _component_path(directory, name)
+
+
+def read_config(directory: str | os.PathLike, *, expect_preset: str | None = None) -> StarConfig:
+    """Reads the sizes that a checkpoint was made with.
+
+    Raises:
+      InputError: not a checkpoint directory, or one of another preset than `expect_preset`.
+    """
+    path = checkpoint_path(directory) / CONFIG_FILE
+    try:
+        config = StarConfig.from_json(read_text(path))
+    except AttributeError as error:  # a text or a number where a table belongs
+        raise damaged(path, error) from error
+    if expect_preset is not None and config.preset != expect_preset:
+        raise InputError(
+            f"{directory} holds preset {config.preset!r}, not {expect_preset!r}; choose the other one"
+        )
+    return config
+
+
+def load_provenance(directory: str | os.PathLike) -> dict[str, Any]:
+    """Reads where a checkpoint's weights came from.
+
+    Raises:
+      InputError: not a checkpoint directory, or its provenance.json is damaged.
+    """
+    path = checkpoint_path(directory) / PROVENANCE_FILE
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def create_checkpoint(
+    directory: str | os.PathLike, config: StarConfig, provenance: dict[str, Any], *, force: bool = False
+) -> Iterator[Path]:
+    """Builds a checkpoint directory so that it appears only when it is complete.
+
+    Yields a temporary sibling to write components and tokenizer into; config.json and provenance.json (as the
+    dict is by then) are added at the end, and it is renamed. On any exception, Ctrl-C included, it is removed.
+
+    Args:
+      directory: the name that appears; its parent must exist.
+      config: sizes.
+      provenance: JSON-able; may be filled while the directory is being built.
+      force: replace an existing checkpoint directory.
+
+    Raises:
+      InputError: `directory` exists (without force, or is no checkpoint), or its parent does not.
+    """
+    target = Path(directory).absolute()
+    check_destination(target, force=force)
+    partial = target.parent / f".{target.name}.{platform.node()}.{os.getpid()}.partial"
+    _remove_abandoned(target)
+    try:
+        partial.mkdir()
+        yield partial
+        (partial / CONFIG_FILE).write_text(config.to_json() + "\n")
+        (partial / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+        if target.exists():
+            replaced = partial.with_suffix(".replaced")
+            target.rename(replaced)
+            partial.rename(target)
+            shutil.rmtree(replaced)
+        else:
+            partial.rename(target)
+    except OSError as error:
+        raise RunError(f"cannot write {directory}: {first_line(error)}; choose another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what killed processes of this machine left of the same target."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(platform.node())}.*.partial"):
+        pid = left.name.split(".")[-2]
+        try:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:  # another user's, and alive
+            continue
+
+
+def check_destination(target: Path, *, force: bool) -> None:
+    """Refuses a place where a checkpoint cannot go.
+
+    Raises:
+      InputError: it exists (without force, or is no checkpoint directory), or its parent does not exist.
+    """
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"folder {target.absolute().parent} does not exist; create it first")
+    if not target.exists() and not target.is_symlink():
+        return
+    if not force:
+        raise InputError(f"{target} exists; choose another name, or pass --force to replace it")
+    # Folders of other libraries have a config.json, too.
+    is_checkpoint = all((target / name).is_file() for name in (CONFIG_FILE, PROVENANCE_FILE))
+    if not is_checkpoint and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(
+            f"{target} exists and is not a checkpoint directory; --force does not replace such things"
+        )
+
+
+def checkpoint_path(directory: str | os.PathLike) -> Path:
+    """The absolute path of a checkpoint directory, or of the bundled one by its name.
+
+    Raises:
+      InputError: there is none.
+    """
+    path = Path(directory).absolute()
+    if str(directory) == BUNDLED and not path.exists():
+        return Path(__file__).parents[1] / "weights" / BUNDLED
+    remedy = "make one with star-jax convert SRC... DST"
+    if not path.exists():
+        raise InputError(f"checkpoint directory {directory} does not exist; {remedy}")
+    if not (path / CONFIG_FILE).is_file():
+        raise InputError(f"{directory} is not a checkpoint directory (it has no {CONFIG_FILE}); {remedy}")
+    return path
+
+
+def _component_path(directory: str | os.PathLike, name: str) -> Path:
+    path = checkpoint_path(directory) / name
+    if not path.is_dir():
+        raise InputError(
+            f"{directory} has no {name}; convert it again with a source that has one (star-jax convert)"
+        )
+    return path

@@ -1,0 +1,103 @@
+"""Prepared examples as VAE latents and text embeddings, so that training runs neither encoder."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from star_jax.checkpoints.directory import TOKENIZER_DIR, load_component, read_config
+from star_jax.data.prepare.read import Example, ExampleShape
+from star_jax.data.prepare.write import Encoder, PrepareConfig
+from star_jax.errors import InputError
+from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
+from star_jax.models.components import abstract_component
+
+# Frames per call of the encoder; each frame is encoded on its own, and this bounds the activations.
+_FRAMES_PER_CALL = 4
+
+
+def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Encoder:
+    """Stores posteriors (mean and log-variance, unscaled) of both clips, and the caption's embedding.
+
+    Low-resolution clips are enlarged to the ground truth's size first (bilinear), as the network's hint is. The
+    VAE computes in float32; everything is stored as float16.
+
+    Args:
+      config: what to prepare.
+      checkpoint: a checkpoint directory with the components `vae` and `text_encoder`.
+
+    Raises:
+      InputError: no such checkpoint, a model without text encoder, or clips that the VAE does not take.
+    """
+    model = read_config(checkpoint)
+    if model.text_encoder is None:
+        raise InputError(f"{checkpoint} (preset {model.preset!r}) has no text encoder; give one that has")
+    factor = model.vae.spatial_factor
+    data = config.data
+    if data.height % factor or data.width % factor:
+        raise InputError(f"latents need sizes that are multiples of {factor}, not {data.height}x{data.width}")
+    tokens = model.text_encoder.max_position_embeddings
+    shape = ExampleShape(
+        data.num_frames,
+        data.height,
+        data.width,
+        data.make_recipe().scale,
+        config.num_degradations,
+        latents=True,
+        spatial_factor=factor,
+        latent_channels=model.vae.latent_channels,
+        text_shape=(tokens, model.text_encoder.hidden_size),
+    )
+    graphs, params = {}, {}
+    for name in ("vae", "text_encoder"):
+        graphs[name], abstract = abstract_component(model, name, dtype=jnp.float32)
+        params[name] = jax.device_put(load_component(checkpoint, name, abstract))
+    tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_DIR)
+
+    @jax.jit
+    def encode_frames(params: dict, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """uint8 [f, h, w, 3] -> mean and log-variance, float16 [f, H/8, W/8, C]."""
+        pixels = frames.astype(jnp.float32) / 127.5 - 1
+        pixels = jax.image.resize(pixels, (len(frames), data.height, data.width, 3), "bilinear")
+        posterior = nnx.merge(graphs["vae"], params).encode(pixels[None])
+        return posterior.mean[0].astype(jnp.float16), posterior.logvar[0].astype(jnp.float16)
+
+    @jax.jit
+    def embed(params: dict, input_ids: jax.Array) -> jax.Array:
+        return nnx.merge(graphs["text_encoder"], params)(input_ids)[0].astype(jnp.float16)
+
+    def encode_clip(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = min(_FRAMES_PER_CALL, len(frames))
+        moments = []
+        for start in range(0, len(frames), size):
+            piece = frames[start : start + size]
+            filled = np.pad(piece, ((0, size - len(piece)), (0, 0), (0, 0), (0, 0)), mode="edge")
+            moments.append([np.asarray(part)[: len(piece)] for part in encode_frames(params["vae"], filled)])
+        return tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
+
+    def encode(truth: np.ndarray, lows: list[np.ndarray], text: str) -> Example:
+        mean, logvar = encode_clip(truth)
+        low_means, low_logvars = zip(*(encode_clip(low) for low in lows), strict=True)
+        input_ids = tokenize(tokenizer, [text], max_length=tokens)
+        return {
+            "text": text,
+            "gt_mean": mean,
+            "gt_logvar": logvar,
+            "lq_mean": np.stack(low_means),
+            "lq_logvar": np.stack(low_logvars),
+            "text_embedding": np.asarray(embed(params["text_encoder"], input_ids)),
+        }
+
+    return Encoder(shape, encode, _sha256(params))
+
+
+def _sha256(params: dict) -> str:
+    """Of all weights: latents of two autoencoders are not to end up in one dataset."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()

@@ -1,0 +1,339 @@
+"""Preparing a dataset: filter, split, degrade and write shards; resumable, over several processes."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import fsspec
+from etils import epath
+
+from star_jax.data import storage
+from star_jax.data.clips import BadClipError, load_window
+from star_jax.data.config import DataConfig
+from star_jax.data.degradations import degrade
+from star_jax.data.prepare.clip_bytes import encode_clip
+from star_jax.data.prepare.read import Example, ExampleShape, StarClips
+from star_jax.data.sources import MANIFEST, SPLITS, ClipRecord, open_source
+from star_jax.errors import InputError, RunError
+from star_jax.progress import Reporter, progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """What to prepare.
+
+    Attributes:
+      data: source, recipe, sizes and seed. Clips shorter than `num_frames` at `frame_interval` 1, or smaller
+        than the bucket by more than `max_upscale`, are left out.
+      output: folder of the dataset; local, or a URL that etils opens.
+      num_degradations: K, low-resolution clips per ground truth clip.
+      validation_share: of the clips, chosen by the hash of their keys.
+      clips_per_shard: a shard is the unit of work, of resuming and of distribution.
+      max_bad_share: share of unusable files over which preparing stops.
+    """
+
+    data: DataConfig
+    output: str
+    num_degradations: int = 1
+    validation_share: float = 0.01
+    clips_per_shard: int = 64
+
+    def __post_init__(self):
+        if not 0 <= self.validation_share < 1:
+            raise InputError(f"validation share is {self.validation_share:g}; it must be in 0..1")
+        for name in ("num_degradations", "clips_per_shard"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """How an example is stored: clips and caption -> the features of `shape`.
+
+    Attributes:
+      weights_sha256: of the networks that encode; None where none does.
+    """
+
+    shape: ExampleShape
+    encode: Callable[[Any, list, str], Example]
+    weights_sha256: str | None = None
+
+
+def clip_encoder(config: PrepareConfig) -> Encoder:
+    """Stores encoded clips."""
+    data = config.data
+    scale = data.make_recipe().scale
+    shape = ExampleShape(data.num_frames, data.height, data.width, scale, config.num_degradations)
+
+    def encode(truth, lows, text: str) -> Example:
+        clips = [encode_clip(low, lossless=True) for low in lows]
+        return {"text": text, "gt": encode_clip(truth, lossless=False), "lq": clips}
+
+    return Encoder(shape, encode)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which clips go where; the same on every process.
+
+    Attributes:
+      shards: split -> one list of (position, record) per shard.
+      duplicates: key -> key of the clip it repeats.
+      num_found: clips in the source.
+    """
+
+    shards: dict[str, list[list[tuple[int, ClipRecord]]]]
+    duplicates: dict[str, str]
+    num_found: int
+
+    @property
+    def num_clips(self) -> int:
+        """Clips to be prepared: without duplicates."""
+        return sum(len(clips) for shards in self.shards.values() for clips in shards)
+
+    def all_shards(self) -> list[tuple[str, int]]:
+        return [(split, index) for split in SPLITS for index in range(len(self.shards[split]))]
+
+
+def plan(config: PrepareConfig) -> Plan:
+    """Finds the clips, drops duplicates (same bytes), splits by hash and deals clips to shards.
+
+    Raises:
+      InputError: no usable source, or K > 1 for a paired one.
+    """
+    records = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    if config.num_degradations > 1 and any(record.low_video for record in records):
+        raise InputError(
+            f"{config.data.source} has its own low-resolution videos, one per clip; give num_degradations 1"
+        )
+    duplicates = _find_duplicates(records)
+    members: dict[str, list[tuple[int, ClipRecord]]] = {split: [] for split in SPLITS}
+    for position, record in enumerate(records):
+        if record.key not in duplicates:
+            split = "validation" if _hash_share(record.key) < config.validation_share else "train"
+            members[split].append((position, record))
+    size = config.clips_per_shard
+    shards = {
+        split: [clips[start : start + size] for start in range(0, len(clips), size)]
+        for split, clips in members.items()
+    }
+    return Plan(shards, duplicates, len(records))
+
+
+def _hash_share(key: str) -> float:
+    """A number in 0..1 that depends on the key alone: growing the source moves no clip to another split."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _find_duplicates(records: Sequence[ClipRecord]) -> dict[str, str]:
+    """Files of equal size are compared by their SHA-256; the first by order stays."""
+    by_size: dict[int, list[ClipRecord]] = collections.defaultdict(list)
+    for record in records:
+        if isinstance(record.video, str) and storage.exists(record.video):
+            filesystem, inner = fsspec.core.url_to_fs(record.video)
+            by_size[filesystem.size(inner)].append(record)
+    duplicates = {}
+    for group in by_size.values():
+        seen: dict[str, str] = {}
+        for record in group if len(group) > 1 else ():
+            digest = hashlib.sha256(storage.read_bytes(record.video)).hexdigest()
+            if digest in seen:
+                duplicates[record.key] = seen[digest]
+            seen.setdefault(digest, record.key)
+    return duplicates
+
+
+def prepare(
+    config: PrepareConfig,
+    encoder: Encoder,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    quiet: bool = True,
+) -> dict[str, Any] | None:
+    """Writes this process's shards; the process that finds all shards written finishes the dataset.
+
+    Shards that are there already are kept, so the same call resumes; after too many clips were bad, it tries those
+    again.
+
+    Args:
+      config: what to prepare.
+      encoder: how examples are stored.
+      process_index, process_count: this process's share of the shards.
+      quiet: show no progress on stderr.
+
+    Returns:
+      the manifest where the dataset is finished, else None (other processes still write).
+
+    Raises:
+      InputError: no usable source, or the output holds a dataset of other settings.
+      RunError: more clips are bad than `data.max_bad_share` allows, or none is left.
+    """
+    work = plan(config)
+    output = epath.Path(config.output)
+    settings = _settings(config, encoder, work)
+    _claim(output, settings)
+    mine = work.all_shards()[process_index::process_count]
+    if not (output / MANIFEST).exists():
+        _drop_bad_shards(output, work, mine, config.data.max_bad_share)
+    num_clips = sum(len(work.shards[split][index]) for split, index in mine)
+    with progress("Preparing", num_clips, "clips", quiet=quiet) as bar:
+        skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
+        examples = functools.partial(_examples, config, encoder, bar)
+        shards = {
+            split: [examples(clips, skipped[split, index]) for index, clips in enumerate(shards)]
+            for split, shards in work.shards.items()
+        }
+        builder = StarClips(config.output, encoder.shape, shards)
+        for split, index in mine:
+            part = _part(output, split, index)
+            if part.exists():
+                bar.advance(len(work.shards[split][index]))
+                continue
+            count, digest, size = builder.write_shard(split, index)
+            entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
+            entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
+            _write_json(part, entry)
+            if entry["skipped"]:
+                _judge(output, work, config.data.max_bad_share)
+    return _finish(output, builder, work, settings, config.data.max_bad_share)
+
+
+def _examples(
+    config: PrepareConfig,
+    encoder: Encoder,
+    bar: Reporter,
+    clips: list[tuple[int, ClipRecord]],
+    skipped: list[dict[str, str]],
+) -> Callable[[], Iterator[tuple[str, Example]]]:
+    """A shard's generator; what it leaves out goes into `skipped`."""
+    data = dataclasses.replace(config.data, flip_probability=0.0)
+    recipe = data.make_recipe()
+
+    def generate() -> Iterator[tuple[str, Example]]:
+        for position, record in clips:
+            bar.advance()
+            try:
+                window = load_window(record, data, position)
+            except BadClipError as error:
+                logger.warning("skipped clip %s: %s", record.key, error)
+                skipped.append({"key": record.key, "reason": str(error)})
+                continue
+            if window.low is None:
+                copies = range(config.num_degradations)
+                pairs = [degrade(window.truth, recipe, data.seed, position, copy) for copy in copies]
+            else:
+                pairs = [(window.truth, window.low)]
+            example = encoder.encode(pairs[0][0], [low for _, low in pairs], window.text)
+            yield record.key, {"key": record.key, **example}
+
+    return generate
+
+
+def _settings(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, Any]:
+    """What must be equal for a call to continue another."""
+    source = hashlib.sha256("\0".join(r.key for s in SPLITS for p in work.shards[s] for _, r in p).encode())
+    settings = {
+        "shape": dataclasses.asdict(encoder.shape),
+        "recipe": dataclasses.asdict(config.data.make_recipe()),
+        "seed": config.data.seed,
+        "frame_interval": config.data.frame_interval,
+        "max_upscale": config.data.max_upscale,
+        "validation_share": config.validation_share,
+        "clips_per_shard": config.clips_per_shard,
+        "source_sha256": source.hexdigest(),
+    }
+    if encoder.weights_sha256 is not None:
+        settings["weights_sha256"] = encoder.weights_sha256
+    return json.loads(json.dumps(settings))  # as it will be read again: lists for tuples
+
+
+def _claim(output: epath.Path, settings: dict[str, Any]) -> None:
+    """Writes the settings on the first call, and holds later calls to them."""
+    path = output / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = sorted(name for name in settings if before.get(name, settings[name]) != settings[name])
+        if changed:
+            raise InputError(
+                f"{output} was begun with another {', '.join(changed)}; give the same settings to continue, or "
+                f"another output folder"
+            )
+        return
+    _write_json(path, settings)
+
+
+def _part(output: epath.Path, split: str, index: int) -> epath.Path:
+    return output / "parts" / f"{split}-{index:05d}.json"
+
+
+def _write_json(path: epath.Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f"{path.name}.{os.getpid()}.partial"
+    partial.write_text(json.dumps(content, indent=2))
+    partial.replace(path)
+
+
+def _parts(output: epath.Path, shards: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    paths = [_part(output, *shard) for shard in shards]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def _too_many_skipped(
+    parts: Sequence[dict[str, Any]], work: Plan, max_bad_share: float
+) -> list[dict[str, str]]:
+    """The clips that could not be used, where they are more than the share of all that were to be prepared."""
+    skipped = [entry for part in parts for entry in part["skipped"]]
+    return skipped if len(skipped) > max_bad_share * work.num_clips else []
+
+
+def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
+    """Ends the work as soon as too many clips were bad, whatever the others are."""
+    if skipped := _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
+        raise RunError(
+            f"{len(skipped)} of {work.num_clips} clips could not be used, more than the share {max_bad_share:g} "
+            f"allows; the last: {skipped[-1]['key']}: {skipped[-1]['reason']}"
+        )
+
+
+def _drop_bad_shards(
+    output: epath.Path, work: Plan, mine: Sequence[tuple[str, int]], max_bad_share: float
+) -> None:
+    """After a call that ended for its bad clips, this process's shards that lack some are to be written again."""
+    if _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
+        for part in _parts(output, mine):
+            if part["skipped"]:
+                _part(output, part["split"], part["index"]).unlink()
+
+
+def _finish(
+    output: epath.Path, builder: StarClips, work: Plan, settings: dict[str, Any], max_bad_share: float
+) -> dict[str, Any] | None:
+    parts = _parts(output, work.all_shards())
+    if len(parts) < len(work.all_shards()):
+        return None
+    if not (output / MANIFEST).exists() and _too_many_skipped(parts, work, max_bad_share):
+        return None  # another process is about to write its bad shards again
+    counts = {split: sum(p["clips"] for p in parts if p["split"] == split) for split in SPLITS}
+    if not sum(counts.values()):
+        raise RunError(f"no clip of {work.num_found} is left; the reasons are in {output}/parts")
+    lengths = {split: [p["clips"] for p in parts if p["split"] == split] for split in SPLITS}
+    sizes = {split: sum(p["bytes"] for p in parts if p["split"] == split) for split in SPLITS}
+    builder.finish(lengths, sizes)
+    skipped = [entry for part in parts for entry in part["skipped"]]
+    skipped += [{"key": key, "reason": f"the same as {first}"} for key, first in work.duplicates.items()]
+    manifest = settings | {
+        "counts": {"found": work.num_found, "skipped": len(skipped), **counts},
+        "shards": [{k: v for k, v in part.items() if k != "skipped"} for part in parts],
+        "skipped": skipped,
+    }
+    _write_json(output / MANIFEST, manifest)
+    return manifest

@@ -1,0 +1,271 @@
+"""How much device memory an upscale needs, and the largest tiles that fit: a plan made before anything runs.
+
+The temporaries of the compiled programs grow in proportion to the pixels they see at once, and to the width of the
+finest level; the factors below are fitted to what the compiler reports (tests/inference/test_memory.py compares
+them).
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.config import StarConfig
+from star_jax.diffusion.windows import make_windows
+from star_jax.errors import InputError
+from star_jax.inference.pieces import PIECE
+from star_jax.inference.settings import MIN_TILE, UpscaleSettings
+from star_jax.models.components import abstract_component, component_names
+from star_jax.ops.platform import target_platform
+from star_jax.video.geometry import fit_padding
+
+# Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent pixel, frame and
+# branch (a TPU's compiler fuses more than a CPU's, a GPU's is assumed to be like it); by the VAE, per pixel, frame.
+_NETWORK_VALUES = {"cpu": 58, "other": 38}
+_ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
+_LATENTS_HELD = 8  # copies of the clip's latents: solver, hint, noise, windows
+_FRAMES_HELD = 6  # copies of a decoded piece: canvas, colour fix, result
+_SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # of a tile's sides
+_LEAST_WINDOW = 8
+_SHARE = 0.9  # of the device's memory: the rest is for the program itself and for fragmentation
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Settings that fit, and what they are expected to need.
+
+    Attributes:
+      settings: with tiles, window and guidance chosen.
+      weights: bytes of the networks.
+      sampling: bytes of latents and temporaries while sampling.
+      vae: the same while encoding or decoding, whichever is more.
+      budget: bytes that may be used.
+      frames: most frames denoised together: the last window may be a quarter longer than the others.
+    """
+
+    settings: UpscaleSettings
+    weights: int
+    sampling: int
+    vae: int
+    budget: int
+    frames: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the fullest moment."""
+        return self.weights + max(self.sampling, self.vae)
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        chosen = self.settings
+        tile, vae_tile = (
+            "whole frames" if tile is None else f"tiles of {tile[0]}x{tile[1]}"
+            for tile in (chosen.tile, chosen.vae_tile)
+        )
+        branches = "" if chosen.batch_guidance else ", one branch of guidance after the other"
+        return (
+            f"memory: about {_size(self.peak)} of {_size(self.budget)} (weights {_size(self.weights)}, sampling "
+            f"{_size(self.sampling)}, VAE {_size(self.vae)}); denoising up to {self.frames} frames at once, "
+            f"{tile}{branches}; VAE on {vae_tile}"
+        )
+
+
+def plan_memory(
+    config: StarConfig,
+    dtype: jnp.dtype,
+    settings: UpscaleSettings,
+    num_frames: int,
+    size: tuple[int, int],
+    *,
+    budget: int | None = None,
+) -> MemoryPlan:
+    """Chooses what is worked on at once: all of it where it fits, else the most that does.
+
+    First both branches of guidance run one after the other (the same result); then frames are cut into tiles and
+    windows are shortened, so that the largest number of pixels is seen at once. Tiles and a smaller window in
+    `settings` are taken as they are.
+
+    Args:
+      config: sizes of the networks.
+      dtype: of the UNet and the ControlNet.
+      settings: what the user asked for.
+      num_frames: of the clip.
+      size: (height, width) of the input's frames.
+      budget: bytes to use at most; by default what the device has.
+
+    Raises:
+      InputError: nothing fits; the message names the least that does.
+    """
+    padded = _padded_size(settings, size)
+    given = budget is not None
+    budget = budget if given else device_memory()
+    weights = weight_bytes(config, dtype)
+    vae = [
+        (vae_bytes(config, settings, candidate, num_frames, padded), candidate)
+        for candidate in ([settings.vae_tile] if settings.vae_tile else _tiles(padded))
+    ]
+    sampling = [
+        (sampling_bytes(config, dtype, candidate, num_frames, padded), candidate)
+        for candidate in _candidates(settings, config, num_frames, padded)
+    ]
+    left = budget - weights
+    fitting_vae = next(((needed, tile) for needed, tile in vae if needed <= left), None)
+    fitting = next(((needed, candidate) for needed, candidate in sampling if needed <= left), None)
+    if fitting is None or fitting_vae is None:
+        least = weights + max(min(needed for needed, _ in options) for options in (vae, sampling))
+        limit = "--max-memory is" if given else "the device has"
+        raise InputError(
+            f"{limit} {_size(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
+            f"{_size(least, up=True)}; give --max-memory {_size(least, up=True).replace(' ', '')} or more, or a "
+            "smaller output"
+        )
+    chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
+    return MemoryPlan(
+        chosen, weights, fitting[0], fitting_vae[0], budget, _longest(num_frames, chosen.window)
+    )
+
+
+def weight_bytes(config: StarConfig, dtype: jnp.dtype) -> int:
+    """Bytes of all networks; the VAE is kept in float32."""
+    total = 0
+    for name in component_names(config):
+        kept = jnp.dtype(jnp.float32) if name == "vae" else dtype
+        leaves: list[Any] = jax.tree.leaves(abstract_component(config, name, dtype=kept)[1])
+        total += sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return total
+
+
+def sampling_bytes(
+    config: StarConfig, dtype: jnp.dtype, settings: UpscaleSettings, num_frames: int, padded: tuple[int, int]
+) -> int:
+    """Bytes of latents and temporaries while a clip of `padded` = (height, width) pixels is denoised."""
+    factor = config.vae.spatial_factor
+    height, width = _cut(settings.tile, padded)
+    branches = 2 if settings.batch_guidance and _is_guided(config, settings) else 1
+    seen = branches * _longest(num_frames, settings.window) * (height // factor) * (width // factor)
+    platform = target_platform()
+    # A CPU computes in float32 whatever the dtype.
+    itemsize = 4 if platform == "cpu" else jnp.dtype(dtype).itemsize
+    values = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
+    temporaries = values * config.unet.block_out_channels[0] * itemsize * seen
+    clip = num_frames * math.prod(padded) // factor**2 * config.unet.in_channels
+    return temporaries + _LATENTS_HELD * 4 * clip
+
+
+def _longest(num_frames: int, window: int) -> int:
+    return max(stop - start for start, stop in make_windows(num_frames, window))
+
+
+def vae_bytes(
+    config: StarConfig,
+    settings: UpscaleSettings,
+    tile: tuple[int, int] | None,
+    num_frames: int,
+    padded: tuple[int, int],
+) -> int:
+    """Bytes of latents, pieces and temporaries while a clip is encoded or decoded, whichever is more."""
+    height, width = _cut(tile, padded)
+    group = min(num_frames, PIECE + 2 * settings.decode_overlap)
+    values = max(_ENCODER_VALUES * PIECE, _DECODER_VALUES * group)
+    temporaries = values * config.vae.block_out_channels[0] * height * width
+    pieces = _FRAMES_HELD * group * math.prod(padded) * config.vae.out_channels
+    latents = num_frames * math.prod(padded) // config.vae.spatial_factor**2 * config.vae.latent_channels
+    return int(4 * (temporaries + pieces + 2 * latents))
+
+
+def device_memory() -> int:
+    """Bytes that one device has for an upscale: what its allocator reports, or the machine's, of a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(_SHARE * stats["bytes_limit"])
+    return int(_SHARE * host_memory())
+
+
+def host_memory() -> int:
+    """Physical memory of this machine, or of the container if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def parse_memory(text: str) -> int:
+    """`12GiB`, `12G`, `800M` or a plain number of bytes.
+
+    Raises:
+      InputError: anything else.
+    """
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = number[-1:] if number[-1:] in units else ""
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+    except ValueError:
+        size = 0
+    if not 0 < size < math.inf:
+        raise InputError(f"--max-memory is {text!r}; give a size such as 12GiB or 800MiB")
+    return int(size)
+
+
+def _candidates(
+    settings: UpscaleSettings, config: StarConfig, num_frames: int, padded: tuple[int, int]
+) -> Iterator[UpscaleSettings]:
+    """Settings from the best to the most frugal."""
+    if settings.batch_guidance and _is_guided(config, settings):
+        yield settings
+        settings = dataclasses.replace(settings, batch_guidance=False)
+    windows = [settings.window]
+    while windows[-1] // 2 >= _LEAST_WINDOW and min(windows[-1], num_frames) > _LEAST_WINDOW:
+        windows.append(windows[-1] // 2)
+    options = [
+        dataclasses.replace(settings, tile=tile, window=window)
+        for tile in ([settings.tile] if settings.tile else _tiles(padded))
+        for window in windows
+    ]
+
+    def seen_at_once(option: UpscaleSettings) -> tuple[int, int]:
+        return math.prod(_cut(option.tile, padded)) * min(option.window, num_frames), option.window
+
+    yield from sorted(options, key=seen_at_once, reverse=True)
+
+
+def _tiles(padded: tuple[int, int]) -> list[tuple[int, int] | None]:
+    """None (whole frames) and ever smaller tiles of about the frame's shape, as the network takes them."""
+    tiles: list[tuple[int, int] | None] = [None]
+    for shrink in _SHRINKS[1:]:
+        height, width = (
+            max(least, math.ceil(side / shrink)) for least, side in zip(MIN_TILE, padded, strict=True)
+        )
+        tile = _cut(fit_padding(height, width).padded_size(height, width), padded)
+        if tile not in (*tiles, padded):
+            tiles.append(tile)
+    return tiles
+
+
+def _cut(tile: tuple[int, int] | None, padded: tuple[int, int]) -> tuple[int, int]:
+    if tile is None:
+        return padded
+    height, width = fit_padding(*tile).padded_size(*tile)
+    return min(height, padded[0]), min(width, padded[1])
+
+
+def _padded_size(settings: UpscaleSettings, size: tuple[int, int]) -> tuple[int, int]:
+    target = settings.target_size(*size)
+    return settings.padding_of(*target).padded_size(*target)
+
+
+def _is_guided(config: StarConfig, settings: UpscaleSettings) -> bool:
+    return config.text_encoder is not None and settings.guidance_scale != 1.0
+
+
+def _size(size: float, *, up: bool = False) -> str:
+    value, unit = (size / 2**30 * 100, "GiB") if size >= 2**30 else (size / 2**20 * 100, "MiB")
+    hundredths = math.ceil(value) if up else round(value)
+    return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + f" {unit}"

@@ -1,0 +1,149 @@
+"""What a user can ask of an upscale, checked before anything starts."""
+
+import math
+from dataclasses import dataclass
+
+from star_jax.diffusion.schedule import FAST_STEPS
+from star_jax.diffusion.solvers import SOLVERS
+from star_jax.diffusion.tiles import Tiles, make_tiles
+from star_jax.errors import InputError
+from star_jax.inference.color_fix import COLOR_FIXES
+from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
+
+# The released script's prompts, to the letter (the double spaces too).
+POSITIVE_PROMPT = (
+    "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera,   hyper detailed photo - "
+    "realistic maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing,  skin pore detailing, "
+    "hyper sharpness, perfect without deformations."
+)
+NEGATIVE_PROMPT = (
+    "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, 3D render, "
+    "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, "
+    "jpeg artifacts, deformed, lowres, over-smooth"
+)
+PADDINGS = ("fit", "original")
+MIN_TILE = (80, 64)  # pixels; the coarsest level of the network is then 3x1
+MAX_STEPS = 1000  # the schedule's timesteps
+MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
+
+
+@dataclass(frozen=True)
+class UpscaleSettings:
+    """Settings of one upscale.
+
+    Attributes:
+      prompt: what the clip shows; `positive_prompt` is appended to it.
+      negative_prompt: text of the unconditional branch.
+      positive_prompt: quality words appended to every prompt.
+      num_inference_steps: denoising steps.
+      spacing: `fast` (4 coarse and 11 fine steps, the released default), `normal` (any number, evenly), or `auto`:
+        fast for 15 steps, normal for any other number.
+      solver: `dpmpp_2m_sde` or `heun`.
+      guidance_scale: weight of the prompt, 1 runs the conditional branch alone.
+      seed: of all noise, 0 to 2^32 - 1.
+      scale: output size over input size, at least 1.
+      window: frames denoised together, in the last window up to a quarter more; longer clips are cut into
+        half-overlapping windows.
+      color_fix: `adain`, `wavelet` or `none`.
+      strength: share of the result in the output, 0 to 1; the rest is the input, enlarged (against over-sharp
+        pictures).
+      tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to what the
+        network takes; None takes frames whole. Tiles overlap by a quarter and are blended at every step.
+      vae_tile: the same for the VAE.
+      batch_guidance: evaluate both branches of guidance at once; one after the other takes half the memory.
+      decode_overlap: frames decoded before and after each group of three, to be dropped; 0 decodes groups by
+        themselves, as the released system does.
+      padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
+        720x1280, as the released script does).
+    """
+
+    prompt: str = ""
+    negative_prompt: str = NEGATIVE_PROMPT
+    positive_prompt: str = POSITIVE_PROMPT
+    num_inference_steps: int = 15
+    spacing: str = "auto"
+    solver: str = "dpmpp_2m_sde"
+    guidance_scale: float = 7.5
+    seed: int = 0
+    scale: float = 4.0
+    window: int = 32
+    color_fix: str = "adain"
+    strength: float = 1.0
+    padding: str = "fit"
+    tile: tuple[int, int] | None = None
+    vae_tile: tuple[int, int] | None = None
+    batch_guidance: bool = True
+    decode_overlap: int = 0
+
+    def __post_init__(self):
+        _check_choice("color_fix", self.color_fix, COLOR_FIXES)
+        _check_choice("solver", self.solver, SOLVERS)
+        _check_choice("padding", self.padding, PADDINGS)
+        _check_choice("spacing", self.spacing, ("auto", "fast", "normal"))
+        _check_least("num_inference_steps", self.num_inference_steps, 1)
+        if self.num_inference_steps > MAX_STEPS:
+            raise InputError(f"num_inference_steps is {self.num_inference_steps}; choose at most {MAX_STEPS}")
+        _check_least("guidance_scale", self.guidance_scale, 0)
+        _check_least("scale", self.scale, 1)
+        _check_least("window", self.window, 2)
+        _check_least("seed", self.seed, 0)
+        _check_least("decode_overlap", self.decode_overlap, 0)
+        for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
+            if tile is not None and (tile[0] < MIN_TILE[0] or tile[1] < MIN_TILE[1]):
+                raise InputError(
+                    f"{name} is {tile[0]}x{tile[1]}; choose at least {MIN_TILE[0]}x{MIN_TILE[1]}"
+                )
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength is {self.strength}; choose 0 (the input, enlarged) to 1 (the result)")
+        if self.seed > MAX_SEED:
+            raise InputError(f"seed is {self.seed}; choose at most {MAX_SEED}")
+        if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):
+            raise InputError(
+                f"num_inference_steps is {self.num_inference_steps}, but spacing 'fast' always takes "
+                f"{sum(FAST_STEPS)}; choose spacing 'normal'"
+            )
+
+    @property
+    def resolved_spacing(self) -> str:
+        """`fast` or `normal`."""
+        if self.spacing != "auto":
+            return self.spacing
+        return "fast" if self.num_inference_steps == sum(FAST_STEPS) else "normal"
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""
+        return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
+
+    def padding_of(self, height: int, width: int) -> Padding:
+        """Padding of an output size to one that the network takes."""
+        return fit_padding(height, width) if self.padding == "fit" else pad_to_fit_original(height, width)
+
+    @property
+    def padding_value(self) -> float | None:
+        """Constant to pad frames in [-1, 1] with; None repeats the border."""
+        return None if self.padding == "fit" else 1.0
+
+    def tiles_of(self, latent_size: tuple[int, int], factor: int) -> Tiles:
+        """The tiles that the network sees of latents of (height, width), `factor` pixels each."""
+        return _tiles(latent_size, self.tile, factor)
+
+    def vae_tiles_of(self, latent_size: tuple[int, int], factor: int) -> Tiles:
+        """The same for the VAE."""
+        return _tiles(latent_size, self.vae_tile, factor)
+
+
+def _tiles(latent_size: tuple[int, int], tile: tuple[int, int] | None, factor: int) -> Tiles:
+    if tile is None:
+        return make_tiles(latent_size)
+    height, width = fit_padding(*tile).padded_size(*tile)
+    return make_tiles(latent_size, (height // factor, width // factor))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_least(name: str, value: float, least: float) -> None:
+    if not (value >= least and math.isfinite(value)):
+        raise InputError(f"{name} is {value}; choose a number of at least {least}")

@@ -1,0 +1,39 @@
+"""Leaves that no source gives, each made when it is written.
+
+Each leaf has its own generator, seeded by seed and path, so that it does not depend on any other.
+"""
+
+import math
+import zlib
+
+import numpy as np
+
+from star_jax.checkpoints.trees import LazyArray
+
+ZEROS, IDENTITY, RANDOM = "zeros", "identity", "random"
+
+
+def fresh_leaf(path: str, shape: tuple[int, ...], dtype: np.dtype, how: str, seed: int) -> LazyArray:
+    """A leaf that starts as `how` says (ZEROS, IDENTITY, RANDOM), made when it is written.
+
+    RANDOM: kernels are uniform in +-1/sqrt(fan in), PyTorch's start of a convolution or linear map; embeddings are
+    normal with deviation 0.02; scales are 1, everything else 0.
+    """
+
+    def read() -> np.ndarray:
+        if how == IDENTITY:
+            return np.broadcast_to(np.eye(*shape[-2:]), shape).astype(dtype)
+        return (_draw(path, shape, seed) if how == RANDOM else np.zeros(shape)).astype(dtype)
+
+    return LazyArray(shape, dtype, read)
+
+
+def _draw(path: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
+    kind = path.rsplit("/", 1)[-1]
+    if kind == "kernel":
+        bound = 1 / math.sqrt(math.prod(shape[:-1]))
+        return rng.random(shape, np.float32) * (2 * bound) - bound
+    if kind == "embedding":
+        return rng.standard_normal(shape, np.float32) * 0.02
+    return np.full(shape, 1.0 if kind == "scale" else 0.0, np.float32)

@@ -1,0 +1,72 @@
+"""A fresh UNet and ControlNet that hand the low-resolution latents on: left to learn is how to improve them.
+
+At the noisy end the velocity is nearly minus the clean latents, and the low resolution's are the first guess of
+those. The first channels of the finest level are kept for them: the ControlNet's zero convolutions, which protect a
+trained base network from a fresh ControlNet, start open (there is nothing to protect, and two of them in a row pass
+no gradient), the last skip connection hands on what comes through, and the output reads it. Residual branches and
+transformers end in zeros anyway. Whatever has no part in it starts at random.
+
+The last norm would take a clip's brightness and contrast out of the guess. So the other channels of the finest
+level are large constants there, half of them negative: they fix the deviation that the norm divides by, and what
+they are less afterwards is the mean that it took, which the output adds again.
+"""
+
+import numpy as np
+
+from star_jax.config import UNetConfig
+from star_jax.init.autoencoder import SHIFT, SHIFTED
+
+_CONSTANT = 6.0  # several times the latents' deviation, which is 1
+
+
+def guess_leaf(config: UNetConfig, path: str, leaf: np.ndarray) -> np.ndarray:
+    """A weight of the ControlNet or the UNet.
+
+    Args:
+      config: sizes; the finest level needs more channels than the latents, else leaves stay as they are.
+      path: in the tree, such as `conv_in/kernel`.
+      leaf: as its layer starts it.
+    """
+    latents, width = config.in_channels, config.block_out_channels[0]
+    if width <= latents:
+        return leaf
+    leaf = leaf.copy()
+    if path == "controlnet_cond_embedding/kernel":
+        leaf[1, 1] = np.eye(latents, width)
+    elif path.startswith("controlnet_") and path.endswith("kernel"):
+        leaf[0, 0] = np.eye(leaf.shape[-1])
+    elif path == "conv_in/kernel":
+        leaf[..., :latents] = 0  # the noisy latents take the other channels
+    elif path == _last_shortcut(config):
+        leaf[:] = 0
+        leaf[0, 0, -width:, :latents] = np.eye(width, latents)
+    elif path == _last_shortcut(config).replace("kernel", "bias"):
+        leaf[latents:] = _CONSTANT * (1 - 2 * (np.arange(width - latents) % 2))
+    elif path == "conv_norm_out/bias":
+        leaf[:] = SHIFT
+    elif path == "conv_out/kernel":
+        leaf[:] = 0
+        leaf[1, 1, :latents] = -_gain(config) * np.eye(latents, config.out_channels)
+        leaf[1, 1, latents:] = _gain(config) / (width - latents)
+    elif path == "conv_out/bias":
+        constants = SHIFT + np.array([1, -1]) * _CONSTANT / _deviation(config)
+        leaf[:] = _gain(config) * (SHIFTED - np.mean(constants / (1 + np.exp(-constants))))
+    return leaf
+
+
+def _deviation(config: UNetConfig) -> float:
+    """Of the last norm's input: nearly that of the constants, which are on all channels but the latents'."""
+    share = config.in_channels / config.block_out_channels[0]
+    return float(np.sqrt(share + (1 - share) * _CONSTANT**2))
+
+
+def _gain(config: UNetConfig) -> float:
+    """What the last norm and SiLU, whose slope at SHIFT is s (1 + SHIFT (1 - s)), have divided by."""
+    s = SHIFTED / SHIFT
+    return _deviation(config) / (s * (1 + SHIFT * (1 - s)))
+
+
+def _last_shortcut(config: UNetConfig) -> str:
+    """Of the last residual block, whose input is [what comes from below, the finest skip connection]."""
+    levels, layers = len(config.block_out_channels), config.layers_per_block
+    return f"up_blocks/{levels - 1}/resnets/{layers}/conv_shortcut/kernel"

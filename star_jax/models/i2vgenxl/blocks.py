@@ -1,0 +1,168 @@
+"""Levels of the UNet: residual blocks with their transformers, then down- or upsampling."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.models.attention import KeysValues
+from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
+from star_jax.models.layers import Downsample, Upsample, fold_key
+from star_jax.models.resnet import ResnetBlock
+from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.remat import rematerialise
+from star_jax.parallel.activations import split_frames
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """What every layer of a network shares: sizes, LIEM, attention kernels and rematerialisation (no channels)."""
+
+    time_embed_dim: int
+    head_dim: int
+    context_dim: int
+    num_groups: int
+    dropout: float
+    spatial_liem: str | None
+    temporal_liem: str | None
+    kernels: AttentionKernels
+    remat: str
+
+    def resnet(self, in_channels: int, out_channels: int, **kwargs) -> ResnetBlock:
+        return ResnetBlock(
+            in_channels,
+            out_channels,
+            time_embed_dim=self.time_embed_dim,
+            num_groups=self.num_groups,
+            dropout=self.dropout,
+            **kwargs,
+        )
+
+    def spatial(self, channels: int, **kwargs) -> SpatialTransformer:
+        return SpatialTransformer(
+            channels,
+            head_dim=self.head_dim,
+            context_dim=self.context_dim,
+            num_groups=self.num_groups,
+            liem_position=self.spatial_liem,
+            kernels=self.kernels,
+            **kwargs,
+        )
+
+    def temporal(self, channels: int, heads: int | None = None, **kwargs) -> TemporalTransformer:
+        return TemporalTransformer(
+            channels,
+            head_dim=self.head_dim,
+            heads=heads,
+            num_groups=self.num_groups,
+            liem_position=self.temporal_liem,
+            kernels=self.kernels,
+            **kwargs,
+        )
+
+
+class _Level(nnx.Module):
+    """Residual blocks, each followed by a spatial and a temporal transformer where the level has attention."""
+
+    def __init__(self, channels: list[tuple[int, int]], *, spec: BlockSpec, num_attentions: int, **kwargs):
+        self.resnets = nnx.List([spec.resnet(i, o, **kwargs) for i, o in channels])
+        widths = [o for _, o in channels[:num_attentions]]
+        self.attentions = nnx.List([spec.spatial(width, **kwargs) for width in widths])
+        self.temp_attentions = nnx.List([spec.temporal(width, **kwargs) for width in widths])
+        self.remat = spec.remat
+
+    def project_text(self, context: jax.Array) -> list[KeysValues]:
+        """Keys and values of text [B, L, context_dim] for each of the level's transformers."""
+        return [attention.project_text(context) for attention in self.attentions]
+
+    def run_layer(
+        self, i: int, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None
+    ) -> jax.Array:
+        x = split_frames(rematerialise(self.resnets[i], self.remat)(x, temb, fold_key(dropout_key, i)))
+        if i < len(self.attentions):
+            x = rematerialise(self.attentions[i], self.remat)(x, text[i])
+            x = rematerialise(self.temp_attentions[i], self.remat)(x)
+        return x
+
+
+class DownBlock(_Level):
+    """One level of the encoder; returns every layer's output for the skip connections."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        has_attention: bool,
+        downsample_padding: tuple[int, int] | None,
+        spec: BlockSpec,
+        **kwargs,
+    ):
+        channels = [(in_channels if j == 0 else out_channels, out_channels) for j in range(num_layers)]
+        super().__init__(channels, spec=spec, num_attentions=num_layers if has_attention else 0, **kwargs)
+        self.downsampler = (
+            Downsample(out_channels, padding=downsample_padding, **kwargs) if downsample_padding else None
+        )
+
+    def __call__(
+        self, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """[B, F, H, W, C] -> (output, outputs of each layer and of the downsampler)."""
+        skips = []
+        for i in range(len(self.resnets)):
+            x = self.run_layer(i, x, temb, text, dropout_key)
+            skips.append(x)
+        if self.downsampler is not None:
+            x = self.downsampler(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(_Level):
+    """Residual block, spatial and temporal transformer, residual block."""
+
+    def __init__(self, channels: int, *, spec: BlockSpec, **kwargs):
+        super().__init__([(channels, channels)] * 2, spec=spec, num_attentions=1, **kwargs)
+
+    def __call__(
+        self, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        for i in range(2):
+            x = self.run_layer(i, x, temb, text, dropout_key)
+        return x
+
+
+class UpBlock(_Level):
+    """One level of the decoder; every layer takes one skip connection, concatenated after its input."""
+
+    def __init__(
+        self,
+        channels: list[tuple[int, int]],
+        *,
+        has_attention: bool,
+        upsample_crop_rows: int | None,
+        spec: BlockSpec,
+        **kwargs,
+    ):
+        num_attentions = len(channels) if has_attention else 0
+        super().__init__(channels, spec=spec, num_attentions=num_attentions, **kwargs)
+        width = channels[-1][1]
+        self.upsampler = (
+            None if upsample_crop_rows is None else Upsample(width, crop_rows=upsample_crop_rows, **kwargs)
+        )
+
+    def __call__(
+        self,
+        x: jax.Array,
+        skips: list[jax.Array],
+        temb: jax.Array,
+        text: list[KeysValues],
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Runs the level; `skips` are in the order of use."""
+        for i, skip in enumerate(skips):
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = self.run_layer(i, x, temb, text, dropout_key)
+        return x if self.upsampler is None else self.upsampler(x)

@@ -1,0 +1,67 @@
+"""VideoControlNet: the UNet's encoder, fed the low-resolution latents as a hint."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.config import UNetConfig
+from star_jax.models.i2vgenxl.unet import TextProjections, UNetEncoder, skip_widths
+from star_jax.models.layers import Conv2d
+from star_jax.ops.attention import AttentionKernels
+
+
+class ControlNet(UNetEncoder):
+    """Adds a convolution of the hint after the first convolution; one zero-initialised 1x1 output per skip."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        remat: str = "none",
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(config, kernels=kernels, remat=remat, **kwargs)
+        widths = config.block_out_channels
+        zeros = {"kernel_init": nnx.initializers.zeros, **kwargs}
+        self.controlnet_cond_embedding = Conv2d(config.in_channels, widths[0], 3, **zeros)
+        self.controlnet_down_blocks = nnx.List(
+            [Conv2d(width, width, 1, **zeros) for width in skip_widths(widths, config.layers_per_block)]
+        )
+        self.controlnet_mid_block = Conv2d(widths[-1], widths[-1], 1, **zeros)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array | TextProjections,
+        hint: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> list[jax.Array]:
+        """Computes what the base UNet adds to its skip connections and its middle.
+
+        Args:
+          sample: noisy latents x_t [B, F, H, W, in_channels].
+          timesteps: [B], 0..999.
+          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
+          hint: latents of the low-resolution video [B, F, H, W, in_channels].
+          dropout_key: None for inference.
+
+        Returns:
+          One array per skip connection, finest first, then the middle's (13 in the original).
+        """
+        temb = self.time_embedding(timesteps)
+        hint = self.controlnet_cond_embedding(hint.astype(self.dtype))
+        x, skips = self.encode(
+            sample.astype(self.dtype),
+            temb,
+            self.projected(context),
+            hint=hint,
+            dropout_key=dropout_key,
+        )
+        outputs = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
+        return [*outputs, self.controlnet_mid_block(x)]

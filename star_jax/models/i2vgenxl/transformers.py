@@ -1,0 +1,173 @@
+"""Spatial and temporal transformers of the UNet, with LIEM gates."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.models.attention import Attention, FeedForward, KeysValues, layer_norm
+from star_jax.models.layers import GroupNorm
+from star_jax.models.liem import SpatialLiem, TemporalLiem
+from star_jax.ops.attention import AttentionKernels
+from star_jax.parallel.activations import split_frames, split_pixels
+
+
+def _gate(liem: nnx.Module | None, x: jax.Array, *, here: bool) -> jax.Array:
+    return liem(x) if liem is not None and here else x
+
+
+class SpatialTransformerBlock(nnx.Module):
+    """Self-attention within a frame, attention to the text, feed-forward.
+
+    x = attn1(norm1(LIEM(x))) + x; x = attn2(norm2(x), text) + x; x = ff(norm3(x)) + x, with LIEM at position
+    `before_attention`; see `LiemConfig` for the others.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        head_dim: int,
+        context_dim: int,
+        liem_position: str | None,
+        kernels: AttentionKernels,
+        **kwargs,
+    ):
+        self.norm1 = layer_norm(dim, **kwargs)
+        self.attn1 = Attention(dim, heads=heads, head_dim=head_dim, implementation=kernels.spatial, **kwargs)
+        self.norm2 = layer_norm(dim, **kwargs)
+        self.attn2 = Attention(
+            dim,
+            heads=heads,
+            head_dim=head_dim,
+            context_dim=context_dim,
+            implementation=kernels.cross,
+            **kwargs,
+        )
+        self.norm3 = layer_norm(dim, **kwargs)
+        self.ff = FeedForward(dim, **kwargs)
+        self.liem1 = SpatialLiem(**kwargs) if liem_position else None
+        self.liem_position = liem_position
+
+    def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
+        """[B, F, H, W, C] and the text's keys and values [B, L, heads, head_dim] -> [B, F, H, W, C]."""
+        b, f, h, w, c = x.shape
+        gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
+        attended = self.attn1(self.norm1(gated).reshape(b * f, h * w, c)).reshape(x.shape)
+        x = _gate(self.liem1, attended, here=self.liem_position == "after_attention") + x
+        # All frames of a clip see the same text: they are queries of one sequence.
+        x = self.attn2(self.norm2(x).reshape(b, f * h * w, c), text).reshape(x.shape) + x
+        x = self.ff(self.norm3(x)) + x
+        return _gate(self.liem1, x, here=self.liem_position == "block_output")
+
+
+class TemporalTransformerBlock(nnx.Module):
+    """Two self-attentions along the frames of each pixel, feed-forward; each attention has its own LIEM."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        head_dim: int,
+        liem_position: str | None,
+        kernels: AttentionKernels,
+        **kwargs,
+    ):
+        attention = {"heads": heads, "head_dim": head_dim, "implementation": kernels.temporal, **kwargs}
+        self.norm1 = layer_norm(dim, **kwargs)
+        self.attn1 = Attention(dim, **attention)
+        self.norm2 = layer_norm(dim, **kwargs)
+        self.attn2 = Attention(dim, **attention)
+        self.norm3 = layer_norm(dim, **kwargs)
+        self.ff = FeedForward(dim, **kwargs)
+        self.liem1 = TemporalLiem(**kwargs) if liem_position else None
+        # On the block's output there is one place to gate, so one module.
+        has_second = liem_position in ("before_attention", "after_attention")
+        self.liem2 = TemporalLiem(**kwargs) if has_second else None
+        self.liem_position = liem_position
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [pixels, F, C] -> same
+        before = self.liem_position == "before_attention"
+        after = self.liem_position == "after_attention"
+        x = _gate(self.liem1, self.attn1(self.norm1(_gate(self.liem1, x, here=before))), here=after) + x
+        x = _gate(self.liem2, self.attn2(self.norm2(_gate(self.liem2, x, here=before))), here=after) + x
+        x = self.ff(self.norm3(x)) + x
+        return _gate(self.liem1, x, here=self.liem_position == "block_output")
+
+
+class SpatialTransformer(nnx.Module):
+    """GroupNorm per frame, linear in, one block, linear out, residual."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        head_dim: int,
+        context_dim: int,
+        num_groups: int = 32,
+        liem_position: str | None = "before_attention",
+        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.norm = GroupNorm(channels, num_groups=num_groups, epsilon=1e-6, **kwargs)
+        self.proj_in = nnx.Linear(channels, channels, **kwargs)
+        self.block = SpatialTransformerBlock(
+            channels,
+            heads=channels // head_dim,
+            head_dim=head_dim,
+            context_dim=context_dim,
+            liem_position=liem_position,
+            kernels=kernels,
+            **kwargs,
+        )
+        self.proj_out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, **kwargs)
+
+    def project_text(self, context: jax.Array) -> KeysValues:
+        """Keys and values of text [B, L, context_dim]."""
+        return self.block.attn2.project(context)
+
+    def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
+        """[B, F, H, W, C] and what `project_text` returns -> [B, F, H, W, C]."""
+        return self.proj_out(self.block(self.proj_in(self.norm(x)), text)) + x
+
+
+class TemporalTransformer(nnx.Module):
+    """GroupNorm over the whole clip, linear in, one block along frames, linear out, residual.
+
+    `heads` defaults to channels / head_dim; the transformer after the first convolution has 8 heads of 64 on
+    320 channels, so its inner width is 512.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        head_dim: int,
+        heads: int | None = None,
+        num_groups: int = 32,
+        liem_position: str | None = "before_attention",
+        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        heads = heads or channels // head_dim
+        inner = heads * head_dim
+        self.norm = GroupNorm(channels, num_groups=num_groups, epsilon=1e-6, over_frames=True, **kwargs)
+        self.proj_in = nnx.Linear(channels, inner, **kwargs)
+        self.block = TemporalTransformerBlock(
+            inner, heads=heads, head_dim=head_dim, liem_position=liem_position, kernels=kernels, **kwargs
+        )
+        self.proj_out = nnx.Linear(inner, channels, kernel_init=nnx.initializers.zeros, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+        b, f, h, w, _ = x.shape
+        tokens = split_frames(self.proj_in(self.norm(x)).reshape(b, f, h * w, -1))
+        tokens = split_pixels(tokens.swapaxes(1, 2)).reshape(b * h * w, f, -1)  # [pixels, F, inner]
+        tokens = split_pixels(self.block(tokens).reshape(b, h * w, f, -1)).swapaxes(1, 2)
+        return self.proj_out(split_frames(tokens)).reshape(x.shape) + x

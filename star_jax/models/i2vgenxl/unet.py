@@ -1,0 +1,196 @@
+"""The base UNet of STAR (I2VGen-XL's video UNet without image conditioning), and the encoder it shares."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.config import UNetConfig
+from star_jax.models.attention import KeysValues
+from star_jax.models.i2vgenxl.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
+from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, fold_key
+from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.remat import rematerialise
+from star_jax.parallel.activations import split_frames
+
+_MID_KEY = 100  # dropout positions: levels of the encoder from 0, the middle, levels of the decoder from 200
+_UP_KEY = 200
+
+# Keys and values of a clip's text by part (`down`, `mid`, `up`), block and transformer.
+TextProjections = dict[str, list[list[KeysValues]]]
+
+
+class UNetEncoder(nnx.Module):
+    """First convolution, temporal transformer, down levels and middle: base UNet and ControlNet alike."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        remat: str = "none",
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        spec = _block_spec(config, kernels, remat)
+        self.time_embedding = TimestepEmbedding(widths[0], spec.time_embed_dim, **kwargs)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, **kwargs)
+        self.transformer_in = spec.temporal(widths[0], heads=config.transformer_in_heads, **kwargs)
+        self.down_blocks = nnx.List(
+            [
+                DownBlock(
+                    widths[max(i - 1, 0)],
+                    width,
+                    num_layers=config.layers_per_block,
+                    has_attention=config.attention_levels[i],
+                    downsample_padding=config.downsample_padding if i < len(widths) - 1 else None,
+                    spec=spec,
+                    **kwargs,
+                )
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.mid_block = MidBlock(widths[-1], spec=spec, **kwargs)
+        self.dtype, self.remat = dtype, remat
+
+    def project_text(self, context: jax.Array) -> TextProjections:
+        """What the network attends to in a text [B, L, cross_attention_dim], the same at every step."""
+        context = context.astype(self.dtype)
+        return {
+            "down": [block.project_text(context) for block in self.down_blocks],
+            "mid": [self.mid_block.project_text(context)],
+        }
+
+    def projected(self, context: jax.Array | TextProjections) -> TextProjections:
+        """The projections of a text given as embeddings, or as them."""
+        return context if isinstance(context, dict) else self.project_text(context)
+
+    def encode(
+        self,
+        sample: jax.Array,
+        temb: jax.Array,
+        text: TextProjections,
+        *,
+        hint: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Runs the encoder and the middle.
+
+        Args:
+          sample: [B, F, H, W, in_channels].
+          temb: [B, time_embed_dim].
+          text: see `project_text`.
+          hint: [B, F, H, W, C0], added after the first convolution (the ControlNet's).
+          dropout_key: None for inference.
+
+        Returns:
+          Middle output, and the skip connections from fine to coarse.
+        """
+        x = self.conv_in(split_frames(sample))
+        x = rematerialise(self.transformer_in, self.remat)(x if hint is None else x + hint)
+        skips = [x]
+        for i, block in enumerate(self.down_blocks):
+            x, block_skips = block(x, temb, text["down"][i], fold_key(dropout_key, i))
+            skips += block_skips
+        return self.mid_block(x, temb, text["mid"][0], fold_key(dropout_key, _MID_KEY)), skips
+
+
+class UNet(UNetEncoder):
+    """Predicts the velocity of video latents from noisy latents, timestep, text and the ControlNet's outputs."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        remat: str = "none",
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(config, kernels=kernels, remat=remat, **kwargs)
+        widths, layers = config.block_out_channels, config.layers_per_block
+        spec = _block_spec(config, kernels, remat)
+        remaining = skip_widths(widths, layers)
+        crop_rows = config.downsample_padding[0] - 1
+        blocks, x_width = [], widths[-1]
+        for i, width in reversed(list(enumerate(widths))):
+            channels = []
+            for _ in range(layers + 1):
+                channels.append((x_width + remaining.pop(), width))
+                x_width = width
+            blocks.append(
+                UpBlock(
+                    channels,
+                    has_attention=config.attention_levels[i],
+                    upsample_crop_rows=crop_rows if i > 0 else None,
+                    spec=spec,
+                    **kwargs,
+                )
+            )
+        self.up_blocks = nnx.List(blocks)
+        self.conv_norm_out = GroupNorm(widths[0], num_groups=config.norm_num_groups, epsilon=1e-5, **kwargs)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, **kwargs)
+
+    def project_text(self, context: jax.Array) -> TextProjections:
+        up = [block.project_text(context.astype(self.dtype)) for block in self.up_blocks]
+        return {**super().project_text(context), "up": up}
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array | TextProjections,
+        control: list[jax.Array] | None = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Predicts the velocity.
+
+        Args:
+          sample: noisy latents x_t [B, F, H, W, in_channels]; H must be 2 mod 8 and W 0 mod 8 (four levels).
+          timesteps: [B], 0..999.
+          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
+          control: the ControlNet's outputs, one per skip connection, then the middle's.
+          dropout_key: None for inference.
+
+        Returns:
+          [B, F, H, W, out_channels].
+        """
+        temb = self.time_embedding(timesteps)
+        text = self.projected(context)
+        x, skips = self.encode(sample.astype(self.dtype), temb, text, dropout_key=dropout_key)
+        if control is not None:
+            x = x + control[-1]
+            skips = [skip + added for skip, added in zip(skips, control[:-1], strict=True)]
+        for i, block in enumerate(self.up_blocks):
+            taken = [skips.pop() for _ in block.resnets]
+            x = block(x, taken, temb, text["up"][i], fold_key(dropout_key, _UP_KEY + i))
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+
+def _block_spec(config: UNetConfig, kernels: AttentionKernels, remat: str) -> BlockSpec:
+    return BlockSpec(
+        time_embed_dim=4 * config.block_out_channels[0],
+        head_dim=config.attention_head_dim,
+        context_dim=config.cross_attention_dim,
+        num_groups=config.norm_num_groups,
+        dropout=config.dropout,
+        spatial_liem=config.liem.position if config.liem.spatial else None,
+        temporal_liem=config.liem.position if config.liem.temporal else None,
+        kernels=kernels,
+        remat=remat,
+    )
+
+
+def skip_widths(widths: tuple[int, ...], layers: int) -> list[int]:
+    """Channels of the encoder's skip connections, finest first."""
+    skips = [widths[0]]
+    for i, width in enumerate(widths):
+        skips += [width] * layers
+        if i < len(widths) - 1:
+            skips.append(width)
+    return skips

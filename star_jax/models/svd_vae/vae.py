@@ -1,0 +1,329 @@
+"""Stable Video Diffusion's autoencoder: an image encoder for single frames, a decoder that blends across frames.
+
+Original: diffusers' `AutoencoderKLTemporalDecoder` (attribute names are the same); papers: Blattmann et al. 2023,
+"Stable Video Diffusion", arXiv 2311.15127, after Rombach et al. 2022, arXiv 2112.10752. Activations are
+[B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.config import VAEConfig
+from star_jax.models.layers import Conv2d, GroupNorm
+from star_jax.models.resnet import TemporalConv
+from star_jax.models.svd_vae.blocks import (
+    SPATIAL_EPSILON,
+    Attention,
+    Downsample2D,
+    ResnetBlock2D,
+    SpatioTemporalResBlock,
+    Upsample2D,
+)
+from star_jax.ops.remat import rematerialise
+from star_jax.parallel.activations import split_columns
+
+# Of products in float32, which a TPU by default makes of bfloat16 factors: then a decoded frame is off by several
+# levels of 255 (docs/benchmarks.md). `high` is three such products there, and on GPUs what they do anyway (TF32).
+FLOAT32_PRECISION = "high"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiagonalGaussian:
+    """Posterior of the latents: independent normal distributions, in float32.
+
+    Attributes:
+      mean: [..., latent_channels], unscaled.
+      logvar: logarithm of the variance, same shape, in [-30, 20].
+    """
+
+    mean: jax.Array
+    logvar: jax.Array
+
+    @classmethod
+    def from_moments(cls, moments: jax.Array) -> "DiagonalGaussian":
+        """Splits [..., 2 * latent_channels] into mean and log variance, which is clamped."""
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return cls(mean, jnp.clip(logvar, -30.0, 20.0))
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """The latents that standard normal `noise` of the mean's shape leads to."""
+        return self.mean + jnp.exp(0.5 * self.logvar) * noise
+
+    def mode(self) -> jax.Array:
+        """The most likely latents."""
+        return self.mean
+
+
+class DownEncoderBlock2D(nnx.Module):
+    """Residual blocks of one resolution, then a downsampling but at the coarsest one."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        num_groups: int,
+        add_downsample: bool,
+        **kwargs,
+    ):
+        widths = [in_channels] + [out_channels] * (num_layers - 1)
+        self.resnets = nnx.List(
+            [ResnetBlock2D(width, out_channels, num_groups=num_groups, **kwargs) for width in widths]
+        )
+        self.downsamplers = nnx.List([Downsample2D(out_channels, **kwargs)] if add_downsample else [])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in [*self.resnets, *self.downsamplers]:
+            x = block(x)
+        return x
+
+
+class UNetMidBlock2D(nnx.Module):
+    """Residual block, attention, residual block, all on single frames."""
+
+    def __init__(self, channels: int, *, num_groups: int, attention: str, **kwargs):
+        self.resnets = nnx.List(
+            [ResnetBlock2D(channels, channels, num_groups=num_groups, **kwargs) for _ in range(2)]
+        )
+        self.attentions = nnx.List(
+            [Attention(channels, num_groups=num_groups, implementation=attention, **kwargs)]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class Encoder(nnx.Module):
+    """Frames [B, F, H, W, in_channels] to [B, F, h, w, 2 * latent_channels], each frame on its own."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        latent_channels: int,
+        *,
+        block_out_channels: Sequence[int],
+        layers_per_block: int,
+        num_groups: int,
+        attention: str,
+        **kwargs,
+    ):
+        fine, coarse = block_out_channels[0], block_out_channels[-1]
+        self.conv_in = Conv2d(in_channels, fine, 3, **kwargs)
+        self.down_blocks = nnx.List(
+            [
+                DownEncoderBlock2D(
+                    before,
+                    after,
+                    num_layers=layers_per_block,
+                    num_groups=num_groups,
+                    add_downsample=level + 1 < len(block_out_channels),
+                    **kwargs,
+                )
+                for level, (before, after) in enumerate(
+                    zip((fine, *block_out_channels[:-1]), block_out_channels, strict=True)
+                )
+            ]
+        )
+        self.mid_block = UNetMidBlock2D(coarse, num_groups=num_groups, attention=attention, **kwargs)
+        self.conv_norm_out = GroupNorm(coarse, num_groups=num_groups, epsilon=SPATIAL_EPSILON, **kwargs)
+        self.conv_out = Conv2d(coarse, 2 * latent_channels, 3, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(split_columns(x))
+        for block in self.down_blocks:
+            x = split_columns(block(x))
+        x = self.mid_block(x)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+
+class MidBlockTemporalDecoder(nnx.Module):
+    """Spatio-temporal block, attention within each frame, spatio-temporal block.
+
+    diffusers makes `layers_per_block` residual blocks here and runs the first two; released models have two.
+    """
+
+    def __init__(self, channels: int, *, num_groups: int, attention: str, remat: str, **kwargs):
+        self.resnets = nnx.List(
+            [SpatioTemporalResBlock(channels, channels, num_groups=num_groups, **kwargs) for _ in range(2)]
+        )
+        self.attentions = nnx.List(
+            [Attention(channels, num_groups=num_groups, implementation=attention, **kwargs)]
+        )
+        self.remat = remat
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in (self.resnets[0], self.attentions[0], self.resnets[1]):
+            x = rematerialise(block, self.remat)(x)
+        return x
+
+
+class UpBlockTemporalDecoder(nnx.Module):
+    """Spatio-temporal blocks of one resolution, then an upsampling but at the finest one."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        num_groups: int,
+        add_upsample: bool,
+        remat: str,
+        **kwargs,
+    ):
+        widths = [in_channels] + [out_channels] * (num_layers - 1)
+        self.resnets = nnx.List(
+            [SpatioTemporalResBlock(width, out_channels, num_groups=num_groups, **kwargs) for width in widths]
+        )
+        self.upsamplers = nnx.List([Upsample2D(out_channels, **kwargs)] if add_upsample else [])
+        self.remat = remat
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in [*self.resnets, *self.upsamplers]:
+            x = rematerialise(block, self.remat)(x)
+        return x
+
+
+class TemporalDecoder(nnx.Module):
+    """Latents [B, F, h, w, latent_channels] of one group of frames to [B, F, H, W, out_channels]."""
+
+    def __init__(
+        self,
+        latent_channels: int,
+        out_channels: int,
+        *,
+        block_out_channels: Sequence[int],
+        layers_per_block: int,
+        num_groups: int,
+        attention: str,
+        remat: str,
+        **kwargs,
+    ):
+        fine, coarse = block_out_channels[0], block_out_channels[-1]
+        widths = tuple(reversed(block_out_channels))
+        self.conv_in = Conv2d(latent_channels, coarse, 3, **kwargs)
+        self.mid_block = MidBlockTemporalDecoder(
+            coarse, num_groups=num_groups, attention=attention, remat=remat, **kwargs
+        )
+        self.up_blocks = nnx.List(
+            [
+                UpBlockTemporalDecoder(
+                    before,
+                    after,
+                    num_layers=layers_per_block + 1,
+                    num_groups=num_groups,
+                    add_upsample=level + 1 < len(widths),
+                    remat=remat,
+                    **kwargs,
+                )
+                for level, (before, after) in enumerate(zip((coarse, *widths[:-1]), widths, strict=True))
+            ]
+        )
+        self.conv_norm_out = GroupNorm(fine, num_groups=num_groups, epsilon=SPATIAL_EPSILON, **kwargs)
+        self.conv_out = Conv2d(fine, out_channels, 3, **kwargs)
+        self.time_conv_out = TemporalConv(out_channels, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(split_columns(x))
+        x = self.mid_block(x)
+        for block in self.up_blocks:
+            x = split_columns(block(x))
+        return self.time_conv_out(self.conv_out(jax.nn.silu(self.conv_norm_out(x))))
+
+
+class AutoencoderKLTemporalDecoder(nnx.Module):
+    """Encoder, posterior and temporal decoder. Latents are unscaled here: the network's over `scaling_factor`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        latent_channels: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: int,
+        norm_num_groups: int,
+        *,
+        attention: str = "auto",
+        remat: str = "none",
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        sizes = {
+            "block_out_channels": block_out_channels,
+            "layers_per_block": layers_per_block,
+            "num_groups": norm_num_groups,
+            "attention": attention,
+        }
+        self._is_float32 = dtype == jnp.float32
+        self.encoder = Encoder(in_channels, latent_channels, **sizes, **kwargs)
+        self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **kwargs)
+        self.decoder = TemporalDecoder(latent_channels, out_channels, remat=remat, **sizes, **kwargs)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: VAEConfig,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+        attention: str = "auto",
+        remat: str = "none",
+    ) -> "AutoencoderKLTemporalDecoder":
+        """Builds the autoencoder of a preset.
+
+        `attention` names a kernel of `star_jax.ops.attention`, `remat` a policy of `star_jax.ops.remat` for the
+        decoder's residual blocks.
+        """
+        return cls(
+            config.in_channels,
+            config.out_channels,
+            config.latent_channels,
+            config.block_out_channels,
+            config.layers_per_block,
+            config.norm_num_groups,
+            attention=attention,
+            remat=remat,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def encode(self, frames: jax.Array) -> DiagonalGaussian:
+        """Posterior of the latents, every frame on its own.
+
+        Args:
+          frames: [B, F, H, W, 3] in [-1, 1]; H and W multiples of `VAEConfig.spatial_factor`.
+
+        Returns:
+          Mean and log variance of [B, F, h, w, latent_channels], unscaled.
+        """
+        with self._precision():
+            return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(frames)))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Frames of one group: the temporal layers see its F frames together, and zeros before and after.
+
+        Args:
+          latents: [B, F, h, w, latent_channels], unscaled.
+
+        Returns:
+          [B, F, H, W, 3], roughly in [-1, 1], not clipped.
+        """
+        with self._precision():
+            return self.decoder(latents)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        """Of float32 products, unless the user's code has chosen one."""
+        if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision(FLOAT32_PRECISION)

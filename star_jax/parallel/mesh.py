@@ -1,0 +1,179 @@
+"""The device mesh, and where weights, optimizer state and batches lie on it; all rules are here.
+
+Axes: `data` (replicas), `fsdp` (shares weights and state), `context` (shares the frames of a clip). A batch is
+split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them.
+How activations lie is in `star_jax.parallel.activations`, where the networks use it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from star_jax.errors import InputError
+from star_jax.parallel.activations import BATCH_AXES, CONTEXT_AXIS
+
+AXES = (*BATCH_AXES, CONTEXT_AXIS)
+# Weights are split over these; smaller leaves than this stay whole on every device.
+_PARAM_AXES = ("fsdp", CONTEXT_AXIS)
+_SMALLEST_SPLIT = 2**14
+_CLIP_NDIM = 5  # [B, F, H, W, C]
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How devices are arranged; one axis may be -1, what the others leave.
+
+    Attributes:
+      data: replicas of the weights, each with its share of the batch.
+      fsdp: devices that share weights and optimizer state, and split the batch, too.
+      context: devices that share the frames of a clip (and the weights).
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    context: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            if size < 1 and size != -1:
+                raise InputError(f"mesh.{name} is {size}; choose a number of devices, or -1 for what is left")
+        if list(sizes.values()).count(-1) > 1:
+            raise InputError(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arranges devices, of all processes, as data x fsdp x context.
+
+    Raises:
+      InputError: the axes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = dataclasses.asdict(config)
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if len(devices) % given or (-1 not in sizes.values() and given != len(devices)):
+        shape = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        raise InputError(
+            f"mesh is {shape}, but there are {len(devices)} devices; set one of mesh.data, mesh.fsdp, mesh.context "
+            "to -1, or their product to the number of devices"
+        )
+    shape = tuple(len(devices) // given if sizes[axis] == -1 else sizes[axis] for axis in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(mesh: Mesh, abstract: Any) -> Any:
+    """A sharding for every leaf of weights, of optimizer state, or of a whole TrainState.
+
+    The rule looks at a leaf's shape only, so that the moments of Adam lie as their weights do.
+    """
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, param_spec(mesh, leaf.shape)), abstract)
+
+
+def param_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
+    """Splits the last of the longest axes that the devices divide; small leaves stay whole."""
+    if math.prod(shape) < _SMALLEST_SPLIT:
+        return PartitionSpec()
+    for axes in (_PARAM_AXES, _PARAM_AXES[:1], _PARAM_AXES[1:]):
+        shards = math.prod(mesh.shape[axis] for axis in axes)
+        fitting = [(size, position) for position, size in enumerate(shape) if size % shards == 0]
+        if shards > 1 and fitting:
+            spec = [None] * len(shape)
+            spec[max(fitting)[1]] = axes
+            return PartitionSpec(*spec)
+    return PartitionSpec()
+
+
+def constrain_params(tree: Any) -> Any:
+    """Lays gradients, within a program traced under `jax.set_mesh`, as their weights lie."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, param_spec(mesh, x.shape)), tree)
+
+
+def batch_shardings(mesh: Mesh, abstract_batch: dict[str, Any]) -> dict[str, NamedSharding]:
+    """Samples over `data` and `fsdp`; of clips [B, F, H, W, C], frames over `context` where they divide.
+
+    Raises:
+      InputError: the devices do not divide the batch.
+    """
+    return {name: NamedSharding(mesh, _batch_spec(mesh, leaf.shape)) for name, leaf in abstract_batch.items()}
+
+
+def _batch_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if shape[0] % shards:
+        raise InputError(
+            f"train.batch_size is {shape[0]}, but the mesh splits batches over {shards} devices (data x fsdp); "
+            "make it a multiple, or give more devices to mesh.context"
+        )
+    if len(shape) == _CLIP_NDIM and shape[1] % mesh.shape[CONTEXT_AXIS] == 0:
+        return PartitionSpec(BATCH_AXES, CONTEXT_AXIS)
+    return PartitionSpec(BATCH_AXES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessShare:
+    """Which samples of a batch a process loads.
+
+    Processes that hold different frames of the same clips load the same samples.
+
+    Attributes:
+      index, count: the loader's share (`ClipLoader(process_index=index, process_count=count)`).
+      start, size: rows of the global batch.
+    """
+
+    index: int
+    count: int
+    start: int
+    size: int
+
+
+def process_share(mesh: Mesh, batch_size: int) -> ProcessShare:
+    """The share of this process.
+
+    Raises:
+      InputError: the processes' devices do not hold equal runs of samples.
+    """
+    sharding = NamedSharding(mesh, _batch_spec(mesh, (batch_size,)))
+    rows: dict[int, set[tuple[int, int]]] = {}
+    for device, (index,) in sharding.devices_indices_map((batch_size,)).items():
+        start, stop, _ = index.indices(batch_size)
+        rows.setdefault(device.process_index, set()).add((start, stop))
+    spans = {process: (min(parts)[0], max(parts)[1]) for process, parts in rows.items()}
+    distinct = sorted(set(spans.values()))
+    size = batch_size // len(distinct)
+    if distinct != [(start, start + size) for start in range(0, batch_size, size)]:
+        raise InputError(
+            f"mesh {dict(mesh.shape)} gives the processes unequal or overlapping samples {distinct}; choose "
+            "mesh.context so that it divides the devices of a process, or is a multiple of them"
+        )
+    mine = spans[jax.process_index()]
+    return ProcessShare(distinct.index(mine), len(distinct), mine[0], size)
+
+
+def place_batch(
+    batch: dict[str, np.ndarray], shardings: dict[str, NamedSharding], share: ProcessShare
+) -> dict[str, jax.Array]:
+    """Puts this process's samples on its devices, as parts of the global batch."""
+
+    def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(share.size * share.count)
+            return array[(slice(start - share.start, stop - share.start), *index[1:])]
+
+        shape = (share.size * share.count, *array.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: place(np.asarray(array), shardings[name]) for name, array in batch.items()}

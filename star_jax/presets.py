@@ -1,0 +1,75 @@
+"""The named sizes of models."""
+
+import dataclasses
+
+from star_jax.config import SamplingConfig, StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from star_jax.errors import InputError
+
+BUNDLED = "tiny-star"  # the checkpoint in the package, and the preset of its sizes
+
+_GOLDEN_UNET = UNetConfig(
+    block_out_channels=(32, 64, 128, 128), attention_head_dim=16, transformer_in_heads=2
+)
+_TINY_UNET = UNetConfig(
+    block_out_channels=(16, 32, 32, 32),
+    attention_levels=(False, True, True, False),
+    layers_per_block=1,
+    attention_head_dim=32,  # one head: on a CPU, attention costs by its exponentials, and they by the heads
+    transformer_in_heads=1,
+    cross_attention_dim=64,
+    norm_num_groups=8,
+)
+_TINY_VAE = VAEConfig(block_out_channels=(16, 32, 32, 32), layers_per_block=1, norm_num_groups=8)
+_TINY_TEXT = TextEncoderConfig(
+    vocab_size=514, hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4
+)
+_TINY_STAR_UNET = UNetConfig(
+    in_channels=16,
+    out_channels=16,
+    block_out_channels=(48, 48, 64, 64),
+    attention_levels=(False, True, False, False),
+    layers_per_block=1,
+    attention_head_dim=16,
+    transformer_in_heads=2,
+    cross_attention_dim=16,
+    norm_num_groups=1,
+    dropout=0.0,
+)
+_TINY_STAR_VAE = VAEConfig(
+    latent_channels=16, block_out_channels=(16, 16, 32, 64), layers_per_block=1, norm_num_groups=2
+)
+
+PRESETS: dict[str, StarConfig] = {
+    # The released networks: 2.04 B parameters, SVD's VAE, OpenCLIP ViT-H/14.
+    "i2vgen-xl": StarConfig("i2vgen-xl"),
+    # The same architecture, small in every part and without attention on the finest level, so that it runs on a
+    # laptop's CPU; byte-level tokens instead of CLIP's vocabulary.
+    "tiny": StarConfig("tiny", unet=_TINY_UNET, vae=_TINY_VAE, text_encoder=_TINY_TEXT),
+    # Small enough to train on a CPU (configs/tiny_star.py): its latents carry more, it reads no text, and its
+    # norms have one or two groups, which leave more of a picture's contrast in.
+    "tiny-star": StarConfig(
+        "tiny-star",
+        unet=_TINY_STAR_UNET,
+        vae=_TINY_STAR_VAE,
+        text_encoder=None,
+        sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet", decode_overlap=1),
+    ),
+    # The network that the parity numbers in tests/golden were made with, with the original's text width.
+    "tiny-golden": StarConfig(
+        "tiny-golden",
+        unet=_GOLDEN_UNET,
+        vae=_TINY_VAE,
+        text_encoder=dataclasses.replace(_TINY_TEXT, hidden_size=1024, num_attention_heads=16),
+    ),
+}
+
+
+def get_preset(name: str) -> StarConfig:
+    """Returns a named preset.
+
+    Raises:
+      InputError: no preset of that name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,53 @@
+"""From a finished autoencoder run to a checkpoint directory that the network's training starts from."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+
+from star_jax.checkpoints.directory import create_checkpoint, save_component
+from star_jax.init.component import fresh_component
+from star_jax.parallel.mesh import make_mesh
+from star_jax.train.autoencoder.objective import VaeExperimentConfig, VaeObjective
+from star_jax.train.batches import TrainBatches
+from star_jax.train.checkpoints import restore_weights
+
+CHECKPOINT = "checkpoint"  # below the work directory
+
+
+def write_vae_checkpoint(
+    objective: VaeObjective, config: VaeExperimentConfig, workdir: str | os.PathLike
+) -> Path:
+    """Writes WORKDIR/checkpoint: the trained autoencoder, the latents' scale, and a fresh UNet and ControlNet.
+
+    Weights are the moving average where the run keeps one. The scale is measured on the validation clips.
+
+    Returns:
+      The checkpoint directory.
+
+    Raises:
+      InputError: the run has no checkpoint.
+      RunError: the disk is full.
+    """
+    ema = bool(config.train.ema_decay)
+    step, params = restore_weights(workdir, objective.abstract_params()[0], ema=ema)
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        batches = TrainBatches(objective, config.data, config.train, mesh).validation()
+        scores = objective.validate(params, {}, batches, None)
+        factor = objective.scaling_factor(params, batches)
+    sizes = objective.sizes
+    sizes = dataclasses.replace(sizes, vae=dataclasses.replace(sizes.vae, scaling_factor=factor))
+    provenance = {
+        "preset": sizes.preset,
+        "components": {"vae": {"source": "star-jax train-vae", "step": step, **scores}},
+        "config": dataclasses.asdict(config),
+    }
+    target = Path(workdir) / CHECKPOINT
+    with create_checkpoint(target, sizes, provenance, force=True) as partial:
+        save_component(partial, "vae", params["vae"])
+        for name in ("unet", "controlnet"):
+            save_component(partial, name, fresh_component(sizes, name, config.train.seed))
+            provenance["components"][name] = {"source": "fresh", "seed": config.train.seed}
+    return target

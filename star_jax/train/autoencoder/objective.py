@@ -1,0 +1,185 @@
+"""Training an autoencoder of AutoencoderKLTemporalDecoder's class from nothing, for small models of their own.
+
+    L = |y - x| + gradient_weight |grad y - grad x| + kl_weight KL(q(z|x) || N(0, 1)),    z ~ q, y = decode(z)
+
+after Rombach et al. (arXiv 2112.10752, section 3.1), with the difference of neighbouring pixels in place of their
+perceptual and adversarial terms, which need networks trained elsewhere. All weights are trained. Frames are decoded
+together, as the pipeline decodes its groups. A share of the clips are enlarged degraded ones: at inference the
+encoder sees those, and their latents are what the network has to read.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from star_jax.data.config import DataConfig
+from star_jax.errors import InputError
+from star_jax.files import write_png
+from star_jax.init.component import fresh_component
+from star_jax.models.components import abstract_component
+from star_jax.parallel.mesh import MeshConfig
+from star_jax.presets import get_preset
+from star_jax.train.config import OptimizerConfig, TrainConfig
+from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VaeModelConfig:
+    """What is trained.
+
+    Attributes:
+      preset: sizes; see `star_jax.presets.PRESETS`.
+    """
+
+    preset: str
+
+
+@dataclass(frozen=True)
+class VaeLossConfig:
+    """The loss.
+
+    Attributes:
+      gradient_weight: of the error of differences between neighbouring pixels.
+      kl_weight: of the KL divergence (mean over latents).
+      degraded_share: share of clips that are degraded ones, enlarged.
+    """
+
+    gradient_weight: float = 0.5
+    kl_weight: float = 1e-6
+    degraded_share: float = 0.25
+
+    def __post_init__(self):
+        for name in ("gradient_weight", "kl_weight", "degraded_share"):
+            if getattr(self, name) < 0:
+                raise InputError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class VaeExperimentConfig:
+    """A training run of an autoencoder; the groups of a config file."""
+
+    train: TrainConfig
+    data: DataConfig
+    model: VaeModelConfig
+    loss: VaeLossConfig = field(default_factory=VaeLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+class VaeObjective:
+    """See `star_jax.train.objective.Objective`; computes in float32, as the pipeline's autoencoder does."""
+
+    def __init__(self, config: VaeExperimentConfig):
+        self.config, self.sizes = config, get_preset(config.model.preset)
+        factor, data = self.sizes.vae.spatial_factor, config.data
+        if data.height % factor or data.width % factor:
+            raise InputError(
+                f"data.height x data.width is {data.height}x{data.width}; choose multiples of {factor}"
+            )
+        self._graph, self._abstract = abstract_component(self.sizes, "vae", dtype=jnp.float32)
+        self._reconstruct = jax.jit(self._reconstruction)
+
+    def abstract_params(self) -> tuple[Tree, Tree]:
+        return {"vae": self._abstract}, {}
+
+    def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
+        """Fresh weights by train.seed: nothing is read."""
+        del abstract_frozen
+        fresh = {"vae": fresh_component(self.sizes, "vae", self.config.train.seed)}
+        return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), fresh, abstract_trainable), {}
+
+    def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, Any]:
+        index = np.asarray(host_batch["index"]).astype(np.int32)
+        return {"index": index, **{name: host_batch[name] for name in ("gt", "lq")}}
+
+    def abstract_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        data = self.config.data
+        scale = data.make_recipe().scale
+        sizes = {"gt": (data.height, data.width), "lq": (data.height // scale, data.width // scale)}
+        clips = {
+            name: jax.ShapeDtypeStruct((batch_size, data.num_frames, *size, 3), jnp.uint8)
+            for name, size in sizes.items()
+        }
+        return {"index": jax.ShapeDtypeStruct((batch_size,), jnp.int32), **clips}
+
+    def loss(
+        self, trainable: Tree, frozen: Tree, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        config = self.config.loss
+        keys = sample_keys(key, batch)
+        draws = jax.vmap(lambda key: jax.random.uniform(named_key(key, "degraded")))(keys)
+        chosen = (draws < config.degraded_share)[:, None, None, None, None]
+        frames = jnp.where(chosen, _enlarged(batch), _pixels(batch["gt"]))
+        vae = nnx.merge(self._graph, trainable["vae"])
+        posterior = vae.encode(frames)
+        decoded = vae.decode(posterior.sample(sample_noise(keys, "posterior", posterior.mean.shape)))
+        terms = {
+            "loss_pixel": jnp.abs(decoded - frames).mean(),
+            "loss_gradient": sum(jnp.abs(step).mean() for step in _differences(decoded - frames)),
+            "kl": 0.5 * (posterior.mean**2 + jnp.exp(posterior.logvar) - 1 - posterior.logvar).mean(),
+        }
+        loss = (
+            terms["loss_pixel"]
+            + config.gradient_weight * terms["loss_gradient"]
+            + config.kl_weight * terms["kl"]
+        )
+        return loss, terms
+
+    def validate(
+        self, trainable: Tree, frozen: Tree, batches: list[dict[str, Any]], image_path: Path | None
+    ) -> dict[str, float]:
+        """PSNR of reconstructions of clean and of degraded clips; the picture shows the first clips of each."""
+        parts = [jax.device_get(self._reconstruct(trainable["vae"], batch)) for batch in batches]
+        scores = {
+            f"validation_psnr_{name}": float(
+                np.mean([_psnr(*pair) for part in parts for pair in zip(*part[name], strict=True)])
+            )
+            for name in ("clean", "degraded")
+        }
+        if image_path is not None:
+            rows = [np.concatenate([*part[name]], axis=3)[:, 0] for part in parts[:1] for name in part]
+            sheet = np.concatenate([row for group in rows for row in group[:4]], axis=0)
+            write_png(image_path, np.uint8(np.rint((sheet + 1) * 127.5)))
+        return scores
+
+    def _reconstruction(self, params: Tree, batch: dict[str, jax.Array]) -> dict[str, Any]:
+        """(frames, decoded) of the clean and of the degraded clips, in [-1, 1]."""
+        vae = nnx.merge(self._graph, params)
+        clips = {"clean": _pixels(batch["gt"]), "degraded": _enlarged(batch)}
+        return {
+            name: (frames, jnp.clip(vae.decode(vae.encode(frames).mode()), -1, 1))
+            for name, frames in clips.items()
+        }
+
+    def scaling_factor(self, params: Tree, batches: list[dict[str, Any]]) -> float:
+        """What gives the latents of clean clips unit deviation (`VAEConfig.scaling_factor`)."""
+        encode = jax.jit(lambda params, frames: nnx.merge(self._graph, params).encode(frames).mode())
+        latents = [np.asarray(encode(params["vae"], _pixels(batch["gt"]))) for batch in batches]
+        return float(1 / np.std(np.concatenate(latents)))
+
+
+def _pixels(frames: jax.Array) -> jax.Array:
+    return frames.astype(jnp.float32) / 127.5 - 1.0
+
+
+def _enlarged(batch: dict[str, jax.Array]) -> jax.Array:
+    """Low-resolution clips at the ground truth's size, bilinear, as the pipeline feeds them to the encoder."""
+    low = _pixels(batch["lq"])
+    return jax.image.resize(low, (*low.shape[:2], *batch["gt"].shape[2:4], 3), "bilinear")
+
+
+def _differences(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Between neighbours, down and across; [B, F, H, W, 3]."""
+    return frames[:, :, 1:] - frames[:, :, :-1], frames[:, :, :, 1:] - frames[:, :, :, :-1]
+
+
+def _psnr(frames: np.ndarray, decoded: np.ndarray) -> float:
+    """Decibels, of one clip in [-1, 1]."""
+    return float(10 * np.log10(4 / np.mean(np.square(frames - decoded))))

@@ -1,0 +1,147 @@
+"""What a batch of STAR's training holds: clips and captions, or latents and text embeddings made beforehand."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.checkpoints.directory import TOKENIZER_DIR
+from star_jax.config import StarConfig
+from star_jax.data import storage
+from star_jax.data.config import DataConfig
+from star_jax.data.sources import MANIFEST, open_source, root_and_split
+from star_jax.errors import InputError
+from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
+from star_jax.train.star.weights import empty_prompt_embedding, require_checkpoint
+
+_LATENT_NAMES = ("gt_mean", "gt_logvar", "lq_mean", "lq_logvar")
+
+
+class StarBatches:
+    """The batches that a model trains on.
+
+    Clips: `gt` uint8 [B, F, H, W, 3] and `lq` uint8 [B, F, h, w, 3], with `input_ids` int32 [B, L] of the captions
+    where the model has a text tower. Of a dataset prepared as latents: `gt_mean`, `gt_logvar`, `lq_mean`,
+    `lq_logvar` float16 [B, F, H/8, W/8, C] and `text_embedding` float16 [B, L, D]. With both, `index` int32 [B]:
+    each sample's position in the data.
+
+    Attributes:
+      latents: whether the dataset was prepared as latents.
+      latent_size: (height, width) of the latents.
+
+    Raises:
+      InputError: the networks do not take clips of that size, or latents of that dataset.
+    """
+
+    def __init__(self, config: StarConfig, data: DataConfig, checkpoint: str | None):
+        self._config, self._data, self._checkpoint = config, data, checkpoint
+        self._text_shape = _latents_text_shape(config, data.source)
+        self.latents = self._text_shape is not None
+        self.latent_size = _latent_size(config, data)
+
+    def check_like(self, source: str) -> None:
+        """Refuses to validate on latents what trains on clips, and the other way round: batches differ.
+
+        Raises:
+          InputError: there is no such source, or it is of the other kind.
+        """
+        if (prepared_shape(source) is not None) != self.latents:
+            open_source(source, height=self._data.height, width=self._data.width)  # is there one at all?
+            kinds = ("latents", "clips") if self.latents else ("clips", "latents")
+            raise InputError(
+                f"data.source has {kinds[0]}, train.validation_source {source} {kinds[1]}; give both the same kind"
+            )
+
+    def prepare(self, host_batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Tokenises captions; of latents, an empty caption takes the empty prompt's embedding."""
+        batch = {"index": np.asarray(host_batch["index"]).astype(np.int32)}
+        if not self.latents:
+            batch |= {name: host_batch[name] for name in ("gt", "lq")}
+            if self._config.text_encoder is not None:
+                length = self._config.text_encoder.max_position_embeddings
+                batch["input_ids"] = tokenize(self._tokenizer, host_batch["text"], max_length=length)
+            return batch
+        embeddings = zip(host_batch["text"], host_batch["text_embedding"], strict=True)
+        batch["text_embedding"] = np.stack([e if text else self._empty_prompt for text, e in embeddings])
+        return batch | {name: host_batch[name] for name in _LATENT_NAMES}
+
+    def abstract(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a prepared batch."""
+        data, leaf = self._data, jax.ShapeDtypeStruct
+        batch = {"index": leaf((batch_size,), jnp.int32)}
+        if self.latents:
+            shape = (batch_size, data.num_frames, *self.latent_size, self._config.vae.latent_channels)
+            batch["text_embedding"] = leaf((batch_size, *self._text_shape), jnp.float16)
+            return batch | {name: leaf(shape, jnp.float16) for name in _LATENT_NAMES}
+        scale = data.make_recipe().scale
+        for name, divisor in (("gt", 1), ("lq", scale)):
+            size = (data.height // divisor, data.width // divisor)
+            batch[name] = leaf((batch_size, data.num_frames, *size, 3), jnp.uint8)
+        if self._config.text_encoder is not None:
+            length = self._config.text_encoder.max_position_embeddings
+            batch["input_ids"] = leaf((batch_size, length), jnp.int32)
+        return batch
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(Path(require_checkpoint(self._checkpoint)) / TOKENIZER_DIR)
+
+    @cached_property
+    def _empty_prompt(self) -> np.ndarray:
+        return empty_prompt_embedding(self._config, require_checkpoint(self._checkpoint))
+
+
+def prepared_shape(source: str) -> dict[str, Any] | None:
+    """Sizes (`ExampleShape`) of a dataset prepared as latents; None for any other source."""
+    manifest = storage.join(root_and_split(source)[0], MANIFEST)
+    if not storage.exists(manifest):
+        return None
+    shape = json.loads(storage.read_text(manifest))["shape"]
+    return shape if shape["latents"] else None
+
+
+def _latents_text_shape(config: StarConfig, source: str) -> tuple[int, int] | None:
+    """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source.
+
+    Raises:
+      InputError: they are another model's latents.
+    """
+    shape = prepared_shape(source)
+    if shape is None:
+        return None
+    theirs = shape["latent_channels"], shape["text_shape"][1]
+    ours = config.vae.latent_channels, config.unet.cross_attention_dim
+    if theirs != ours:
+        raise InputError(
+            f"data.source {source} has latents of {theirs[0]} channels and text embeddings of width {theirs[1]}, "
+            f"the model takes {ours[0]} and {ours[1]}; prepare it with this model's checkpoint"
+        )
+    return tuple(shape["text_shape"])
+
+
+def _latent_size(config: StarConfig, data: DataConfig) -> tuple[int, int]:
+    """(height, width) of the latents.
+
+    Strided convolutions and cropped upsamplings must meet again: with the original's padding, latent heights are
+    2 mod 8 (720 pixels: 90) and widths 0 mod 8.
+
+    Raises:
+      InputError: the data's size is another.
+    """
+    step = config.vae.spatial_factor * 2 ** (len(config.unet.block_out_channels) - 1)
+    sizes = []
+    for name, padding in zip(("height", "width"), config.unet.downsample_padding, strict=True):
+        offset = 2 * (padding - 1) * config.vae.spatial_factor
+        size = getattr(data, name)
+        if size < step or (size - offset) % step:
+            nearest = offset + step * max(1, round((size - offset) / step))
+            raise InputError(
+                f"data.{name} is {size}, which the network does not take; choose {offset} plus a multiple of "
+                f"{step}, such as {nearest}"
+            )
+        sizes.append(size // config.vae.spatial_factor)
+    return tuple(sizes)

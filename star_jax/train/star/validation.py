@@ -1,0 +1,180 @@
+"""Periodic validation of STAR: loss by timestep, PSNR of sampled clips, and a picture to look at.
+
+Everything is drawn from a fixed key by each sample's position in the data, so that figures of two steps differ by
+the weights alone.
+"""
+
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from star_jax.diffusion.guidance import make_conditioning
+from star_jax.diffusion.noise import noise_key
+from star_jax.diffusion.sampler import noised_latents, sample
+from star_jax.diffusion.solvers import solver_table
+from star_jax.diffusion.windows import make_windows
+from star_jax.files import write_png
+from star_jax.train.sample_draws import sample_keys
+
+if TYPE_CHECKING:  # the objective imports this module
+    from star_jax.train.star.objective import StarObjective
+
+Tree = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+NUM_BUCKETS = 4  # of timesteps, equally wide
+SAMPLE_STEPS = 8  # enough to see progress; a final sample takes 15
+_SEED = 0
+_STRIP_FRAMES = 4
+_GAP = 4  # white pixels between pictures
+
+
+def validate_star(
+    objective: "StarObjective", trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
+) -> dict[str, float]:
+    """Measures the given weights on batches that stay the same.
+
+    Samples start from the noised low-resolution latents, as in upscaling, without guidance, and are decoded as
+    `diffusion.decode_group` says, without the pipeline's colour fix.
+
+    Args:
+      objective: whose loss and networks.
+      trainable: the weights to measure, moving average or not.
+      frozen: the others.
+      batches: prepared and placed.
+      image_path: PNG to write: rows of low resolution (enlarged), output and ground truth, columns of frames.
+
+    Returns:
+      `validation_loss` and `validation_loss_<first>_<last>` per bucket of timesteps (both terms, at one fixed draw
+      per sample and bucket); of clips, not latents, also `validation_psnr` of the samples and, to compare with,
+      `validation_psnr_input` of the enlarged low resolution and `validation_psnr_autoencoder` of the ground truth
+      encoded and decoded; all mean over clips, in dB.
+    """
+    programs = _programs(objective)
+    measured = []
+    for i, batch in enumerate(batches):
+        scores = {
+            f"validation_loss_{first}_{last}": programs.loss(trainable, frozen, batch, first, last)
+            for first, last in _buckets(objective.schedule.num_train_timesteps)
+        }
+        if "gt" in batch:
+            output = programs.upscale(trainable, frozen, batch)
+            psnr, strip = programs.compare(trainable, frozen, batch, output)
+            scores |= psnr
+            if i == 0 and image_path is not None:
+                _write_strip(image_path, np.asarray(strip))
+        measured.append({name: float(value) for name, value in scores.items()})
+    means = {name: float(np.mean([scores[name] for scores in measured])) for name in measured[0]}
+    of_buckets = [value for name, value in means.items() if name.startswith("validation_loss_")]
+    return {"validation_loss": float(np.mean(of_buckets)), **means}
+
+
+def _buckets(num_timesteps: int) -> list[tuple[int, int]]:
+    """First and last timestep of each bucket."""
+    edges = np.linspace(0, num_timesteps, NUM_BUCKETS + 1).astype(int)
+    return [(int(first), int(last) - 1) for first, last in itertools.pairwise(edges)]
+
+
+@cache  # compiled once per run
+def _programs(objective: "StarObjective") -> "_Programs":
+    return _Programs(objective)
+
+
+class _Programs:
+    """The compiled parts of a validation."""
+
+    def __init__(self, objective: "StarObjective"):
+        self.objective = objective
+        self.table = solver_table(
+            objective.schedule,
+            spacing="normal",
+            num_inference_steps=SAMPLE_STEPS,
+            start_timestep=objective.config.diffusion.start_timestep,
+        )
+        self.loss = jax.jit(self._loss)
+        self.compare = jax.jit(self._compare)
+        self._condition = jax.jit(self._conditions)
+
+    def _loss(
+        self, trainable: Tree, frozen: Tree, batch: Batch, first: jax.Array, last: jax.Array
+    ) -> jax.Array:
+        """Mean loss at timesteps in first..last."""
+        key = noise_key(_SEED)
+
+        def draw(index: jax.Array) -> jax.Array:
+            return jax.random.randint(jax.random.fold_in(key, index), (), first, last + 1)
+
+        timesteps = jax.vmap(draw)(batch["index"])
+        terms = self.objective.loss_terms(trainable, frozen, batch, key, timesteps)
+        return sum(terms.values()).mean()
+
+    def upscale(self, trainable: Tree, frozen: Tree, batch: Batch) -> jax.Array:
+        """Sampled latents of the batch's low resolution, float32 [B, F, h, w, C]."""
+        context, hint = self._condition(trainable, frozen, batch)
+        key = noise_key(_SEED)
+        start = self.objective.config.diffusion.start_timestep
+        return sample(
+            self.velocity,
+            (trainable, frozen),
+            noised_latents(self.objective.schedule, hint, key, start_timestep=start),
+            self.table,
+            make_conditioning(context, hint),
+            key,
+            windows=make_windows(hint.shape[1], hint.shape[1]),
+        )
+
+    def velocity(self, params: tuple[Tree, Tree], *args: jax.Array) -> jax.Array:
+        return self.objective.velocity(self.objective.cast_params(*params), *args)
+
+    def _conditions(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        params = self.objective.cast_params(trainable, frozen)
+        _, hint = self.objective.encode(params, batch, sample_keys(noise_key(_SEED), batch))
+        return self.objective.context(params, batch), hint
+
+    def _compare(
+        self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """PSNRs, and the first clip's strip, uint8 [3, frames, H, W, 3]."""
+        params = self.objective.cast_params(trainable, frozen)
+        x0, _ = self.objective.encode(params, batch, sample_keys(noise_key(_SEED), batch))
+        truth = batch["gt"].astype(jnp.float32)
+        clips = {
+            "_input": jax.image.resize(batch["lq"].astype(jnp.float32), truth.shape, "bilinear"),
+            "": _to_range(self.objective.decode_clip(params, output)),
+            "_autoencoder": _to_range(self.objective.decode_clip(params, x0)),
+        }
+        scores = {f"validation_psnr{name}": _psnr(clip, truth) for name, clip in clips.items()}
+        rows = [clip[0, :_STRIP_FRAMES] for clip in (clips["_input"], clips[""], truth)]
+        return scores, _whole(jnp.rint(jnp.stack(rows)).astype(jnp.uint8))
+
+
+def _to_range(frames: jax.Array) -> jax.Array:
+    """[-1, 1] -> 0..255, clipped and rounded as a video would be, float32."""
+    return jnp.rint(jnp.clip((frames + 1.0) * 127.5, 0.0, 255.0))
+
+
+def _psnr(clip: jax.Array, truth: jax.Array) -> jax.Array:
+    """Mean over clips, dB, of frames in 0..255."""
+    error = jnp.square(clip - truth).mean((1, 2, 3, 4))
+    return (10.0 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-3))).mean()
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """The array on every device of the current mesh, for the host to read."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def _write_strip(path: Path, strip: np.ndarray) -> None:
+    """[rows, columns, H, W, 3] -> one picture, at once under its name."""
+    sides = [(0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)]
+    padded = np.pad(strip, sides, constant_values=255)
+    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in padded])[:-_GAP, :-_GAP]
+    write_png(path, picture)

@@ -1,0 +1,82 @@
+"""The weights a training run starts from."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from star_jax.checkpoints.directory import TOKENIZER_DIR, load_component, read_config
+from star_jax.checkpoints.trees import flatten, unflatten
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
+from star_jax.models.components import abstract_component
+from star_jax.train.config import ModelConfig
+from star_jax.train.state import merge_params
+
+Tree = dict[Any, Any]
+
+
+def model_sizes(model: ModelConfig) -> StarConfig:
+    """Sizes of a run's networks: the preset's or the checkpoint's, with the run's LIEM.
+
+    Raises:
+      InputError: the checkpoint is another preset's, or there is none at that place.
+    """
+    config = model.star_config()
+    if model.checkpoint is None:
+        return config
+    stored = read_config(model.checkpoint, expect_preset=model.preset)
+    return dataclasses.replace(stored, unet=dataclasses.replace(stored.unet, liem=config.unet.liem))
+
+
+def require_checkpoint(checkpoint: str | None) -> str:
+    """The checkpoint of a run that starts from one.
+
+    Raises:
+      InputError: there is none.
+    """
+    if checkpoint is None:
+        raise InputError("model.checkpoint is None; set it to a directory that star-jax convert made")
+    return checkpoint
+
+
+def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
+    """Reads the leaves of two trees of shapes by component, each in its dtype and at its sharding.
+
+    Raises:
+      InputError: the checkpoint lacks a weight, or holds one of another shape.
+    """
+    wanted = merge_params(trainable, frozen)
+    leaves = flatten({name: _load(checkpoint, name, wanted[name]) for name in wanted})
+    return tuple(unflatten({path: leaves[path] for path in flatten(tree)}) for tree in (trainable, frozen))
+
+
+def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
+    """A component; LIEM weights that the run leaves out (an ablation's) are read and dropped."""
+    stored = flatten(abstract_component(read_config(checkpoint), name)[1])
+    wanted = flatten(wanted)
+    if missing := [path for path in wanted if path not in stored]:
+        raise InputError(
+            f"{name} of {checkpoint} has no leaf {missing[0]} (and {len(missing) - 1} more are missing): it was "
+            "made with another model.liem_position or without LIEM; set those as it was made, or convert it again"
+        )
+    loaded = flatten(load_component(checkpoint, name, unflatten({**stored, **wanted})))
+    return unflatten({path: loaded[path] for path in wanted})
+
+
+def empty_prompt_embedding(config: StarConfig, checkpoint: str | os.PathLike) -> np.ndarray:
+    """Text embedding of '', float16 [tokens, width], for prepared latents whose caption is dropped.
+
+    Raises:
+      InputError: the checkpoint has no text encoder or no tokenizer.
+    """
+    graph, abstract = abstract_component(config, "text_encoder")
+    params = load_component(checkpoint, "text_encoder", abstract)
+    tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER_DIR))
+    ids = tokenize(tokenizer, [""], max_length=config.text_encoder.max_position_embeddings)
+    embed = jax.jit(lambda params, ids: nnx.merge(graph, params)(ids))
+    return np.asarray(embed(params, ids)[0]).astype(np.float16)

@@ -1,0 +1,155 @@
+"""The memory plan: estimates against the compiler's own figures, and what is chosen for how much memory."""
+
+import dataclasses
+import math
+import re
+
+import jax.numpy as jnp
+import pytest
+
+from star_jax.errors import InputError
+from star_jax.inference import memory
+from star_jax.inference.memory import parse_memory, plan_memory, sampling_bytes, vae_bytes
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.ops.platform import targeting
+from star_jax.presets import get_preset
+
+FULL, TINY = get_preset("i2vgen-xl"), get_preset("tiny")
+F32 = jnp.dtype(jnp.float32)
+GIB = 2**30
+
+
+def temporaries(estimate, *args) -> float:
+    """An estimate less what it sets aside for latents and pieces, which no program's temporaries hold."""
+    held = {"_LATENTS_HELD": 0, "_FRAMES_HELD": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in held.items():
+            patch.setattr(memory, name, value)
+        return estimate(*args)
+
+
+# Bytes of temporaries that the compiler reports for preset i2vgen-xl in float32 on a CPU (jax 0.10.2); the shape is
+# (branches, frames, height, width) in latents.
+@pytest.mark.parametrize(
+    ("shape", "compiled"),
+    [
+        ((1, 8, 34, 32), 683_136_680),
+        ((2, 8, 34, 32), 1_384_457_896),
+        ((2, 32, 34, 32), 5_685_947_304),
+        ((2, 16, 66, 64), 11_307_852_088),
+    ],
+)
+def test_full_size_network(shape, compiled):
+    branches, frames, height, width = shape
+    settings = UpscaleSettings(batch_guidance=branches == 2)
+    estimate = temporaries(sampling_bytes, FULL, F32, settings, frames, (8 * height, 8 * width))
+    assert estimate == pytest.approx(compiled, rel=0.25)
+
+
+def test_full_size_network_on_a_tpu():
+    """One device's share of 32 x 720x1280 on v5e:2x4 is one branch of 8 frames: 2.555 GiB of temporaries."""
+    with targeting("tpu"):
+        estimate = temporaries(
+            sampling_bytes,
+            FULL,
+            jnp.dtype(jnp.bfloat16),
+            UpscaleSettings(batch_guidance=False),
+            8,
+            (720, 1280),
+        )
+    assert estimate == pytest.approx(2.555 * GIB, rel=0.25)
+
+
+@pytest.mark.parametrize(("size", "compiled"), [((256, 256), 809_239_752), ((768, 512), 4_837_346_056)])
+def test_full_size_decoder(size, compiled):
+    assert temporaries(vae_bytes, FULL, UpscaleSettings(), None, 3, size) == pytest.approx(compiled, rel=0.25)
+
+
+def test_network_against_the_compiler(tiny_network):
+    estimate = temporaries(sampling_bytes, TINY, F32, UpscaleSettings(), 8, (144, 128))
+    assert estimate == pytest.approx(tiny_network.memory_analysis().temp_size_in_bytes, rel=0.25)
+
+
+def test_decoder_against_the_compiler(tiny_decoder):
+    estimate = temporaries(vae_bytes, TINY, UpscaleSettings(), None, 3, (144, 128))
+    assert estimate == pytest.approx(tiny_decoder.memory_analysis().temp_size_in_bytes, rel=0.25)
+
+
+def plan(budget: float, **settings):
+    """x4 of 480p (854x480, 48 frames) with the full-size network in bfloat16."""
+    return plan_memory(
+        FULL, jnp.dtype(jnp.bfloat16), UpscaleSettings(**settings), 48, (480, 854), budget=int(budget * GIB)
+    )
+
+
+def seen_at_once(settings: UpscaleSettings) -> int:
+    tile = settings.tile or (1936, 3456)
+    return math.prod(tile) * settings.window * (1 + settings.batch_guidance)
+
+
+def test_less_memory_means_smaller_tiles():
+    plans = [plan(budget) for budget in (2000, 300, 80, 40, 20, 12)]
+    assert plans[0].settings == UpscaleSettings()
+    seen = [seen_at_once(plan.settings) for plan in plans]
+    assert seen == sorted(seen, reverse=True) and len(set(seen)) == len(seen)
+    assert all(plan.peak <= plan.budget for plan in plans)
+    decoded = [math.prod(plan.settings.vae_tile or (1936, 3456)) for plan in plans]
+    assert decoded == sorted(decoded, reverse=True) and decoded[-1] < decoded[0]
+
+
+def test_branches_are_separated_before_anything_is_cut():
+    together = plan(2000)
+    less = (together.weights + together.sampling) / GIB - 1
+    assert plan(less).settings == dataclasses.replace(UpscaleSettings(), batch_guidance=False)
+
+
+def test_without_guidance_there_are_no_branches():
+    assert plan(16, guidance_scale=1.0).settings.batch_guidance
+    assert "branch" not in plan(16, guidance_scale=1.0).describe()
+
+
+def test_480p_times_4_becomes_practical():
+    """Whole frames would need hundreds of GiB."""
+    needed = plan(16)
+    assert needed.peak < 16 * GIB < plan(2000).peak / 10
+    assert needed.settings.tile is not None and needed.settings.vae_tile is not None
+
+
+def test_too_little_memory_names_the_least_that_works():
+    with pytest.raises(InputError, match=r"max-memory is 2 GiB") as raised:
+        plan(2)
+    least = float(re.search(r"give --max-memory ([\d.]+)GiB", str(raised.value))[1])
+    assert plan(least).peak <= least * GIB
+    with pytest.raises(InputError):
+        plan(least - 0.02)
+
+
+def test_what_the_user_chose_stays():
+    chosen = plan(30, tile=(720, 1280), window=8, vae_tile=(400, 640)).settings
+    assert (chosen.tile, chosen.window, chosen.vae_tile) == ((720, 1280), 8, (400, 640))
+    with pytest.raises(InputError, match=r"max-memory is 12 GiB"):
+        plan(12, tile=(1936, 3456))
+
+
+def test_the_plan_in_one_line():
+    line = plan(16).describe()
+    assert "\n" not in line and line.startswith("memory: about ") and "of 16 GiB" in line
+    assert "tiles of" in line and "one branch of guidance after the other" in line
+    assert "whole frames; VAE on whole frames" in plan(2000).describe()
+
+
+def test_memory_of_this_machine():
+    assert GIB / 4 < memory.device_memory() <= memory.host_memory()
+
+
+def test_sizes_of_memory():
+    assert [parse_memory(text) for text in ("12GiB", "12G", "1.5gb", "800M", "4096")] == [
+        12 * GIB,
+        12 * GIB,
+        int(1.5 * GIB),
+        800 * 2**20,
+        4096,
+    ]
+    for text in ("", "much", "-1G", "0", "nanG", "12X"):
+        with pytest.raises(InputError, match="give a size such as 12GiB"):
+            parse_memory(text)

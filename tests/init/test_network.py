@@ -1,0 +1,52 @@
+"""A fresh network hands the low-resolution latents on, whatever their brightness, contrast and the noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.config import StarConfig, UNetConfig, VAEConfig
+from star_jax.init.component import fresh_component
+from star_jax.models.components import abstract_component
+from star_jax.models.i2vgenxl.velocity import star_velocity
+
+SIZES = StarConfig(
+    "dwarf",
+    unet=UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 16),
+        attention_levels=(False, False),
+        layers_per_block=1,
+        attention_head_dim=4,
+        transformer_in_heads=1,
+        cross_attention_dim=4,
+        norm_num_groups=1,
+    ),
+    vae=VAEConfig(latent_channels=4, block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2),
+    text_encoder=None,
+)
+
+
+@pytest.fixture(scope="module")
+def guess():
+    """Low-resolution latents [1, 3, 10, 8, 4] -> minus the velocity at the noisy end."""
+    graphs = {name: abstract_component(SIZES, name, dtype=jnp.float32)[0] for name in ("unet", "controlnet")}
+    params = {name: fresh_component(SIZES, name, 0) for name in graphs}
+
+    @jax.jit
+    def guess(latents, noise):
+        context, timesteps = jnp.zeros((1, 1, 4)), jnp.full((1,), 999)
+        arguments = (params, noise, timesteps, context, latents)
+        return -star_velocity(graphs["unet"], graphs["controlnet"], *arguments)
+
+    return guess
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1.5, 0.5), (-1.0, 0.1)])
+def test_it_hands_the_latents_on(guess, mean, deviation):
+    rng = np.random.default_rng(0)
+    latents = (mean + deviation * rng.standard_normal((1, 3, 10, 8, 4))).astype(np.float32)
+    noise = rng.standard_normal(latents.shape).astype(np.float32)
+    np.testing.assert_allclose(guess(latents, noise), latents, atol=0.15)
+    np.testing.assert_allclose(guess(latents, noise), guess(latents, -noise), atol=1e-4)

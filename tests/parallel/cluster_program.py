@@ -1,0 +1,70 @@
+"""What the tests of several processes run in each of them: join, sum over all devices, log."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from star_jax.errors import StarError
+from star_jax.parallel import processes as distributed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    distributed.add_arguments(parser)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--wait-for-sigterm", action="store_true")
+    args = parser.parse_args()
+    try:
+        distributed.initialize(args)
+    except StarError as error:
+        sys.exit(f"{error.exit_code}: {error}")
+    distributed.log_to(args.workdir)
+    if args.wait_for_sigterm and jax.process_index() == 0:
+        time.sleep(2)
+    arrived = time.time()
+    distributed.wait_for_all("slept")
+    passed = time.time()
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    values = jax.make_array_from_callback(
+        (jax.device_count(),), sharding, lambda index: jnp.arange(100.0)[: jax.device_count()][index]
+    )
+    add = jax.shard_map(
+        lambda x: jax.lax.psum(x, "data"),
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    total = float(jax.jit(add)(values)[0])
+    multihost_utils.sync_global_devices("summed")
+    report = {
+        "process": [jax.process_index(), jax.process_count()],
+        "devices": [jax.local_device_count(), jax.device_count()],
+        "sum": total,
+        "arrived": arrived,
+        "passed": passed,
+        "visible_gpus": jax.config.values["jax_cuda_visible_devices"],
+    }
+    if args.wait_for_sigterm:
+        # Only process 1 is told; both must hear of it at the same step.
+        if jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step = 0
+        while not multihost_utils.reached_preemption_sync_point(step):
+            time.sleep(0.01)  # steps take time: empty ones would be over before the signal is heard of
+            step += 1
+        report["stopped_at"] = step
+        multihost_utils.sync_global_devices("stopped")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

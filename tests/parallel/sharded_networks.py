@@ -1,0 +1,85 @@
+"""Run by test_activation_sharding.py on 8 simulated devices: prints JSON, relative error by case."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType
+from random_trees import random_tree
+from two_levels import TWO_LEVELS as CONFIG
+
+from star_jax.models.components import abstract_component
+from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.ops.attention import AttentionKernels, dot_product_attention
+
+
+def on_mesh(sizes, fn, *arguments):
+    mesh = jax.make_mesh(sizes, ("data", "fsdp", "context"), axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        return jax.tree.map(np.asarray, jax.jit(fn)(*arguments))
+
+
+def error(result, expected) -> float:
+    pairs = zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True)
+    return max(float(np.abs(r - e).max() / np.abs(e).max()) for r, e in pairs)
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def velocity_errors() -> dict[str, float]:
+    graphs, params = {}, {}
+    for name in ("unet", "controlnet"):
+        kernels = AttentionKernels("chunked", "chunked", "xla")
+        graphs[name], abstract = abstract_component(CONFIG, name, kernels=kernels)
+        params[name] = random_tree(abstract)
+    fn = partial(star_velocity, graphs["unet"], graphs["controlnet"], params)
+    latents, hint = normal(1, 2, 6, 10, 8, 4), normal(2, 2, 6, 10, 8, 4)  # 6 frames do not divide by 4
+    arguments = latents, jnp.array([300, 700]), normal(3, 2, 5, CONFIG.unet.cross_attention_dim), hint
+    return {"velocity": error(on_mesh((2, 1, 4), fn, *arguments), jax.jit(fn)(*arguments))}
+
+
+def vae_errors() -> dict[str, float]:
+    graph, abstract = abstract_component(CONFIG, "vae")
+    params = random_tree(abstract, scale=0.2)
+
+    def encode(frames):
+        return nnx.merge(graph, params).encode(frames).mean
+
+    def decode(latents):
+        return nnx.merge(graph, params).decode(latents)
+
+    frames, latents = normal(4, 1, 3, 8, 16, 3), normal(5, 2, 3, 4, 8, 4)
+    return {
+        "encode, one clip": error(on_mesh((2, 1, 4), encode, frames), jax.jit(encode)(frames)),
+        "decode": error(on_mesh((1, 2, 4), decode, latents), jax.jit(decode)(latents)),
+    }
+
+
+def attention_errors() -> dict[str, float]:
+    def gradients(split_queries, q, k, v):
+        def loss(q, k, v):
+            out = dot_product_attention(q, k, v, implementation="chunked", split_queries=split_queries)
+            return jnp.sum(jnp.sin(out))
+
+        return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    errors = {}
+    for split_queries, batch in ((False, 12), (True, 2)):
+        q = normal(6, batch, 30, 2, 16)
+        k, v = normal(7, batch, 9, 2, 16), normal(8, batch, 9, 2, 16)
+        fn = partial(gradients, split_queries)
+        errors[f"attention gradients, split_queries={split_queries}"] = error(
+            on_mesh((2, 1, 4), fn, q, k, v), jax.jit(fn)(q, k, v)
+        )
+    return errors
+
+
+if __name__ == "__main__":
+    assert jax.device_count() == 8
+    with jax.default_matmul_precision("float32"):
+        print(json.dumps(velocity_errors() | vae_errors() | attention_errors()))
