@@ -171,14 +171,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, loads the model, upscales one input after the other."""
     from star_jax.checkpoints.directory import read_config
+    from star_jax.files import parse_bytes
     from star_jax.inference.compile_cache import use_compile_cache
-    from star_jax.inference.memory import parse_memory, plan_memory
+    from star_jax.inference.memory import plan_memory
 
     config = read_config(args.checkpoint)
     if config.text_encoder is None:
         _refuse_text_options(args)
     settings = _settings(args, config)
-    budget = args.max_memory and parse_memory(args.max_memory)
+    budget = args.max_memory and parse_bytes(args.max_memory, "--max-memory")
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
     jobs = _jobs(args, settings)
