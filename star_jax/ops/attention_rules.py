@@ -41,7 +41,7 @@ class KernelRules:
 KERNEL_RULES: dict[str, KernelRules] = {
     "xla": KernelRules(),
     "chunked": KernelRules(),
-    # jax/_src/cudnn/fused_attention_stablehlo.py, `check_layout` and `check_is_flash_attention` (jax 0.10 and 0.11).
+    # jax/_src/cudnn/fused_attention_stablehlo.py, `check_layout`, `check_is_flash_attention` (jax 0.10, 0.11).
     # Hopper takes head sizes up to 256; 128 is what every GPU takes that has the kernel.
     "cudnn": KernelRules("gpu", ("float16", "bfloat16"), head_multiple=8, head_limit=128, even_backward=True),
     # jax/experimental/pallas/ops/tpu/splash_attention: blocks are multiples of 128 lanes.
@@ -53,7 +53,7 @@ _DEVICE_NAMES = {"gpu": "an NVIDIA GPU", "tpu": "a TPU"}
 def refusal(
     name: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype, platform: str
 ) -> str | None:
-    """Why a kernel does not take queries and keys [batch, length, heads, head_dim], and the remedy; None: it does."""
+    """Why a kernel does not take [batch, length, heads, head_dim], and the remedy; None where it does."""
     rules, dtype = KERNEL_RULES[name], jnp.dtype(dtype)
     got = f"{dtype} {tuple(q_shape)}"
     if rules.platform not in (None, platform):

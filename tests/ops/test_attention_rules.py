@@ -1,5 +1,6 @@
 """Every attention of every preset runs forward and backward on every platform, so far as a CPU can tell."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
+from star_jax.launch.config_arguments import run_config_file
 from star_jax.models import attention as attention_layers
 from star_jax.models.components import abstract_component
 from star_jax.models.i2vgenxl.velocity import star_velocity
@@ -19,6 +21,8 @@ from star_jax.ops.attention import dot_product_attention
 from star_jax.ops.attention_rules import KERNEL_RULES, choose_implementation, refusal
 from star_jax.ops.platform import targeting
 from star_jax.presets import PRESETS
+from star_jax.train.config import parse_experiment
+from star_jax.train.star.objective import StarObjective
 
 # Frames, height and width of latents: odd frames at a small size, a published size. Other sizes have other lengths
 # only, which `test_auto_takes_every_length` goes through.
@@ -152,3 +156,27 @@ def test_padding_changes_neither_output_nor_gradient(q_length, k_length, monkeyp
     wanted = value_and_gradient(functools.partial(dot_product_attention, implementation="xla"))
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_training_step_traces_for_a_gpu(cudnn_present):
+    """The whole loss with its gradient in bfloat16, through every attention with 77 tokens of text."""
+    config = parse_experiment(
+        run_config_file("configs/tiny.py"),
+        {
+            "model.preset": "tiny",
+            "model.dtype": "bfloat16",
+            "model.vae_checkpoint": "None",
+            "data.height": "144",
+        }
+        | {"data.width": "128", "data.num_frames": "3", "train.remat": "full"},
+    )
+    data = dataclasses.replace(config.data, source="synthetic:1")
+    train = dataclasses.replace(config.train, validate_every_steps=0)
+    objective = StarObjective(config.model, config.diffusion, data, train)
+    trainable, frozen = objective.abstract_params()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with targeting("gpu"):
+        gradient = jax.make_jaxpr(jax.grad(objective.loss, has_aux=True))(
+            trainable, frozen, objective.abstract_batch(2), key
+        )
+    assert str(gradient).count("dot_product_attention_bwd") >= 2
