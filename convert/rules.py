@@ -48,6 +48,7 @@ CONV = Layout(  # (out, in, *window) <-> (*window, in, out)
 )
 POINT1 = _pointwise(1)
 POINT2 = _pointwise(2)
+POINT3 = _pointwise(3)
 
 
 class Update(NamedTuple):
@@ -142,6 +143,7 @@ CONVOLUTION = Module((("weight", "kernel", CONV), _BIAS))
 CONVOLUTION_NO_BIAS = Module((("weight", "kernel", CONV),))
 POINTWISE_1D = Module((("weight", "kernel", POINT1), _BIAS))
 POINTWISE_2D = Module((("weight", "kernel", POINT2), _BIAS))
+POINTWISE_3D = Module((("weight", "kernel", POINT3), _BIAS))
 
 
 @dataclass(frozen=True)

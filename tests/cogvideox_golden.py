@@ -9,7 +9,7 @@ from star_weights import golden_weight
 
 from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.convert.rules import Table, plan
-from star_jax.models.cogvideox.config import TransformerConfig
+from star_jax.models.cogvideox.config import CausalVAEConfig, TransformerConfig
 from star_jax.models.cogvideox.positions import sincos_table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,3 +70,11 @@ def filled(table: Table, state: dict[str, np.ndarray], component: str, module: n
         tree[path] = np.stack(parts) if is_stack else parts[0]
         assert tree[path].shape == leaf.shape
     return unflatten(tree)
+
+
+VAE_CONFIG = CausalVAEConfig(block_out_channels=(64, 128, 128, 256), layers_per_block=2)
+
+
+def vae_state() -> dict[str, np.ndarray]:
+    """The small autoencoder's source, in the original's layout."""
+    return golden_state(json.loads((GOLDEN / "cogvideox_vae_tiny_shapes.json").read_text()))
