@@ -76,7 +76,9 @@ def diffusers_cogvideox_table(config: TransformerConfig, keys: Collection[str]) 
     computed = {}
     if config.positions == "sincos":
         rows = ((config.text_length, 0), (0, 0))
-        computed[_ROOT + "patch_embed/pos_embedding"] = lambda: np.pad(sincos_table(config, config.grid), rows)
+        computed[_ROOT + "patch_embed/pos_embedding"] = lambda: np.pad(
+            sincos_table(config, config.grid), rows
+        )
     return Table(tuple(rules), fresh=_FRESH, computed=computed)
 
 
@@ -99,7 +101,9 @@ def _sat_rules(config: TransformerConfig, has_updates: bool, star: bool) -> Iter
                 yield Rule(source, f"{_BLOCKS}{norm}/linear/{leaf}", layout, part=(chunks, 12), layer=i)
     for name, norm in (("query", "norm_q"), ("key", "norm_k")):
         for i in layers:
-            yield from _at(i, NORM.rules(f"mixins.adaln_layer.{name}_layernorm_list.{i}", f"{_BLOCKS}attn1/{norm}"))
+            yield from _at(
+                i, NORM.rules(f"mixins.adaln_layer.{name}_layernorm_list.{i}", f"{_BLOCKS}attn1/{norm}")
+            )
     yield from NORM.rules(output + "norm_final", _ROOT + "norm_out/norm")
     yield from DENSE.rules(output + "linear", _ROOT + "proj_out")
     yield from DENSE.rules(output + "adaLN_modulation.1", _ROOT + "norm_out/linear")

@@ -41,7 +41,10 @@ def _half(config: CausalVAEConfig, half: str) -> Iterator[Part]:
         part
         for i in (0, 1)
         for part in _resnet(
-            f"{half}.mid_block.resnets.{i}", f"{half}.mid.block_{i + 1}", by_latents=is_decoder, shortcut=False
+            f"{half}.mid_block.resnets.{i}",
+            f"{half}.mid.block_{i + 1}",
+            by_latents=is_decoder,
+            shortcut=False,
         )
     ]
     yield from (*middle, *levels) if is_decoder else (*levels, *middle)

@@ -106,7 +106,11 @@ class Rule:
         """Source array -> leaf, or the layer of it."""
         if self.part is not None:
             parts = np.split(array, self.part[1])
-            array = np.concatenate([parts[i] for i in self.slices]) if len(self.slices) > 1 else parts[self.slices[0]]
+            array = (
+                np.concatenate([parts[i] for i in self.slices])
+                if len(self.slices) > 1
+                else parts[self.slices[0]]
+            )
         if self.channels is not None:
             array = array[:, : self.channels]
         return self.layout.to_jax(array)

@@ -44,7 +44,9 @@ class ArrayTensor:
 def golden_state(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """A source's tensors by key, tables of positions left out."""
     tables = ("freqs_sin", "freqs_cos", "pos_embedding")
-    return {key: golden_weight(key, tuple(shape)) for key, shape in shapes.items() if not key.endswith(tables)}
+    return {
+        key: golden_weight(key, tuple(shape)) for key, shape in shapes.items() if not key.endswith(tables)
+    }
 
 
 def transformer_state(config: TransformerConfig, kind: str) -> dict[str, np.ndarray]:

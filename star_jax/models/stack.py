@@ -40,6 +40,8 @@ def scan_layers(
     graphdef, state = nnx.split(layers)
 
     def step(x, weights):
-        return rematerialise(lambda weights, x: apply(nnx.merge(graphdef, weights), x), remat)(weights, x), None
+        return rematerialise(lambda weights, x: apply(nnx.merge(graphdef, weights), x), remat)(
+            weights, x
+        ), None
 
     return jax.lax.scan(step, x, nnx.to_pure_dict(state))[0]

@@ -133,7 +133,9 @@ def first_block():
 def test_time_and_positions(golden):
     config = transformer_config("rope")
     np.testing.assert_allclose(
-        timestep_embedding(golden["rope/a/t"], config.width), golden["rope/a/act/timestep_embedding"], atol=1e-4
+        timestep_embedding(golden["rope/a/t"], config.width),
+        golden["rope/a/act/timestep_embedding"],
+        atol=1e-4,
     )
     for ours, name in zip(rotary_tables(config, config.grid), ("rope_cos", "rope_sin"), strict=True):
         np.testing.assert_allclose(ours, golden[f"rope/a/{name}"], atol=1e-6)
@@ -176,7 +178,9 @@ def test_other_grids():
     config = transformer_config("rope")
     exact = dataclasses.replace(config, other_grids="exact")
     np.testing.assert_array_equal(rotary_tables(exact, (2, 4, 6)), rotary_tables(config, (2, 4, 6)))
-    with pytest.raises(InputError, match="positions for 4x6 tokens of up to 5 latents, got 8x6 of 2; choose tiles"):
+    with pytest.raises(
+        InputError, match="positions for 4x6 tokens of up to 5 latents, got 8x6 of 2; choose tiles"
+    ):
         rotary_tables(exact, (2, 8, 6))
     with pytest.raises(InputError, match="got 4x6 of 6"):
         sincos_table(dataclasses.replace(exact, positions="sincos"), (6, 4, 6))
@@ -192,7 +196,12 @@ def test_other_grids():
 def test_gradients_are_finite_and_the_same_rematerialised():
     """Without optimisations LIEM's maximum is rounded twice, differently: its gradient must not mind."""
     config = TransformerConfig(
-        num_layers=2, num_attention_heads=1, attention_head_dim=16, time_embed_dim=8, text_embed_dim=8, text_length=2
+        num_layers=2,
+        num_attention_heads=1,
+        attention_head_dim=16,
+        time_embed_dim=8,
+        text_embed_dim=8,
+        text_length=2,
     )
     latents = np.random.default_rng(0).standard_normal((1, 2, 4, 4, 32)).astype(np.float32)
     context = np.random.default_rng(1).standard_normal((1, 2, 8)).astype(np.float32)

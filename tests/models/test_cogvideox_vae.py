@@ -84,9 +84,7 @@ def torch_vae(vae: Golden) -> TorchVAE:
     reference = TorchVAE(
         block_out_channels=VAE_CONFIG.block_out_channels, layers_per_block=VAE_CONFIG.layers_per_block
     )
-    names = {
-        rule.target: rule.source for rule in diffusers_cogvideox_vae_table(VAE_CONFIG, ()).rules
-    }
+    names = {rule.target: rule.source for rule in diffusers_cogvideox_vae_table(VAE_CONFIG, ()).rules}
     state = {
         names[rule.target]: torch.from_numpy(np.array(vae.state[rule.source]))
         for rule in cogvideox_vae_table(VAE_CONFIG, ()).rules

@@ -85,7 +85,8 @@ def _places(config: TransformerConfig, size: tuple[int, int, int]) -> list[np.nd
         )
     if config.other_grids == "interpolated":
         places[1:] = [
-            place * (own / count) for place, own, count in zip(places[1:], config.grid[1:], size[1:], strict=True)
+            place * (own / count)
+            for place, own, count in zip(places[1:], config.grid[1:], size[1:], strict=True)
         ]
     return places
 
@@ -93,7 +94,9 @@ def _places(config: TransformerConfig, size: tuple[int, int, int]) -> list[np.nd
 def _on_grid(parts: list[np.ndarray], size: tuple[int, int, int]) -> np.ndarray:
     """Joins what depends on the frame, the row and the column: three [n, c] -> [tokens, sum of c]."""
     grid = [
-        np.broadcast_to(np.expand_dims(part, [axis for axis in range(3) if axis != i]), (*size, part.shape[1]))
+        np.broadcast_to(
+            np.expand_dims(part, [axis for axis in range(3) if axis != i]), (*size, part.shape[1])
+        )
         for i, part in enumerate(parts)
     ]
     return rearrange(np.concatenate(grid, axis=-1), "f h w c -> (f h w) c")

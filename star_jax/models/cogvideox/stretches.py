@@ -36,7 +36,10 @@ def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any
         return carry, out
     count = (frames - head) // length
     of_one = jax.eval_shape(step, carry, _frames(x, head, length))[1]
-    in_place = of_one is not None and (of_one.shape, of_one.dtype) == ((*x.shape[:1], length, *x.shape[2:]), x.dtype)
+    in_place = of_one is not None and (of_one.shape, of_one.dtype) == (
+        (*x.shape[:1], length, *x.shape[2:]),
+        x.dtype,
+    )
 
     def one(state: tuple[Any, Any], i: jax.Array) -> tuple[tuple[Any, Any], None]:
         carry, results = state

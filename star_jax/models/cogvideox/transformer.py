@@ -43,7 +43,9 @@ class Tokens(NamedTuple):
     def split(self, joined: jax.Array) -> "Tokens":
         """The inverse of `join`, for tokens of this shape."""
         length, (_, f, h, w, _) = self.text.shape[1], self.video.shape
-        return Tokens(joined[:, :length], rearrange(joined[:, length:], "b (f h w) c -> b f h w c", f=f, h=h, w=w))
+        return Tokens(
+            joined[:, :length], rearrange(joined[:, length:], "b (f h w) c -> b f h w c", f=f, h=h, w=w)
+        )
 
 
 def _layer_norm(dim: int, epsilon: float, **kwargs) -> nnx.LayerNorm:
@@ -103,7 +105,9 @@ class LayerNormZero(nnx.Module):
         rows = jnp.split(self.linear(jax.nn.silu(temb)), 6, axis=-1)
         shift, scale, gate, text_shift, text_scale, text_gate = rows
         video = _modulate(self.norm(tokens.video), shift, scale)
-        return Tokens(_modulate(self.norm(tokens.text), text_shift, text_scale), video), Tokens(text_gate, gate)
+        return Tokens(_modulate(self.norm(tokens.text), text_shift, text_scale), video), Tokens(
+            text_gate, gate
+        )
 
 
 class Attention(nnx.Module):

@@ -21,9 +21,7 @@ class CausalConv3d(nnx.Module):
     """A 3x3x3 convolution of each frame with the two before it; zeros around in space."""
 
     def __init__(self, in_channels: int, out_channels: int, **kwargs):
-        self.conv = nnx.Conv(
-            in_channels, out_channels, (3, 3, 3), padding=((0, 0), (1, 1), (1, 1)), **kwargs
-        )
+        self.conv = nnx.Conv(in_channels, out_channels, (3, 3, 3), padding=((0, 0), (1, 1), (1, 1)), **kwargs)
 
     def __call__(self, x: jax.Array, cache: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """[B, F, H, W, in_channels] -> [B, F, H, W, out_channels] and the last two frames of the input."""
