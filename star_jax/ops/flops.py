@@ -68,8 +68,5 @@ def _of_kernel(equation: Any, name: str) -> float:
     if products is None:
         return 0.0
     q, k, *_ = [v.aval.shape for v in equation.invars if np.dtype(v.aval.dtype).kind not in "iub"]
-    if name.startswith("splash"):
-        keys = k[-2]  # tokens stand before head_dim
-    else:
-        keys = k[1]  # [batch, tokens, ...]
+    keys = k[-2] if name.startswith("splash") else k[1]  # the others have [batch, tokens, ...]
     return 2 * products * math.prod(q) * keys
