@@ -15,7 +15,7 @@ from star_jax.video.container import check_readable
 from star_jax.video.outputs import check_output_path, is_pattern
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
-from star_jax.video.writer import VideoWriter
+from star_jax.video.writer import Quality, VideoWriter
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 DEFAULT_FRAME_RATE = Fraction(24)
@@ -27,7 +27,13 @@ def is_images(path: Path) -> bool:
 
 
 def open_source(
-    path: str | Path, *, frame_rate: Fraction = DEFAULT_FRAME_RATE, num_threads: int = 0
+    path: str | Path,
+    *,
+    frame_rate: Fraction = DEFAULT_FRAME_RATE,
+    num_threads: int = 0,
+    depth: int | None = 8,
+    strict: bool = False,
+    deinterlace: str = "auto",
 ) -> "VideoReader | ImageSequenceReader":
     """Opens a video file, a folder of images, or an image, by what `path` is.
 
@@ -35,6 +41,7 @@ def open_source(
         path: file or folder.
         frame_rate: of images; a video has its own.
         num_threads: decoder threads for a video; 0 takes all cores.
+        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find what is odd about it.
 
     Raises:
         InputError: see `VideoReader` and `ImageSequenceReader`.
@@ -42,7 +49,9 @@ def open_source(
     path = Path(path)
     if is_images(path):
         return ImageSequenceReader(path, frame_rate=frame_rate)
-    return VideoReader(path, num_threads=num_threads)
+    return VideoReader(
+        path, num_threads=num_threads, depth=depth, scan=True, strict=strict, deinterlace=deinterlace
+    )
 
 
 def open_target(
@@ -54,12 +63,20 @@ def open_target(
     crf: float = 17,
     preset: str = "medium",
     source: VideoInfo | None = None,
+    quality: Quality | None = None,
 ) -> "VideoWriter | ImageSequenceWriter":
     """Opens a writer by the extension of `path`; arguments and errors are those of `VideoWriter`."""
     if Path(path).suffix.lower() == ".png":
         return ImageSequenceWriter(path, width=width, height=height, source=source)
     return VideoWriter(
-        path, width=width, height=height, frame_rate=frame_rate, crf=crf, preset=preset, source=source
+        path,
+        width=width,
+        height=height,
+        frame_rate=frame_rate,
+        crf=crf,
+        preset=preset,
+        source=source,
+        quality=quality,
     )
 
 
