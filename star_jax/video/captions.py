@@ -13,8 +13,8 @@ from star_jax.video.decoding import Damage, decode_frames
 class CaptionCarrier:
     """Decodes the source along with the output and hands each frame's side data on.
 
-    PyAV cannot attach side data to a frame, but FFmpeg's filters keep it: the source's frame is scaled to the output's
-    format, and its pixels are replaced.
+    PyAV cannot attach side data to a frame, but FFmpeg's filters keep it: the source's frame is scaled to the
+    output's format, and its pixels are replaced.
 
     Args:
         path: the source.

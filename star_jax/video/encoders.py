@@ -189,7 +189,8 @@ def choose_encoding(
     ):
         planar = [n for n in known if n.startswith("yuv4") or n.startswith("gray")]
         raise InputError(
-            f"{codec.title} takes no pixel format {pixel_format}; choose another codec, or one of {', '.join(planar)}"
+            f"{codec.title} takes no pixel format {pixel_format}; choose another codec, or one of "
+            f"{', '.join(planar)}"
         )
     if quality.bit_depth is not None and asked is not None and quality.bit_depth != bits:
         raise InputError(f"{pixel_format} has {bits} bits, not {quality.bit_depth}; give one of the two")
@@ -237,7 +238,7 @@ def _with_color(
 
 
 def mastering_display(data: bytes) -> str | None:
-    """FFmpeg's AVMasteringDisplayMetadata as x265 writes it: chromaticities in 0.00002, luminance in 0.0001 nits."""
+    """FFmpeg's AVMasteringDisplayMetadata in x265's words: chromaticities in 0.00002, luminance in 0.0001 nits."""
     if len(data) < 88:
         return None
     numbers = struct.unpack("<20i2i", data[:88])
@@ -246,7 +247,7 @@ def mastering_display(data: bytes) -> str | None:
     values = [Fraction(numbers[i], numbers[i + 1]) for i in range(0, 20, 2)]
     red, green, blue, white = (tuple(round(v * 50_000) for v in values[i : i + 2]) for i in (0, 2, 4, 6))
     low, high = (round(value * 10_000) for value in values[8:])
-    pairs = zip("G B R WP L".split(), (green, blue, red, white, (high, low)), strict=True)
+    pairs = zip(("G", "B", "R", "WP", "L"), (green, blue, red, white, (high, low)), strict=True)
     return "".join(f"{name}({first},{second})" for name, (first, second) in pairs)
 
 

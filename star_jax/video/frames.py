@@ -9,7 +9,10 @@ from star_jax.video import color
 from star_jax.video.encoders import Encoding
 
 # H.264 players take chroma samples to lie on the left; swscale alone would centre them, and move colours.
-CONVERSION = "out_color_matrix={matrix}:out_range=limited:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
+CONVERSION = (
+    "out_color_matrix={matrix}:out_range=limited:out_chroma_loc=left:"
+    "flags=bicubic+accurate_rnd+full_chroma_inp"
+)
 MATRIX_NAMES = {color.BT709: "bt709", color.BT2020: "bt2020"}
 
 

@@ -140,8 +140,8 @@ def note_damage(info: VideoInfo, table: FrameTable) -> None:
     """Says how many frames cannot be decoded, or are shown with parts missing."""
     if table.lost:
         note(
-            f"{info.path}: {table.lost} frames cannot be decoded and are left out; the other {info.num_frames} keep "
-            "their times (--strict stops instead)"
+            f"{info.path}: {table.lost} frames cannot be decoded and are left out; the other {info.num_frames} "
+            "keep their times (--strict stops instead)"
         )
     if table.damage is not None and table.damage.shown:
         note(f"{info.path}: {table.damage.shown} frames are damaged, and upscaled as players show them")

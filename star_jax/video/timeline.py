@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -183,16 +184,14 @@ def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) ->
         return list(times), 1
     if not kept:
         return [number * step for number in range(len(times))], 1
-    gaps = [
-        (second - first, times[second] - times[first]) for first, second in zip(kept, kept[1:], strict=False)
-    ]
+    gaps = [(second - first, times[second] - times[first]) for first, second in pairwise(kept)]
     finest = max((Fraction(2 * frames, span) for frames, span in gaps), default=Fraction(1))
     factor = max(1, math.ceil(time_base / TICK), math.ceil(finest))
     fixed = {index: times[index] * factor for index in kept}
     first, last = kept[0], kept[-1]
     fixed |= {index: fixed[first] - (first - index) * step * factor for index in range(first)}
     tick = max(1, round(TICK / time_base * factor))
-    for left, right in zip(kept, kept[1:], strict=False):
+    for left, right in pairwise(kept):
         begin, span, count = fixed[left], fixed[right] - fixed[left], right - left
         repeats = all(times[index] in (times[left], times[right]) for index in range(left + 1, right))
         distance = min(tick, span // count) if repeats else Fraction(span, count)
