@@ -8,10 +8,11 @@ FILE_FACTS = {"encoder", "major_brand", "minor_version", "compatible_brands", "d
 STATISTICS = ("bps", "number_of_", "_statistics", "duration-")
 # Tags that MP4's own list of tags can hold; others need the list of free keys.
 MP4_TAGS = {
-    "title", "artist", "album_artist", "composer", "album", "date", "encoding_tool", "comment", "genre",
-    "copyright", "grouping", "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords",
-    "episode_sort", "season_number", "media_type", "hd_video", "gapless_playback", "compilation", "track", "disc", "tmpo",
-    "creation_time", "timecode", "location",
+    "title", "artist", "album_artist", "composer", "album", "date", "encoding_tool", "comment",
+    "genre", "copyright", "grouping", "lyrics", "description", "synopsis", "show", "episode_id",
+    "network", "keywords", "episode_sort", "season_number", "media_type", "hd_video",
+    "gapless_playback", "compilation", "track", "disc", "tmpo", "creation_time", "timecode",
+    "location",
 }  # fmt: skip
 # Tags that the pictures' own data replace, or that mean something else in the output.
 REPLACED = {"rotate", "timecode"}
