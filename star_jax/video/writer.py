@@ -16,7 +16,8 @@ from av.video.reformatter import (
     ColorTrc,
 )
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import DiskError, InputError, RunError
+from star_jax.files import draft_path, real_path
 from star_jax.video.container import file_url
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
@@ -89,7 +90,7 @@ class VideoWriter:
                 f"{width}x{height} is too large for H.264 (up to {MAX_SIDE}); lower the scale, or write to %05d.png"
             )
         self.path = check_output_path(path, source)
-        self.partial_path = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self.partial_path = draft_path(self.path)
         self.num_frames = 0
         self._size = (height, width)
         self._frame_rate = Fraction(frame_rate)
@@ -207,7 +208,7 @@ class VideoWriter:
             self._copier.copy_until(None)
             self._copier.close()
         self._container.close()
-        os.replace(self.partial_path, self.path)
+        os.replace(self.partial_path, real_path(self.path))
 
     def _discard(self) -> None:
         if self._copier is not None:
@@ -220,7 +221,7 @@ class VideoWriter:
 
     def _run_error(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error)
-        return RunError(f"cannot write {self.path}: {reason}; check the free space of the disk")
+        return DiskError(f"cannot write {self.path}: {reason}; check the free space of the disk")
 
 
 def _converter(width: int, height: int, pix_fmt: str) -> av.filter.Graph:
