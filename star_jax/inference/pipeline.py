@@ -57,7 +57,7 @@ class StarPipeline:
         tokenizer: Any | None,
         *,
         dtype: jnp.dtype | str = "auto",
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
     ):
         """Puts a pipeline together; see `from_pretrained` for loading one.
 
