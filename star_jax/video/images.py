@@ -10,7 +10,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import DiskError, InputError, RunError
+from star_jax.files import draft_path, real_path
 from star_jax.video.container import check_readable
 from star_jax.video.outputs import check_output_path, is_pattern
 from star_jax.video.probe import VideoInfo
@@ -169,7 +170,7 @@ class ImageSequenceWriter:
         self.num_frames = 0
         self._is_pattern = is_pattern(self.path)
         self._target = self.path.parent if self._is_pattern else self.path
-        self.partial_path = self._target.with_name(f".{self._target.stem}.partial{self._target.suffix}")
+        self.partial_path = draft_path(self._target)
         self._shape = (height, width, 3)
 
     def __enter__(self) -> "ImageSequenceWriter":
@@ -198,7 +199,7 @@ class ImageSequenceWriter:
             try:
                 file.write_bytes(data.tobytes())
             except OSError as error:
-                raise RunError(
+                raise DiskError(
                     f"cannot write {file}: {error.strerror}; check the free space of the disk"
                 ) from error
             self.num_frames += 1
@@ -213,7 +214,7 @@ class ImageSequenceWriter:
             self._discard()
             raise RunError(f"{self.path} was not written: no frame came")
         # An empty folder of that name is replaced; one with content was refused at the start.
-        self.partial_path.replace(self._target)
+        self.partial_path.replace(real_path(self._target))
 
     def _discard(self) -> None:
         if self.partial_path.is_dir():

@@ -12,7 +12,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import DiskError, InputError, RunError
+from star_jax.files import draft_path, real_path
 from star_jax.video.acm import name_codecs
 from star_jax.video.captions import CaptionCarrier
 from star_jax.video.container import file_url
@@ -70,7 +71,7 @@ class VideoWriter:
         self.path = check_output_path(path, source)
         self._format = FORMATS[self.path.suffix.lower()]
         self.encoding = choose_encoding(quality, self._format, width, height, source)
-        self.partial_path = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self.partial_path = draft_path(self.path)
         self.num_frames = 0
         self._size = (height, width)
         self._frame_rate = Fraction(frame_rate)
@@ -224,7 +225,7 @@ class VideoWriter:
         self._container.close()
         if self._source is not None and not self._source.is_images and acm_tracks:
             name_codecs(self.partial_path, acm_tracks)
-        os.replace(self.partial_path, self.path)
+        os.replace(self.partial_path, real_path(self.path))
 
     def _close_sources(self) -> None:
         for source in (self._copier, self._captions):
@@ -242,4 +243,4 @@ class VideoWriter:
 
     def _run_error(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error)
-        return RunError(f"cannot write {self.path}: {reason}; check the free space of the disk")
+        return DiskError(f"cannot write {self.path}: {reason}; check the free space of the disk")

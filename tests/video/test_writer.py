@@ -219,7 +219,7 @@ def test_nothing_is_left_after_an_error(tmp_path):
         VideoWriter(target, width=96, height=64, frame_rate=Fraction(30)) as writer,
     ):
         writer.write(moving_frames(80))
-        assert (tmp_path / ".out.partial.mp4").exists()
+        assert writer.partial_path.exists()
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == ["out.mp4"]
     assert target.read_bytes() == b"the file of yesterday"
