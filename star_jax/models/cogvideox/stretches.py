@@ -1,4 +1,4 @@
-"""A clip worked on a few frames at a time within one program, so that memory holds one copy of it and little more."""
+"""A clip worked on a few frames at a time within one program, so that memory holds little more than one copy."""
 
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,8 @@
 Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
 2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
-Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels no
-memory holds: it goes through the clip in stretches, twice for every second norm, and gives the same numbers. The
+Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels no memory
+holds: it goes through the clip in stretches, twice for every second norm, and gives the same numbers. The
 decoder is meant to see three latents, then two at a time, with the last frames of every convolution's input carried
 over.
 """
@@ -115,7 +115,7 @@ def _measured(step, x: jax.Array, cache: Cache, groups: int, pixels: int) -> tup
 def _whole_block(
     block: ResnetBlock3D, x: jax.Array, statistics: Statistics, groups: int, pixels: int
 ) -> tuple[jax.Array, Statistics]:
-    """A residual block on a whole clip: its first half once to measure what the second norm sees, then all of it."""
+    """A residual block on a whole clip: half of it once to measure what the second norm sees, then all of it."""
 
     def measure(carry, part):
         part, cache = block.first_half(part, statistics, carry[0])

@@ -134,7 +134,7 @@ def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
-    """Every entry of an axis `times` times in a row, as a broadcast, which the compiler merges into what follows."""
+    """Every entry of an axis `times` times in a row, as a broadcast, which is merged into what follows."""
     if times == 1:
         return x
     shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
