@@ -37,6 +37,7 @@ setup(
         "clu>=0.0.12",
         "av>=16",
         "opencv-python-headless>=4.10",
+        "pillow>=11.3",
         "safetensors>=0.5",
         "huggingface_hub>=0.30",
         "rich>=13",
@@ -54,6 +55,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
+        "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
