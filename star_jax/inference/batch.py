@@ -136,7 +136,7 @@ class Batch:
         outcomes, started = [], time.monotonic()
         with RunProgress([_file_work(job) for job in jobs], show).shown() as progress:
             for job in jobs:
-                if job.output.exists() and not overwrite:
+                if job.output.is_file() and not overwrite:
                     progress.warn(
                         f"{job.output} is there and will be replaced (--overwrite does so silently)"
                     )

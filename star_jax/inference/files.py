@@ -111,7 +111,6 @@ def upscale(
         raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
     outputs = output_paths(sources, os.fspath(output))
-    check_outputs(sources, outputs, truth)
     if frame_rate and not any(is_images(source.path) for source in sources):
         raise InputError("--frame-rate is of folders of images; a video keeps its own")
     upscaler = _Upscaler(
@@ -139,6 +138,7 @@ def upscale(
         return job
 
     batch = Batch(sources, outputs, open_job, skip_existing=skip_existing)
+    check_outputs(sources, outputs, truth)
     use_compile_cache(compile_cache)
     return batch.run(upscaler, show=progress, overwrite=overwrite)
 
@@ -189,7 +189,7 @@ class _Upscaler:
         if self.resume and not with_frames:
             progress.say("the disk has little room: latents are kept for resuming, finished frames are not")
         description = self._description(job, scenes, plan.settings)
-        with work_folder(job.output, description, resume=self.resume, with_frames=with_frames) as kept:
+        with work_folder(job.target, description, resume=self.resume, with_frames=with_frames) as kept:
             upscale_video(pipeline, job, frames, scenes, plan.settings, kept, progress, self.writing)
         return plan.settings
 
@@ -325,5 +325,5 @@ def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Iterator[np
 
 def _has_room(job: Job, pixels: int) -> bool:
     """Whether the disk holds the finished frames beside the output, with as much again left."""
-    free = shutil.disk_usage(real_path(job.output).parent).free
+    free = shutil.disk_usage(real_path(job.target).parent).free
     return free > 2 * 3 * pixels * job.num_frames

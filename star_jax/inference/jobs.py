@@ -102,6 +102,11 @@ class Job:
         return self.info.height, self.info.width
 
     @property
+    def target(self) -> Path:
+        """What appears when the job is done: the output, or the folder of numbered images."""
+        return _target(self.output)
+
+    @property
     def num_frames(self) -> int:
         """Of the output."""
         return self.frames[1] - self.frames[0]
@@ -192,7 +197,7 @@ def make_job(
         output.parent.mkdir(parents=True, exist_ok=True)
     frames = part.frames_of(reader.info)
     check_output_path(output, dataclasses.replace(reader.info, num_frames=frames[1] - frames[0]))
-    check_not_running(output)
+    check_not_running(_target(output))
     return Job(reader, output, settings_for(reader.info, settings, resolution), frames)
 
 
@@ -234,6 +239,10 @@ def check_comparison(job: Job, truth: str | os.PathLike, *, num_inputs: int) -> 
             f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
             f"have {job.num_frames} of {size[0]}x{size[1]}"
         )
+
+
+def _target(output: Path) -> Path:
+    return output.parent if is_pattern(output) else output
 
 
 def _in_folder(root: Path, *, recursive: bool) -> list[Source]:

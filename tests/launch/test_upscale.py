@@ -20,6 +20,7 @@ from sample_videos import NTSC_FILM, packets, write_sound, write_video
 
 from star_jax.checkpoints.directory import save_component
 from star_jax.errors import InputError
+from star_jax.files import work_folder_path
 from star_jax.inference.display import RunProgress
 from star_jax.inference.jobs import find_sources, is_there, output_paths, settings_for
 from star_jax.inference.pipeline import StarPipeline
@@ -318,8 +319,10 @@ def test_a_prompt_for_a_pipeline_without_text_encoder():
 
 @pytest.mark.parametrize("stage", ["encode", "sample", "decode"])
 @pytest.mark.parametrize("name", ["out.mp4", "images/%05d.png"])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_leave_nothing(clip, tmp_path, refused, monkeypatch, stage, name, sent):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_nothing_but_what_the_next_run_goes_on_from(
+    clip, tmp_path, upscale, monkeypatch, capfd, stage, name, sent
+):
     show = RunProgress.advance
 
     def interrupt(self, at, frames) -> None:
@@ -328,7 +331,13 @@ def test_ctrl_c_and_sigterm_leave_nothing(clip, tmp_path, refused, monkeypatch, 
             signal.raise_signal(sent)
 
     monkeypatch.setattr(RunProgress, "advance", interrupt)
-    assert "interrupted; nothing was left half-written" in refused(clip, "-o", tmp_path / name, code=130)
+    assert upscale("--quiet", clip, "-o", tmp_path / name) == 130
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("star-jax upscale: interrupted; nothing was left half-written")
+    assert err.count("\n") == 1
+    kept = work_folder_path(tmp_path / name.partition("/")[0])
+    assert set(tmp_path.iterdir()) <= {clip, kept}
+    assert not list(kept.glob("draft.*")) and not list(kept.glob("*.tmp"))
 
 
 def test_a_failure_keeps_the_file_of_an_earlier_run(clip, tmp_path, refused, monkeypatch):
@@ -340,7 +349,7 @@ def test_a_failure_keeps_the_file_of_an_earlier_run(clip, tmp_path, refused, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunProgress, "advance", interrupt)
-    refused(clip, "-o", output, code=130)
+    refused(clip, "-o", output, "--no-resume", "--overwrite", code=130)
     assert output.read_bytes() == b"the result of yesterday"
 
 
