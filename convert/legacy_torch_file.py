@@ -1,7 +1,7 @@
 """PyTorch's files from before 1.6, read without running any of it.
 
-Layout: five pickles (a magic number, the protocol, the machine, the state dict, the order of the storages), then the
-storages, each as an 8-byte count of elements and its bytes. Small files only: the storages are held in memory.
+Layout: five pickles (a magic number, the protocol, the machine, the state dict, the order of the storages), then
+the storages, each as an 8-byte count of elements and its bytes. Small files only: storages are held in memory.
 """
 
 import io

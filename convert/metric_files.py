@@ -1,7 +1,6 @@
 """Weights of metrics: authors' files read safely, converted once into `NETWORK.safetensors` of a folder."""
 
 import hashlib
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from star_jax.convert.metric_networks import (
 from star_jax.convert.sources import read_tensors, sha256
 from star_jax.convert.tensors import ArrayTensor, Tensors
 from star_jax.errors import InputError, RunError
+from star_jax.files import appearing
 
 Leaves = dict[str, np.ndarray]
 
@@ -66,9 +66,7 @@ def convert_metric_file(path: Path, *, vouched: Collection[str] = ()) -> dict[st
                     f"with no one's; get theirs, or vouch for it: star-jax convert {path} FOLDER --sha256 {digest}"
                 )
     source = {"source": path.name, "source_sha256": digest}
-    return {
-        name: (read_network(name, table, tensors, str(path)), source) for name, table in tables.items()
-    }
+    return {name: (read_network(name, table, tensors, str(path)), source) for name, table in tables.items()}
 
 
 def convert_metric_files(
@@ -99,14 +97,14 @@ def save_network(folder: Path, name: str, leaves: Leaves, source: dict) -> Path:
     """
     path = folder / f"{name}.safetensors"
     metadata = {"network": name, "content_sha256": _content_sha256(leaves), **source}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save(leaves, metadata))
-        partial.replace(path)
+        with appearing(path) as partial:
+            partial.write_bytes(save(leaves, metadata))
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror}; check the folder and the free space") from error
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; check the folder and the free space"
+        ) from error
     return path
 
 

@@ -37,7 +37,7 @@ class MetricNetwork:
     authors: tuple[str, ...]
 
 
-# --- AlexNet, VGG16, and what LPIPS and DISTS add to them -----------------------------------------------------------
+# AlexNet, VGG16, and what LPIPS and DISTS add to them.
 
 # name -> (window, input channels, output channels), and torchvision's number of the layer
 _ALEXNET = {
@@ -110,7 +110,7 @@ _DISTS = MetricNetwork(
     ("f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218",),
 )
 
-# --- RAFT -----------------------------------------------------------------------------------------------------------
+# RAFT.
 
 
 def _conv(name: str, window: tuple[int, int], inputs: int, outputs: int) -> Iterator[tuple[Rule, Shape]]:
@@ -121,7 +121,12 @@ def _conv(name: str, window: tuple[int, int], inputs: int, outputs: int) -> Iter
 
 def _batch_norm(name: str, width: int) -> Iterator[tuple[Rule, Shape]]:
     path = name.replace(".", "/")
-    for source, leaf in (("weight", "scale"), ("bias", "bias"), ("running_mean", "mean"), ("running_var", "var")):
+    for source, leaf in (
+        ("weight", "scale"),
+        ("bias", "bias"),
+        ("running_mean", "mean"),
+        ("running_var", "var"),
+    ):
         yield Rule(f"{name}.{source}", f"{path}/{leaf}", SAME), (width,)
 
 
@@ -175,7 +180,7 @@ def _raft() -> MetricNetwork:
     )
 
 
-# --- Constants of natural images --------------------------------------------------------------------------------------
+# Constants of natural images.
 
 _NIQE = MetricNetwork(
     "NIQE, the Gaussian of natural images",

@@ -8,7 +8,8 @@ import pytest
 from sample_videos import write_video
 
 from star_jax.data.made_up.synthetic import SyntheticVideo
-from star_jax.evaluation.metrics import psnr, ssim
+from star_jax.evaluation.metrics.psnr import psnr
+from star_jax.evaluation.metrics.ssim import ssim
 from star_jax.evaluation.picture import comparison
 from star_jax.launch.cli import main
 
@@ -163,7 +164,7 @@ def test_names_mistakes_in_one_line(clips, monkeypatch, capsys, arguments, messa
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not list(clips.glob("*.partial")) and not (clips / "p.png").exists()
+    assert not list(clips.glob(".*")) and not (clips / "p.png").exists()
 
 
 def test_degraded_images_can_be_measured_on(clips, capsys):

@@ -18,7 +18,9 @@ _WINDOW = (np.outer(_HANNING, _HANNING) / _HANNING.sum() ** 2).astype(np.float32
 
 @jax.jit
 def dists(params: Params, weights: Params, frames: jax.Array, truths: jax.Array) -> jax.Array:
-    """DISTS of each frame, as large as it is (the authors' script first makes the shorter side 256; pyiqa does not).
+    """DISTS of each frame, as large as it is.
+
+    pyiqa computes it so, too; the authors' script first makes the shorter side 256.
 
     Args:
       params: of network `vgg16`.

@@ -25,7 +25,9 @@ from star_jax.evaluation.metrics.natural_scenes import (
 SIDE = 524  # every frame is made this large
 BLOCK = 84
 _BLOCKS = SIDE // BLOCK
-_OPPONENTS = np.array([[0.3, 0.04, -0.35], [0.34, -0.6, 0.17], [0.06, 0.63, 0.27]])  # the last is the luminance
+_OPPONENTS = np.array(
+    [[0.3, 0.04, -0.35], [0.34, -0.6, 0.17], [0.06, 0.63, 0.27]]
+)  # the last is the luminance
 _EPSILON = np.finfo(np.float64).eps
 _LARGEST_FEATURE = 10000
 
@@ -150,7 +152,9 @@ def _fit_weibull(values: np.ndarray) -> np.ndarray:
             return math.nan
         powers = np.exp(shape * (logs - math.log(scale)))
         count = len(values)
-        return -(count * math.log(shape / scale) + (shape - 1) * (total - count * math.log(scale)) - powers.sum())
+        return -(
+            count * math.log(shape / scale) + (shape - 1) * (total - count * math.log(scale)) - powers.sum()
+        )
 
     shape = 1.2 / np.std(logs)
     start = [shape, math.exp(np.mean(logs) + 0.572 / shape)]

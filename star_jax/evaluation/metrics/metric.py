@@ -1,4 +1,4 @@
-"""What every score is: a name, how it reads, what it needs, and a scorer that takes a clip's frames as they come."""
+"""What every score is: a title, which way is up, what it needs, and a scorer that takes frames as they come."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Scorer(Protocol):
     """Scores one clip."""
 
     def add(self, frames: np.ndarray, truths: np.ndarray | None) -> list[float]:
-        """Takes the next frames, uint8 [n, H, W, 3] RGB, and the ground truth of them; returns the values they complete."""
+        """Takes the next frames and their ground truth, uint8 [n, H, W, 3]; returns the values they complete."""
 
     def finish(self) -> list[float]:
         """Values that only the end of the clip completes."""
@@ -34,6 +34,7 @@ class Metric:
       networks: what it computes with; see convert/metric_networks.py.
       smallest_side: the least number of pixels that it can score.
       rule: one line that says what is computed.
+      check: raises InputError where a program that it needs is missing.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Metric:
     needs_truth: bool = True
     networks: tuple[str, ...] = ()
     smallest_side: int = 1
+    check: Callable[[], object] = lambda: None
 
     def better(self, a: float, b: float) -> bool:
         """Whether score `a` is better than `b`."""

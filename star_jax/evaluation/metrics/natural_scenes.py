@@ -1,4 +1,4 @@
-"""What NIQE and IL-NIQE share: normalised luminance, fits of generalised Gaussians, MATLAB's resize. float64, NumPy."""
+"""What NIQE and IL-NIQE share: normalised luminance, fits of generalised Gaussians, MATLAB's resize; float64."""
 
 import functools
 

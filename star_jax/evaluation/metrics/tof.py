@@ -6,7 +6,15 @@ import numpy as np
 from star_jax.evaluation.metrics.metric import Metric
 from star_jax.evaluation.metrics.psnr import luma
 
-_FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)  # pyramid scale, levels, window, iterations, polynomial, its sigma, flags
+_FARNEBACK = (
+    0.5,
+    3,
+    15,
+    3,
+    5,
+    1.2,
+    0,
+)  # pyramid scale, levels, window, iterations, polynomial, its sigma, flags
 
 
 class TofScorer:

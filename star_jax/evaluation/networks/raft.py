@@ -47,7 +47,11 @@ def encode(params: Params, frames: jax.Array) -> Encoded:
 
 
 def flow(
-    params: Params, first: Encoded, second: Encoded, iterations: int = ITERATIONS, volume_bytes: int = VOLUME_BYTES
+    params: Params,
+    first: Encoded,
+    second: Encoded,
+    iterations: int = ITERATIONS,
+    volume_bytes: int = VOLUME_BYTES,
 ) -> jax.Array:
     """Where every pixel of the first frames went in the second: [B, 8h, 8w, 2], x and y in pixels.
 
@@ -144,8 +148,8 @@ def _in_blocks(function, queries: jax.Array, points: jax.Array, size: int) -> ja
 def _windows(levels: list[jax.Array], points: jax.Array) -> jax.Array:
     """Bilinear 9x9 windows of correlations [b, q, h, w] around points [b, q, 2]: [b, q, 4 * 81].
 
-    The channel is 81 * level + 9 * i + j, where i moves x and j moves y: the original adds a meshgrid of (dy, dx) to
-    (x, y), and was trained so.
+    The channel is 81 * level + 9 * i + j, where i moves x and j moves y: the original adds a meshgrid of (dy, dx)
+    to (x, y), and was trained so.
     """
     windows = []
     for index, level in enumerate(levels):
