@@ -2,10 +2,12 @@
 
 import contextlib
 import glob
+import hashlib
 import json
 import math
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ import numpy as np
 from etils import epath
 
 from star_jax.errors import InputError, RunError
+
+_LONGEST_NAME = 255  # bytes, of most file systems
 
 
 @contextlib.contextmanager
@@ -92,6 +96,32 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def real_path(path: str | os.PathLike) -> Path:
+    """Where a file lies in truth: an output that is a link to another disk stays one."""
+    return Path(os.path.realpath(path))
+
+
+def work_folder_path(path: str | os.PathLike) -> Path:
+    """The hidden folder beside a file where a long run keeps what it has done."""
+    target = real_path(path)
+    name = f".{target.name}.star-jax"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}.star-jax"
+    return target.with_name(name)
+
+
+def draft_path(path: str | os.PathLike) -> Path:
+    """A new name on the same disk for a file (or folder) that is not complete yet, to be moved to its real path.
+
+    No two drafts have one name, so that runs with one output cannot harm each other. It lies in the output's work
+    folder where there is one, else hidden beside the output.
+    """
+    target = real_path(path)
+    name = f"draft.{secrets.token_hex(4)}{target.suffix}"
+    folder = work_folder_path(target)
+    return folder / name if folder.is_dir() else target.with_name(f".star-jax.{name}")
+
+
 def check_report_path(path: str | os.PathLike, suffix: str) -> None:
     """Refuses a place where a report cannot go. Call it before the work starts.
 
@@ -105,22 +135,28 @@ def check_report_path(path: str | os.PathLike, suffix: str) -> None:
         raise InputError(f"cannot write {path}: give a file in a folder that exists and can be written")
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    try:
+        with appearing(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; check the folder and the free space"
+        ) from error
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Writes anything that JSON holds, indented.
 
     Raises:
       RunError: the file cannot be written.
     """
-    _write(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file of any kind.
-
-    Raises:
-      RunError: the file cannot be written.
-    """
-    _write(path, content)
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -129,17 +165,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
       RunError: the file cannot be written.
     """
-    _write(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
-
-
-def _write(path: str | os.PathLike, data: bytes) -> None:
-    try:
-        with appearing(path) as partial:
-            partial.write_bytes(data)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; check the folder and the free space"
-        ) from error
+    write_bytes(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
 def bytes_text(size: float, *, up: bool = False) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from star_jax.benchmark.environment import describe
+from star_jax.environment import describe
 from star_jax.evaluation.clips import ClipPair
 from star_jax.evaluation.scores import ClipScores, Means, Report, difference
 
