@@ -262,10 +262,10 @@ def _write_comparison(reader, output: Path, truth: str) -> None:
     """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.picture import comparison
-    from star_jax.evaluation.scoring import panels
+    from star_jax.evaluation.views import panels
     from star_jax.files import write_png
 
     (pair,) = pair_clips(output, Path(truth), Path(reader.info.path))
     picture = output.with_suffix(".png")
-    write_png(picture, comparison(panels(pair, reader.info.num_frames // 2)))
+    write_png(picture, comparison(panels({"output": pair}, reader.info.num_frames // 2, "bicubic")))
     print(picture)
