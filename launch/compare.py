@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @terminable()
 def run(args: argparse.Namespace) -> None:
-    from star_jax.evaluation.page import compare
+    from star_jax.evaluation.before_after import compare
 
     compare(args.before, args.after, args.output, truth=args.truth, progress=not args.quiet)
     if not args.quiet:

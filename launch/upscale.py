@@ -201,9 +201,29 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_file(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--crf", type=float, default=17, help="H.264 quality, 0 (lossless) to 51 (default 17)")
+    group.add_argument("--crf", type=float, default=17, help="quality, 0 (lossless) to 51 (default 17)")
     group.add_argument(
-        "--preset", default="medium", choices=X264_PRESETS, help="H.264 effort (default medium)"
+        "--preset", default="medium", choices=X264_PRESETS, help="the encoder's effort (default medium)"
+    )
+    group.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="h264, hevc, av1, vp9, prores or ffv1 (default: h264; hevc where IN has more than 8 bits)",
+    )
+    group.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: as IN has)")
+    group.add_argument(
+        "--pixel-format", metavar="NAME", help="such as yuv444p or yuv422p10le (default: 4:2:0 of that depth)"
+    )
+    group.add_argument(
+        "--deinterlace",
+        default="auto",
+        metavar="WHEN",
+        help="auto (default: what is flagged as interlaced), on or off",
+    )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse damaged inputs, whose damaged frames are otherwise left out",
     )
 
 
@@ -238,6 +258,11 @@ def run(args: argparse.Namespace) -> int:
         compile_cache=args.compile_cache,
         crf=args.crf,
         preset=args.preset,
+        codec=args.codec,
+        pixel_format=args.pixel_format,
+        bit_depth=args.bit_depth,
+        strict=args.strict,
+        deinterlace=args.deinterlace,
         progress="none" if args.quiet else args.progress,
         **_settings(args),
     )
@@ -307,12 +332,12 @@ def _write_comparison(job, truth: str) -> None:
     """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.picture import comparison
-    from star_jax.evaluation.scoring import panels
+    from star_jax.evaluation.views import panels
     from star_jax.files import write_png
 
     (pair,) = pair_clips(job.output, Path(truth), Path(job.info.path))
     picture = job.output.with_suffix(".png")
-    write_png(picture, comparison(panels(pair, job.num_frames // 2)))
+    write_png(picture, comparison(panels({"output": pair}, job.num_frames // 2, "bicubic")))
     print(picture)
 
 

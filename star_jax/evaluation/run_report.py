@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from star_jax.evaluation.page import PageClip, describe, scores, write_page
+from star_jax.evaluation.before_after import PageClip, describe, scores, write_page
 from star_jax.inference.batch import Outcome, Summary
 from star_jax.video.images import open_source
 from star_jax.video.outputs import is_pattern

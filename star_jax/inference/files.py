@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -38,6 +38,7 @@ from star_jax.inference.resume import Kept, file_stamp, work_folder
 from star_jax.inference.scenes import Scene, SceneReader, find_cuts, read_cuts, scenes_between
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.presets import BUNDLED
+from star_jax.video.encoders import Quality
 from star_jax.video.images import DEFAULT_FRAME_RATE, is_images, open_target
 
 AnyPath = str | os.PathLike
@@ -66,6 +67,11 @@ def upscale(
     compile_cache: AnyPath | None = None,
     crf: float = 17,
     preset: str = "medium",
+    codec: str | None = None,
+    pixel_format: str | None = None,
+    bit_depth: int | None = None,
+    strict: bool = False,
+    deinterlace: str = "auto",
     progress: str = "auto",
     **settings: Any,
 ) -> Summary:
@@ -95,6 +101,10 @@ def upscale(
       compile_cache: folder of compiled programs; None is ~/.cache/star_jax, "" keeps none.
       crf: x264's constant rate factor, 0 (lossless) to 51.
       preset: x264's preset.
+      codec, pixel_format, bit_depth: of the output, see `star_jax.video.encoders`; by default H.264, and HEVC of 10
+        or 12 bits where the input has more than 8.
+      strict: refuse damaged inputs, whose damaged frames are otherwise left out.
+      deinterlace: `auto` (what is flagged as interlaced), `on` or `off`.
       progress: `auto`, `json` or `none`, see `RunProgress`.
       **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
@@ -106,6 +116,7 @@ def upscale(
       RunError: of a single input: it is damaged, the disk is full, numbers are not finite.
     """
     config = read_config(checkpoint)
+    quality = Quality(crf, preset, codec, pixel_format, bit_depth)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
     if resolution is not None and resolution < 1:
         raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
@@ -121,7 +132,7 @@ def upscale(
         budget=parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory,
         cuts=given_cuts(scene_cuts, num_inputs=len(sources)),
         resume=resume,
-        writing={"crf": crf, "preset": preset},
+        quality=quality,
     )
 
     def open_job(source: Source, target: Path) -> Job:
@@ -131,7 +142,11 @@ def upscale(
             chosen,
             resolution=resolution,
             part=Part(start, frames),
-            reading={"frame_rate": frame_rate or DEFAULT_FRAME_RATE},
+            reading={
+                "frame_rate": frame_rate or DEFAULT_FRAME_RATE,
+                "strict": strict,
+                "deinterlace": deinterlace,
+            },
         )
         if truth:
             check_comparison(job, truth, num_inputs=len(sources))
@@ -153,7 +168,7 @@ class _Upscaler:
       budget: bytes to use at most, or None.
       cuts: numbers of the frames that begin a scene; None to look for them.
       resume: see `work_folder`.
-      writing: arguments of `open_target`.
+      quality: how outputs are coded.
     """
 
     checkpoint: AnyPath
@@ -163,7 +178,7 @@ class _Upscaler:
     budget: int | None
     cuts: list[int] | None
     resume: bool
-    writing: Mapping[str, Any]
+    quality: Quality
 
     @cached_property
     def pipeline(self) -> StarPipeline:
@@ -190,7 +205,7 @@ class _Upscaler:
             progress.say("the disk has little room: latents are kept for resuming, finished frames are not")
         description = self._description(job, scenes, plan.settings)
         with work_folder(job.target, description, resume=self.resume, with_frames=with_frames) as kept:
-            upscale_video(pipeline, job, frames, scenes, plan.settings, kept, progress, self.writing)
+            upscale_video(pipeline, job, frames, scenes, plan.settings, kept, progress, self.quality)
         return plan.settings
 
     def _scenes(self, job: Job, frames: SceneReader, progress: RunProgress) -> list[Scene]:
@@ -225,7 +240,7 @@ def upscale_video(
     settings: UpscaleSettings,
     kept: Kept,
     progress: RunProgress,
-    writing: Mapping[str, Any],
+    quality: Quality,
 ) -> None:
     """Upscales a clip scene by scene into a file, keeping its timing, sound and subtitles.
 
@@ -240,7 +255,7 @@ def upscale_video(
       settings: see `UpscaleSettings`.
       kept: what an earlier run has done.
       progress: is told how far each stage is.
-      writing: arguments of `open_target`.
+      quality: how the output is coded.
 
     Raises:
       InputError: the output cannot be written there, or the prompt cannot be used.
@@ -248,7 +263,7 @@ def upscale_video(
     """
     info, (height, width) = job.info, settings.target_size(*job.size)
     target = open_target(
-        job.output, width=width, height=height, frame_rate=info.frame_rate, source=info, **writing
+        job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )
     with target as writer, write_behind(lambda piece: writer.write(*piece)) as write:
         for scene in scenes:

@@ -13,7 +13,7 @@ from star_jax.data.sources import VIDEO_SUFFIXES
 from star_jax.errors import InputError
 from star_jax.inference.resume import check_not_running
 from star_jax.inference.settings import UpscaleSettings
-from star_jax.video.images import SUFFIXES, ImageSequenceReader, is_images, open_source
+from star_jax.video.images import ImageSequenceReader, is_images, is_still, open_source
 from star_jax.video.outputs import check_not_read, check_output_path, is_pattern
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
@@ -42,7 +42,7 @@ class Source:
     @property
     def is_image(self) -> bool:
         """Whether the output is a single picture where nothing else is asked for."""
-        return not self.path.is_dir() and self.path.suffix.lower() in SUFFIXES
+        return is_still(self.path)
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,8 @@ def make_job(
     frames = part.frames_of(reader.info)
     check_output_path(output, dataclasses.replace(reader.info, num_frames=frames[1] - frames[0]))
     check_not_running(_target(output))
-    return Job(reader, output, settings_for(reader.info, settings, resolution), frames)
+    exact = dataclasses.replace(settings, exact_size=output.suffix.lower() == ".png")
+    return Job(reader, output, settings_for(reader.info, exact, resolution), frames)
 
 
 def settings_for(info: VideoInfo, settings: UpscaleSettings, resolution: int | None) -> UpscaleSettings:

@@ -19,7 +19,7 @@ from flax import nnx
 
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
-from star_jax.evaluation.metrics import psnr_of_error
+from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
 from star_jax.init.component import fresh_component
 from star_jax.models.components import abstract_component

@@ -6,7 +6,6 @@ every browser plays, and is part of the file: nothing else is needed to look at 
 """
 
 import base64
-import dataclasses
 import itertools
 import json
 import os
@@ -22,8 +21,7 @@ import cv2
 import numpy as np
 
 from star_jax.errors import InputError
-from star_jax.evaluation.clips import pair_clips
-from star_jax.evaluation.scoring import score_clip
+from star_jax.evaluation.evaluate import evaluate
 from star_jax.files import appearing, check_report_path
 from star_jax.progress import progress as show_progress
 from star_jax.video.images import ImageSequenceReader, open_source
@@ -89,12 +87,12 @@ def compare(
 
 def scores(before: str | os.PathLike, after: str | os.PathLike, truth: str | os.PathLike) -> dict[str, str]:
     """Scores of the result, and of the enlarged input, as a table."""
-    (pair,) = pair_clips(Path(after), Path(truth), Path(before))
-    found = score_clip(pair)
-    baseline = dataclasses.asdict(found.baseline)
+    report = evaluate(after, truth, input=before)
+    (result,) = (name for name in report.scores if name != report.baseline)
+    means, baseline = report.means(result), report.means(report.baseline)
     return {
-        name: f"{_text(value)} (bicubic: {_text(baseline[name])})"
-        for name, value in dataclasses.asdict(found.result).items()
+        name: f"{_text(value)} ({report.baseline}: {_text(baseline[name])})"
+        for name, value in means.items()
         if value is not None
     }
 
@@ -121,7 +119,9 @@ def write_page(
     total = sum(list(clip.panels.values())[1].info.num_frames for clip in clips)
     with show_progress("Writing the page", total, "frames", quiet=not progress) as bar:
         data = json.dumps([_clip_data(clip, bar.advance) for clip in clips])
-    template = resources.files("star_jax.evaluation").joinpath("page.html").read_text(encoding="utf-8")
+    template = (
+        resources.files("star_jax.evaluation").joinpath("before_after.html").read_text(encoding="utf-8")
+    )
     with appearing(output) as partial:
         partial.write_text(template.replace("{{data}}", data.replace("</", "<\\/")), encoding="utf-8")
 

@@ -12,7 +12,7 @@ import pytest
 from sample_videos import moving_frames, write_video
 
 from star_jax.errors import InputError
-from star_jax.evaluation.page import compare
+from star_jax.evaluation.before_after import compare
 from star_jax.launch.cli import main
 
 LOW = moving_frames(6, 48, 40)
