@@ -9,15 +9,10 @@ from star_jax.diffusion.noise import frame_noise
 from star_jax.diffusion.tiles import Tiles, map_tiles
 from star_jax.inference.color_fix import fix_colors
 from star_jax.models.svd_vae.vae import DiagonalGaussian
+from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.video.geometry import Padding
 
 PIECE = 3  # frames decoded together, as in the released system; also read and encoded together
-
-
-def enlarge(frames: jax.Array, target: tuple[int, int]) -> jax.Array:
-    """uint8 [f, h, w, 3] -> float32 [f, *target, 3] in [-1, 1], bilinear with half-pixel centres."""
-    frames = frames.astype(jnp.float32) / 127.5 - 1.0
-    return jax.image.resize(frames, (len(frames), *target, 3), "bilinear")
 
 
 def encode_piece(
@@ -34,7 +29,7 @@ def encode_piece(
     tiles: Tiles,
 ) -> jax.Array:
     """uint8 [f, H, W, 3] -> latents [f, h, w, 4]; the posterior's noise is keyed by the frame's number."""
-    enlarged = padding.apply(enlarge(frames, target), padding_value)
+    enlarged = padding.apply(enlarge(to_float(frames), target), padding_value)
 
     def moments(frames: jax.Array) -> jax.Array:
         posterior = nnx.merge(graphdef, params).encode(frames)
@@ -73,13 +68,13 @@ def decode_piece(
     decoded = map_tiles(decode, tiles, latents / scaling_factor, out_factor=spatial_factor)[0]
     kept = jax.lax.dynamic_slice_in_dim(decoded, first, len(frames_lr))
     frames = padding.crop(kept.astype(jnp.float32))
-    reference = frames_lr.astype(jnp.float32) / 127.5 - 1.0
+    reference = to_float(frames_lr)
     if color_fix == "wavelet":
-        reference = enlarge(frames_lr, frames.shape[1:3])
+        reference = enlarge(reference, frames.shape[1:3])
     frames = fix_colors(frames, reference, method=color_fix)
     if strength < 1:
-        frames = strength * frames + (1 - strength) * enlarge(frames_lr, frames.shape[1:3])
-    return jnp.round((frames + 1.0) * 127.5).astype(jnp.uint8), jnp.isfinite(kept).all()
+        frames = strength * frames + (1 - strength) * enlarge(to_float(frames_lr), frames.shape[1:3])
+    return to_uint8(frames), jnp.isfinite(kept).all()
 
 
 def fill_piece(frames: np.ndarray, count: int, *, at_end: bool) -> np.ndarray:

@@ -24,6 +24,7 @@ from star_jax.models.components import abstract_component
 from star_jax.models.i2vgenxl.velocity import star_velocity
 from star_jax.models.svd_vae.vae import DiagonalGaussian
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.pixels import enlarge, to_float
 from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import gather_weights, split_columns
 from star_jax.train.config import ModelConfig, TrainConfig
@@ -175,7 +176,7 @@ class StarObjective:
         def of_group(x0_hat: jax.Array, start: jax.Array, weights: jax.Array) -> jax.Array:
             decoded = self.decode(params, frames_of(x0_hat, start))
             if "gt" in batch:
-                truth = _to_float(frames_of(batch["gt"], start))
+                truth = to_float(frames_of(batch["gt"], start))
             else:  # of latents, the nearest thing to the ground truth is what the VAE makes of them
                 truth = jax.lax.stop_gradient(self.decode(params, frames_of(x0, start)))
             losses = frequency_loss(self.loss_config, decoded, truth, timesteps, self.max_timestep)
@@ -222,9 +223,7 @@ class StarObjective:
         piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
 
         def encode(start: jax.Array) -> DiagonalGaussian:
-            pixels = _to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1))
-            if pixels.shape[2:4] != size:
-                pixels = jax.image.resize(pixels, (batch, piece, *size, 3), "bilinear")
+            pixels = enlarge(to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1)), size)
             return nnx.merge(self._graphs["vae"], params["vae"]).encode(pixels)
 
         moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))
@@ -270,8 +269,3 @@ def _compute_dtype(name: str) -> jnp.dtype:
     if name == "auto":
         name = "float32" if target_platform() == "cpu" else "bfloat16"
     return jnp.dtype(name)
-
-
-def _to_float(frames: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0
