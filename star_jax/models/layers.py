@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.ops.convolution import convolve_image, image_form
+from star_jax.ops.plain_convolution import flax_convolution
 
 _FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
 _CLIP_AXES = (1, 2, 3, 5)
@@ -100,6 +101,7 @@ class Conv2d(nnx.Conv):
             (kernel_size, kernel_size),
             strides=(strides, strides),
             padding=((height, height), (width, width)),
+            conv_general_dilated=flax_convolution,
             **kwargs,
         )
 

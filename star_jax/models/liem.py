@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from star_jax.ops.plain_convolution import flax_convolution
+
 
 def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
     return jnp.concatenate([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)], axis=-1)
@@ -17,7 +19,15 @@ class SpatialLiem(nnx.Module):
 
     def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            2, 1, (7, 7), padding=3, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+            2,
+            1,
+            (7, 7),
+            padding=3,
+            use_bias=False,
+            conv_general_dilated=flax_convolution,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> same
