@@ -21,9 +21,9 @@ _AXES = ("data", "fsdp", "context")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.config_arguments import add_config_arguments
+    from star_jax.launch.experiment import add_experiment
 
-    add_config_arguments(parser, required=False)
+    add_experiment(parser, required=False)
     parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:4x4, v5p:4x4x4")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
     parser.add_argument(
@@ -79,7 +79,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     import dataclasses
 
     from star_jax.benchmark.aot.programs import trace_train_step
-    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.launch.experiment import read_experiment
     from star_jax.parallel.mesh import make_mesh
     from star_jax.train.star.objective import StarObjective
 

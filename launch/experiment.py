@@ -15,7 +15,7 @@ from star_jax.errors import InputError
 _PREFIX = "--config."
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_experiment(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds --config; `read_experiment` finds the changes in args.rest, where launch/cli.py puts what is unknown."""
     parser.add_argument(
         "--config",

@@ -6,7 +6,7 @@ import pytest
 
 from star_jax.benchmark.training import measure_training
 from star_jax.errors import InputError
-from star_jax.launch.config_arguments import run_config_file
+from star_jax.launch.experiment import run_config_file
 from star_jax.train.config import parse_experiment
 
 

@@ -17,7 +17,7 @@ import setuptools
 import yaml
 
 from star_jax.launch.cli import build_parser
-from star_jax.launch.config_arguments import parse_overrides, run_config_file
+from star_jax.launch.experiment import parse_overrides, run_config_file
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

@@ -19,7 +19,7 @@ from random_trees import random_tree
 from star_jax.checkpoints.trees import flatten
 from star_jax.configs.ablations import ROWS
 from star_jax.diffusion.noise import noise_key
-from star_jax.launch.config_arguments import run_config_file
+from star_jax.launch.experiment import run_config_file
 from star_jax.train.config import ExperimentConfig, parse_experiment
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.star.objective import StarObjective

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
-from star_jax.launch.config_arguments import parse_overrides, run_config_file
+from star_jax.launch.experiment import parse_overrides, run_config_file
 from star_jax.parallel.mesh import MeshConfig
 from star_jax.train.config import ExperimentConfig, OptimizerConfig, TrainConfig, parse_experiment
 from star_jax.train.workdir import open_workdir, read_workdir_config
