@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import InputError, RunError
+from star_jax.files import bytes_text
 
 HELP = "compile training or sampling for a TPU topology, without a TPU"
 _AXES = ("data", "fsdp", "context")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.experiment import add_experiment
+    from star_jax.launch.experiment import add_config_arguments
 
-    add_experiment(parser, required=False)
+    add_config_arguments(parser, required=False)
     parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:4x4, v5p:4x4x4")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
     parser.add_argument(
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, {**facts, **report, **describe()})
     if not report["fits"]:
         raise RunError(
-            f"{facts['program']} needs {_gib(report['peak_device_bytes'])} a device, {args.topology} has "
-            f"{_gib(report['hbm_bytes'])}; take more devices, give more of them to the context axis, or "
+            f"{facts['program']} needs {bytes_text(report['peak_device_bytes'])} a device, {args.topology} has "
+            f"{bytes_text(report['hbm_bytes'])}; take more devices, give more of them to the context axis, or "
             + ("fewer frames" if args.inference else "set train.remat=full and diffusion.frames")
         )
 
@@ -144,7 +145,7 @@ def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
     lines = {
         "program": f"{facts['program']}, {facts['preset']}, {facts['batch_size']} x {frames} x {height}x{width}",
         "devices": f"{facts['topology']}: {facts['devices']} ({mesh})",
-        "peak memory": f"{_gib(report['peak_device_bytes'])} of {_gib(report['hbm_bytes'])} a device",
+        "peak memory": f"{bytes_text(report['peak_device_bytes'])} of {bytes_text(report['hbm_bytes'])} a device",
         "operations": f"{report['tflop_per_step']:.1f} TFLOP a step, recomputation included",
         "compilation": f"{report['compile_seconds']:.0f} s",
     }
@@ -155,7 +156,3 @@ def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}")
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -15,14 +15,14 @@ from star_jax.errors import InputError
 _PREFIX = "--config."
 
 
-def add_experiment(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds --config; `read_experiment` finds the changes in args.rest, where launch/cli.py puts what is unknown."""
     parser.add_argument(
         "--config",
         required=required,
         metavar="FILE[:ARG]",
-        help="Python file with get_config(arg), or the name of a packaged one, such as configs/tiny.py; any key can "
-        "be changed, as in --config.train.num_steps=6",
+        help="Python file with get_config(arg), or the name of a packaged one, such as configs/tiny.py; any key "
+        "can be changed, as in --config.train.num_steps=6",
     )
     parser.set_defaults(takes_rest=True)
 
@@ -57,7 +57,8 @@ def with_changes(config: Any, arguments: Sequence[str]) -> Any:
       arguments: nothing but such changes.
 
     Raises:
-      InputError: an argument is something else, names an unknown key, or has a value of another type or out of range.
+      InputError: an argument is something else or names an unknown key, or its value is of another type or out of
+        range.
     """
     from absl import flags
     from ml_collections import config_flags

@@ -17,10 +17,10 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.experiment import add_experiment
+    from star_jax.launch.experiment import add_config_arguments
     from star_jax.parallel import processes as distributed
 
-    add_experiment(parser)
+    add_config_arguments(parser)
     distributed.add_arguments(parser)
     parser.add_argument(
         "--workdir",

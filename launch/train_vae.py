@@ -13,9 +13,9 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.experiment import add_experiment
+    from star_jax.launch.experiment import add_config_arguments
 
-    add_experiment(parser)
+    add_config_arguments(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints, metrics and pictures")
     parser.add_argument(
         "--allow-changed-config", action="store_true", help="resume although DIR was begun with other values"

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from star_jax.checkpoints.directory import read_config
+from star_jax.files import parse_bytes
 from star_jax.inference.compile_cache import use_compile_cache
 from star_jax.inference.display import StageBars
 from star_jax.inference.jobs import Job, make_jobs
-from star_jax.inference.memory import MemoryPlan, parse_memory, plan_memory
+from star_jax.inference.memory import MemoryPlan, plan_memory
 from star_jax.inference.overlap import read_ahead, write_behind
 from star_jax.inference.pipeline import OnProgress, StarPipeline, resolve_dtype
 from star_jax.inference.settings import UpscaleSettings
@@ -73,7 +74,7 @@ def upscale(
     """
     config = read_config(checkpoint)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
-    budget = parse_memory(max_memory) if isinstance(max_memory, str) else max_memory
+    budget = parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory
     jobs = make_jobs(
         [os.fspath(path) for path in ([inputs] if isinstance(inputs, AnyPath) else inputs)],
         os.fspath(output),

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from star_jax.config import StarConfig
 from star_jax.diffusion.windows import make_windows
 from star_jax.errors import InputError
+from star_jax.files import bytes_text
 from star_jax.inference.pieces import PIECE
 from star_jax.inference.settings import MIN_TILE, UpscaleSettings
 from star_jax.models.components import abstract_component, component_names
@@ -70,9 +71,9 @@ class MemoryPlan:
         )
         branches = "" if chosen.batch_guidance else ", one branch of guidance after the other"
         return (
-            f"memory: about {_size(self.peak)} of {_size(self.budget)} (weights {_size(self.weights)}, sampling "
-            f"{_size(self.sampling)}, VAE {_size(self.vae)}); denoising up to {self.frames} frames at once, "
-            f"{tile}{branches}; VAE on {vae_tile}"
+            f"memory: about {bytes_text(self.peak)} of {bytes_text(self.budget)} (weights "
+            f"{bytes_text(self.weights)}, sampling {bytes_text(self.sampling)}, VAE {bytes_text(self.vae)}); "
+            f"denoising up to {self.frames} frames at once, {tile}{branches}; VAE on {vae_tile}"
         )
 
 
@@ -121,9 +122,9 @@ def plan_memory(
         least = weights + max(min(needed for needed, _ in options) for options in (vae, sampling))
         limit = "--max-memory is" if given else "the device has"
         raise InputError(
-            f"{limit} {_size(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
-            f"{_size(least, up=True)}; give --max-memory {_size(least, up=True).replace(' ', '')} or more, or a "
-            "smaller output"
+            f"{limit} {bytes_text(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
+            f"{bytes_text(least, up=True)}; give --max-memory {bytes_text(least, up=True).replace(' ', '')} or "
+            "more, or a smaller output"
         )
     chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
     return MemoryPlan(
@@ -196,24 +197,6 @@ def host_memory() -> int:
     return total
 
 
-def parse_memory(text: str) -> int:
-    """`12GiB`, `12G`, `800M` or a plain number of bytes.
-
-    Raises:
-      InputError: anything else.
-    """
-    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        size = float(number.removesuffix(unit)) * units[unit]
-    except ValueError:
-        size = 0
-    if not 0 < size < math.inf:
-        raise InputError(f"--max-memory is {text!r}; give a size such as 12GiB or 800MiB")
-    return int(size)
-
-
 def _candidates(
     settings: UpscaleSettings, config: StarConfig, num_frames: int, padded: tuple[int, int]
 ) -> Iterator[UpscaleSettings]:
@@ -263,9 +246,3 @@ def _padded_size(settings: UpscaleSettings, size: tuple[int, int]) -> tuple[int,
 
 def _is_guided(config: StarConfig, settings: UpscaleSettings) -> bool:
     return config.text_encoder is not None and settings.guidance_scale != 1.0
-
-
-def _size(size: float, *, up: bool = False) -> str:
-    value, unit = (size / 2**30 * 100, "GiB") if size >= 2**30 else (size / 2**20 * 100, "MiB")
-    hundredths = math.ceil(value) if up else round(value)
-    return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + f" {unit}"

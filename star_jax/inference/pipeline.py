@@ -27,7 +27,8 @@ from star_jax.diffusion.solvers import solver_table
 from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.diffusion.windows import make_windows
 from star_jax.errors import InputError, RunError
-from star_jax.inference.memory import parse_memory, plan_memory
+from star_jax.files import parse_bytes
+from star_jax.inference.memory import plan_memory
 from star_jax.inference.pieces import PIECE, decode_group, decode_piece, encode_piece, fill_piece
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
@@ -56,7 +57,7 @@ class StarPipeline:
         tokenizer: Any | None,
         *,
         dtype: jnp.dtype | str = "auto",
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
     ):
         """Puts a pipeline together; see `from_pretrained` for loading one.
 
@@ -153,7 +154,7 @@ class StarPipeline:
             UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
             len(frames),
             frames.shape[1:3],
-            budget=parse_memory(max_memory) if isinstance(max_memory, str) else max_memory,
+            budget=parse_bytes(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory,
         )
         pieces = self.stream(read, len(frames), frames.shape[1:3], plan.settings, on_progress=on_progress)
         return np.concatenate(list(pieces))

@@ -31,7 +31,7 @@ def build_component(
     dtype: jnp.dtype,
     param_dtype: jnp.dtype,
     rngs: nnx.Rngs,
-    kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+    kernels: AttentionKernels = AttentionKernels(),
     remat: str = "none",
 ) -> nnx.Module:
     """Builds one network with fresh weights.
@@ -54,16 +54,15 @@ def build_component(
     )
 
 
-@functools.lru_cache(
-    maxsize=16
-)  # tracing a full-size network takes seconds; callers do not change the result
+# Tracing a full-size network takes seconds, and no caller changes the result.
+@functools.lru_cache(maxsize=16)
 def abstract_component(
     config: StarConfig,
     name: str,
     *,
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype | None = None,
-    kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+    kernels: AttentionKernels = AttentionKernels(),
     remat: str = "none",
 ) -> tuple[nnx.GraphDef, dict[Any, Any]]:
     """A network's structure and the shapes of its parameters; no memory is used.

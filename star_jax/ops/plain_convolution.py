@@ -1,7 +1,7 @@
 """A convolution whose gradients are convolutions that XLA runs fast on a CPU wherever they stand in a program.
 
 XLA's fast path for CPUs takes images [N, H, W, C] and kernels [H, W, in, out]. The gradients that JAX derives swap
-these axes by labels; XLA turns the labels into transposes, but only outside of loops. Within `lax.scan` or `lax.map`,
+these axes by labels; XLA turns the labels into transposes, but only outside of loops. In `lax.scan` or `lax.map`,
 where the decoder's frame groups and the pieces of a batch are, such a convolution is a naive loop: the gradient of
 `tiny-star`'s decoder takes 3.7 times the time there. The gradients here are written with the transposes.
 """

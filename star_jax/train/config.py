@@ -1,7 +1,7 @@
 """Settings of a training run: one frozen dataclass per group, which checks its own values.
 
-A config file in configs/ returns an `ExperimentConfig` from `get_config()`; star_jax/launch/experiment.py applies the
-command line's `--config.group.key=value`; a work directory records the whole as JSON, which `from_groups` reads back.
+A file in configs/ returns an `ExperimentConfig` from `get_config()`; launch/experiment.py applies the command
+line's `--config.group.key=value`; a work directory records the whole as JSON, which `from_groups` reads back.
 """
 
 import dataclasses
@@ -61,6 +61,7 @@ class TrainConfig:
     profile_steps: int = 0
 
     def __post_init__(self):
+        _check_types("train", self)
         for name in (
             "num_steps",
             "batch_size",
@@ -98,7 +99,7 @@ class ModelConfig:
     # Directory made by `star-jax convert`. Training starts from its weights, and every start reads the frozen ones
     # from it. None starts from fresh weights, which are written to WORKDIR/initial.
     checkpoint: str | None = None
-    # Directory whose autoencoder fresh networks get (`tiny-star` is the one in the package); None makes a fresh one.
+    # Directory whose autoencoder fresh networks get (`tiny-star`: the one in the package); None makes a fresh one.
     vae_checkpoint: str | None = None
     # Dtype of the computation and of the frozen weights; `auto` is bfloat16 on accelerators and float32 on a CPU.
     # Trained weights are float32.
@@ -113,6 +114,7 @@ class ModelConfig:
     train_base: bool = False
 
     def __post_init__(self):
+        _check_types("model", self)
         _check_choice("model", self, "dtype", DTYPES)
         self.star_config()
 
@@ -148,6 +150,7 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
+        _check_types("optimizer", self)
         _check_choice("optimizer", self, "schedule", SCHEDULES)
         for name in ("learning_rate", "warmup_steps", "epsilon", "weight_decay"):
             _check_least("optimizer", self, name, 0)
@@ -200,7 +203,7 @@ def from_groups(kind: type, groups: Mapping[str, Mapping[str, Any]]) -> Any:
         if not isinstance(keys, Mapping):
             raise InputError(f"config.{group} is {keys!r}; expected a group of keys")
     required = [f.name for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING]
-    given = {**dict.fromkeys(required, {}), **groups}
+    given = {**{name: {} for name in required}, **groups}
     return kind(**{group: _build(kinds[group], group, keys) for group, keys in given.items()})
 
 
@@ -234,6 +237,11 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
             return value
     names = ["None" if option is types.NoneType else option.__name__ for option in options]
     raise InputError(f"{path} is {value!r}; expected {' or '.join(names)}")
+
+
+def _check_types(group: str, config: Any) -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        _typed(getattr(config, name), hint, f"{group}.{name}")
 
 
 def _check_choice(group: str, config: Any, name: str, choices: tuple[str, ...]) -> None:

@@ -107,7 +107,7 @@ class SpatialTransformer(nnx.Module):
         context_dim: int,
         num_groups: int = 32,
         liem_position: str | None = "before_attention",
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -150,7 +150,7 @@ class TemporalTransformer(nnx.Module):
         heads: int | None = None,
         num_groups: int = 32,
         liem_position: str | None = "before_attention",
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,

@@ -26,7 +26,7 @@ class UNetEncoder(nnx.Module):
         self,
         config: UNetConfig,
         *,
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
@@ -104,7 +104,7 @@ class UNet(UNetEncoder):
         self,
         config: UNetConfig,
         *,
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
