@@ -2,10 +2,12 @@
 
 import contextlib
 import glob
+import hashlib
 import json
 import math
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ import numpy as np
 from etils import epath
 
 from star_jax.errors import InputError, RunError
+
+_LONGEST_NAME = 255  # bytes, of most file systems
 
 
 @contextlib.contextmanager
@@ -90,6 +94,32 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def real_path(path: str | os.PathLike) -> Path:
+    """Where a file lies in truth: an output that is a link to another disk stays one."""
+    return Path(os.path.realpath(path))
+
+
+def work_folder_path(path: str | os.PathLike) -> Path:
+    """The hidden folder beside a file where a long run keeps what it has done."""
+    target = real_path(path)
+    name = f".{target.name}.star-jax"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}.star-jax"
+    return target.with_name(name)
+
+
+def draft_path(path: str | os.PathLike) -> Path:
+    """A new name on the same disk for a file (or folder) that is not complete yet, to be moved to its real path.
+
+    No two drafts have one name, so that runs with one output cannot harm each other. It lies in the output's work
+    folder where there is one, else hidden beside the output.
+    """
+    target = real_path(path)
+    name = f"draft.{secrets.token_hex(4)}{target.suffix}"
+    folder = work_folder_path(target)
+    return folder / name if folder.is_dir() else target.with_name(f".star-jax.{name}")
 
 
 def check_report_path(path: str | os.PathLike, suffix: str) -> None:

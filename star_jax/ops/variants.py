@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from star_jax.errors import InputError
+from star_jax.files import write_json
 from star_jax.ops.platform import target_platform
 
 TABLE_FILE = Path(__file__).with_name("variants.json")
@@ -22,12 +23,23 @@ TABLE_FILE = Path(__file__).with_name("variants.json")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "short_attention": ("xla", "cudnn"),  # along the frames of each pixel
     "wide_attention": ("chunked", "xla"),  # one head as wide as the VAE's channels, one frame at a time
+    "frames_attention": (
+        "pixels_first",
+        "frames_first",
+    ),  # pixels are moved together, or frames left where they are
+    "group_norm": ("two_pass", "one_read"),
     "geglu": ("gelu", "float32_erf"),
     "spatial_liem": ("convolution", "shifts"),
 }
 _PLATFORM_DEFAULTS: dict[str, dict[str, str]] = {
     # Measured on an H200; nothing about them is of that GPU alone.
     "gpu": {"wide_attention": "xla", "geglu": "float32_erf", "spatial_liem": "shifts"},
+}
+# Forms that only a GPU runs (cuDNN's, and Pallas kernels for Triton).
+_GPU_FORMS = {
+    "short_attention": ("cudnn",),
+    "frames_attention": ("frames_first",),
+    "group_norm": ("one_read",),
 }
 _chosen: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("variants", default=None)
 
@@ -48,6 +60,25 @@ def variant_of(operation: str, platform: str | None = None) -> str:
         if operation in measured:
             return measured[operation]
     return _PLATFORM_DEFAULTS.get(platform, {}).get(operation, forms[0])
+
+
+def forms_of(operation: str, platform: str) -> tuple[str, ...]:
+    """The forms of an operation that a platform runs."""
+    left_out = () if platform == "gpu" else _GPU_FORMS.get(operation, ())
+    return tuple(form for form in VARIANTS[operation] if form not in left_out)
+
+
+def write_table(device_kind: str, variants: dict[str, str]) -> None:
+    """Stores the forms of one device kind in the package's table, beside those it has.
+
+    Raises:
+      InputError: unknown forms.
+      RunError: the file cannot be written.
+    """
+    _check(variants, "the measurement")
+    table = read_table() | {device_kind: read_table().get(device_kind, {}) | variants}
+    write_json(TABLE_FILE, dict(sorted(table.items())))
+    read_table.cache_clear()
 
 
 @contextlib.contextmanager
