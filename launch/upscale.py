@@ -144,9 +144,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where compiled programs are kept (default ~/.cache/star_jax); '' keeps none",
     )
     file = parser.add_argument_group("file")
-    file.add_argument("--crf", type=float, default=17, help="H.264 quality, 0 (lossless) to 51 (default 17)")
+    file.add_argument("--crf", type=float, default=17, help="quality, 0 (lossless) to 51 (default 17)")
     file.add_argument(
-        "--preset", default="medium", choices=X264_PRESETS, help="H.264 effort (default medium)"
+        "--preset", default="medium", choices=X264_PRESETS, help="the encoder's effort (default medium)"
+    )
+    file.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="h264, hevc, av1, vp9, prores or ffv1 (default: h264; hevc where IN has more than 8 bits)",
+    )
+    file.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: as IN has)")
+    file.add_argument(
+        "--pixel-format", metavar="NAME", help="such as yuv444p or yuv422p10le (default: 4:2:0 of that depth)"
+    )
+    file.add_argument(
+        "--deinterlace",
+        default="auto",
+        metavar="WHEN",
+        help="auto (default: what is flagged as interlaced), on or off",
+    )
+    file.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse damaged inputs, whose damaged frames are otherwise left out",
     )
     file.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -173,6 +193,11 @@ def run(args: argparse.Namespace) -> None:
         compile_cache=args.compile_cache,
         crf=args.crf,
         preset=args.preset,
+        codec=args.codec,
+        pixel_format=args.pixel_format,
+        bit_depth=args.bit_depth,
+        strict=args.strict,
+        deinterlace=args.deinterlace,
         quiet=args.quiet,
         **_settings(args),
     )
@@ -237,10 +262,10 @@ def _write_comparison(reader, output: Path, truth: str) -> None:
     """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.picture import comparison
-    from star_jax.evaluation.scoring import panels
+    from star_jax.evaluation.views import panels
     from star_jax.files import write_png
 
     (pair,) = pair_clips(output, Path(truth), Path(reader.info.path))
     picture = output.with_suffix(".png")
-    write_png(picture, comparison(panels(pair, reader.info.num_frames // 2)))
+    write_png(picture, comparison(panels({"output": pair}, reader.info.num_frames // 2, "bicubic")))
     print(picture)

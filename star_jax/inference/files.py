@@ -20,6 +20,7 @@ from star_jax.inference.overlap import read_ahead, write_behind
 from star_jax.inference.pipeline import OnProgress, StarPipeline, resolve_dtype
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.presets import BUNDLED
+from star_jax.video.encoders import Quality
 from star_jax.video.images import ImageSequenceReader, open_target
 from star_jax.video.reader import VideoReader
 
@@ -41,6 +42,11 @@ def upscale(
     compile_cache: AnyPath | None = None,
     crf: float = 17,
     preset: str = "medium",
+    codec: str | None = None,
+    pixel_format: str | None = None,
+    bit_depth: int | None = None,
+    strict: bool = False,
+    deinterlace: str = "auto",
     quiet: bool = False,
     **settings: Any,
 ) -> list[Job]:
@@ -62,6 +68,10 @@ def upscale(
       compile_cache: folder of compiled programs; None is ~/.cache/star_jax, "" keeps none.
       crf: x264's constant rate factor, 0 (lossless) to 51.
       preset: x264's preset.
+      codec, pixel_format, bit_depth: of the output, see `star_jax.video.encoders`; by default H.264, and HEVC of 10
+        or 12 bits where the input has more than 8.
+      strict: refuse damaged inputs, whose damaged frames are otherwise left out.
+      deinterlace: `auto` (what is flagged as interlaced), `on` or `off`.
       quiet: show no progress.
       **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
@@ -73,6 +83,7 @@ def upscale(
       RunError: a damaged input, a full disk, non-finite numbers.
     """
     config = read_config(checkpoint)
+    quality = Quality(crf, preset, codec, pixel_format, bit_depth)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
     budget = parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory
     jobs = make_jobs(
@@ -82,6 +93,8 @@ def upscale(
         resolution=resolution,
         frame_rate=frame_rate,
         skip_existing=skip_existing,
+        strict=strict,
+        deinterlace=deinterlace,
         truth=truth,
         quiet=quiet,
     )
@@ -101,8 +114,7 @@ def upscale(
                 job.reader,
                 job.output,
                 plan.settings,
-                crf=crf,
-                preset=preset,
+                quality=quality,
                 on_progress=on_progress,
             )
         if not quiet:
@@ -127,8 +139,7 @@ def upscale_video(
     output: Path,
     settings: UpscaleSettings,
     *,
-    crf: float = 17,
-    preset: str = "medium",
+    quality: Quality = Quality(),
     on_progress: OnProgress,
 ) -> None:
     """Upscales `reader`'s video into `output`, keeping its timing, sound and subtitles.
@@ -142,8 +153,7 @@ def upscale_video(
       reader: an open source.
       output: .mp4, .mov or .mkv file, or a pattern such as out/%05d.png.
       settings: see `UpscaleSettings`.
-      crf: x264's constant rate factor, 0 (lossless) to 51.
-      preset: x264's preset.
+      quality: how the output is coded.
       on_progress: called with (stage, done, total).
 
     Raises:
@@ -164,7 +174,7 @@ def upscale_video(
         read, info.num_frames, (info.height, info.width), settings, on_progress=on_progress
     )
     with open_target(
-        output, width=width, height=height, frame_rate=info.frame_rate, crf=crf, preset=preset, source=info
+        output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     ) as writer:
         done = 0
         with write_behind(lambda piece: writer.write(*piece)) as write:

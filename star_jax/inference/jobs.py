@@ -10,7 +10,7 @@ from pathlib import Path
 
 from star_jax.errors import InputError
 from star_jax.inference.settings import UpscaleSettings
-from star_jax.video.images import DEFAULT_FRAME_RATE, SUFFIXES, ImageSequenceReader, is_images, open_source
+from star_jax.video.images import DEFAULT_FRAME_RATE, ImageSequenceReader, is_images, is_still, open_source
 from star_jax.video.outputs import check_not_read, check_output_path, is_pattern
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
@@ -48,6 +48,8 @@ def make_jobs(
     resolution: int | None = None,
     frame_rate: Fraction | None = None,
     skip_existing: bool = False,
+    strict: bool = False,
+    deinterlace: str = "auto",
     truth: str | os.PathLike | None = None,
     quiet: bool = False,
 ) -> list[Job]:
@@ -61,9 +63,12 @@ def make_jobs(
             if not quiet:
                 print(f"{target} is there: {path} is skipped", file=sys.stderr)
             continue
-        reader = open_source(path, frame_rate=frame_rate or DEFAULT_FRAME_RATE)
+        reader = open_source(
+            path, frame_rate=frame_rate or DEFAULT_FRAME_RATE, strict=strict, deinterlace=deinterlace
+        )
         check_output_path(target, reader.info)
-        jobs.append(Job(reader, target, settings_for(reader.info, settings, resolution)))
+        exact = dataclasses.replace(settings, exact_size=target.suffix.lower() == ".png")
+        jobs.append(Job(reader, target, settings_for(reader.info, exact, resolution)))
     if frame_rate and not any(is_images(Path(path)) for path in inputs):
         raise InputError("--frame-rate is of folders of images; a video keeps its own")
     if truth and jobs:
@@ -111,7 +116,7 @@ def output_paths(inputs: Sequence[str], output: str) -> list[Path]:
 def _output_name(path: Path) -> str:
     if path.is_dir():
         return f"{path.name}.mp4"
-    return f"{path.stem}.png" if path.suffix.lower() in SUFFIXES else f"{path.stem}.mp4"
+    return f"{path.stem}.png" if is_still(path) else f"{path.stem}.mp4"
 
 
 def check_comparison(jobs: list[Job], truth: str, *, num_inputs: int) -> None:

@@ -56,11 +56,13 @@ class Padding:
 def fit_padding(height: int, width: int) -> Padding:
     """The least padding to a size that the network takes, split evenly between opposite sides.
 
+    The least height is 80: 16 would leave the UNet nothing after halving its latents three times.
+
     Raises:
       InputError: an empty frame.
     """
     _check_size(height, width)
-    top, bottom = _split((HEIGHT_OFFSET - height) % STEP)
+    top, bottom = _split(max((HEIGHT_OFFSET - height) % STEP, HEIGHT_OFFSET + STEP - height))
     left, right = _split(-width % STEP)
     return Padding(top, bottom, left, right)
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from star_jax.errors import InputError
-from star_jax.evaluation.metrics import psnr_of_error
+from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
 from star_jax.init.component import fresh_component
 from star_jax.models.components import abstract_component

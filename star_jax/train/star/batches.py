@@ -13,7 +13,8 @@ from star_jax.checkpoints.directory import TOKENIZER_DIR
 from star_jax.config import StarConfig
 from star_jax.data import storage
 from star_jax.data.config import DataConfig
-from star_jax.data.sources import MANIFEST, open_source, root_and_split
+from star_jax.data.prepare.manifest import MANIFEST, root_and_split
+from star_jax.data.sources import open_source
 from star_jax.errors import InputError
 from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
 from star_jax.train.star.weights import empty_prompt_embedding, require_checkpoint
