@@ -74,7 +74,7 @@ def star_flops(config: UNetConfig, num_frames: int, height: int, width: int, *, 
 def unet_flops(config: UNetConfig, num_frames: int, height: int, width: int, *, batch: int = 1) -> FlopCount:
     """The base UNet's part of `star_flops`."""
     widths, layers = config.block_out_channels, config.layers_per_block
-    sizes, skips = encoder_sizes(config, height, width)
+    sizes, skips = _encoder_sizes(config, height, width)
     remaining = [channels for _, channels in skips]
     count, x_width = _encoder(config, num_frames, height, width), widths[-1]
     for level in reversed(range(len(widths))):
@@ -95,7 +95,7 @@ def controlnet_flops(
     widths = config.block_out_channels
     count = _encoder(config, num_frames, height, width)
     count += _conv(config.in_channels, widths[0], 9, (num_frames, height, width))
-    sizes, skips = encoder_sizes(config, height, width)
+    sizes, skips = _encoder_sizes(config, height, width)
     for size, channels in [*skips, (sizes[-1], widths[-1])]:
         count += _conv(channels, channels, 1, (num_frames, *size))
     return count * batch
@@ -209,7 +209,7 @@ def _conv(in_channels: int, out_channels: int, taps: int, shape: tuple[int, ...]
     return FlopCount(convolution=2 * taps * in_channels * out_channels * prod(shape))
 
 
-def encoder_sizes(
+def _encoder_sizes(
     config: UNetConfig, height: int, width: int
 ) -> tuple[list[tuple[int, int]], list[tuple[tuple[int, int], int]]]:
     """(height, width) of each level, and ((height, width), channels) of each skip connection, finest first."""
@@ -230,7 +230,7 @@ def _encoder(config: UNetConfig, num_frames: int, height: int, width: int) -> Fl
     """First convolution, temporal transformer, down levels and middle."""
     widths = config.block_out_channels
     embed_dim = 4 * widths[0]
-    sizes, _ = encoder_sizes(config, height, width)
+    sizes, _ = _encoder_sizes(config, height, width)
     shape = (num_frames, height, width)
     count = FlopCount(linear=2 * (widths[0] * embed_dim + embed_dim * embed_dim))
     count += _conv(config.in_channels, widths[0], 9, shape)

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from star_jax.benchmark.flops import TEXT_LENGTH, encoder_sizes
-from star_jax.config import StarConfig
+from star_jax.config import StarConfig, UNetConfig
 from star_jax.init.random_params import random_params
 from star_jax.models.attention import FeedForward, KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
@@ -19,6 +18,8 @@ from star_jax.models.liem import SpatialLiem
 from star_jax.models.resnet import ResnetBlock
 from star_jax.models.rngs import InitRngs
 from star_jax.models.svd_vae.blocks import Attention, ResnetBlock2D, SpatioTemporalResBlock
+
+TEXT_LENGTH = 77
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def operation_parts(
     unet, vae = config.unet, config.vae
     level = unet.attention_levels.index(True)
     width, head_dim = unet.block_out_channels[level], unet.attention_head_dim
-    size = encoder_sizes(unet, *latents[1:])[0][level]
+    size = _level_sizes(unet, latents)[level]
     video = jax.ShapeDtypeStruct((1, latents[0], *size, width), dtype)
     make = functools.partial(functools.partial, **_types(dtype))
     groups = {"num_groups": unet.norm_num_groups}
@@ -95,7 +96,7 @@ def layer_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dt
     unet = config.unet
     heads_of, groups = unet.attention_head_dim, unet.norm_num_groups
     make = functools.partial(functools.partial, **_types(dtype))
-    sizes, _ = encoder_sizes(unet, *latents[1:])
+    sizes = _level_sizes(unet, latents)
     time_dim, layers = 4 * unet.block_out_channels[0], unet.layers_per_block
     for level, (size, width) in enumerate(zip(sizes, unet.block_out_channels, strict=True)):
         is_last = level + 1 == len(sizes)
@@ -132,6 +133,15 @@ def vae_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dtyp
             factor = vae.spatial_factor // 2**level
             video = jax.ShapeDtypeStruct((1, 3, latents[1] * factor, latents[2] * factor, width), dtype)
             yield Part(f"VAE {kind} level {level} residual block", make(block, width, width), (video,))
+
+
+def _level_sizes(config: UNetConfig, latents: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """(height, width) of each level, as the strided convolutions leave them."""
+    sizes = [latents[1:]]
+    for _ in config.block_out_channels[1:]:
+        sides = zip(sizes[-1], config.downsample_padding, strict=True)
+        sizes.append(tuple((side + 2 * padding - 3) // 2 + 1 for side, padding in sides))
+    return sizes
 
 
 def _types(dtype: jnp.dtype) -> dict[str, Any]:

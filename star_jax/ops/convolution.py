@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from star_jax.ops import winograd
+from star_jax.ops.plain_convolution import convolve
 from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import on_several_devices
 
@@ -100,13 +101,8 @@ def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if form == "volume":
         dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
         return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=dims)
-    out = jax.lax.conv_general_dilated(
-        rearrange(x, "b f h w c -> b f (h w) c"),
-        kernel[:, :, 0],
-        window_strides=(1, 1),
-        padding=((1, 1), (0, 0)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    pixels = rearrange(x, "b f h w c -> b f (h w) c")
+    out = convolve(pixels, kernel[:, :, 0], (1, 1), ((1, 1), (0, 0)))
     return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 
 from star_jax.benchmark import layers
-from star_jax.benchmark.flops import star_flops
 from star_jax.benchmark.layer_parts import Part, layer_parts, operation_parts, vae_parts
 from star_jax.benchmark.layers import LayersBenchmark, fastest_forms, measure_layers
 from star_jax.launch.cli import main
@@ -96,7 +95,7 @@ def test_the_layers_stand_for_a_forward_pass():
     for part in layer_parts(config, LATENTS, jnp.bfloat16):
         run, args = part.abstract()
         counted += part.per_forward * traced_flops(jax.jit(run).trace(*args))
-    assert 0.85 < counted / star_flops(config.unet, *LATENTS).total < 1.05
+    assert 0.85 < counted / 257.8e12 < 1.05  # one evaluation of UNet and ControlNet, docs/benchmarks.md
 
 
 @pytest.mark.parametrize("preset", ["i2vgen-xl", "tiny"])
