@@ -8,8 +8,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.ops import winograd
+from star_jax.ops.plain_convolution import convolve
 from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import convolve_locally, on_several_devices
 
@@ -113,15 +115,9 @@ def convolve_frames(x: jax.Array, kernel: jax.Array, *, columns: bool = False) -
 
 def _convolve_plane(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
     """The convolution along frames of [B, F, H, W, C], with pixels as one axis and `padding` frames of zeros."""
-    b, _, h, w, c = x.shape
-    out = jax.lax.conv_general_dilated(
-        x.reshape(b, -1, h * w, c),
-        kernel.reshape(3, 1, c, c),
-        window_strides=(1, 1),
-        padding=((padding, padding), (0, 0)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return out.reshape(b, -1, h, w, c)
+    pixels = rearrange(x, "b f h w c -> b f (h w) c")
+    out = convolve(pixels, kernel[:, :, 0], (1, 1), ((padding, padding), (0, 0)))
+    return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 
 def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: jnp.dtype) -> bool:

@@ -17,8 +17,7 @@ import setuptools
 import yaml
 
 from star_jax.launch.cli import build_parser
-from star_jax.launch.config_arguments import parse_overrides, run_config_file
-from star_jax.train.config import parse_experiment
+from star_jax.launch.experiment import run_config_file, with_changes
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -90,8 +89,7 @@ def check_command(words: list[str], arguments: list[str] = ARGUMENTS) -> None:
     words = words[words.index("star-jax") + 1 :]
     args, rest = build_parser().parse_known_args(words)
     assert args.command == "train" and args.workdir == arguments[3]
-    parse_overrides(rest)
-    run_config_file(args.config)
+    with_changes(run_config_file(args.config), rest)
     assert words[-len(arguments) :] == arguments
 
 
@@ -300,7 +298,7 @@ def test_gpu_check_runs_what_star_jax_takes_and_notes_how_each_part_ended(machin
         args, rest = build_parser().parse_known_args(call[1:])
         assert args.json and args.run_benchmark
         if "--config" in call:
-            parse_experiment(run_config_file(args.config), parse_overrides(rest))
+            with_changes(run_config_file(args.config), rest)
         else:
             assert not rest
 
