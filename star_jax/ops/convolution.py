@@ -6,8 +6,10 @@ channels by Winograd's filtering.
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.ops import winograd
+from star_jax.ops.plain_convolution import convolve
 from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import on_several_devices
 
@@ -99,15 +101,9 @@ def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if form == "volume":
         dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
         return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=dims)
-    b, f, h, w, c = x.shape
-    out = jax.lax.conv_general_dilated(
-        x.reshape(b, f, h * w, c),
-        kernel.reshape(3, 1, c, c),
-        window_strides=(1, 1),
-        padding=((1, 1), (0, 0)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return out.reshape(x.shape)
+    pixels = rearrange(x, "b f h w c -> b f (h w) c")
+    out = convolve(pixels, kernel[:, :, 0], (1, 1), ((1, 1), (0, 0)))
+    return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 
 def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: jnp.dtype) -> bool:

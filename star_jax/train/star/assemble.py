@@ -25,7 +25,7 @@ from star_jax.config import LiemConfig, StarConfig
 from star_jax.errors import InputError
 from star_jax.models.components import abstract_component, component_names
 from star_jax.train.checkpoints import restore_weights
-from star_jax.train.config import ExperimentConfig, ModelConfig, parse_experiment
+from star_jax.train.config import ExperimentConfig, ModelConfig, from_groups
 from star_jax.train.state import is_trainable
 from star_jax.train.workdir import read_workdir_config
 
@@ -72,7 +72,7 @@ def assemble(
       InputError: no such run, step or base, no average was kept, or `target` exists.
       RunError: the disk is full.
     """
-    config = parse_experiment(read_workdir_config(workdir), kind=ExperimentConfig)
+    config = from_groups(ExperimentConfig, read_workdir_config(workdir))
     base = base or config.model.checkpoint
     if ema and not config.train.ema_decay:
         raise InputError(f"{workdir} kept no moving average (train.ema_decay is 0); leave out --ema")
