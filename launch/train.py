@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         objective,
         config,
         args.workdir,
-        flops_per_step=config.step_flops(),
+        flops_per_step=_step_flops(objective, config.train.batch_size),
         allow_changed_config=args.allow_changed_config,
         quiet=args.quiet,
     )
@@ -65,6 +65,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
     return _EXIT_SIGTERM
+
+
+def _step_flops(objective, batch_size: int) -> float | None:
+    """Operations of an update, for MFU; counting takes a while, so only where the device's peak is known."""
+    from star_jax.parallel.peaks import device_peak_tflops
+    from star_jax.train.operations import step_flops
+
+    return None if device_peak_tflops() is None else step_flops(objective, batch_size)
 
 
 def _with_checkpoint(config, workdir: str):

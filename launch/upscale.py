@@ -173,11 +173,14 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.checkpoints.directory import read_config
     from star_jax.inference.compile_cache import use_compile_cache
     from star_jax.inference.memory import parse_memory, plan_memory
+    from star_jax.models.architectures import build_model
 
     config = read_config(args.checkpoint)
-    if config.text_encoder is None:
+    model = build_model(config, dtype=args.dtype)
+    if not model.has_text:
         _refuse_text_options(args)
     settings = _settings(args, config)
+    settings.check_tiles(model.size_rule)
     budget = args.max_memory and parse_memory(args.max_memory)
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
@@ -185,12 +188,9 @@ def run(args: argparse.Namespace) -> None:
     if not jobs:
         return
 
-    from star_jax.inference.pipeline import StarPipeline, resolve_dtype
+    from star_jax.inference.pipeline import StarPipeline
 
-    dtype = resolve_dtype(args.dtype)
-    plans = [
-        plan_memory(config, dtype, job.settings, job.info.num_frames, job.size, budget=budget) for job in jobs
-    ]
+    plans = [plan_memory(model, job.settings, job.info.num_frames, job.size, budget=budget) for job in jobs]
     use_compile_cache(args.compile_cache)
     pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
     for job, plan in zip(jobs, plans, strict=True):
