@@ -1,1 +1,10 @@
-"""Conversion between PyTorch checkpoints and checkpoint directories: tables, engine, export."""
+"""Conversion between PyTorch checkpoints and checkpoint directories: tables, engine, export.
+
+The package can be called: `star_jax.convert(sources, directory)` is `converter.convert_checkpoint`.
+"""
+
+import sys
+
+from star_jax import JobPackage
+
+sys.modules[__name__].__class__ = JobPackage

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import os
 import shutil
@@ -22,6 +21,7 @@ from star_jax.convert.sources import open_sources
 from star_jax.convert.tensors import FLOATS, Tensors, cast
 from star_jax.convert.torch_file import write_torch
 from star_jax.errors import InputError, RunError
+from star_jax.files import appearing, write_json
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _FOLDER_FILES = {"svd-vae": "diffusion_pytorch_model.safetensors", "clip": "model.safetensors"}
@@ -167,20 +167,16 @@ def _leaves(directory: str | os.PathLike, targets: list[str]) -> Iterator[np.nda
 @contextlib.contextmanager
 def _appearing(target: Path, layout: str, config: StarConfig) -> Iterator[Path]:
     """Yields the path to write; the file, or the folder around it, appears as `target` at the end or not at all."""
-    partial = target.absolute().parent / f".{target.name}.{os.getpid()}.partial{target.suffix}"
     try:
-        if target.suffix:
-            yield partial
-        else:
+        with appearing(target) as partial:
+            if target.suffix:
+                yield partial
+                return
             partial.mkdir()
             yield partial / _FOLDER_FILES[layout]
-            (partial / "config.json").write_text(json.dumps(_library_config(layout, config), indent=2) + "\n")
-        partial.rename(target)
+            write_json(partial / "config.json", _library_config(layout, config))
     except OSError as error:
         raise RunError(f"cannot write {target}: {error}; free disk space or choose another place") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
 
 
 def _library_config(layout: str, config: StarConfig) -> dict:

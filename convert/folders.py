@@ -24,6 +24,7 @@ PREFERRED_FILES = tuple(
         f"{stem}.fp16.bin",
     )
 )
+PIPELINE_INDEX = "model_index.json"  # a folder with this file is a pipeline's
 PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "tokenizer")
 
 
@@ -50,3 +51,17 @@ def tokenizer_files(names: list[str]) -> list[str]:
         if all(name in names for name in files):
             return files
     return []
+
+
+def needed_files(names: list[str], label: str) -> list[str]:
+    """Which of a folder's files to download: a tokenizer's, and the weights with the shards of an index.
+
+    Raises:
+      InputError: there are several files of weights, and no way to tell which is meant.
+    """
+    weights = choose_weights(names, label)
+    shards = []
+    if weights is not None and ".index." in weights:
+        prefix = weights.split(".")[0] + (".fp16-" if ".fp16." in weights else "-")
+        shards = [name for name in names if name.startswith(prefix)]
+    return tokenizer_files(names) + ([weights] if weights else []) + shards

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from star_jax.convert.folders import OPEN_CLIP_VOCABULARY, PIPELINE_FOLDERS, choose_weights
+from star_jax.convert.folders import PIPELINE_FOLDERS, PIPELINE_INDEX, needed_files
 from star_jax.errors import InputError
 
 _SPEC = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")
@@ -37,23 +37,14 @@ def download(spec: str) -> Path:
 def _folder_files(files: list[str], path: str, spec: str) -> list[str]:
     """The files that `open_sources` would read of a folder, or of a pipeline's folders."""
     folder = PurePosixPath(path or ".")
-    folders = [folder]
-    if str(folder / "model_index.json") in files:
-        folders += [folder / name for name in PIPELINE_FOLDERS]
-    wanted = [file for part in folders for file in _needed(files, part, spec)]
-    if not wanted:
+    folders, wanted = [folder], []
+    if (index := str(folder / PIPELINE_INDEX)) in files:
+        folders, wanted = [folder / name for name in PIPELINE_FOLDERS], [index]
+    for part in folders:
+        names = [PurePosixPath(file).name for file in files if PurePosixPath(file).parent == part]
+        wanted += [str(part / name) for name in needed_files(names, spec)]
+    if wanted in ([], [index]):
         raise InputError(
             f"{spec}: the repository has no such file or folder with weights; look at its file list"
         )
     return wanted
-
-
-def _needed(files: list[str], folder: PurePosixPath, spec: str) -> list[str]:
-    names = [PurePosixPath(file).name for file in files if PurePosixPath(file).parent == folder]
-    chosen = [name for name in (*OPEN_CLIP_VOCABULARY, "model_index.json") if name in names]
-    weights = choose_weights(names, spec)
-    if weights is not None:
-        chosen.append(weights)
-        if ".index." in weights:
-            chosen += [name for name in names if name.startswith(weights.split(".")[0] + "-")]
-    return [str(folder / name) for name in chosen]

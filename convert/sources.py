@@ -10,6 +10,7 @@ from pathlib import Path
 from star_jax.convert.folders import (
     OPEN_CLIP_VOCABULARY,
     PIPELINE_FOLDERS,
+    PIPELINE_INDEX,
     WEIGHT_SUFFIXES,
     choose_weights,
     tokenizer_files,
@@ -63,7 +64,7 @@ def _open_file(path: Path, label: str) -> Source:
 
 
 def _open_folder(folder: Path, label: str) -> list[Source]:
-    if (folder / "model_index.json").is_file():
+    if (folder / PIPELINE_INDEX).is_file():
         parts = [folder / name for name in PIPELINE_FOLDERS if (folder / name).is_dir()]
         return [source for part in parts for source in _open_folder(part, f"{label}/{part.name}")]
     sources = []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import InputError, RunError
+from star_jax.files import bytes_text
 
 HELP = "compile training or sampling for a TPU topology, without a TPU"
 _AXES = ("data", "fsdp", "context")
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, {**facts, **report, **describe()})
     if not report["fits"]:
         raise RunError(
-            f"{facts['program']} needs {_gib(report['peak_device_bytes'])} a device, {args.topology} has "
-            f"{_gib(report['hbm_bytes'])}; take more devices, give more of them to the context axis, or "
+            f"{facts['program']} needs {bytes_text(report['peak_device_bytes'])} a device, {args.topology} has "
+            f"{bytes_text(report['hbm_bytes'])}; take more devices, give more of them to the context axis, or "
             + ("fewer frames" if args.inference else "set train.remat=full and diffusion.frames")
         )
 
@@ -145,7 +146,7 @@ def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
     lines = {
         "program": f"{facts['program']}, {facts['preset']}, {facts['batch_size']} x {frames} x {height}x{width}",
         "devices": f"{facts['topology']}: {facts['devices']} ({mesh})",
-        "peak memory": f"{_gib(report['peak_device_bytes'])} of {_gib(report['hbm_bytes'])} a device",
+        "peak memory": f"{bytes_text(report['peak_device_bytes'])} of {bytes_text(report['hbm_bytes'])} a device",
         "operations": f"{report['tflop_per_step']:.1f} TFLOP a step, recomputation included",
         "compilation": f"{report['compile_seconds']:.0f} s",
     }
@@ -156,7 +157,3 @@ def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}")
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

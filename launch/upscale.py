@@ -11,27 +11,13 @@ it is complete.
 """
 
 import argparse
-import contextlib
-import dataclasses
-import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
-from star_jax.launch.upscale_paths import (
-    Job,
-    check_comparison,
-    is_there,
-    output_paths,
-    settings_for,
-)
 from star_jax.presets import BUNDLED
-
-if TYPE_CHECKING:  # they import jax, which --help does without
-    from star_jax.config import StarConfig
-    from star_jax.inference.settings import UpscaleSettings
 
 HELP = "upscale videos with a checkpoint"
 X264_PRESETS = (
@@ -45,8 +31,6 @@ X264_PRESETS = (
     "slower",
     "veryslow",
 )
-
-STAGES = {"encode": ("Encoding", "frames"), "sample": ("Sampling", "steps"), "decode": ("Decoding", "frames")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,91 +153,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @terminable()
 def run(args: argparse.Namespace) -> None:
-    """Checks everything that can be checked, loads the model, upscales one input after the other."""
-    from star_jax.checkpoints.directory import read_config
-    from star_jax.inference.compile_cache import use_compile_cache
-    from star_jax.inference.memory import parse_memory, plan_memory
-    from star_jax.models.architectures import build_model
+    """Upscales, then writes the picture that compares the result with the ground truth."""
+    import star_jax
 
-    config = read_config(args.checkpoint)
-    model = build_model(config, dtype=args.dtype)
-    if not model.has_text:
-        _refuse_text_options(args)
-    settings = _settings(args, config)
-    settings.check_tiles(model.size_rule)
-    budget = args.max_memory and parse_memory(args.max_memory)
+    _refuse_text_options(args)
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
-    jobs = _jobs(args, settings)
-    if not jobs:
-        return
-
-    from star_jax.inference.pipeline import StarPipeline
-
-    plans = [plan_memory(model, job.settings, job.info.num_frames, job.size, budget=budget) for job in jobs]
-    use_compile_cache(args.compile_cache)
-    pipeline = StarPipeline.from_pretrained(args.checkpoint, dtype=args.dtype, attention=args.attention)
-    for job, plan in zip(jobs, plans, strict=True):
-        _upscale_one(pipeline, job.reader, job.output, plan, args)
-    if args.compare:
+    jobs = star_jax.upscale(
+        args.inputs,
+        args.output,
+        checkpoint=args.checkpoint,
+        resolution=args.resolution,
+        frame_rate=args.frame_rate,
+        skip_existing=args.skip_existing,
+        truth=args.compare,
+        dtype=args.dtype,
+        attention=args.attention,
+        max_memory=args.max_memory,
+        compile_cache=args.compile_cache,
+        crf=args.crf,
+        preset=args.preset,
+        quiet=args.quiet,
+        **_settings(args),
+    )
+    if args.compare and jobs:
         _write_comparison(jobs[0].reader, jobs[0].output, args.compare)
 
 
-def _settings(args: argparse.Namespace, config: "StarConfig") -> "UpscaleSettings":
-    """What was asked for, else what the checkpoint says."""
-    from star_jax.inference.settings import NEGATIVE_PROMPT, UpscaleSettings
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were asked for; the others are the checkpoint's, or the defaults."""
     from star_jax.launch.data_arguments import parse_size
 
-    asked_for = {
+    settings = {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance,
+        "spacing": args.spacing,
+        "solver": args.solver,
+        "seed": args.seed,
+        "scale": args.scale,
+        "strength": args.strength,
         "color_fix": args.color_fix,
+        "padding": args.padding,
+        "window": args.window,
         "decode_overlap": args.decode_overlap,
+        "tile": args.tile and parse_size(args.tile),
+        "vae_tile": args.vae_tile and parse_size(args.vae_tile),
     }
-    sampling = dataclasses.asdict(config.sampling)
-    sampling |= {name: value for name, value in asked_for.items() if value is not None}
-    return UpscaleSettings(
-        prompt=args.prompt,
-        negative_prompt=NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
-        spacing=args.spacing,
-        solver=args.solver,
-        seed=args.seed,
-        scale=args.scale,
-        strength=args.strength,
-        window=args.window,
-        padding=args.padding,
-        tile=args.tile and parse_size(args.tile),
-        vae_tile=args.vae_tile and parse_size(args.vae_tile),
-        **sampling,
-    )
-
-
-def _jobs(args: argparse.Namespace, settings: "UpscaleSettings") -> list[Job]:
-    """Opens every input that is to be upscaled, and checks that its output can be written."""
-    from star_jax.video.images import DEFAULT_FRAME_RATE, is_images, open_source
-    from star_jax.video.outputs import check_not_read, check_output_path
-
-    if args.resolution is not None and args.resolution < 1:
-        raise InputError(
-            f"--resolution is {args.resolution}; choose pixels of the shorter side, such as 1080"
-        )
-    outputs = output_paths(args.inputs, args.output)
-    jobs = []
-    for path, output in zip(args.inputs, outputs, strict=True):
-        if args.skip_existing and is_there(output):
-            if not args.quiet:
-                print(f"{output} is there: {path} is skipped", file=sys.stderr)
-            continue
-        reader = open_source(path, frame_rate=args.frame_rate or DEFAULT_FRAME_RATE)
-        check_output_path(output, reader.info)
-        jobs.append(Job(reader, output, settings_for(reader.info, settings, args.resolution)))
-    if args.frame_rate and not any(is_images(Path(path)) for path in args.inputs):
-        raise InputError("--frame-rate is of folders of images; a video keeps its own")
-    if args.compare and jobs:
-        check_comparison(jobs, args.compare, num_inputs=len(args.inputs))
-    pictures = [outputs[0].with_suffix(".png")] if args.compare else []
-    check_not_read([*outputs, *pictures], [*args.inputs, *([args.compare] if args.compare else [])])
-    return jobs
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _frame_rate(text: str) -> Fraction:
@@ -267,11 +215,16 @@ def _frame_rate(text: str) -> Fraction:
 
 
 def _refuse_text_options(args: argparse.Namespace) -> None:
-    """A model that reads no text has nothing to be guided by: no option about it goes unheard.
+    """Refuses options about text for a model that reads none, which would ignore them.
 
     Raises:
       InputError: one was given.
     """
+    from star_jax.checkpoints.directory import read_config
+    from star_jax.models.architectures import build_model
+
+    if build_model(read_config(args.checkpoint)).has_text:
+        return
     given = {
         "--prompt": bool(args.prompt),
         "--negative-prompt": args.negative_prompt is not None,
@@ -279,25 +232,6 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
     }
     if options := [name for name, was_given in given.items() if was_given]:
         raise InputError(f"{args.checkpoint} reads no text; leave out {', '.join(options)}")
-
-
-def _upscale_one(pipeline, reader, output: Path, plan, args: argparse.Namespace) -> None:
-    from star_jax.inference.files import upscale_video
-
-    info, settings = reader.info, plan.settings
-    height, width = settings.target_size(info.height, info.width)
-    if not args.quiet:
-        print(
-            f"{info.path}: {info.num_frames} frames, {info.width}x{info.height} to {width}x{height}",
-            file=sys.stderr,
-        )
-        print(plan.describe(), file=sys.stderr)
-    with _StageBars(quiet=args.quiet) as on_progress:
-        upscale_video(
-            pipeline, reader, output, settings, crf=args.crf, preset=args.preset, on_progress=on_progress
-        )
-    if not args.quiet:
-        print(output)
 
 
 def _write_comparison(reader, output: Path, truth: str) -> None:
@@ -311,29 +245,3 @@ def _write_comparison(reader, output: Path, truth: str) -> None:
     picture = output.with_suffix(".png")
     write_png(picture, comparison(panels(pair, reader.info.num_frames // 2)))
     print(picture)
-
-
-class _StageBars:
-    """One progress bar after the other, as the pipeline goes from stage to stage."""
-
-    def __init__(self, *, quiet: bool):
-        self.quiet = quiet
-        self.stage, self.done = None, 0
-        self.stack = contextlib.ExitStack()
-
-    def __enter__(self) -> "_StageBars":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.stack.__exit__(*error)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        from star_jax.progress import progress
-
-        if stage != self.stage:
-            self.stack.close()
-            label, unit = STAGES[stage]
-            self.bar = self.stack.enter_context(progress(label, total, unit, quiet=self.quiet))
-            self.stage, self.done = stage, 0
-        self.bar.advance(done - self.done)
-        self.done = done

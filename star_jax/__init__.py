@@ -1,14 +1,53 @@
-"""star_jax: STAR video super-resolution (arXiv 2501.02976) in JAX/Flax."""
+"""star_jax: STAR video super-resolution (arXiv 2501.02976) in JAX/Flax.
 
-from typing import Any
+The main jobs, as the command `star-jax` runs them; each is loaded when it is first used:
 
-__all__ = ["StarPipeline"]
+  star_jax.upscale(inputs, output, ...)         videos and images to files
+  star_jax.StarPipeline.from_pretrained(...)    the same on arrays
+  star_jax.convert(sources, directory, ...)     PyTorch weights to a checkpoint directory
+  star_jax.export(directory, file, ...)         and back
+  star_jax.train(config, workdir, ...)          training, or going on with it
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from star_jax.convert.converter import convert_checkpoint as convert
+    from star_jax.convert.exporter import export_checkpoint as export
+    from star_jax.inference.files import upscale
+    from star_jax.inference.pipeline import StarPipeline
+    from star_jax.train.run import train
+
+__all__ = ["StarPipeline", "convert", "export", "train", "upscale"]
+
+# Importing any of these takes seconds, which `import star_jax` and `star-jax --help` do without.
+_JOBS = {
+    "StarPipeline": ("star_jax.inference.pipeline", "StarPipeline"),
+    "convert": ("star_jax.convert.converter", "convert_checkpoint"),
+    "export": ("star_jax.convert.exporter", "export_checkpoint"),
+    "train": ("star_jax.train.run", "train"),
+    "upscale": ("star_jax.inference.files", "upscale"),
+}
+
+
+class JobPackage(ModuleType):
+    """A package that is also the job of its name: `star_jax.train.loop` and `star_jax.train(config, workdir)`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the job of the package's name."""
+        return _load(self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `StarPipeline` when it is asked for: `star-jax --help` should not wait for jax."""
-    if name == "StarPipeline":
-        from star_jax.inference.pipeline import StarPipeline
-
-        return StarPipeline
+    if name in ("convert", "train"):
+        return importlib.import_module(f"star_jax.{name}")
+    if name in _JOBS:
+        return _load(name)
     raise AttributeError(f"module 'star_jax' has no attribute {name!r}")
+
+
+def _load(name: str) -> Any:
+    module, attribute = _JOBS[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -20,6 +20,10 @@ class RunError(StarError):
     """Failure while running: partial outputs were removed (exit code 1)."""
 
 
+class DiskError(RunError):
+    """The disk is full or refused something: what was done before that is worth keeping."""
+
+
 def first_line(error: BaseException) -> str:
     """What went wrong, short enough for a line."""
     if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's messages are long

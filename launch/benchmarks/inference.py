@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
     from star_jax.benchmark.report import describe_run
     from star_jax.errors import InputError
-    from star_jax.files import check_report_path, write_json
-    from star_jax.inference.memory import parse_memory
+    from star_jax.files import check_report_path, parse_bytes, write_json
     from star_jax.launch.benchmarks.table import print_rows
 
     if args.plot and not args.sweep:
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
             batch=args.batch,
             dtype=args.dtype,
             attention=args.attention,
-            max_memory=args.max_memory and parse_memory(args.max_memory),
+            max_memory=args.max_memory and parse_bytes(args.max_memory, "--max-memory"),
             mesh=args.mesh,
             repeats=args.repeats,
             device_peak=args.peak_tflops,

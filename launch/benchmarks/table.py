@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from star_jax.files import bytes_text
+
 _LINES = (
     ("median step", "seconds_per_step", "{:.4g} s"),
     ("spread (slowest - fastest)", "spread", "{:.1%}"),
@@ -32,9 +34,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             table.add_row(f"  {stage}", f"{seconds:.4g} s")
         if row.get("peak_device_bytes") is not None:
             source = row["peak_device_source"]
-            table.add_row(f"peak device memory (by {source})", _size(row["peak_device_bytes"]))
+            table.add_row(f"peak device memory (by {source})", bytes_text(row["peak_device_bytes"]))
         if row.get("peak_host_bytes") is not None:
-            table.add_row("peak host memory", _size(row["peak_host_bytes"]))
+            table.add_row("peak host memory", bytes_text(row["peak_host_bytes"]))
         Console().print(table)
         if "plan" in row:
             print(row["plan"])
@@ -44,7 +46,3 @@ def _title(row: dict[str, Any]) -> str:
     parts = [f"{row['preset']} {row['component']}: {row['frames']} x {row['height']}x{row['width']}"]
     parts += [f"{row[key]} {key}" for key in ("steps", "batch") if row.get(key) is not None]
     return ", ".join([*parts, row["dtype"], f"attention {row['attention']}"])
-
-
-def _size(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -3,13 +3,15 @@
   star-jax benchmark train --config configs/star_i2vgenxl.py --json train.json
   star-jax benchmark train --config configs/tiny.py --config.train.batch_size=4
 
-Weights and clips are made up on the device: no checkpoint and no data are needed. Compilation is timed apart; then
+Weights and clips are made up on the device: no checkpoint and no data are needed (a checkpoint that is there gives
+the networks' sizes, else the preset does). Compilation is timed apart; then
 come a step to warm up and the median of --repeats steps. MFU counts the networks' own operations, not what remat
 computes again.
 """
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 HELP = "the training step: seconds, FLOPs, MFU, memory"
 
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.report import describe_run
     from star_jax.benchmark.training import measure_training
+    from star_jax.checkpoints.directory import CONFIG_FILE
     from star_jax.files import check_report_path, write_json
     from star_jax.launch.benchmarks.table import print_rows
     from star_jax.launch.config_arguments import read_experiment
@@ -38,7 +41,9 @@ def run(args: argparse.Namespace) -> None:
     config = read_experiment(args)
     clips = dataclasses.replace(config.data, source="synthetic:1")  # whose shapes are those of any clips
     steps_only = dataclasses.replace(config.train, validate_every_steps=0)
-    objective = StarObjective(config.model, config.diffusion, clips, steps_only)
+    is_there = config.model.checkpoint is not None and (Path(config.model.checkpoint) / CONFIG_FILE).is_file()
+    model = config.model if is_there else dataclasses.replace(config.model, checkpoint=None)
+    objective = StarObjective(model, config.diffusion, clips, steps_only)
     report = measure_training(objective, config, repeats=args.repeats, device_peak=args.peak_tflops)
     print_rows([report])
     if args.json:

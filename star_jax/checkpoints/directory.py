@@ -10,11 +10,8 @@ model that comes with the package (docs/tiny_star.md), unless there is a directo
 """
 
 import contextlib
-import glob
 import json
 import os
-import platform
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from star_jax.checkpoints.trees import (
 )
 from star_jax.config import ArchitectureConfig
 from star_jax.errors import InputError, RunError, first_line
+from star_jax.files import appearing, write_json
 from star_jax.models.architectures import build_model, read_model_config
 from star_jax.models.video_model import TOKENIZER_DIR as TOKENIZER_DIR  # part of the layout above
 from star_jax.presets import BUNDLED
@@ -180,36 +178,14 @@ def create_checkpoint(
     """
     target = Path(directory).absolute()
     check_destination(target, force=force)
-    partial = target.parent / f".{target.name}.{platform.node()}.{os.getpid()}.partial"
-    _remove_abandoned(target)
     try:
-        partial.mkdir()
-        yield partial
-        (partial / CONFIG_FILE).write_text(config.to_json() + "\n")
-        (partial / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
-        if target.exists():
-            replaced = partial.with_suffix(".replaced")
-            target.rename(replaced)
-            partial.rename(target)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(target)
+        with appearing(target) as partial:
+            partial.mkdir()
+            yield partial
+            write_json(partial / PROVENANCE_FILE, provenance)
+            (partial / CONFIG_FILE).write_text(config.to_json() + "\n")
     except OSError as error:
         raise RunError(f"cannot write {directory}: {first_line(error)}; choose another place") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Removes what killed processes of this machine left of the same target."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(platform.node())}.*.partial"):
-        pid = left.name.split(".")[-2]
-        try:
-            os.kill(int(pid), 0)
-        except (ProcessLookupError, ValueError):
-            shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:  # another user's, and alive
-            continue
 
 
 def check_destination(target: Path, *, force: bool) -> None:

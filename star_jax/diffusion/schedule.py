@@ -9,7 +9,7 @@ import numpy as np
 from star_jax.config import DiffusionConfig
 from star_jax.errors import InputError
 
-SPACINGS = ("fast", "normal", "leading", "linspace")
+SPACINGS = ("fast", "normal")
 
 # The `fast` spacing: few steps while the content forms, more below, whatever count is asked for.
 FAST_MIDDLE = 500
@@ -135,10 +135,6 @@ def _space(spacing: str, count: int, start: int) -> np.ndarray:
         return np.concatenate([_trailing(start, FAST_MIDDLE, coarse), _trailing(FAST_MIDDLE, 0, fine)])
     if spacing == "normal":
         return _trailing(start, 0, count)
-    if spacing == "leading":
-        return np.arange(count)[::-1] * ((start + 1) / count)
-    if spacing == "linspace":
-        return np.linspace(start, 0, count)
     raise InputError(f"spacing is {spacing!r}; choose one of {', '.join(SPACINGS)}")
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from star_jax.diffusion.guidance import VelocityFn
 from star_jax.errors import InputError
 
-OVERLAP = 0.25  # of a tile, shared with the next at least
-_DEVIATION = (
-    0.2  # of the weights, in tiles: smaller, and one tile would turn into the next within a few pixels
-)
+OVERLAP = 0.25  # least share of a tile that the next one covers, too
+# Deviation of a tile's weights, in tiles: with less, one tile would turn into the next within a few pixels.
+_DEVIATION = 0.2
 
 
 @dataclass(frozen=True)

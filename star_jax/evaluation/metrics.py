@@ -36,10 +36,12 @@ def psnr(frame: np.ndarray, truth: np.ndarray) -> float:
     """
     # Exact in integers: 255^2 times the pixels of a frame is far below 2^63.
     error = np.subtract(frame, truth, dtype=np.int16).astype(np.int32)
-    squares = int(np.sum(error * error, dtype=np.int64))
-    if not squares:
-        return MAX_PSNR
-    return min(MAX_PSNR, 10 * math.log10(PEAK**2 * error.size / squares))
+    return psnr_of_error(int(np.sum(error * error, dtype=np.int64)) / error.size)
+
+
+def psnr_of_error(mean_square: float, *, peak: float = PEAK) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error; at most 100. `peak` is the width of the range."""
+    return min(MAX_PSNR, 10 * math.log10(peak**2 / mean_square)) if mean_square else MAX_PSNR
 
 
 def ssim(frame: np.ndarray, truth: np.ndarray) -> float:

@@ -2,22 +2,21 @@
 
 import atexit
 import contextlib
-import glob
 import logging
 import os
-import platform
 import shutil
 from pathlib import Path
 
 import jax
 
 from star_jax.errors import InputError
+from star_jax.files import process_name, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE = "~/.cache/star_jax"
 _SHORTEST_SECONDS = 0.5  # of a compilation worth keeping
-_PREFIX = ".session."
+_SESSION = "session"
 
 
 def use_compile_cache(directory: str | os.PathLike | None) -> None:
@@ -41,10 +40,10 @@ def use_compile_cache(directory: str | os.PathLike | None) -> None:
     if not directory:
         return None
     root = Path(directory).expanduser().absolute()
-    session = root / f"{_session_prefix()}{os.getpid()}"
+    session = root / process_name(_SESSION)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(root)
+        remove_abandoned(root, _SESSION)
         session.mkdir()
         for program in root.glob("*-cache"):
             (session / program.name).symlink_to(program)
@@ -67,25 +66,3 @@ def _keep_new_programs(session: Path, root: Path, pid: int) -> None:
             if not program.is_symlink():
                 program.replace(root / program.name)
     shutil.rmtree(session, ignore_errors=True)
-
-
-def _session_prefix() -> str:
-    """Machines may share a home folder: each knows only its own processes."""
-    return f"{_PREFIX}{platform.node()}."
-
-
-def _remove_abandoned(root: Path) -> None:
-    for session in root.glob(f"{glob.escape(_session_prefix())}*"):
-        pid = session.name.removeprefix(_session_prefix())
-        if pid.isdigit() and not _is_running(pid):  # else of a machine whose name begins like this one's
-            shutil.rmtree(session, ignore_errors=True)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return int(pid) != os.getpid()  # our own number, from a process before us

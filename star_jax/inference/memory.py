@@ -15,6 +15,7 @@ import jax
 
 from star_jax.diffusion.windows import Windows, make_windows
 from star_jax.errors import InputError
+from star_jax.files import bytes_text
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.size_rule import SizeRule
 from star_jax.models.video_model import VideoModel
@@ -62,9 +63,9 @@ class MemoryPlan:
         )
         branches = "" if chosen.batch_guidance else ", one branch of guidance after the other"
         return (
-            f"memory: about {_size(self.peak)} of {_size(self.budget)} (weights {_size(self.weights)}, sampling "
-            f"{_size(self.sampling)}, VAE {_size(self.vae)}); denoising up to {self.frames} frames at once, "
-            f"{tile}{branches}; VAE on {vae_tile}"
+            f"memory: about {bytes_text(self.peak)} of {bytes_text(self.budget)} (weights "
+            f"{bytes_text(self.weights)}, sampling {bytes_text(self.sampling)}, VAE {bytes_text(self.vae)}); "
+            f"denoising up to {self.frames} frames at once, {tile}{branches}; VAE on {vae_tile}"
         )
 
 
@@ -114,9 +115,9 @@ def plan_memory(
         least = weights + max(min(needed for needed, _ in options) for options in (vae, sampling))
         limit = "--max-memory is" if given else "the device has"
         raise InputError(
-            f"{limit} {_size(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
-            f"{_size(least, up=True)}; give --max-memory {_size(least, up=True).replace(' ', '')} or more, or a "
-            "smaller output"
+            f"{limit} {bytes_text(budget)}, but {num_frames} frames of {padded[1]}x{padded[0]} need about "
+            f"{bytes_text(least, up=True)}; give --max-memory {bytes_text(least, up=True).replace(' ', '')} or "
+            "more, or a smaller output"
         )
     chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
     longest = _longest(latent_windows(rule, num_frames, chosen.window))
@@ -193,24 +194,6 @@ def host_memory() -> int:
     return total
 
 
-def parse_memory(text: str) -> int:
-    """`12GiB`, `12G`, `800M` or a plain number of bytes.
-
-    Raises:
-      InputError: anything else.
-    """
-    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        size = float(number.removesuffix(unit)) * units[unit]
-    except ValueError:
-        size = 0
-    if not 0 < size < math.inf:
-        raise InputError(f"--max-memory is {text!r}; give a size such as 12GiB or 800MiB")
-    return int(size)
-
-
 def _candidates(
     settings: UpscaleSettings, model: VideoModel, num_frames: int, padded: tuple[int, int]
 ) -> Iterator[UpscaleSettings]:
@@ -252,9 +235,3 @@ def _cut(rule: SizeRule, tile: tuple[int, int] | None, padded: tuple[int, int]) 
         return padded
     height, width = rule.padded_size(*tile)
     return min(height, padded[0]), min(width, padded[1])
-
-
-def _size(size: float, *, up: bool = False) -> str:
-    value, unit = (size / 2**30 * 100, "GiB") if size >= 2**30 else (size / 2**20 * 100, "MiB")
-    hundredths = math.ceil(value) if up else round(value)
-    return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + f" {unit}"

@@ -13,6 +13,7 @@ from star_jax.diffusion.tiles import Tiles, scan_tiles
 from star_jax.inference.color_fix import fix_colors
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import Carry, Params, VideoModel
+from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.video.geometry import Padding
 
 
@@ -46,12 +47,6 @@ class Finish:
     strength: float = 1.0
 
 
-def enlarge(frames: jax.Array, target: tuple[int, int]) -> jax.Array:
-    """uint8 [f, h, w, 3] -> float32 [f, *target, 3] in [-1, 1], bilinear with half-pixel centres."""
-    frames = frames.astype(jnp.float32) / 127.5 - 1.0
-    return jax.image.resize(frames, (len(frames), *target, 3), "bilinear")
-
-
 @partial(jax.jit, static_argnames=("model", "canvas"))
 def encode_chunk(
     model: VideoModel,
@@ -63,7 +58,7 @@ def encode_chunk(
     first_latent: jax.Array,
 ) -> tuple[jax.Array, Carry]:
     """uint8 [F, H, W, 3] -> latents [f, h, w, C] and the carry; noise is keyed by the latent's position."""
-    enlarged = canvas.padding.apply(enlarge(frames, canvas.target), canvas.padding_value)
+    enlarged = canvas.padding.apply(enlarge(to_float(frames), canvas.target), canvas.padding_value)
 
     def moments(carry: Carry, frames: jax.Array) -> tuple[jax.Array, Carry]:
         posterior, carry = model.encode(params, frames, carry)
@@ -101,13 +96,15 @@ def decode_chunk(
     decoded, carry = scan_tiles(decode, canvas.tiles, carry, latents, out_factor=factor)
     kept = jax.lax.dynamic_slice_in_dim(decoded[0], first, len(frames_lr))
     frames = canvas.padding.crop(kept.astype(jnp.float32))
-    reference = frames_lr.astype(jnp.float32) / 127.5 - 1.0
+    reference = to_float(frames_lr)
     if finish.color_fix == "wavelet":
-        reference = enlarge(frames_lr, frames.shape[1:3])
+        reference = enlarge(reference, frames.shape[1:3])
     frames = fix_colors(frames, reference, method=finish.color_fix)
     if finish.strength < 1:
-        frames = finish.strength * frames + (1 - finish.strength) * enlarge(frames_lr, frames.shape[1:3])
-    return jnp.round((frames + 1.0) * 127.5).astype(jnp.uint8), jnp.isfinite(kept).all(), carry
+        frames = finish.strength * frames + (1 - finish.strength) * enlarge(
+            to_float(frames_lr), frames.shape[1:3]
+        )
+    return to_uint8(frames), jnp.isfinite(kept).all(), carry
 
 
 def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:

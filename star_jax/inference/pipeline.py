@@ -22,7 +22,8 @@ from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.errors import InputError, RunError
-from star_jax.inference.memory import latent_windows, parse_memory, plan_memory
+from star_jax.files import parse_bytes
+from star_jax.inference.memory import latent_windows, plan_memory
 from star_jax.inference.pieces import Canvas, Finish, cut_pieces, decode_chunk, encode_chunk, fill_piece
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
@@ -116,7 +117,7 @@ class StarPipeline:
             UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
             len(frames),
             frames.shape[1:3],
-            budget=parse_memory(max_memory) if isinstance(max_memory, str) else max_memory,
+            budget=parse_bytes(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory,
         )
         pieces = self.stream(read, len(frames), frames.shape[1:3], plan.settings, on_progress=on_progress)
         return np.concatenate(list(pieces))

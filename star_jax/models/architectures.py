@@ -23,7 +23,7 @@ def build_model(
     config: ArchitectureConfig,
     *,
     dtype: jnp.dtype | str = "float32",
-    kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+    kernels: AttentionKernels = AttentionKernels(),
     remat: str = "none",
     training: bool = False,
 ) -> VideoModel:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.ops.attention import dot_product_attention
+from star_jax.ops.frames_attention import frames_attention
+from star_jax.ops.geglu import geglu
 
 
 class KeysValues(NamedTuple):
@@ -67,6 +69,14 @@ class Attention(nnx.Module):
         )
         return self.to_out(out.reshape(*x.shape[:2], -1))
 
+    def along_frames(self, x: jax.Array) -> jax.Array:
+        """Attends along the frames of each pixel, where they lie: [B, F, pixels, dim] -> same."""
+        q, k, v = (
+            projection(x).reshape(*x.shape[:3], self.heads, -1)
+            for projection in (self.to_q, self.to_k, self.to_v)
+        )
+        return self.to_out(frames_attention(q, k, v).reshape(*x.shape[:3], -1))
+
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], self.heads, -1)
 
@@ -79,8 +89,7 @@ class FeedForward(nnx.Module):
         self.proj_out = nnx.Linear(4 * dim, dim, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., dim] -> same
-        hidden, gate = jnp.split(self.proj_in(x), 2, axis=-1)
-        return self.proj_out(hidden * jax.nn.gelu(gate, approximate=False))
+        return self.proj_out(geglu(self.proj_in(x)))
 
 
 def layer_norm(dim: int, **kwargs) -> nnx.LayerNorm:

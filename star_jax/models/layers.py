@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.ops.convolution import convolve_image, image_form
-
-_FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
-_CLIP_AXES = (1, 2, 3, 5)
+from star_jax.ops.group_norm import group_norm
 
 
 class GroupNorm(nnx.Module):
@@ -35,18 +33,20 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
         self.num_groups, self.epsilon, self.dtype = num_groups, epsilon, dtype
-        self.axes = _CLIP_AXES if over_frames else _FRAME_AXES
+        self.over_frames = over_frames
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
-        channels = x.shape[-1]
-        grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], self.num_groups, channels // self.num_groups)
-        mean = grouped.mean(self.axes, keepdims=True)
-        variance = jnp.square(grouped - mean).mean(self.axes, keepdims=True)
-        # Scale and shift folded into one multiply-add per element.
-        scale = self.scale[...].astype(jnp.float32).reshape(self.num_groups, -1)
-        bias = self.bias[...].astype(jnp.float32).reshape(self.num_groups, -1)
-        scale = scale * jax.lax.rsqrt(variance + self.epsilon)
-        return (grouped * scale + (bias - mean * scale)).reshape(x.shape).astype(self.dtype)
+    def __call__(self, x: jax.Array, *, silu: bool = False) -> jax.Array:
+        """[B, F, H, W, C] -> same, with SiLU applied to it if asked for."""
+        return group_norm(
+            x,
+            self.scale[...],
+            self.bias[...],
+            num_groups=self.num_groups,
+            epsilon=self.epsilon,
+            over_frames=self.over_frames,
+            silu=silu,
+            dtype=self.dtype,
+        )
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from star_jax.ops.convolution import convolve_by_shifts
+from star_jax.ops.variants import variant_of
+
 
 def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
     return jnp.concatenate([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)], axis=-1)
@@ -21,7 +24,13 @@ class SpatialLiem(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> same
-        return jax.nn.sigmoid(self.conv(_channel_statistics(x))) * x
+        statistics = _channel_statistics(x)
+        if variant_of("spatial_liem") == "shifts":
+            kernel = self.conv.kernel[...].astype(self.conv.dtype)
+            gate = convolve_by_shifts(statistics.astype(kernel.dtype), kernel)
+        else:
+            gate = self.conv(statistics)
+        return jax.nn.sigmoid(gate) * x
 
 
 class TemporalLiem(nnx.Module):

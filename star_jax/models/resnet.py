@@ -33,7 +33,7 @@ class TemporalConvLayer(nnx.Module):
         self.dropout = dropout
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        return self.conv(dropout(jax.nn.silu(self.norm(x)), self.dropout, dropout_key))
+        return self.conv(dropout(self.norm(x, silu=True), self.dropout, dropout_key))
 
 
 class TemporalConvBlock(nnx.Module):
@@ -96,9 +96,9 @@ class ResnetBlock(nnx.Module):
         Returns:
           [B, F, H, W, out_channels].
         """
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        h = self.conv1(self.norm1(x, silu=True))
         h = h + self.time_emb_proj(jax.nn.silu(temb))[:, None, None, None, :]
-        h = jax.nn.silu(self.norm2(h))
+        h = self.norm2(h, silu=True)
         h = self.conv2(dropout(h, self.dropout, fold_key(dropout_key, 0)))
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return self.temporal_conv(shortcut + h, fold_key(dropout_key, 1))

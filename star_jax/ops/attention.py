@@ -12,14 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.errors import InputError
+from star_jax.ops.attention_rules import KERNEL_RULES, choose_implementation, refusal
+from star_jax.ops.cudnn import cudnn_attention
 from star_jax.ops.platform import COUNTED, target_platform
 from star_jax.ops.splash import splash_attention
 from star_jax.parallel.activations import attend_locally
 
-IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
+IMPLEMENTATIONS = ("auto", *KERNEL_RULES)
 
-# Above this many logits per head (query length x key length) `auto` avoids materialising them.
-_MATERIALISE_LIMIT = {"cpu": 256 * 256, "other": 2048 * 2048}
+# An accelerator materialises as many logits at a time, those of one sequence at least.
+_MATERIALISED_BYTES = 2 * 2**30
 # Logits that `chunked` works on at a time: what a CPU's cache holds (one head), what keeps an accelerator busy.
 _BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 512 * 2**20}
 
@@ -72,66 +74,26 @@ def dot_product_attention(
     """
     _require_known(implementation)
     if target_platform() == COUNTED:
-        implementation = "xla"
+        return _xla_attention(q, k, v)
     if implementation == "auto":
         implementation = choose_implementation(q.shape, k.shape, q.dtype, target_platform())
-    if implementation == "xla":
-        return _xla_attention(q, k, v)
-    if implementation == "chunked":
-        attend = functools.partial(_chunked_attention, key_block=key_block, query_block=query_block)
-    elif implementation == "cudnn":
-        _require_cudnn(q)
-        attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
-    else:
-        _require_tpu(q)
-        attend = splash_attention
+    elif reason := refusal(implementation, q.shape, k.shape, q.dtype, target_platform()):
+        raise InputError(f"attention {implementation!r} {reason}")
+    if implementation == "xla" and not _needs_groups(q, k):
+        return _xla_attention(q, k, v)  # which the compiler can partition
+    attend = {
+        "xla": _grouped_xla_attention,
+        "chunked": functools.partial(_chunked_attention, key_block=key_block, query_block=query_block),
+        "cudnn": cudnn_attention,
+        "splash": splash_attention,
+    }[implementation]
     return attend_locally(attend, q, k, v, split_queries=split_queries)
-
-
-def choose_implementation(
-    q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype, platform: str
-) -> str:
-    """The documented meaning of `auto`.
-
-    Short sequences (the temporal sites) materialise their logits. Long ones use the platform's flash kernel where
-    it takes the input: `cudnn` in half precision on a GPU, `splash` on a TPU; `chunked` otherwise.
-    """
-    if q_shape[1] * k_shape[1] <= _MATERIALISE_LIMIT.get(platform, _MATERIALISE_LIMIT["other"]):
-        return "xla"
-    if platform == "gpu" and dtype in (jnp.float16, jnp.bfloat16) and q_shape[-1] <= 128:
-        return "cudnn"
-    if platform == "tpu" and q_shape[-1] in (64, 128, 256):
-        return "splash"
-    return "chunked"
 
 
 def _require_known(implementation: str) -> None:
     if implementation not in IMPLEMENTATIONS:
         raise InputError(
             f"attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
-        )
-
-
-def _require_tpu(q: jax.Array) -> None:
-    platform = target_platform()
-    if platform != "tpu":
-        raise InputError(
-            f"attention 'splash' needs a TPU, this is a {platform} (input {q.dtype} {q.shape}); "
-            "use 'xla' or 'chunked' instead"
-        )
-
-
-def _require_cudnn(q: jax.Array) -> None:
-    platform = target_platform()
-    if platform != "gpu":
-        raise InputError(
-            f"attention 'cudnn' needs an NVIDIA GPU, this is a {platform} (input {q.dtype} {q.shape}); "
-            "use 'xla' or 'chunked' instead"
-        )
-    if q.dtype not in (jnp.float16, jnp.bfloat16) or q.shape[-1] > 128:
-        raise InputError(
-            f"attention 'cudnn' takes float16 or bfloat16 and head sizes up to 128, got {q.dtype} {q.shape}; "
-            "use --dtype bfloat16 or attention 'chunked'"
         )
 
 
@@ -142,6 +104,27 @@ def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     out = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     # Dividing the output, not the weights, touches head_dim numbers per query instead of key_length.
     return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
+
+
+def _needs_groups(q: jax.Array, k: jax.Array) -> bool:
+    """Whether all logits at once are too many (a CPU's memory is its user's care)."""
+    return target_platform() != "cpu" and len(q) > 1 and len(q) * _logit_bytes(q, k) > _MATERIALISED_BYTES
+
+
+def _logit_bytes(q: jax.Array, k: jax.Array) -> int:
+    """Of one sequence's logits in float32."""
+    return 4 * q.shape[1] * q.shape[2] * k.shape[1]
+
+
+def _grouped_xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """As many sequences at a time as the limit allows; the backward pass makes their logits again."""
+    group = max(1, _MATERIALISED_BYTES // _logit_bytes(q, k))
+
+    @jax.checkpoint
+    def attend(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return _xla_attention(*(x[None] for x in qkv))[0]
+
+    return jax.lax.map(attend, (q, k, v), batch_size=group if group > 1 else None)
 
 
 def _chunked_attention(

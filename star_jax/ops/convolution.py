@@ -45,6 +45,31 @@ def convolve_image(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     return {"matmul": _convolve_as_matmul, "winograd": winograd.convolve_image}[form](x, kernel)
 
 
+def convolve_by_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of few channels to one, stride 1, zero padding, as a sum of shifted planes, in float32.
+
+    Args:
+      x: [..., H, W, in].
+      kernel: [k, k, in, 1], k odd.
+
+    Returns:
+      [..., H, W, 1] in x's dtype.
+    """
+    size, _, channels, _ = kernel.shape
+    *_, height, width, _ = x.shape
+    pad = (size // 2, size // 2)
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [pad, pad, (0, 0)])
+    planes = [padded[..., c].astype(jnp.float32) for c in range(channels)]
+    kernel = kernel.astype(jnp.float32)
+    total = sum(
+        kernel[i, j, c, 0] * planes[c][..., i : i + height, j : j + width]
+        for i in range(size)
+        for j in range(size)
+        for c in range(channels)
+    )
+    return total[..., None].astype(x.dtype)
+
+
 def frames_form(shape: tuple[int, ...], dtype: jnp.dtype) -> str:
     """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane` or `volume`."""
     batch, frames, height, width, channels = shape

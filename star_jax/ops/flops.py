@@ -14,8 +14,16 @@ import numpy as np
 
 from star_jax.ops.platform import COUNTED, targeting
 
-# Matrix products in each of the splash kernels, forward and backward.
-_SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+# Matrix products of queries' and keys' size in each attention kernel, forward and backward.
+_KERNEL_PRODUCTS = {
+    "splash_mha_fwd": 2,
+    "splash_mha_dkv": 4,
+    "splash_mha_dq": 3,
+    "frames_attention_forward": 2,
+    "frames_attention_backward": 5,
+    "dot_product_attention_fwd": 2,  # cuDNN's
+    "dot_product_attention_bwd": 5,
+}
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,8 @@ def _of_equation(equation: Any) -> FlopCount:
         kernel, out = equation.invars[1].aval, equation.outvars[0].aval
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         return FlopCount(convolution=2 * math.prod(out.shape) * math.prod(kernel.shape) / features)
-    if name == "pallas_call":
-        return FlopCount(attention=_of_kernel(equation))
+    if name == "pallas_call" or name.startswith("dot_product_attention"):
+        return FlopCount(attention=_of_kernel(equation, params["name"] if name == "pallas_call" else name))
     inner = [count_traced(jaxpr) for jaxpr in _inner_jaxprs(params)]
     if name == "cond":
         return max(inner, key=lambda count: count.total)
@@ -120,9 +128,11 @@ def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield part
 
 
-def _of_kernel(equation: Any) -> float:
-    """A splash kernel: products of [..., query_length, head_dim] and [..., key_length, head_dim]."""
-    name = equation.params["name"]
-    products = next((n for prefix, n in _SPLASH_PRODUCTS.items() if name.startswith(prefix)), 0)
+def _of_kernel(equation: Any, name: str) -> float:
+    """Products of [..., query_length, head_dim] and [..., key_length, head_dim]; other kernels have none."""
+    products = next((n for prefix, n in _KERNEL_PRODUCTS.items() if name.startswith(prefix)), None)
+    if products is None:
+        return 0.0
     q, k, *_ = [v.aval.shape for v in equation.invars if np.dtype(v.aval.dtype).kind not in "iub"]
-    return 2 * products * math.prod(q) * k[-2]
+    keys = k[-2] if name.startswith("splash") else k[1]  # the others have [batch, tokens, ...]
+    return 2 * products * math.prod(q) * keys

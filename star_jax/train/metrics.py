@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from star_jax.files import appearing
+
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
@@ -82,9 +84,8 @@ class JsonLinesWriter:
     def __init__(self, path: epath.Path, first_step: int):
         self._path = path
         lines = _lines_before(path, first_step) if path.exists() else []
-        partial = path.parent / f".{path.name}.partial"
-        partial.write_text("".join(line + "\n" for line in lines))
-        partial.replace(path)
+        with appearing(path) as partial:
+            partial.write_text("".join(line + "\n" for line in lines))
         self._remote = "://" in str(path)
         self._lines = lines
 

@@ -16,6 +16,7 @@ import jax
 from etils import epath
 
 from star_jax.errors import InputError
+from star_jax.files import appearing
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -80,9 +81,8 @@ def open_workdir(
     if jax.process_index() == 0:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            partial = root / f".{CONFIG_FILE}.partial"
-            partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-            partial.replace(path)
+            with appearing(path) as partial:
+                partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
         except OSError as error:
             raise InputError(f"cannot write to --workdir {workdir}: {error.strerror or error}") from error
     return root

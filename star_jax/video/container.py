@@ -9,34 +9,60 @@ from av.stream import Disposition
 
 from star_jax.errors import InputError
 
+# Video streams with these flags are pictures about the file, not the film.
+NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
+
 
 @contextmanager
 def open_video(
     path: Path, num_threads: int = 1
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a file and its video stream; cover pictures of audio files do not count as video.
+    """Opens a file and its video stream, see `film_stream`.
 
     Raises:
-        InputError: no such file, a folder, unreadable, not a video, or without a video stream.
+        InputError: no such file, a folder, a pipe, unreadable, not a video, or without a video stream.
     """
     check_readable(path)
-    try:
-        container = av.open(file_url(path))
-    except (av.FFmpegError, UnicodeError) as error:
-        raise InputError(
-            f"cannot open {path} as a video: it is damaged, cut off, or no video; give a video file that plays"
-        ) from error
-    with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
+    with open_container(path) as container:
+        stream = film_stream(container)
+        if stream is None:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
             raise InputError(f"{path} has no video stream (it has {kinds}); give a file with pictures")
-        stream = streams[0]
         if stream.codec_context is None:
-            raise InputError(f"{path} is in a format that cannot be decoded here; convert it to H.264 first")
+            is_picture = container.format.name.endswith("_pipe") or container.format.name.startswith("jpegxl")
+            remedy = "convert it to PNG first" if is_picture else "convert it to H.264 first"
+            raise InputError(f"{path} is in a format that cannot be decoded here; {remedy}")
         stream.codec_context.thread_count = num_threads
         stream.thread_type = "SLICE" if num_threads == 1 else "AUTO"
         yield container, stream
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Opens a file for reading; tags that are no UTF-8 are taken for Latin-1.
+
+    Raises:
+        InputError: FFmpeg cannot open it.
+    """
+    try:
+        try:
+            return av.open(file_url(path))
+        except UnicodeError:
+            return av.open(file_url(path), metadata_encoding="latin-1")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise InputError(
+            f"cannot open {path} as a video: it is damaged, cut off, or no video; give a video file that plays"
+        ) from error
+
+
+def film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video stream that players show: the one flagged as default, else the largest, else the first."""
+
+    def rank(stream: av.VideoStream) -> tuple[bool, int]:
+        context = stream.codec_context
+        area = context.width * context.height if context is not None else 0
+        return bool(stream.disposition & Disposition.default), area
+
+    return max((s for s in container.streams.video if not s.disposition & NO_FILM), key=rank, default=None)
 
 
 def file_url(path: Path) -> str:
@@ -48,6 +74,8 @@ def check_readable(path: Path) -> None:
     """Raises InputError unless `path` is a file that can be opened and has content."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a video file, or a folder of .png or .jpg images")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a pipe or a device, which cannot be read twice; save it to a file first")
     try:
         with path.open("rb") as file:
             first = file.read(1)

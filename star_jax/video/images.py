@@ -10,12 +10,13 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import DiskError, InputError, RunError
+from star_jax.files import draft_path, real_path
 from star_jax.video.container import check_readable
 from star_jax.video.outputs import check_output_path, is_pattern
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
-from star_jax.video.writer import VideoWriter
+from star_jax.video.writer import Quality, VideoWriter
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 DEFAULT_FRAME_RATE = Fraction(24)
@@ -27,7 +28,13 @@ def is_images(path: Path) -> bool:
 
 
 def open_source(
-    path: str | Path, *, frame_rate: Fraction = DEFAULT_FRAME_RATE, num_threads: int = 0
+    path: str | Path,
+    *,
+    frame_rate: Fraction = DEFAULT_FRAME_RATE,
+    num_threads: int = 0,
+    depth: int | None = 8,
+    strict: bool = False,
+    deinterlace: str = "auto",
 ) -> "VideoReader | ImageSequenceReader":
     """Opens a video file, a folder of images, or an image, by what `path` is.
 
@@ -35,6 +42,7 @@ def open_source(
         path: file or folder.
         frame_rate: of images; a video has its own.
         num_threads: decoder threads for a video; 0 takes all cores.
+        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find what is odd about it.
 
     Raises:
         InputError: see `VideoReader` and `ImageSequenceReader`.
@@ -42,7 +50,9 @@ def open_source(
     path = Path(path)
     if is_images(path):
         return ImageSequenceReader(path, frame_rate=frame_rate)
-    return VideoReader(path, num_threads=num_threads)
+    return VideoReader(
+        path, num_threads=num_threads, depth=depth, scan=True, strict=strict, deinterlace=deinterlace
+    )
 
 
 def open_target(
@@ -54,12 +64,20 @@ def open_target(
     crf: float = 17,
     preset: str = "medium",
     source: VideoInfo | None = None,
+    quality: Quality | None = None,
 ) -> "VideoWriter | ImageSequenceWriter":
     """Opens a writer by the extension of `path`; arguments and errors are those of `VideoWriter`."""
     if Path(path).suffix.lower() == ".png":
         return ImageSequenceWriter(path, width=width, height=height, source=source)
     return VideoWriter(
-        path, width=width, height=height, frame_rate=frame_rate, crf=crf, preset=preset, source=source
+        path,
+        width=width,
+        height=height,
+        frame_rate=frame_rate,
+        crf=crf,
+        preset=preset,
+        source=source,
+        quality=quality,
     )
 
 
@@ -152,7 +170,7 @@ class ImageSequenceWriter:
         self.num_frames = 0
         self._is_pattern = is_pattern(self.path)
         self._target = self.path.parent if self._is_pattern else self.path
-        self.partial_path = self._target.with_name(f".{self._target.stem}.partial{self._target.suffix}")
+        self.partial_path = draft_path(self._target)
         self._shape = (height, width, 3)
 
     def __enter__(self) -> "ImageSequenceWriter":
@@ -181,7 +199,7 @@ class ImageSequenceWriter:
             try:
                 file.write_bytes(data.tobytes())
             except OSError as error:
-                raise RunError(
+                raise DiskError(
                     f"cannot write {file}: {error.strerror}; check the free space of the disk"
                 ) from error
             self.num_frames += 1
@@ -196,7 +214,7 @@ class ImageSequenceWriter:
             self._discard()
             raise RunError(f"{self.path} was not written: no frame came")
         # An empty folder of that name is replaced; one with content was refused at the start.
-        self.partial_path.replace(self._target)
+        self.partial_path.replace(real_path(self._target))
 
     def _discard(self) -> None:
         if self.partial_path.is_dir():

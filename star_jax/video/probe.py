@@ -1,8 +1,9 @@
-"""What a video file holds: exact frame count, rate, timestamps, orientation and colour tags.
+"""What a video file holds: exact frame count, rate, times, orientation, colour and what else is in its pictures.
 
-One pass over the packets (no decoding) gives every timestamp; the first frame, decoded, gives the rest.
+One pass over the packets gives the times (see timeline.py); the first frame, decoded, gives the rest.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,28 +11,42 @@ from pathlib import Path
 import av
 
 from star_jax.errors import InputError
+from star_jax.video import color
 from star_jax.video.container import open_video
-from star_jax.video.frame_table import FrameTable, frame_rate, list_frames
+from star_jax.video.crop import Crop, container_crop
+from star_jax.video.decoding import Damage, decode_frames
+from star_jax.video.notes import note
 from star_jax.video.orientation import Turn
+from star_jax.video.packets import Clock
+from star_jax.video.timeline import FrameTable, frame_rate, list_frames
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Properties of a source of frames, as they come out of the reader (rotation applied, RGB, 8 bit).
+    """Properties of a source of frames, as they come out of the reader (cropped, rotation applied, RGB).
 
     Attributes:
         path: the file or, for images, the folder.
-        width, height: size in pixels after the rotation of the metadata.
+        width, height: size in pixels after the crop and the rotation of the metadata.
         frame_rate: frames per second, exact (24000/1001); the mean where the rate is variable.
         time_base: seconds per unit of the timestamps that the reader returns.
         start_time: time of the first frame in seconds, on the clock that the file's audio shares.
         num_frames: exact number of frames.
         duration: seconds from the first frame to the end of the last.
         is_variable_rate: whether the frames leave the grid of `frame_rate` by over 0.1 frame.
+        last_duration: seconds for which the last frame is shown.
+        pix_fmt, bit_depth: of the coded pictures.
+        is_interlaced: whether the first picture is flagged so.
+        has_alpha: whether pictures have transparency.
         rotation: degrees counter-clockwise by which the coded pictures are turned.
+        crop: what the container cuts off the coded pictures.
         sample_aspect_ratio: width over height of a pixel, after rotation.
         color_primaries, color_trc, colorspace, color_range: code points of the file (ITU-T H.273; 2 = unspecified;
             range: 0 unspecified, 1 limited, 2 full).
+        side_data: bytes of what the first picture says about the film, by FFmpeg's name (such as
+            MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
+        lost_frames: frames of the file that cannot be decoded.
+        clock: where the times of the file's streams start again.
     """
 
     path: Path
@@ -43,65 +58,109 @@ class VideoInfo:
     num_frames: int
     duration: float
     is_variable_rate: bool = False
+    last_duration: Fraction | None = None
     is_images: bool = False
     has_audio: bool = False
     codec: str = "image"
     pix_fmt: str = "rgb24"
     bit_depth: int = 8
+    is_interlaced: bool = False
+    has_alpha: bool = False
     rotation: int = 0
+    crop: Crop = Crop()  # noqa: RUF009 (frozen)
     sample_aspect_ratio: Fraction = Fraction(1)
     color_primaries: int = 2
     color_trc: int = 2
     colorspace: int = 2
     color_range: int = 0
+    side_data: dict[str, bytes] = dataclasses.field(default_factory=dict, compare=False)
+    lost_frames: int = 0
+    clock: Clock = dataclasses.field(default_factory=Clock, compare=False)
+
+    @property
+    def matrix(self) -> int:
+        """Code point of the matrix that the file means; see `color.matrix_of`."""
+        return color.matrix_of(self.colorspace, self.width, self.height)
 
 
-def probe_video(path: Path) -> tuple[VideoInfo, FrameTable]:
+def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple[VideoInfo, FrameTable]:
     """Measures a video file: a pass over its packets, then one decoded frame.
 
+    Args:
+        path: the file.
+        scan, strict: see `list_frames`.
+
     Raises:
-        InputError: see `open_video`; also for zero frames, for a file that is cut off and for one whose first
-            frame cannot be decoded.
+        InputError: see `open_video`; also for zero frames, for a file that is cut off, for one whose first frame
+            cannot be decoded, and for a colour matrix that is not read here.
     """
-    frame = _first_frame(path)
-    table = list_frames(path, frame)
+    frame = _first_frame(path, strict)
+    table = list_frames(path, frame, scan=scan, strict=strict)
     with open_video(path) as (container, stream):
         rate, is_variable = frame_rate(table, stream)
-        turn = Turn.of(frame)
-        width, height = turn.size(frame.width, frame.height)
+        turn, crop = Turn.of(frame), container_crop(path, container, stream)
+        width, height = turn.size(*crop.size(frame.width, frame.height))
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        time_base = stream.time_base if table.can_seek else 1 / rate
-        start, end = (int(stamp) * time_base for stamp in table.pts[[0, -1]])
+        start, last = (int(stamp) * table.time_base for stamp in table.pts[[0, -1]])
+        end = table.end * table.time_base
         context = stream.codec_context
         info = VideoInfo(
             path=path,
             width=width,
             height=height,
             frame_rate=rate,
-            time_base=time_base,
+            time_base=table.time_base,
             start_time=start,
             num_frames=len(table.pts),
-            duration=float(end - start + 1 / rate),
+            duration=float(end - start if is_variable else last - start + 1 / rate),
             is_variable_rate=is_variable,
+            last_duration=end - last if is_variable else 1 / rate,
             has_audio=bool(container.streams.audio),
             codec=context.codec.canonical_name,
             pix_fmt=frame.format.name,
             bit_depth=max(component.bits for component in frame.format.components),
+            is_interlaced=frame.interlaced_frame,
+            has_alpha=any(component.is_alpha for component in frame.format.components),
             rotation=turn.degrees,
+            crop=crop,
             sample_aspect_ratio=1 / aspect if turn.transpose else aspect,
             color_primaries=int(context.color_primaries),
             color_trc=int(context.color_trc),
             colorspace=int(context.colorspace),
             color_range=int(context.color_range),
+            side_data={name: b"" for name in table.side_data} | _side_data(frame),
+            lost_frames=table.lost,
+            clock=table.clock,
         )
+    color.check_matrix(str(path), info.colorspace, frame.format.is_rgb)
     return info, table
 
 
-def _first_frame(path: Path) -> av.VideoFrame:
+def note_damage(info: VideoInfo, table: FrameTable) -> None:
+    """Says how many frames cannot be decoded, or are shown with parts missing."""
+    if table.lost:
+        note(
+            f"{info.path}: {table.lost} frames cannot be decoded and are left out; the other {info.num_frames} "
+            "keep their times (--strict stops instead)"
+        )
+    if table.damage is not None and table.damage.shown:
+        note(f"{info.path}: {table.damage.shown} frames are damaged, and upscaled as players show them")
+
+
+def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:
+    return {data.type.name: bytes(data) for data in frame.side_data}
+
+
+def _first_frame(path: Path, strict: bool) -> av.VideoFrame:
+    damage = Damage()
     with open_video(path) as (container, stream):
         try:
-            return next(container.decode(stream))
-        except (StopIteration, EOFError):
+            return next(frame for _, frame in decode_frames(container, stream, None if strict else damage))
+        except StopIteration:
+            if damage.first is not None:
+                raise InputError(
+                    f"no frame of {path} can be decoded: it is damaged; copy it again"
+                ) from damage.first
             raise InputError(f"{path} has no frames; give a video that plays") from None
         except av.FFmpegError as error:
             raise InputError(

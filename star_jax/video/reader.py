@@ -6,40 +6,68 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from star_jax.errors import InputError, RunError
+from star_jax.video import color
 from star_jax.video.container import open_video
-from star_jax.video.frame_table import FrameTable
+from star_jax.video.decoding import Damage, decode_frames
+from star_jax.video.deinterlace import CHOICES, deinterlaced
 from star_jax.video.orientation import Turn
-from star_jax.video.probe import VideoInfo, probe_video
+from star_jax.video.probe import VideoInfo, note_damage, probe_video
+from star_jax.video.timeline import FrameTable
 
 __all__ = ["VideoInfo", "VideoReader"]
 
-# Interpolated chroma and exact rounding: swscale's fast path repeats chroma samples and darkens by 0.7 levels.
-CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-
 
 class VideoReader:
-    """A video file as uint8 RGB frames, upright, in the order of showing.
+    """A video file as RGB frames, upright, in the order of showing.
 
-    Colour follows the tags of the file (matrix, range); an untagged file is BT.601, limited range, at any size:
-    the convention of ffmpeg's swscale. Transfer curve and primaries are left as they are.
+    Frames are uint8 [F, H, W, 3]. With `depth` None, a file of more than 8 bits gives uint16 over the whole range
+    of that type, without an 8-bit step. Colour follows the tags of the file (matrix, range); an untagged file is
+    limited range, BT.709 where it has over 576 lines or is at least 1280 wide, else BT.601. Transfer curve and
+    primaries are left as they are.
 
     Args:
         path: a file that FFmpeg can read.
         num_threads: decoder threads; 0 takes all cores, a data loader's worker wants 1.
+        depth: 8, or None for the depth of the file.
+        scan: decode the whole file first, which finds damage and odd times wherever they are; else its packets
+            are looked at only.
+        strict: refuse damage; else what can be decoded is given, and a line says how many frames are lost.
+        deinterlace: `auto` (what is flagged), `on` (all) or `off`.
 
     Raises:
         InputError: no such file, a folder, no permission, not a video, no video stream, no frames, cut off.
     """
 
-    def __init__(self, path: str | Path, *, num_threads: int = 0):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        num_threads: int = 0,
+        depth: int | None = 8,
+        scan: bool = False,
+        strict: bool = True,
+        deinterlace: str = "off",
+    ):
+        if deinterlace not in CHOICES:
+            raise InputError(f"deinterlace is {deinterlace!r}; choose one of {', '.join(CHOICES)}")
         self.path = Path(path)
-        self.num_threads = num_threads
         self.info: VideoInfo
         self._table: FrameTable
-        self.info, self._table = probe_video(self.path)
+        self.info, self._table = probe_video(self.path, scan=scan, strict=strict)
+        is_damaged = self._table.damage is not None and self._table.damage.errors > 0
+        self.num_threads = 1 if is_damaged else num_threads
+        self._is_deep = depth is None and self.info.bit_depth > 8
+        is_needed = deinterlace == "on" or (deinterlace == "auto" and self.info.is_interlaced)
+        self._deinterlace = deinterlace if is_needed else "off"
+        note_damage(self.info, self._table)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the frames: uint8 or uint16."""
+        return np.dtype(np.uint16 if self._is_deep else np.uint8)
 
     def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
         """Yields all frames, `size` at a time, opening the file anew on each call.
@@ -47,25 +75,25 @@ class VideoReader:
         Memory holds one piece and the decoder's few frames.
 
         Yields:
-            frames uint8 [f, H, W, 3], f = size except in the last piece; their timestamps in `info.time_base`.
+            frames uint8 or uint16 [f, H, W, 3], f = size except in the last piece; their timestamps in
+            `info.time_base`.
 
         Raises:
             RunError: a frame cannot be decoded, or fewer frames come out than the file announced.
         """
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
-        rgb = _RGBConverter(self.info)
+        rgb = _RGBConverter(self.info, self.dtype)
         count = 0
-        with open_video(self.path, self.num_threads) as (container, stream):
-            images: list[np.ndarray] = []
-            for frame in self._decode(container, stream, count):
-                images.append(rgb(frame))
-                count += 1
-                if len(images) == size:
-                    yield np.stack(images), self._pts(count - size, count)
-                    images = []
-            if images:
-                yield np.stack(images), self._pts(count - len(images), count)
+        images: list[np.ndarray] = []
+        for frame in self._all_frames():
+            images.append(rgb(frame))
+            count += 1
+            if len(images) == size:
+                yield np.stack(images), self._pts(count - size, count)
+                images = []
+        if images:
+            yield np.stack(images), self._pts(count - len(images), count)
         if count != self.info.num_frames:
             raise RunError(
                 f"{self.path} gave {count} of its {self.info.num_frames} frames; it is damaged: copy it again"
@@ -77,7 +105,7 @@ class VideoReader:
         Seeks to the key frame before `start`; only the frames asked for are converted to RGB.
 
         Returns:
-            uint8 [F, H, W, 3].
+            uint8 or uint16 [F, H, W, 3].
 
         Raises:
             InputError: the range leaves the video.
@@ -93,7 +121,7 @@ class VideoReader:
             raise InputError(
                 f"{self.path} has {total} frames; frames {start} to {start + (count - 1) * stride} asked"
             )
-        rgb = _RGBConverter(self.info)
+        rgb = _RGBConverter(self.info, self.dtype)
         images = []
         for index, frame in self._frames_from(start):
             if index in wanted:
@@ -104,16 +132,30 @@ class VideoReader:
             raise RunError(f"{self.path} gave {len(images)} of the {count} frames asked; it is damaged")
         return np.stack(images)
 
+    def times(self) -> list[int]:
+        """Timestamps of all frames in `info.time_base`."""
+        return self._table.pts.tolist()
+
     def _pts(self, start: int, stop: int) -> list[int]:
         return self._table.pts[start:stop].tolist()
 
-    def _decode(
-        self, container: av.container.InputContainer, stream: av.VideoStream, count: int
-    ) -> Iterator[av.VideoFrame]:
-        """Decodes on from where the container stands; `count` frames were decoded before (for messages)."""
-        try:
-            for frame in container.decode(stream):
+    def _all_frames(self) -> Iterator[av.VideoFrame]:
+        """Decodes the file from its start: exactly the frames of the table."""
+        damage = Damage() if self._table.damage is not None else None
+        with open_video(self.path, self.num_threads) as (container, stream):
+            frames = self._renamed(decode_frames(container, stream, damage))
+            if self._deinterlace != "off":
+                frames = deinterlaced(frames, self._deinterlace)
+            for _, frame in frames:
                 yield frame
+
+    def _renamed(
+        self, frames: Iterator[tuple[int | None, av.VideoFrame]], count: int = 0
+    ) -> Iterator[tuple[int | None, av.VideoFrame]]:
+        """The same frames, with an error that says where decoding failed; `count` were decoded before."""
+        try:
+            for numbered in frames:
+                yield numbered
                 count += 1
         except av.FFmpegError as error:
             raise RunError(
@@ -124,43 +166,54 @@ class VideoReader:
     def _frames_from(self, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yields (frame number, frame) from a key frame at or before `start` on."""
         keys = np.flatnonzero(self._table.is_key[: start + 1])
-        if self._table.can_seek and len(keys) and keys[-1] > 0:
+        if self._table.stamps is not None and self._deinterlace == "off" and len(keys) and keys[-1] > 0:
             with open_video(self.path, self.num_threads) as (container, stream):
                 # A demuxer may land behind the key frame (it compares decoding times): then one key frame earlier.
                 for target in keys[-2:][::-1].tolist():
-                    container.seek(int(self._table.pts[target]), stream=stream)
-                    frames = self._decode(container, stream, target)
+                    container.seek(int(self._table.stamps[target]), stream=stream)
+                    decoded = ((None, frame) for frame in container.decode(stream))
+                    frames = (frame for _, frame in self._renamed(decoded, target))
                     first = next(frames, None)
                     number = self._number_of(first)
                     if number is not None and number <= keys[-1]:
                         yield from enumerate(chain([first], frames), number)
                         return
         # Some containers make up other timestamps after a seek; their frames can only be counted from the start.
-        with open_video(self.path, self.num_threads) as (container, stream):
-            yield from enumerate(self._decode(container, stream, 0))
+        yield from enumerate(self._all_frames())
 
     def _number_of(self, frame: av.VideoFrame | None) -> int | None:
         """Number of a decoded frame by its timestamp; None where no frame has that one."""
         if frame is None or frame.pts is None:
             return None
-        index = int(np.searchsorted(self._table.pts, frame.pts))
-        return index if index < len(self._table.pts) and self._table.pts[index] == frame.pts else None
+        index = int(np.searchsorted(self._table.stamps, frame.pts))
+        return index if index < len(self._table.pts) and self._table.stamps[index] == frame.pts else None
 
 
 class _RGBConverter:
     """Turns decoded frames into upright RGB arrays of one size; keeps swscale's context between frames."""
 
-    def __init__(self, info: VideoInfo):
-        self._info = info
+    def __init__(self, info: VideoInfo, dtype: np.dtype):
+        self._info, self._dtype = info, dtype
         self._reformatter = VideoReformatter()
         self._turn: Turn | None = None
+        self._size: tuple[int, int] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         if self._turn is None:
-            self._turn = Turn.of(frame)
-        # A stream may change its size midway; swscale brings every frame to the first one's.
-        width, height = self._turn.size(self._info.width, self._info.height)
-        image = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=CONVERSION, threads=1
-        ).to_ndarray()
-        return self._turn.apply(image)
+            self._turn, self._size = Turn.of(frame), (frame.width, frame.height)
+        if (frame.width, frame.height) != self._size:
+            # A stream may change its size midway; swscale brings every frame to the first one's.
+            width, height = self._size
+            is_full = frame.color_range
+            frame = self._reformatter.reformat(
+                frame,
+                width=width,
+                height=height,
+                format=frame.format.name,
+                interpolation=color.SWSCALE,
+                threads=1,
+            )
+            frame.color_range = is_full
+        is_full = frame.color_range == color.FULL or frame.format.name.startswith("yuvj")
+        image = color.read_rgb(frame, self._info.matrix, is_full, self._reformatter)
+        return color.to_depth(self._turn.apply(self._info.crop.apply(image)), self._dtype)

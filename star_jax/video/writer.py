@@ -1,6 +1,7 @@
-"""Writes H.264 files from RGB frames, with the source's timing, sound and subtitles."""
+"""Writes videos from RGB frames, with the source's times and all that is not the picture."""
 
 import contextlib
+import io
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -9,64 +10,49 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.video.reformatter import (
-    ColorPrimaries,
-    ColorRange,
-    Colorspace,
-    ColorTrc,
-)
+from av.video.reformatter import ColorRange
 
-from star_jax.errors import InputError, RunError
+from star_jax.errors import DiskError, InputError, RunError
+from star_jax.files import draft_path, real_path
+from star_jax.video.acm import name_codecs
+from star_jax.video.captions import CaptionCarrier
 from star_jax.video.container import file_url
+from star_jax.video.encoders import PRESETS, Quality, choose_encoding
+from star_jax.video.frames import FrameMaker
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
 from star_jax.video.streams import FORMATS, StreamCopier
 
-__all__ = ["PRESETS", "VideoWriter", "check_output_path"]
+__all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
-PRESETS = (
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-    "placebo",
-)
-MAX_CRF = 51
-MAX_SIDE = 16_384  # x264's
-# H.264 players take chroma samples to lie on the left; swscale alone would centre them, and move colours.
-CONVERSION = (
-    "out_color_matrix=bt709:out_range=limited:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
-)
-# Code points of primaries and transfer curve that say nothing: unspecified and reserved.
-UNKNOWN = {0, 2, 3}
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
+TRIAL_SECONDS = Fraction(1)  # of the other streams that are tried before any work
 
 
 class VideoWriter:
-    """Context manager that writes frames as H.264; the file appears under its name only when all went well.
+    """Context manager that writes frames to a video; the file appears under its name only when all went well.
 
-    Written as yuv420p, or yuv444p where width or height is odd (the size is kept; some hardware players do not
-    take it). The matrix is BT.709, limited range, and tagged so; primaries and transfer curve are those of the
-    source where it names them (RGB values pass through unchanged), else BT.709.
+    H.264 of 8 bits for an 8-bit source, HEVC of 10 or 12 for a deeper one, unless `quality` says otherwise: 4:2:0,
+    or 4:4:4 where width or height is odd (the size is kept; some hardware players do not take it). The matrix is
+    BT.709, or BT.2020 for a source of wide gamut or high dynamic range, limited range, and tagged so; primaries
+    and transfer curve are those of the source where it names them (RGB values pass through unchanged), else BT.709.
     A source of constant rate gives exactly equal steps of 1 / `frame_rate` from its start time on; one of variable
-    rate keeps its timestamps. Sound and subtitles of `source` are copied without re-encoding.
+    rate keeps its timestamps and the duration of its last frame. Sound is copied without re-encoding; for the rest
+    see streams.py.
+
+    Entering writes a trial into memory first: the header, a frame, and the first packets of all other streams.
 
     Args:
         path: .mp4, .mov or .mkv; an existing file is replaced.
         width, height: size of the frames in pixels.
         frame_rate: frames per second, exact.
-        crf: x264's constant rate factor, 0 (lossless) to 51.
-        preset: x264's preset.
+        crf, preset: see `quality`, which they are part of where it is not given.
         source: where timing, sound, subtitles, pixel aspect and colour tags come from.
+        quality: codec, depth and pixel format, as far as the user asks for one.
 
     Raises:
-        InputError: see `check_output_path`; also an unknown preset, a crf out of range, or frames too large.
+        InputError: see `check_output_path` and `choose_encoding`; also an unknown preset or a crf out of range.
     """
 
     def __init__(
@@ -79,29 +65,26 @@ class VideoWriter:
         crf: float = 17,
         preset: str = "medium",
         source: VideoInfo | None = None,
+        quality: Quality | None = None,
     ):
-        if preset not in PRESETS:
-            raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-        if not 0 <= crf <= MAX_CRF:
-            raise InputError(f"crf is {crf}; expected 0 (lossless) to {MAX_CRF} (smallest file)")
-        if max(width, height) > MAX_SIDE:
-            raise InputError(
-                f"{width}x{height} is too large for H.264 (up to {MAX_SIDE}); lower the scale, or write to %05d.png"
-            )
+        quality = quality or Quality(crf=crf, preset=preset)
         self.path = check_output_path(path, source)
-        self.partial_path = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._format = FORMATS[self.path.suffix.lower()]
+        self.encoding = choose_encoding(quality, self._format, width, height, source)
+        self.partial_path = draft_path(self.path)
         self.num_frames = 0
         self._size = (height, width)
         self._frame_rate = Fraction(frame_rate)
-        self._options = {"crf": str(crf), "preset": preset}
         self._source = source
         self._keeps_pts = source is not None and source.is_variable_rate
         self._copier: StreamCopier | None = None
+        self._captions: CaptionCarrier | None = None
         self._container: av.container.OutputContainer | None = None
 
     def __enter__(self) -> "VideoWriter":
+        self._try()
         try:
-            self._open()
+            self._open(file_url(self.partial_path))
         except BaseException as error:
             self._discard()
             if isinstance(error, (av.FFmpegError, ValueError)):
@@ -110,7 +93,7 @@ class VideoWriter:
         return self
 
     def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
-        """Encodes frames uint8 [f, H, W, 3], RGB.
+        """Encodes frames [f, H, W, 3], RGB: uint8 or uint16 over their whole range, or float in 0 to 1.
 
         Args:
             frames: in the order of showing.
@@ -119,9 +102,10 @@ class VideoWriter:
         Raises:
             RunError: the file cannot be written (a full disk, say).
         """
-        if frames.dtype != np.uint8 or frames.shape[1:] != (*self._size, 3):
+        if frames.dtype.kind not in "uf" or frames.shape[1:] != (*self._size, 3):
             raise ValueError(
-                f"expected uint8 [f, {self._size[0]}, {self._size[1]}, 3], got {frames.dtype} {frames.shape}"
+                f"expected uint8, uint16 or float [f, {self._size[0]}, {self._size[1]}, 3], got {frames.dtype} "
+                f"{frames.shape}"
             )
         if self._keeps_pts and pts is None:
             raise ValueError("the source has a variable frame rate; pass the timestamps of its frames")
@@ -145,34 +129,56 @@ class VideoWriter:
                 raise self._run_error(error) from error
             raise
 
-    def _open(self) -> None:
-        options = {"movflags": "faststart"} if FORMATS[self.path.suffix.lower()] != "matroska" else {}
-        self._container = av.open(
-            file_url(self.partial_path),
-            "w",
-            format=FORMATS[self.path.suffix.lower()],
-            container_options=options,
-        )
+    def _try(self) -> None:
+        """Writes a little of everything into memory, so that what cannot be written is known before any work."""
+        with io.BytesIO() as memory:
+            try:
+                self._open(memory)
+                pts = 0 if self._source is None else round(self._source.start_time / self._source.time_base)
+                packets = self._encode(np.zeros((*self._size, 3), np.uint8), pts if self._keeps_pts else None)
+                self._container.mux([*packets, *self._stream.encode(None)])
+                if self._copier is not None:
+                    self._copier.copy_until(TRIAL_SECONDS)
+                self._container.close()
+            except (av.FFmpegError, ValueError, OverflowError) as error:
+                raise InputError(
+                    f"cannot write {self.path} from this source: {getattr(error, 'strerror', None) or error}; try "
+                    f"{'.mp4' if self._format == 'matroska' else '.mkv'}, or another --codec"
+                ) from error
+            finally:
+                self._close_sources()
+                self._container, self.num_frames = None, 0
+
+    def _open(self, target: str | io.BytesIO) -> None:
+        source, encoding = self._source, self.encoding
+        self._container = av.open(target, "w", format=self._format)
         height, width = self._size
-        stream = self._container.add_stream("libx264", rate=self._frame_rate, options=self._options)
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
-        source = self._source
+        stream = self._container.add_stream(encoding.encoder, rate=self._frame_rate, options=encoding.options)
+        stream.width, stream.height, stream.pix_fmt = width, height, encoding.pixel_format
         context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        context.colorspace, context.color_range = encoding.matrix, ColorRange.MPEG
+        context.color_primaries, context.color_trc = encoding.color_primaries, encoding.color_trc
+        if encoding.tag and self._format != "matroska":
+            context.codec_tag = encoding.tag
         start = Fraction(0)
         if source is not None:
             context.sample_aspect_ratio = source.sample_aspect_ratio
-            if source.color_primaries not in UNKNOWN:
-                context.color_primaries = source.color_primaries
-            if source.color_trc not in UNKNOWN:
-                context.color_trc = source.color_trc
             if not source.is_images:
-                self._copier = StreamCopier(source, self._container)
+                self._copier = StreamCopier(source, self._container, self._format)
                 start = source.start_time - self._copier.offset
+                stream.metadata.update(self._copier.film_tags)
+                stream.disposition = self._copier.film_disposition
+                if "A53_CC" in source.side_data:
+                    self._captions = CaptionCarrier(source.path, width, height, encoding.pixel_format)
+        if self._format != "matroska":
+            flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
+            flags += ["faststart"] * isinstance(target, str)  # which a file in memory cannot have
+            self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
         if self._keeps_pts:
-            self._time_base = source.time_base
+            # Finer than the source's, so that the sound's place beside it is kept, too.
+            factor = -(-MIN_TIMESCALE // source.time_base.denominator)
+            self._time_base = Fraction(1, source.time_base.denominator * factor)
+            self._ticks = source.time_base / self._time_base
             self._start = round((start - source.start_time) / self._time_base)
         else:
             ticks = -(-MIN_TIMESCALE // self._frame_rate.numerator)
@@ -181,13 +187,18 @@ class VideoWriter:
         self._ticks_per_frame = 1 / self._frame_rate / self._time_base
         context.time_base = stream.time_base = self._time_base
         self._stream = stream
-        self._converter = _converter(width, height, stream.pix_fmt)
+        self._maker = FrameMaker(encoding)
+        self._last_pts: int | None = None
 
     def _encode(self, image: np.ndarray, pts: int | None) -> list[av.Packet]:
-        self._converter.vpush(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
-        frame = self._converter.vpull()
+        frame = self._maker.make(image)
+        if self._captions is not None:
+            frame = self._captions.dress(frame)
         frame.time_base = self._time_base
-        frame.pts = self._start + (pts if pts is not None else round(self.num_frames * self._ticks_per_frame))
+        place = (
+            round(pts * self._ticks) if pts is not None else round(self.num_frames * self._ticks_per_frame)
+        )
+        frame.pts = self._last_pts = self._start + place
         frame.duration = round(self._ticks_per_frame)
         self.num_frames += 1
         return self._stream.encode(frame)
@@ -202,16 +213,28 @@ class VideoWriter:
     def _finish(self) -> None:
         if not self.num_frames:
             raise RunError(f"{self.path} was not written: no frame came")
-        self._mux(self._stream.encode(None))
+        packets = self._stream.encode(None)
+        for packet in packets:
+            if self._keeps_pts and packet.pts == self._last_pts:
+                packet.duration = round(self._source.last_duration / self._time_base)
+        self._mux(packets)
         if self._copier is not None:
             self._copier.copy_until(None)
-            self._copier.close()
+            acm_tracks = self._copier.acm_tracks
+        self._close_sources()
         self._container.close()
-        os.replace(self.partial_path, self.path)
+        if self._source is not None and not self._source.is_images and acm_tracks:
+            name_codecs(self.partial_path, acm_tracks)
+        os.replace(self.partial_path, real_path(self.path))
+
+    def _close_sources(self) -> None:
+        for source in (self._copier, self._captions):
+            if source is not None:
+                source.close()
+        self._copier = self._captions = None
 
     def _discard(self) -> None:
-        if self._copier is not None:
-            self._copier.close()
+        self._close_sources()
         # Removed before closing, which would first complete the file, and fails again on a full disk.
         self.partial_path.unlink(missing_ok=True)
         if self._container is not None:
@@ -220,15 +243,4 @@ class VideoWriter:
 
     def _run_error(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error)
-        return RunError(f"cannot write {self.path}: {reason}; check the free space of the disk")
-
-
-def _converter(width: int, height: int, pix_fmt: str) -> av.filter.Graph:
-    """From RGB frames to the encoder's pixel format."""
-    graph = av.filter.Graph()
-    source = graph.add_buffer(
-        width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, MIN_TIMESCALE)
-    )
-    steps = graph.add("scale", CONVERSION), graph.add("format", pix_fmt), graph.add("buffersink")
-    graph.link_nodes(source, *steps).configure()
-    return graph
+        return DiskError(f"cannot write {self.path}: {reason}; check the free space of the disk")

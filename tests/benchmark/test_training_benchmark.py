@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from star_jax.benchmark import training
 from star_jax.benchmark.training import measure_training
 from star_jax.errors import InputError
+from star_jax.launch.cli import main
 from star_jax.launch.config_arguments import run_config_file
 from star_jax.train.config import parse_experiment
 from star_jax.train.operations import step_flops
@@ -46,3 +48,17 @@ def test_a_step_is_timed():
 def test_mistakes():
     with pytest.raises(InputError, match="repeats is 0; choose at least 1"):
         measure_training(Toy(), experiment(), repeats=0)
+
+
+def test_the_full_size_configuration_needs_no_checkpoint(monkeypatch):
+    """Its checkpoint is not there; the step that would be measured is traced as far as its shapes."""
+    asked = {}
+
+    def measure(objective, config, **_):
+        asked.update(batch=objective.abstract_batch(1), trainable=objective.abstract_params()[0])
+        raise InputError("far enough")
+
+    monkeypatch.setattr(training, "measure_training", measure)
+    assert main(["benchmark", "train", "--config", "configs/star_i2vgenxl.py"]) == 2
+    assert asked["batch"]["gt"].shape == (1, 32, 720, 1280, 3)
+    assert sum(leaf.size for leaf in jax.tree.leaves(asked["trainable"])) > 6e8

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 
-import huggingface_hub
 import ml_dtypes
 import numpy as np
 import pytest
@@ -256,40 +255,6 @@ def test_file_of_a_hub_cache_must_have_the_digest_of_its_name(tmp_path, vae_file
         else:
             convert(link, tmp_path / "works")
     assert not (tmp_path / "fails").exists()
-
-
-def test_hub_addresses(tmp_path, vae_file, monkeypatch):
-    repository = tmp_path / "repository"
-    (repository / "vae").mkdir(parents=True)
-    state = torch.load(vae_file, weights_only=True)
-    safetensors.torch.save_file(state, repository / "vae" / "diffusion_pytorch_model.safetensors")
-    files = [
-        "README.md",
-        "vae/diffusion_pytorch_model.safetensors",
-        "vae/diffusion_pytorch_model.fp16.safetensors",
-    ]
-    asked = {}
-
-    def snapshot_download(repo, *, revision, allow_patterns):
-        asked.update(repo=repo, revision=revision, files=allow_patterns)
-        return str(repository)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision=None: files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    convert("hf://owner/name@v1/vae", tmp_path / "made")
-    assert asked == {"repo": "owner/name", "revision": "v1", "files": [files[1]]}
-    convert("hf://owner/name/" + files[1], tmp_path / "again")
-    with pytest.raises(InputError, match="no such file or folder with weights"):
-        convert("hf://owner/name/text_encoder", tmp_path / "third")
-    with pytest.raises(InputError, match=r"write hf://owner/repo\[@revision\]/path"):
-        convert("hf://owner", tmp_path / "third")
-
-    def offline(self, repo, revision=None):
-        raise huggingface_hub.errors.OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled.")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", offline)
-    with pytest.raises(InputError, match=r"cannot be downloaded \(Cannot reach the Hub.*check name, network"):
-        convert("hf://owner/name/vae", tmp_path / "third")
 
 
 def test_command_line(tmp_path, vae_file, capsys):

@@ -52,7 +52,7 @@ def test_manifest_counts_hashes_and_reasons(dataset):
     for shard in manifest["shards"]:
         assert len(shard["sha256"]) == 64
         assert (output / "star_clips" / "1.0.0" / shard["file"]).stat().st_size == shard["bytes"]
-    assert not list(output.rglob("*.partial"))
+    assert not list(output.rglob(".*"))
 
 
 def test_tensorflow_datasets_reads_it(dataset):
@@ -136,7 +136,7 @@ def test_resume_keeps_finished_shards(dataset, videos, tmp_path):
     finished = {
         path: path.stat().st_mtime_ns
         for path in (tmp_path / "star_clips").rglob("*array_record*")
-        if path.suffix != ".partial"
+        if not path.name.startswith(".")
     }
     assert len(finished) >= 1
     manifest = prepare(config, encoder)

@@ -8,7 +8,7 @@ import pytest
 
 from star_jax.errors import InputError
 from star_jax.inference import memory
-from star_jax.inference.memory import parse_memory, plan_memory, sampling_bytes, vae_bytes
+from star_jax.inference.memory import plan_memory, sampling_bytes, vae_bytes
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
 from star_jax.ops.platform import targeting
@@ -137,16 +137,3 @@ def test_the_plan_in_one_line():
 
 def test_memory_of_this_machine():
     assert GIB / 4 < memory.device_memory() <= memory.host_memory()
-
-
-def test_sizes_of_memory():
-    assert [parse_memory(text) for text in ("12GiB", "12G", "1.5gb", "800M", "4096")] == [
-        12 * GIB,
-        12 * GIB,
-        int(1.5 * GIB),
-        800 * 2**20,
-        4096,
-    ]
-    for text in ("", "much", "-1G", "0", "nanG", "12X"):
-        with pytest.raises(InputError, match="give a size such as 12GiB"):
-            parse_memory(text)

@@ -8,9 +8,10 @@ from sample_frames import LONG, SHORT, moving_clip
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.tiles import make_tiles
 from star_jax.errors import InputError
-from star_jax.inference.pieces import Canvas, Finish, decode_chunk, enlarge
+from star_jax.inference.pieces import Canvas, Finish, decode_chunk
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.chunks import independent_chunks
+from star_jax.ops.pixels import enlarge
 from star_jax.video.geometry import Padding
 
 UNPADDED = Padding(0, 0, 0, 0)
@@ -54,7 +55,7 @@ def test_strength_blends_with_the_enlarged_input(tiny_pipeline):
     clip = moving_clip(2)
     whole = tiny_pipeline(clip, **SHORT).astype(np.float64)
     size = whole.shape[1:3]
-    enlarged = (np.asarray(enlarge(jnp.asarray(clip), size)) + 1) * 127.5
+    enlarged = np.asarray(enlarge(jnp.asarray(clip, jnp.float32), size))
     half = tiny_pipeline(clip, **SHORT, strength=0.5)
     assert np.abs(half - (whole + enlarged) / 2).max() <= 1  # rounded once, not twice
     assert np.abs(whole - enlarged).mean() > 5

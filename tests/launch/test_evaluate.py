@@ -163,7 +163,7 @@ def test_names_mistakes_in_one_line(clips, monkeypatch, capsys, arguments, messa
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not list(clips.glob("*.partial")) and not (clips / "p.png").exists()
+    assert not list(clips.glob(".*")) and not (clips / "p.png").exists()
 
 
 def test_degraded_images_can_be_measured_on(clips, capsys):

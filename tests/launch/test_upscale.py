@@ -20,11 +20,11 @@ from sample_videos import NTSC_FILM, packets, write_sound, write_video
 
 from star_jax.checkpoints.directory import save_component
 from star_jax.errors import InputError
+from star_jax.inference.display import StageBars
+from star_jax.inference.jobs import is_there, output_paths, settings_for
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
-from star_jax.launch import upscale as command
 from star_jax.launch.cli import main
-from star_jax.launch.upscale_paths import is_there, output_paths, settings_for
 from star_jax.presets import BUNDLED, get_preset
 from star_jax.video.reader import VideoReader
 
@@ -320,14 +320,14 @@ def test_a_prompt_for_a_pipeline_without_text_encoder():
 @pytest.mark.parametrize("name", ["out.mp4", "images/%05d.png"])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_leave_nothing(clip, tmp_path, refused, monkeypatch, stage, name, sent):
-    show = command._StageBars.__call__
+    show = StageBars.__call__
 
     def interrupt(self, at, done, total) -> None:
         show(self, at, done, total)
         if at == stage:
             signal.raise_signal(sent)
 
-    monkeypatch.setattr(command._StageBars, "__call__", interrupt)
+    monkeypatch.setattr(StageBars, "__call__", interrupt)
     assert "interrupted; nothing was left half-written" in refused(clip, "-o", tmp_path / name, code=130)
 
 
@@ -339,7 +339,7 @@ def test_a_failure_keeps_the_file_of_an_earlier_run(clip, tmp_path, refused, mon
         if stage == "decode":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command._StageBars, "__call__", interrupt)
+    monkeypatch.setattr(StageBars, "__call__", interrupt)
     refused(clip, "-o", output, code=130)
     assert output.read_bytes() == b"the result of yesterday"
 

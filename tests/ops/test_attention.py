@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from star_jax.errors import InputError
+from star_jax.ops import attention
 from star_jax.ops.attention import AttentionKernels, choose_implementation, dot_product_attention
 from star_jax.ops.platform import targeting
 
@@ -71,7 +72,12 @@ def test_auto_is_documented_choice():
     assert choose_implementation(long, long, jnp.float32, "cpu") == "chunked"
     assert choose_implementation(short, short, jnp.bfloat16, "gpu") == "xla"
     assert choose_implementation(short, short, jnp.float32, "cpu") == "xla"
-    assert choose_implementation(long, text, jnp.bfloat16, "gpu") == "xla"
+    assert choose_implementation(long, text, jnp.bfloat16, "gpu") == "cudnn"
+    coarse = (32, 960, 20, 64)
+    assert choose_implementation(coarse, coarse, jnp.bfloat16, "gpu") == "cudnn"
+    vae = (3, 14400, 1, 512)
+    assert choose_implementation(vae, vae, jnp.float16, "gpu") == "xla"
+    assert choose_implementation(vae, vae, jnp.float32, "cpu") == "chunked"
 
 
 @pytest.mark.parametrize(
@@ -111,3 +117,20 @@ def test_splash_traces_for_unaligned_lengths():
 def test_kernels_of_unknown_names_are_refused_before_anything_runs():
     with pytest.raises(InputError, match="choose one of auto"):
         AttentionKernels.all("flash3")
+
+
+def test_materialised_logits_in_groups_of_sequences(monkeypatch):
+    """As an accelerator does when all of them at once are too many."""
+    inputs = _inputs((5, 12, 12, 2, 8))
+    weight = _inputs((5, 12, 12, 2, 8), seed=1)[0]
+
+    def loss(q, k, v):
+        return (dot_product_attention(q, k, v, implementation="xla") * weight).sum()
+
+    whole = jax.value_and_grad(loss, (0, 1, 2))(*inputs)
+    monkeypatch.setattr(attention, "_MATERIALISED_BYTES", 2 * 4 * 2 * 12 * 12)  # two sequences
+    with targeting("gpu"):
+        assert "scan" in str(jax.make_jaxpr(loss)(*inputs))
+        grouped = jax.value_and_grad(loss, (0, 1, 2))(*inputs)
+    for a, b in zip(jax.tree.leaves(grouped), jax.tree.leaves(whole), strict=True):
+        assert _relative(a, b) < 1e-6

@@ -22,6 +22,7 @@ from star_jax.data.rng import generator
 from star_jax.data.sources import MANIFEST, root_and_split
 from star_jax.data.stopwatch import Stopwatch
 from star_jax.errors import InputError, StarError
+from star_jax.files import appearing
 
 Example = dict[str, Any]
 
@@ -109,7 +110,6 @@ class StarClips(tfds.core.ShardBasedBuilder):
         """
         path = self.shard_path(split, index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.parent / f"{path.name}.partial"
         writer = tfds.core.writer.ShardWriter(
             features=self.info.features,
             serializer=tfds.core.example_serializer.ExampleSerializer(
@@ -117,9 +117,9 @@ class StarClips(tfds.core.ShardBasedBuilder):
             ),
             example_writer=self._example_writer(),
         )
-        count = writer.write(examples=self._shards[split][index](), path=partial)
-        data = partial.read_bytes()
-        partial.replace(path)
+        with appearing(path) as partial:
+            count = writer.write(examples=self._shards[split][index](), path=epath.Path(partial))
+            data = partial.read_bytes()
         return count, hashlib.sha256(data).hexdigest(), len(data)
 
     def finish(self, shard_lengths: Mapping[str, list[int]], shard_bytes: Mapping[str, int]) -> None:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from star_jax.data.prepare.clip_bytes import encode_clip
 from star_jax.data.prepare.read import Example, ExampleShape, StarClips
 from star_jax.data.sources import MANIFEST, SPLITS, ClipRecord, open_source
 from star_jax.errors import InputError, RunError
+from star_jax.files import write_json
 from star_jax.progress import Reporter, progress
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,8 @@ def prepare(
             count, digest, size = builder.write_shard(split, index)
             entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
             entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
-            _write_json(part, entry)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            write_json(part, entry)
             if entry["skipped"]:
                 _judge(output, work, config.data.max_bad_share)
     return _finish(output, builder, work, settings, config.data.max_bad_share)
@@ -268,18 +269,12 @@ def _claim(output: epath.Path, settings: dict[str, Any]) -> None:
                 f"another output folder"
             )
         return
-    _write_json(path, settings)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def _part(output: epath.Path, split: str, index: int) -> epath.Path:
     return output / "parts" / f"{split}-{index:05d}.json"
-
-
-def _write_json(path: epath.Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f"{path.name}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(content, indent=2))
-    partial.replace(path)
 
 
 def _parts(output: epath.Path, shards: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
@@ -335,5 +330,5 @@ def _finish(
         "shards": [{k: v for k, v in part.items() if k != "skipped"} for part in parts],
         "skipped": skipped,
     }
-    _write_json(output / MANIFEST, manifest)
+    write_json(output / MANIFEST, manifest)
     return manifest

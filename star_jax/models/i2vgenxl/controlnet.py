@@ -17,7 +17,7 @@ class ControlNet(UNetEncoder):
         self,
         config: UNetConfig,
         *,
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,

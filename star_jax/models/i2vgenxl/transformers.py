@@ -8,6 +8,7 @@ from star_jax.models.attention import Attention, FeedForward, KeysValues, layer_
 from star_jax.models.layers import GroupNorm
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.frames_attention import attends_frames_first
 from star_jax.parallel.activations import split_frames, split_pixels
 
 
@@ -87,11 +88,15 @@ class TemporalTransformerBlock(nnx.Module):
         self.liem2 = TemporalLiem(**kwargs) if has_second else None
         self.liem_position = liem_position
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [pixels, F, C] -> same
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[pixels, F, C] -> same, or [B, F, pixels, C] -> same, frames left where they are."""
+        attn1, attn2 = (
+            (self.attn1, self.attn2) if x.ndim == 3 else (self.attn1.along_frames, self.attn2.along_frames)
+        )
         before = self.liem_position == "before_attention"
         after = self.liem_position == "after_attention"
-        x = _gate(self.liem1, self.attn1(self.norm1(_gate(self.liem1, x, here=before))), here=after) + x
-        x = _gate(self.liem2, self.attn2(self.norm2(_gate(self.liem2, x, here=before))), here=after) + x
+        x = _gate(self.liem1, attn1(self.norm1(_gate(self.liem1, x, here=before))), here=after) + x
+        x = _gate(self.liem2, attn2(self.norm2(_gate(self.liem2, x, here=before))), here=after) + x
         x = self.ff(self.norm3(x)) + x
         return _gate(self.liem1, x, here=self.liem_position == "block_output")
 
@@ -107,7 +112,7 @@ class SpatialTransformer(nnx.Module):
         context_dim: int,
         num_groups: int = 32,
         liem_position: str | None = "before_attention",
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -150,7 +155,7 @@ class TemporalTransformer(nnx.Module):
         heads: int | None = None,
         num_groups: int = 32,
         liem_position: str | None = "before_attention",
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -164,9 +169,13 @@ class TemporalTransformer(nnx.Module):
             inner, heads=heads, head_dim=head_dim, liem_position=liem_position, kernels=kernels, **kwargs
         )
         self.proj_out = nnx.Linear(inner, channels, kernel_init=nnx.initializers.zeros, **kwargs)
+        self.implementation, self.head_dim = kernels.temporal, head_dim
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
         b, f, h, w, _ = x.shape
+        if self.implementation == "auto" and attends_frames_first(f, self.head_dim, self.proj_in.dtype):
+            tokens = self.proj_in(self.norm(x)).reshape(b, f, h * w, -1)
+            return self.proj_out(self.block(tokens)).reshape(x.shape) + x
         tokens = split_frames(self.proj_in(self.norm(x)).reshape(b, f, h * w, -1))
         tokens = split_pixels(tokens.swapaxes(1, 2)).reshape(b * h * w, f, -1)  # [pixels, F, inner]
         tokens = split_pixels(self.block(tokens).reshape(b, h * w, f, -1)).swapaxes(1, 2)

@@ -26,7 +26,7 @@ class UNetEncoder(nnx.Module):
         self,
         config: UNetConfig,
         *,
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
@@ -104,7 +104,7 @@ class UNet(UNetEncoder):
         self,
         config: UNetConfig,
         *,
-        kernels: AttentionKernels = AttentionKernels(),  # noqa: B008 (frozen)
+        kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
@@ -169,7 +169,7 @@ class UNet(UNetEncoder):
         for i, block in enumerate(self.up_blocks):
             taken = [skips.pop() for _ in block.resnets]
             x = block(x, taken, temb, text["up"][i], fold_key(dropout_key, _UP_KEY + i))
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 def _block_spec(config: UNetConfig, kernels: AttentionKernels, remat: str) -> BlockSpec:

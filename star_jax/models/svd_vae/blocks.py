@@ -31,8 +31,8 @@ class ResnetBlock2D(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
-        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
-        hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
+        hidden = self.conv1(self.norm1(x, silu=True))
+        hidden = self.conv2(self.norm2(hidden, silu=True))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden
 
 
@@ -47,8 +47,8 @@ class TemporalResnetBlock(nnx.Module):
         self.conv2 = TemporalConv(channels, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
-        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
-        return x + self.conv2(jax.nn.silu(self.norm2(hidden)))
+        hidden = self.conv1(self.norm1(x, silu=True))
+        return x + self.conv2(self.norm2(hidden, silu=True))
 
 
 class AlphaBlender(nnx.Module):

@@ -112,7 +112,7 @@ class Encoder(nnx.Module):
         for block in self.down_blocks:
             x = split_columns(block(x))
         x = self.mid_block(x)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 class MidBlockTemporalDecoder(nnx.Module):
@@ -207,7 +207,7 @@ class TemporalDecoder(nnx.Module):
         x = self.mid_block(x)
         for block in self.up_blocks:
             x = split_columns(block(x))
-        return self.time_conv_out(self.conv_out(jax.nn.silu(self.conv_norm_out(x))))
+        return self.time_conv_out(self.conv_out(self.conv_norm_out(x, silu=True)))
 
 
 class AutoencoderKLTemporalDecoder(nnx.Module):

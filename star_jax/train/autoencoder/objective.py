@@ -18,9 +18,11 @@ import numpy as np
 
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
+from star_jax.evaluation.metrics import psnr_of_error
 from star_jax.files import write_png
 from star_jax.init.component import fresh_component
 from star_jax.models.architectures import build_model
+from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.parallel.mesh import MeshConfig
 from star_jax.presets import get_preset
 from star_jax.train.config import OptimizerConfig, TrainConfig
@@ -119,7 +121,7 @@ class VaeObjective:
         keys = sample_keys(key, batch)
         draws = jax.vmap(lambda key: jax.random.uniform(named_key(key, "degraded")))(keys)
         chosen = (draws < config.degraded_share)[:, None, None, None, None]
-        frames = jnp.where(chosen, _enlarged(batch), _pixels(batch["gt"]))
+        frames = jnp.where(chosen, _enlarged(batch), to_float(batch["gt"]))
         posterior, _ = self.model.encode(trainable, frames)
         latents = posterior.sample(sample_noise(keys, "posterior", posterior.mean.shape))
         decoded = self._decode(trainable, latents)
@@ -140,21 +142,21 @@ class VaeObjective:
     ) -> dict[str, float]:
         """PSNR of reconstructions of clean and of degraded clips; the picture shows the first clips of each."""
         parts = [jax.device_get(self._reconstruct(trainable, batch)) for batch in batches]
-        scores = {
-            f"validation_psnr_{name}": float(
-                np.mean([_psnr(*pair) for part in parts for pair in zip(*part[name], strict=True)])
+        scores = {}
+        for name in ("clean", "degraded"):
+            errors = [np.square(x - y).mean() for part in parts for x, y in zip(*part[name], strict=True)]
+            scores[f"validation_psnr_{name}"] = float(
+                np.mean([psnr_of_error(float(e), peak=2.0) for e in errors])
             )
-            for name in ("clean", "degraded")
-        }
         if image_path is not None:
             rows = [np.concatenate([*part[name]], axis=3)[:, 0] for part in parts[:1] for name in part]
             sheet = np.concatenate([row for group in rows for row in group[:4]], axis=0)
-            write_png(image_path, np.uint8(np.rint((sheet + 1) * 127.5)))
+            write_png(image_path, np.asarray(to_uint8(sheet)))
         return scores
 
     def _reconstruction(self, params: Tree, batch: dict[str, jax.Array]) -> dict[str, Any]:
         """(frames, decoded) of the clean and of the degraded clips, in [-1, 1]."""
-        clips = {"clean": _pixels(batch["gt"]), "degraded": _enlarged(batch)}
+        clips = {"clean": to_float(batch["gt"]), "degraded": _enlarged(batch)}
         return {
             name: (frames, jnp.clip(self._decode(params, self.model.encode(params, frames)[0].mode()), -1, 1))
             for name, frames in clips.items()
@@ -167,25 +169,15 @@ class VaeObjective:
     def scaling_factor(self, params: Tree, batches: list[dict[str, Any]]) -> float:
         """What gives the latents of clean clips unit deviation (`ArchitectureConfig.with_scaling_factor`)."""
         encode = jax.jit(lambda params, frames: self.model.encode(params, frames)[0].mode())
-        latents = [np.asarray(encode(params, _pixels(batch["gt"]))) for batch in batches]
+        latents = [np.asarray(encode(params, to_float(batch["gt"]))) for batch in batches]
         return float(1 / np.std(np.concatenate(latents)))
-
-
-def _pixels(frames: jax.Array) -> jax.Array:
-    return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
 def _enlarged(batch: dict[str, jax.Array]) -> jax.Array:
     """Low-resolution clips at the ground truth's size, bilinear, as the pipeline feeds them to the encoder."""
-    low = _pixels(batch["lq"])
-    return jax.image.resize(low, (*low.shape[:2], *batch["gt"].shape[2:4], 3), "bilinear")
+    return enlarge(to_float(batch["lq"]), batch["gt"].shape[2:4])
 
 
 def _differences(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Between neighbours, down and across; [B, F, H, W, 3]."""
     return frames[:, :, 1:] - frames[:, :, :-1], frames[:, :, :, 1:] - frames[:, :, :, :-1]
-
-
-def _psnr(frames: np.ndarray, decoded: np.ndarray) -> float:
-    """Decibels, of one clip in [-1, 1]."""
-    return float(10 * np.log10(4 / np.mean(np.square(frames - decoded))))

@@ -10,6 +10,7 @@ from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import decode_groups
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import VideoModel
+from star_jax.ops.pixels import enlarge, to_float
 from star_jax.parallel.activations import gather_weights, split_columns
 from star_jax.train.sample_draws import sample_noise
 from star_jax.train.state import merge_params
@@ -63,7 +64,7 @@ class StarNetworks:
 
     def posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
         """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, and encoded."""
-        batch, num_frames = frames.shape[:2]
+        num_frames = frames.shape[1]
         frames = split_columns(frames)
         size = (self.data.height, self.data.width)
         if self.model.size_rule.frames_per_latent > 1:  # frames depend on each other: the whole clip at once
@@ -72,9 +73,7 @@ class StarNetworks:
             piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
 
         def encode(start: jax.Array) -> DiagonalGaussian:
-            pixels = to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1))
-            if pixels.shape[2:4] != size:
-                pixels = jax.image.resize(pixels, (batch, piece, *size, 3), "bilinear")
+            pixels = enlarge(to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1)), size)
             return self.model.encode(params, pixels)[0]
 
         moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))
@@ -130,8 +129,3 @@ class CastVelocity:
 
     def __call__(self, params: tuple[Tree, Tree], *args: Any) -> jax.Array:
         return self.model.velocity(cast_params(self.model, *params), *args)
-
-
-def to_float(frames: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0

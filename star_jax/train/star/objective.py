@@ -20,12 +20,13 @@ from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.pixels import to_float
 from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_columns
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
 from star_jax.train.star.batches import StarBatches
-from star_jax.train.star.networks import StarNetworks, to_float
+from star_jax.train.star.networks import StarNetworks
 from star_jax.train.star.validation import StarValidation
 from star_jax.train.star.weights import load_weights, model_sizes, require_checkpoint
 from star_jax.train.state import split_trainable

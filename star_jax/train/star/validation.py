@@ -18,7 +18,9 @@ from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.windows import make_windows
+from star_jax.evaluation.metrics import psnr_of_error
 from star_jax.files import write_png
+from star_jax.ops.pixels import enlarge, to_uint8
 from star_jax.train.sample_draws import sample_keys
 from star_jax.train.star.networks import CastVelocity, StarNetworks
 
@@ -79,8 +81,11 @@ class StarValidation:
             }
             if "gt" in batch:
                 output = self.upscale(trainable, frozen, batch)
-                psnr, strip = self._compare_program(trainable, frozen, batch, output)
-                scores |= psnr
+                errors, strip = self._compare_program(trainable, frozen, batch, output)
+                scores |= {
+                    name: np.mean([psnr_of_error(e) for e in clips.tolist()])
+                    for name, clips in errors.items()
+                }
                 if i == 0 and image_path is not None:
                     _write_strip(image_path, np.asarray(strip))
             measured.append({name: float(value) for name, value in scores.items()})
@@ -123,35 +128,27 @@ class StarValidation:
     def _compare(
         self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array]:
-        """PSNRs, and the first clip's strip, uint8 [3, frames, H, W, 3]."""
+        """Mean squared errors [B] of frames in 0..255, and the first clip's strip, uint8 [3, frames, H, W, 3]."""
         params = self.networks.cast_params(trainable, frozen)
         x0, _ = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
         truth = batch["gt"].astype(jnp.float32)
         clips = {
-            "_input": jax.image.resize(batch["lq"].astype(jnp.float32), truth.shape, "bilinear"),
-            "": _to_range(self.networks.decode_clip(params, output)),
-            "_autoencoder": _to_range(self.networks.decode_clip(params, x0)),
+            "_input": enlarge(batch["lq"].astype(jnp.float32), truth.shape[2:4]),
+            "": to_uint8(self.networks.decode_clip(params, output)).astype(jnp.float32),
+            "_autoencoder": to_uint8(self.networks.decode_clip(params, x0)).astype(jnp.float32),
         }
-        scores = {f"validation_psnr{name}": _psnr(clip, truth) for name, clip in clips.items()}
+        errors = {
+            f"validation_psnr{name}": _whole(jnp.square(clip - truth).mean((1, 2, 3, 4)))
+            for name, clip in clips.items()
+        }
         rows = [clip[0, :_STRIP_FRAMES] for clip in (clips["_input"], clips[""], truth)]
-        return scores, _whole(jnp.rint(jnp.stack(rows)).astype(jnp.uint8))
+        return errors, _whole(jnp.rint(jnp.stack(rows)).astype(jnp.uint8))
 
 
 def _buckets(num_timesteps: int) -> list[tuple[int, int]]:
     """First and last timestep of each bucket."""
     edges = np.linspace(0, num_timesteps, NUM_BUCKETS + 1).astype(int)
     return [(int(first), int(last) - 1) for first, last in itertools.pairwise(edges)]
-
-
-def _to_range(frames: jax.Array) -> jax.Array:
-    """[-1, 1] -> 0..255, clipped and rounded as a video would be, float32."""
-    return jnp.rint(jnp.clip((frames + 1.0) * 127.5, 0.0, 255.0))
-
-
-def _psnr(clip: jax.Array, truth: jax.Array) -> jax.Array:
-    """Mean over clips, dB, of frames in 0..255."""
-    error = jnp.square(clip - truth).mean((1, 2, 3, 4))
-    return (10.0 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-3))).mean()
 
 
 def _whole(x: jax.Array) -> jax.Array:

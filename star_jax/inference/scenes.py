@@ -1,0 +1,116 @@
+"""Scenes of a clip: the frames between one cut and the next, each of which is upscaled by itself.
+
+A cut is where the picture changes at once and for good. Frames are compared as thumbnails, by their mean absolute
+difference d in levels. Between frames t-1 and t, the change across is
+
+    across = min(d(t-1, t), d(t-1, t+1), d(t-2, t))
+
+so that a flash, which is gone with the next frame, is no cut. It is one where it stands out of the motion on both
+sides, max(d(t-2, t-1), d(t, t+1)), or is larger than any motion (slides, where every picture is a scene).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from star_jax.errors import InputError
+
+_THUMBNAIL = 24  # pixels of a side: what is finer moves too much
+_LEAST_CHANGE = 12.0  # levels of 255
+_OVER_MOTION = 2.5  # times the change before and after
+_LARGEST_MOTION = 50.0  # levels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Frames [start, stop) of a clip."""
+
+    start: int
+    stop: int
+
+    @property
+    def num_frames(self) -> int:
+        """At least 1."""
+        return self.stop - self.start
+
+
+def scenes_between(cuts: Iterable[int], start: int, stop: int) -> list[Scene]:
+    """The scenes of frames [start, stop), given the numbers of the frames that begin a new one."""
+    edges = [start, *sorted({cut for cut in cuts if start < cut < stop}), stop]
+    return [Scene(first, last) for first, last in pairwise(edges)]
+
+
+def find_cuts(pieces: Iterable[np.ndarray]) -> list[int]:
+    """Numbers of the frames that begin a new scene, from frames uint8 or uint16 [f, H, W, C] in pieces."""
+    cuts: list[int] = []
+    seen: list[np.ndarray | None] = [
+        None,
+        None,
+    ]  # then the thumbnails of frames 0, 1, ..., and None at the end
+    for number, thumbnail in enumerate(_with_end(_thumbnails(pieces))):
+        seen = [*seen[-3:], thumbnail]
+        if number >= 2 and _is_cut(*seen):
+            cuts.append(number - 1)
+    return cuts
+
+
+def read_cuts(path: Path) -> list[int]:
+    """Reads a file of cuts: the number of the first frame of each new scene, counted from 0, one on a line.
+
+    Empty lines, and what follows a #, are passed over.
+
+    Raises:
+      InputError: the file cannot be read, or a line is no frame number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the scene cuts in {path}: {error}; give a text file with a frame number on each line"
+        ) from error
+    cuts = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if not text.isascii() or not text.isdigit():
+            raise InputError(
+                f"{path}, line {number}: {text!r} is no frame number; write the first frame of each new scene"
+            )
+        cuts.append(int(text))
+    return cuts
+
+
+def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for frames in pieces:
+        levels = 257.0 if frames.dtype == np.uint16 else 1.0
+        for frame in frames:
+            size = (min(_THUMBNAIL, frame.shape[1]), min(_THUMBNAIL, frame.shape[0]))
+            yield cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32) / levels
+
+
+def _with_end(thumbnails: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
+    yield from thumbnails
+    yield None  # after the last frame there is none to compare with
+
+
+def _is_cut(
+    earlier: np.ndarray | None, before: np.ndarray, after: np.ndarray, later: np.ndarray | None
+) -> bool:
+    """Whether frame t begins a scene, from frames t-2, t-1, t, t+1 (None where there is none)."""
+    across = min(
+        d for d in (_change(before, after), _change(before, later), _change(earlier, after)) if d is not None
+    )
+    motion = max(
+        (d for d in (_change(earlier, before), _change(after, later)) if d is not None), default=np.inf
+    )
+    return across >= max(_LEAST_CHANGE, min(_OVER_MOTION * motion, _LARGEST_MOTION))
+
+
+def _change(a: np.ndarray | None, b: np.ndarray | None) -> float | None:
+    """Mean absolute difference, where there are two frames to compare."""
+    return None if a is None or b is None else float(np.abs(a - b).mean())

@@ -1,0 +1,28 @@
+"""The gate of GEGLU feed-forward layers, with the exact GELU."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.ops.variants import variant_of
+
+
+def geglu(x: jax.Array) -> jax.Array:
+    """hidden * GELU(gate) of x = [hidden, gate].
+
+    Half precision evaluates the gate in float32 on a GPU, g (1 + erf(g / sqrt 2)) / 2: that is more exact, and the
+    compiler makes one loop of it and the product (2.10 ms against 2.86 on an H200, docs/benchmarks.md).
+
+    Args:
+      x: [..., 2 dim].
+
+    Returns:
+      [..., dim] in x's dtype.
+    """
+    hidden, gate = jnp.split(x, 2, axis=-1)
+    if variant_of("geglu") == "gelu" or x.dtype == jnp.float32:
+        return hidden * jax.nn.gelu(gate, approximate=False)
+    gate = gate.astype(jnp.float32)
+    gelu = 0.5 * gate * (1 + jax.lax.erf(gate * math.sqrt(0.5)))
+    return (hidden.astype(jnp.float32) * gelu).astype(x.dtype)

@@ -1,0 +1,115 @@
+"""Which form of an operation runs on which device: forms that compute the same, chosen by measurement.
+
+`star-jax benchmark layers` measures every form; its --write stores the fastest in variants.json, by device kind as
+JAX names it. A device that the table does not have uses its platform's defaults.
+"""
+
+import contextlib
+import contextvars
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from star_jax.errors import InputError
+from star_jax.files import write_json
+from star_jax.ops.platform import target_platform
+
+TABLE_FILE = Path(__file__).with_name("variants.json")
+
+# The forms of each operation. The first is what a platform uses that has no other default.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "short_attention": ("xla", "cudnn"),  # along the frames of each pixel
+    "wide_attention": ("chunked", "xla"),  # one head as wide as the VAE's channels, one frame at a time
+    "frames_attention": (
+        "pixels_first",
+        "frames_first",
+    ),  # pixels are moved together, or frames left where they are
+    "group_norm": ("two_pass", "one_read"),
+    "geglu": ("gelu", "float32_erf"),
+    "spatial_liem": ("convolution", "shifts"),
+}
+_PLATFORM_DEFAULTS: dict[str, dict[str, str]] = {
+    # Measured on an H200; nothing about them is of that GPU alone.
+    "gpu": {"wide_attention": "xla", "geglu": "float32_erf", "spatial_liem": "shifts"},
+}
+# Forms that only a GPU runs (cuDNN's, and Pallas kernels for Triton).
+_GPU_FORMS = {
+    "short_attention": ("cudnn",),
+    "frames_attention": ("frames_first",),
+    "group_norm": ("one_read",),
+}
+_chosen: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("variants", default=None)
+
+
+def variant_of(operation: str, platform: str | None = None) -> str:
+    """The form of an operation on the device that programs are traced for.
+
+    Args:
+      operation: one of `VARIANTS`.
+      platform: in place of the one that programs are traced for.
+    """
+    forms = VARIANTS[operation]
+    platform = platform or target_platform()
+    if operation in (chosen := _chosen.get() or {}):
+        return chosen[operation]
+    if platform == jax.default_backend():
+        measured = read_table().get(jax.devices()[0].device_kind, {})
+        if operation in measured:
+            return measured[operation]
+    return _PLATFORM_DEFAULTS.get(platform, {}).get(operation, forms[0])
+
+
+def forms_of(operation: str, platform: str) -> tuple[str, ...]:
+    """The forms of an operation that a platform runs."""
+    left_out = () if platform == "gpu" else _GPU_FORMS.get(operation, ())
+    return tuple(form for form in VARIANTS[operation] if form not in left_out)
+
+
+def write_table(device_kind: str, variants: dict[str, str]) -> None:
+    """Stores the forms of one device kind in the package's table, beside those it has.
+
+    Raises:
+      InputError: unknown forms.
+      RunError: the file cannot be written.
+    """
+    _check(variants, "the measurement")
+    table = read_table() | {device_kind: read_table().get(device_kind, {}) | variants}
+    write_json(TABLE_FILE, dict(sorted(table.items())))
+    read_table.cache_clear()
+
+
+@contextlib.contextmanager
+def using(**variants: str) -> Iterator[None]:
+    """Traces with the named forms in place of the table's, such as `using(geglu="gelu")`."""
+    _check(variants, "the caller")
+    token = _chosen.set((_chosen.get() or {}) | variants)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@functools.cache
+def read_table() -> dict[str, dict[str, str]]:
+    """The measured choices: device kind -> operation -> form.
+
+    Raises:
+      InputError: the file is damaged, or names what does not exist.
+    """
+    try:
+        table = json.loads(TABLE_FILE.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {TABLE_FILE}: {error}; install star_jax again") from error
+    for kind, variants in table.items():
+        _check(variants, f"{TABLE_FILE}, {kind}")
+    return table
+
+
+def _check(variants: dict[str, str], where: str) -> None:
+    for operation, form in variants.items():
+        if form not in VARIANTS.get(operation, ()):
+            choices = ", ".join(VARIANTS.get(operation, VARIANTS))
+            raise InputError(f"{where} names variant {operation}={form}; choose one of {choices}")

@@ -1,0 +1,69 @@
+"""Training of STAR from a configuration, as `star-jax train` runs it."""
+
+import dataclasses
+import os
+
+from star_jax.errors import InputError
+from star_jax.init.checkpoint import fresh_checkpoint
+from star_jax.parallel.mesh import make_mesh
+from star_jax.parallel.peaks import device_peak_tflops
+from star_jax.train.config import ExperimentConfig
+from star_jax.train.loop import Outcome
+from star_jax.train.loop import train as run_loop
+from star_jax.train.operations import step_flops
+from star_jax.train.star.objective import StarObjective
+from star_jax.train.workdir import absolute, has_checkpoint
+
+
+def train(
+    config: ExperimentConfig,
+    workdir: str | os.PathLike,
+    *,
+    allow_changed_config: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Trains the ControlNet and LIEM; the same call goes on from the newest checkpoint of `workdir`.
+
+    Args:
+      config: see `star_jax.train.config`. Where it names no checkpoint, the run begins with fresh weights.
+      workdir: folder of checkpoints, metrics and pictures; a path or gs://...
+      allow_changed_config: resume although `workdir` was begun with other values.
+      quiet: show no progress.
+
+    Returns:
+      The step that was reached, and whether it was the last.
+
+    Raises:
+      InputError: the configuration does not fit the devices, the data or `workdir`.
+      RunError: the loss is not finite, the data ended or is bad, or the disk is full.
+    """
+    make_mesh(config.mesh)  # refused before weights are drawn
+    config = _with_checkpoint(config, workdir)
+    objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+    # Counting takes a while, so only where it gives a share of the device's peak.
+    flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
+    return run_loop(
+        objective,
+        config,
+        workdir,
+        flops_per_step=flops,
+        allow_changed_config=allow_changed_config,
+        quiet=quiet,
+    )
+
+
+def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> ExperimentConfig:
+    """The configuration with a checkpoint of fresh weights where it names none."""
+    if config.model.checkpoint is not None:
+        return config
+    if "://" in os.fspath(workdir):
+        raise InputError(f"a run from random weights needs --workdir on a disk, not {workdir}")
+    directory = fresh_checkpoint(
+        os.path.join(os.path.abspath(workdir), "initial"),
+        config.model.star_config(),
+        config.train.seed,
+        vae=config.model.vae_checkpoint,
+        renew=not has_checkpoint(absolute(workdir)),
+    )
+    model = dataclasses.replace(config.model, checkpoint=os.fspath(directory))
+    return dataclasses.replace(config, model=model)

@@ -1,0 +1,284 @@
+"""How pictures are coded: one row per codec, and the choice of depth, pixel format and colour tags.
+
+Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ and HLG stay what they are, with the
+mastering display's and the light level's data.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+
+from star_jax.errors import InputError
+from star_jax.video import color
+from star_jax.video.probe import VideoInfo
+
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+SVT_PRESETS = dict(zip(PRESETS, (12, 11, 10, 9, 8, 6, 4, 3, 2, 1), strict=True))
+MAX_CRF = 51
+# Code points of primaries and transfer curve that say nothing: unspecified and reserved.
+UNKNOWN = {0, 2, 3}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a user chooses; see `choose_encoding`."""
+
+    crf: float = 17
+    preset: str = "medium"
+    codec: str | None = None
+    pixel_format: str | None = None
+    bit_depth: int | None = None
+
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise InputError(f"preset {self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+        if not 0 <= self.crf <= MAX_CRF:
+            raise InputError(f"crf is {self.crf}; expected 0 (lossless) to {MAX_CRF} (smallest file)")
+        if self.codec is not None and self.codec not in CODECS:
+            raise InputError(f"codec is {self.codec!r}; choose one of {', '.join(CODECS)}")
+        if self.bit_depth not in (None, 8, 10, 12):
+            raise InputError(f"bit depth is {self.bit_depth}; choose 8, 10 or 12")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a video is coded.
+
+    Attributes:
+        codec: a key of CODECS.
+        encoder: FFmpeg's name of the encoder.
+        pixel_format: of the coded pictures.
+        bits: per sample.
+        subsampling: pixels per chroma sample, across and down.
+        matrix, color_primaries, color_trc: code points; the range is limited.
+        options: of the encoder.
+        tag: four characters that name the codec in MP4, where players want certain ones.
+    """
+
+    codec: str
+    encoder: str
+    pixel_format: str
+    bits: int
+    subsampling: tuple[int, int]
+    matrix: int
+    color_primaries: int
+    color_trc: int
+    options: dict[str, str]
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A row of CODECS: the encoder, its formats, where it goes, its greatest side, and how it takes options."""
+
+    title: str
+    encoder: str
+    containers: tuple[str, ...]
+    max_side: int
+    options: Callable[[Quality, bool, str | None, str | None], dict[str, str]]
+    tag: str | None = None
+
+
+def _x264(quality: Quality, has_b_frames: bool, display: str | None, light: str | None) -> dict[str, str]:
+    options = {"crf": str(quality.crf), "preset": quality.preset, "a53cc": "1"}
+    if not has_b_frames:
+        options["bf"] = "0"
+    params = [f"mastering-display={display}"] * bool(display) + [f"cll={light}"] * bool(light)
+    return options | ({"x264-params": ":".join(params)} if params else {})
+
+
+def _x265(quality: Quality, has_b_frames: bool, display: str | None, light: str | None) -> dict[str, str]:
+    params = ["log-level=error"]
+    params += ["bframes=0"] * (not has_b_frames) + ["lossless=1"] * (quality.crf == 0)
+    params += [f"master-display={display}"] * bool(display) + [f"max-cll={light}"] * bool(light)
+    params += ["hdr10=1", "repeat-headers=1"] * bool(display or light)
+    return {
+        "crf": str(quality.crf),
+        "preset": quality.preset,
+        "a53cc": "1",
+        "x265-params": ":".join(params),
+    }
+
+
+def _svt_av1(quality: Quality, has_b_frames: bool, display: str | None, light: str | None) -> dict[str, str]:
+    del has_b_frames  # AV1's packets are in the order of showing
+    if display:  # SVT-AV1 takes numbers in nits and shares of 1
+        display = _display_text(display, 50_000, 10_000)
+    params = [f"mastering-display={display}"] * bool(display) + [f"content-light={light}"] * bool(light)
+    options = {"crf": str(round(quality.crf)), "preset": str(SVT_PRESETS[quality.preset])}
+    return options | ({"svtav1-params": ":".join(params)} if params else {})
+
+
+def _vp9(quality: Quality, has_b_frames: bool, display: str | None, light: str | None) -> dict[str, str]:
+    del has_b_frames, display, light
+    speed = max(0, 8 - PRESETS.index(quality.preset))
+    options = {"crf": str(round(quality.crf)), "b": "0", "cpu-used": str(min(speed, 5)), "row-mt": "1"}
+    return options | ({"lossless": "1"} if quality.crf == 0 else {})
+
+
+def _no_options(
+    quality: Quality, has_b_frames: bool, display: str | None, light: str | None
+) -> dict[str, str]:
+    del quality, has_b_frames, display, light
+    return {}
+
+
+CODECS = {
+    "h264": Codec("H.264", "libx264", ("mp4", "mov", "matroska"), 16_384, _x264),
+    "hevc": Codec("HEVC", "libx265", ("mp4", "mov", "matroska"), 8_192 * 2, _x265, tag="hvc1"),
+    "av1": Codec("AV1", "libsvtav1", ("mp4", "matroska"), 16_384, _svt_av1),
+    "vp9": Codec("VP9", "libvpx-vp9", ("mp4", "matroska"), 65_536, _vp9),
+    "prores": Codec("ProRes", "prores_ks", ("mov", "matroska"), 65_535, _no_options),
+    "ffv1": Codec("FFV1", "ffv1", ("matroska",), 65_535, _no_options),
+}
+
+
+def choose_encoding(
+    quality: Quality, container: str, width: int, height: int, source: VideoInfo | None
+) -> Encoding:
+    """Chooses codec, depth, pixel format and colour tags.
+
+    Args:
+        quality: what the user asked for; None in it leaves the choice to the source's depth.
+        container: `mp4`, `mov` or `matroska`.
+        width, height: of the frames.
+        source: what is upscaled.
+
+    Raises:
+        InputError: a codec, pixel format and container that do not go together, or frames too large.
+    """
+    asked = _format(quality.pixel_format) if quality.pixel_format else None
+    deep = max(8, source.bit_depth) if source is not None else 8
+    bits = (
+        asked.components[0].bits
+        if asked
+        else quality.bit_depth or (8 if deep == 8 else 10 if deep <= 10 else 12)
+    )
+    name = quality.codec or ("h264" if bits == 8 else "hevc")
+    codec = CODECS[name]
+    if container not in codec.containers:
+        raise InputError(
+            f"{codec.title} does not go into .{'mkv' if container == 'matroska' else container}; choose another "
+            f"codec, or write {' or '.join('.mkv' if c == 'matroska' else f'.{c}' for c in codec.containers)}"
+        )
+    if max(width, height) > codec.max_side:
+        raise InputError(
+            f"{width}x{height} is too large for {codec.title} (up to {codec.max_side}); lower the scale, or write "
+            "to %05d.png"
+        )
+    known = {fmt.name: fmt for fmt in av.Codec(codec.encoder, "w").video_formats}
+    pixel_format = quality.pixel_format or _default_format(known, bits, width % 2 == height % 2 == 0)
+    if (
+        pixel_format not in known
+        or known[pixel_format].is_rgb
+        or not pixel_format.startswith(("yuv4", "gray"))
+    ):
+        planar = [n for n in known if n.startswith("yuv4") or n.startswith("gray")]
+        raise InputError(
+            f"{codec.title} takes no pixel format {pixel_format}; choose another codec, or one of "
+            f"{', '.join(planar)}"
+        )
+    if quality.bit_depth is not None and asked is not None and quality.bit_depth != bits:
+        raise InputError(f"{pixel_format} has {bits} bits, not {quality.bit_depth}; give one of the two")
+    fmt = known[pixel_format]
+    subsampling = (8 // fmt.chroma_width(8), 8 // fmt.chroma_height(8)) if len(fmt.components) > 1 else (1, 1)
+    if width % subsampling[0] or height % subsampling[1]:
+        raise InputError(
+            f"frames are {width}x{height}, and {pixel_format} takes even sizes only; choose yuv444p"
+            f"{'' if bits == 8 else f'{bits}le'}, or another scale"
+        )
+    return _with_color(codec, name, quality, pixel_format, bits, subsampling, source)
+
+
+def _with_color(
+    codec: Codec,
+    name: str,
+    quality: Quality,
+    pixel_format: str,
+    bits: int,
+    subsampling: tuple[int, int],
+    source: VideoInfo | None,
+) -> Encoding:
+    primaries = trc = color.BT709
+    display = light = None
+    if source is not None:
+        primaries = source.color_primaries if source.color_primaries not in UNKNOWN else primaries
+        trc = source.color_trc if source.color_trc not in UNKNOWN else trc
+        display = mastering_display(source.side_data.get("MASTERING_DISPLAY_METADATA", b""))
+        light = light_level(source.side_data.get("CONTENT_LIGHT_LEVEL", b""))
+    is_wide = color.BT2020 in (primaries, source.colorspace if source else 0) or trc in (color.PQ, color.HLG)
+    # With B-frames, MP4 says from decoding to decoding how long frames last, and not how long the last is shown.
+    has_b_frames = source is None or not source.is_variable_rate
+    return Encoding(
+        codec=name,
+        encoder=codec.encoder,
+        pixel_format=pixel_format,
+        bits=bits,
+        subsampling=subsampling,
+        matrix=color.BT2020 if is_wide else color.BT709,
+        color_primaries=primaries,
+        color_trc=trc,
+        options=codec.options(quality, has_b_frames, display, light),
+        tag=codec.tag,
+    )
+
+
+def mastering_display(data: bytes) -> str | None:
+    """FFmpeg's AVMasteringDisplayMetadata in x265's words: chromaticities in 0.00002, luminance in 0.0001 nits."""
+    if len(data) < 88:
+        return None
+    numbers = struct.unpack("<20i2i", data[:88])
+    if not all(numbers[20:]) or 0 in numbers[1:20:2]:
+        return None
+    values = [Fraction(numbers[i], numbers[i + 1]) for i in range(0, 20, 2)]
+    red, green, blue, white = (tuple(round(v * 50_000) for v in values[i : i + 2]) for i in (0, 2, 4, 6))
+    low, high = (round(value * 10_000) for value in values[8:])
+    pairs = zip(("G", "B", "R", "WP", "L"), (green, blue, red, white, (high, low)), strict=True)
+    return "".join(f"{name}({first},{second})" for name, (first, second) in pairs)
+
+
+def light_level(data: bytes) -> str | None:
+    """FFmpeg's AVContentLightMetadata as "MaxCLL,MaxFALL" in nits."""
+    if len(data) < 8:
+        return None
+    return "{},{}".format(*struct.unpack("<2I", data[:8]))
+
+
+def _display_text(text: str, chromaticity: int, luminance: int) -> str:
+    """The same in shares of 1 and in nits."""
+    parts = []
+    for part in text.split(")")[:-1]:
+        name, numbers = part.split("(")
+        unit = luminance if name == "L" else chromaticity
+        parts.append(f"{name}({','.join(f'{int(number) / unit:.6g}' for number in numbers.split(','))})")
+    return "".join(parts)
+
+
+def _default_format(known: dict[str, av.VideoFormat], bits: int, is_even: bool) -> str:
+    """4:2:0 where both sides are even, else 4:4:4: the least that keeps the size."""
+    depth = "" if bits == 8 else f"{bits}le"
+    choices = ["yuv420p", "yuv422p", "yuv444p"] if is_even else ["yuv444p"]
+    return next((choice + depth for choice in choices if choice + depth in known), choices[-1] + depth)
+
+
+def _format(name: str) -> av.VideoFormat:
+    try:
+        return av.VideoFormat(name)
+    except ValueError:
+        raise InputError(
+            f"pixel format {name!r} is unknown; give one such as yuv420p or yuv420p10le"
+        ) from None

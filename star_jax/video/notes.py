@@ -1,0 +1,12 @@
+"""What a user should know about a file that is not an error: one line each, once."""
+
+import sys
+
+_said: set[str] = set()
+
+
+def note(text: str) -> None:
+    """Writes a line to stderr, unless it was written before in this process."""
+    if text not in _said:
+        _said.add(text)
+        print(f"note: {text}", file=sys.stderr)

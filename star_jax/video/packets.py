@@ -1,0 +1,174 @@
+"""One pass over the packets of a file, without decoding: their times, and where these start again."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from star_jax.errors import InputError
+
+# Containers whose header holds the duration; others leave it to be guessed.
+KNOW_DURATION = ("mov", "matroska")
+# Seconds by which such a file may end early.
+DURATION_TOLERANCE = 1.0
+# Recordings joined byte by byte: times go back by at least so many seconds, and stay there.
+BACKWARD_JUMP = Fraction(1, 10)
+# Containers of broadcasts, in which times may also jump ahead; so many seconds are no pause.
+JUMPING_FORMATS = {"mpegts", "mpeg"}
+FORWARD_JUMP = Fraction(10)
+# Seconds by which the sound of a recording may reach into the next one.
+OVERLAP = Fraction(1, 10)
+LASTING = 3  # packets after a jump that must agree with it: one odd stamp is no new recording
+
+
+@dataclass
+class PacketList:
+    """Packets of one stream in the order of the file; times in units of its time base."""
+
+    time_base: Fraction
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    is_key: list[bool] = field(default_factory=list)
+    is_discarded: list[bool] = field(default_factory=list)
+    is_empty: list[bool] = field(default_factory=list)
+
+    def append(self, packet: av.Packet) -> None:
+        self.pts.append(packet.pts)
+        self.dts.append(packet.dts)
+        self.durations.append(packet.duration or 0)
+        self.is_key.append(packet.is_keyframe)
+        self.is_discarded.append(packet.is_discard)
+        self.is_empty.append(packet.size == 0)
+
+    def time(self, number: int) -> int | None:
+        """When a packet is shown, as far as the file says."""
+        return self.pts[number] if self.pts[number] is not None else self.dts[number]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds to add to each packet's times, where recordings are joined and their times start again.
+
+    Attributes:
+        starts: by stream, the numbers of the packets at which the second, third, ... recording begins.
+        shifts: by recording, the first included.
+    """
+
+    starts: dict[int, list[int]] = field(default_factory=dict)
+    shifts: tuple[Fraction, ...] = (Fraction(0),)
+
+    def recording(self, stream_index: int, number: int) -> int:
+        """Which recording a packet belongs to."""
+        return sum(number >= start for start in self.starts.get(stream_index, ()))
+
+    def shift(self, stream_index: int, number: int) -> Fraction:
+        """Seconds to add to a packet's times."""
+        return self.shifts[self.recording(stream_index, number)]
+
+
+def is_empty(packet: av.Packet) -> bool:
+    """Whether a packet has a time and no bytes; without a time, it is the demuxer's sign for the end."""
+    return packet.size == 0 and (packet.pts is not None or packet.dts is not None)
+
+
+def list_packets(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[PacketList, Clock]:
+    """Lists the packets of the video stream, and puts the recordings in the file one after the other.
+
+    Raises:
+        InputError: the file is damaged or cut off.
+    """
+    lists: dict[int, PacketList] = {}
+    end, is_cut = 0.0, False
+    try:
+        for packet in container.demux():
+            if packet.size == 0 and not is_empty(packet):
+                continue
+            packets = lists.setdefault(packet.stream_index, PacketList(packet.time_base))
+            packets.append(packet)
+            last = packets.time(-1)
+            if last is not None:
+                end = max(end, float((last + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index == stream.index:
+                is_cut = packet.is_corrupt
+    except av.FFmpegError as error:
+        raise InputError(f"{path} is damaged after {_count(lists, stream)} frames; copy it again") from error
+    if container.format.name.startswith(KNOW_DURATION) and container.duration:
+        # Matroska's duration is the time of the end, whatever the start.
+        start = 0 if "matroska" in container.format.name else container.start_time or 0
+        is_cut |= end < (start + container.duration) / av.time_base - DURATION_TOLERANCE
+    if is_cut:
+        raise InputError(
+            f"{path} is cut off after {_count(lists, stream)} frames; copy it again, or keep what is there with: "
+            f"ffmpeg -i {path.name} -c copy repaired.mkv"
+        )
+    kinds = {s.index: s.type for s in container.streams}
+    timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
+    may_jump = container.format.name in JUMPING_FORMATS
+    return lists.get(stream.index, PacketList(stream.time_base)), join_recordings(
+        timed, stream.index, may_jump
+    )
+
+
+def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> Clock:
+    """Shifts every recording after the first so that its picture begins where the one before ends.
+
+    Picture and sound of a recording move together. Sound may reach a little into what follows (a codec's packets
+    do not end with the picture); where it reaches further, the picture waits for it.
+
+    Args:
+        lists: packets of the pictures and sounds, by stream.
+        film: the stream whose pictures are shown.
+        may_jump: whether times may also jump ahead.
+    """
+    starts = {index: _restarts(packets, may_jump) for index, packets in lists.items()}
+    count = max((len(found) for found in starts.values()), default=0)
+    shifts, ends = [Fraction(0)], defaultdict(Fraction)
+    for recording in range(count + 1):
+        spans = {index: _span(lists[index], starts[index], recording) for index in lists}
+        spans = {index: span for index, span in spans.items() if span is not None}
+        if recording:
+            needed = {index: ends[index] - first for index, (first, _) in spans.items()}
+            longest = max(needed.values(), default=shifts[-1])
+            picture = needed.get(film, longest)
+            shifts.append(picture if longest - picture <= OVERLAP else longest)
+        ends.update({index: last + shifts[-1] for index, (_, last) in spans.items()})
+    return Clock({index: found for index, found in starts.items() if found}, tuple(shifts))
+
+
+def _restarts(packets: PacketList, may_jump: bool) -> list[int]:
+    """Numbers of the packets from which on all times are others."""
+    known = [(number, dts * packets.time_base) for number, dts in enumerate(packets.dts) if dts is not None]
+    found: list[int] = []
+    highest: Fraction | None = None
+    for position, (number, time) in enumerate(known):
+        following = [later for _, later in known[position + 1 : position + 1 + LASTING]]
+        if highest is not None and following:
+            back = time < highest - BACKWARD_JUMP and max(following) < highest
+            ahead = may_jump and min(time, *following) > highest + FORWARD_JUMP
+            if back or ahead:
+                found.append(number)
+                highest = time
+        highest = time if highest is None else max(highest, time)
+    return found
+
+
+def _span(packets: PacketList, starts: list[int], recording: int) -> tuple[Fraction, Fraction] | None:
+    """First and last time in seconds of one recording in one stream."""
+    borders = [0, *starts, len(packets.pts)]
+    if recording >= len(borders) - 1:
+        return None
+    numbers = range(borders[recording], borders[recording + 1])
+    times = [(packets.time(n), packets.durations[n]) for n in numbers if packets.time(n) is not None]
+    if not times:
+        return None
+    first, last = min(time for time, _ in times), max(time + duration for time, duration in times)
+    return first * packets.time_base, last * packets.time_base
+
+
+def _count(lists: dict[int, PacketList], stream: av.VideoStream) -> int:
+    return len(lists[stream.index].pts) if stream.index in lists else 0

@@ -1,0 +1,38 @@
+"""Titles, dates and languages: what of a file's tags goes into the output."""
+
+import av
+
+# What the muxer writes itself, or what describes the old file.
+FILE_FACTS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id"}
+# What mkvmerge counts of a track, which is no longer true of a new one.
+STATISTICS = ("bps", "number_of_", "_statistics", "duration-")
+# Tags that MP4's own list of tags can hold; others need the list of free keys.
+MP4_TAGS = {
+    "title", "artist", "album_artist", "composer", "album", "date", "encoding_tool", "comment",
+    "genre", "copyright", "grouping", "lyrics", "description", "synopsis", "show", "episode_id",
+    "network", "keywords", "episode_sort", "season_number", "media_type", "hd_video",
+    "gapless_playback", "compilation", "track", "disc", "tmpo", "creation_time", "timecode",
+    "location",
+}  # fmt: skip
+# Tags that the pictures' own data replace, or that mean something else in the output.
+REPLACED = {"rotate", "timecode"}
+
+
+def kept_tags(tags: dict[str, str]) -> dict[str, str]:
+    """The tags that are still true of an upscaled file or track."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower() not in FILE_FACTS | REPLACED and not key.lower().startswith(STATISTICS)
+    }
+
+
+def timecode(container: av.container.InputContainer) -> str | None:
+    """Time of day or tape of the first frame, which some files keep in a track of its own."""
+    places = [container.metadata, *(stream.metadata for stream in container.streams)]
+    return next((tags[key] for tags in places for key in tags if key.lower() == "timecode"), None)
+
+
+def needs_free_keys(tags: dict[str, str]) -> bool:
+    """Whether MP4's own list of tags would drop one of these."""
+    return any(key.lower() not in MP4_TAGS for key in tags)

@@ -1,0 +1,258 @@
+"""When each frame of a video is shown: every frame keeps its own time, and an odd one costs no other its own.
+
+The packets tell the times of most files. Where they do not say which of them are shown, or say odd things (a time
+twice, going back or missing), the file is decoded once, which gives the true order of the frames; a time that does
+not fit between those around it is then replaced, one by one (`repair_times`).
+"""
+
+import dataclasses
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+
+from star_jax.errors import InputError
+from star_jax.video.container import open_video
+from star_jax.video.decoding import Damage, decode_frames
+from star_jax.video.packets import Clock, PacketList, list_packets
+
+# One packet of these is one shown frame; for other codecs, and for fields, frames are counted by decoding.
+PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "png", "prores", "dnxhd", "gif"}
+# Containers without showing times, whose frames follow each other at the stream's rate.
+NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
+# Containers in which libavformat makes up other times after a seek.
+NO_SEEK = {*NO_TIMESTAMPS, "avi"}
+# Two frames are never nearer than this where times are repaired.
+TICK = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """Times of all frames in the order of showing, in units of `time_base`.
+
+    Attributes:
+        pts: int64 [F], strictly increasing.
+        end: when the last frame ends.
+        is_key: bool [F], frames at which decoding can start.
+        time_base: seconds per unit.
+        stamps: int64 [F], what decoded frames say themselves; None where the file cannot be sought in.
+        packets: numbers of the packets that the frames come from; None where not decoded.
+        damage: what could not be decoded; None where not decoded.
+        lost: frames that the file has and that do not come out.
+        side_data: kinds of data that decoded frames carry.
+        clock: shifts of the other streams' times.
+    """
+
+    pts: np.ndarray
+    end: int
+    is_key: np.ndarray
+    time_base: Fraction
+    stamps: np.ndarray | None = None
+    packets: tuple[int | None, ...] | None = None
+    damage: Damage | None = None
+    lost: int = 0
+    side_data: frozenset[str] = frozenset()
+    clock: Clock = field(default_factory=Clock)
+
+
+def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict: bool = True) -> FrameTable:
+    """Lists the frames of a video whose first frame was decoded as `first`.
+
+    Args:
+        path: the file.
+        first: tells whether the pictures are interlaced.
+        scan: decode the whole file, which finds out about damage; else only where packets do not tell the times.
+        strict: refuse what cannot be decoded; else the frames that can be are listed.
+
+    Raises:
+        InputError: the file is damaged or cut off, or has no frames.
+    """
+    with open_video(path) as (container, stream):
+        packets, clock = list_packets(path, container, stream)
+        codec = stream.codec_context.codec.canonical_name
+        format_name, stream_index = container.format.name, stream.index
+        step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(24)) / stream.time_base
+    shown = [
+        number
+        for number in range(len(packets.pts))
+        if not packets.is_discarded[number] and not packets.is_empty[number]
+    ]
+    is_plain = codec in PACKET_IS_FRAME and not first.interlaced_frame and _is_plain(packets, shown)
+    if scan or not is_plain:
+        numbers, damage, side_data = _decode(path, strict)
+        # Where a packet is no frame, those that the decoder refused are all that is known of the lost ones.
+        lost = (
+            max(0, len(shown) - len(numbers))
+            if codec in PACKET_IS_FRAME and not first.interlaced_frame
+            else 0
+        )
+        lost = lost or damage.errors
+    else:
+        numbers, damage, lost, side_data = sorted(shown, key=packets.time), None, 0, frozenset()
+    if not numbers:
+        raise InputError(f"{path} has no frames; give a video that plays")
+    shifts = [Fraction(0) if number is None else clock.shift(stream_index, number) for number in numbers]
+    table = _table(packets, numbers, shifts, format_name, max(1, round(step)))
+    if damage is None:
+        return dataclasses.replace(table, clock=clock)
+    return dataclasses.replace(
+        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data
+    )
+
+
+def _is_plain(packets: PacketList, shown: list[int]) -> bool:
+    """Whether the packets alone tell which frames are shown, and when."""
+    times = [packets.pts[number] for number in shown]
+    if not shown or any(packets.is_empty) or not packets.is_key[shown[0]]:
+        return False
+    if None in times:  # without times of showing, decoding times in order are as good
+        times = sorted(packets.dts[number] for number in shown if packets.dts[number] is not None)
+        return len(times) == len(set(times)) == len(shown)
+    # Frames shown before the first key frame refer to what was cut off.
+    return len(set(times)) == len(times) and min(times) == times[0]
+
+
+def _decode(path: Path, strict: bool) -> tuple[list[int | None], Damage, frozenset[str]]:
+    """Numbers of the packets whose frames come out, in the order of showing; and what else these carry."""
+    damage = Damage()
+    for num_threads in (0, 1):
+        numbers, kinds, damage = [], set(), Damage()
+        with open_video(path, num_threads) as (container, stream):
+            try:
+                for number, frame in decode_frames(container, stream, None if strict else damage):
+                    numbers.append(number)
+                    kinds.update(data.type.name for data in frame.side_data)
+            except av.FFmpegError as error:
+                raise InputError(f"{path} is damaged near frame {len(numbers)}; copy it again") from error
+        if not damage.errors:  # else which frames come out may depend on how threads share the work
+            break
+    return numbers, damage, frozenset(kinds)
+
+
+def _table(
+    packets: PacketList, numbers: Sequence[int | None], shifts: list[Fraction], format_name: str, step: int
+) -> FrameTable:
+    """Times of the frames that come from packets `numbers`, in the order of showing; `shifts` in seconds."""
+    is_key = np.array([number is not None and packets.is_key[number] for number in numbers], bool)
+    if format_name in NO_TIMESTAMPS:
+        pts = np.arange(len(numbers)) * step
+        return FrameTable(pts, len(numbers) * step, is_key, packets.time_base)
+    stamps = [None if number is None else packets.pts[number] for number in numbers]
+    if None in stamps and any(dts is not None for dts in packets.dts):
+        known = [n for n in numbers if n is not None and packets.dts[n] is not None]
+        if all(stamp is None for stamp in stamps) and len(known) == len(numbers):
+            stamps = sorted(packets.dts[number] for number in known)
+        else:
+            stamps = [None if number is None else packets.time(number) for number in numbers]
+    times = [
+        None if stamp is None else stamp + round(shift / packets.time_base)
+        for stamp, shift in zip(stamps, shifts, strict=True)
+    ]
+    pts, factor = repair_times(times, packets.time_base, step)
+    can_seek = format_name not in NO_SEEK and pts == stamps
+    return FrameTable(
+        pts=np.array(pts, np.int64),
+        end=pts[-1] + _last_duration(packets, numbers, format_name, step) * factor,
+        is_key=is_key,
+        time_base=packets.time_base / factor,
+        stamps=np.array(pts, np.int64) if can_seek else None,
+    )
+
+
+def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) -> tuple[list[int], int]:
+    """Makes times strictly increasing, and changes no more of them than it must.
+
+    The longest run of times that increase is kept. Of the others, one that repeats the time before it comes a tick
+    later, and what goes back, jumps ahead or is missing is spread evenly between its neighbours.
+
+    Args:
+        times: in the order of showing, in units of `time_base`; None where the file says nothing.
+        time_base: seconds per unit.
+        step: usual time between two frames.
+
+    Returns:
+        The times in units of `time_base` / factor, and the factor: 1 unless a unit is too long to fit frames in.
+    """
+    kept = _increasing(times)
+    if len(kept) == len(times):
+        return list(times), 1
+    if not kept:
+        return [number * step for number in range(len(times))], 1
+    gaps = [(second - first, times[second] - times[first]) for first, second in pairwise(kept)]
+    finest = max((Fraction(2 * frames, span) for frames, span in gaps), default=Fraction(1))
+    factor = max(1, math.ceil(time_base / TICK), math.ceil(finest))
+    fixed = {index: times[index] * factor for index in kept}
+    first, last = kept[0], kept[-1]
+    fixed |= {index: fixed[first] - (first - index) * step * factor for index in range(first)}
+    tick = max(1, round(TICK / time_base * factor))
+    for left, right in pairwise(kept):
+        begin, span, count = fixed[left], fixed[right] - fixed[left], right - left
+        repeats = all(times[index] in (times[left], times[right]) for index in range(left + 1, right))
+        distance = min(tick, span // count) if repeats else Fraction(span, count)
+        for index in range(left + 1, right):
+            ahead = repeats and times[index] == times[right]  # the later of two equal times was kept
+            fixed[index] = (
+                fixed[right] - (right - index) * distance if ahead else begin + int((index - left) * distance)
+            )
+    for index in range(last + 1, len(times)):
+        repeats = times[index] == times[index - 1]
+        fixed[index] = fixed[index - 1] + (tick if repeats else step * factor)
+    return [fixed[index] for index in range(len(times))], factor
+
+
+def _increasing(times: Sequence[int | None]) -> list[int]:
+    """Positions of the longest strictly increasing run; of equal times the first."""
+    lows: list[int] = []  # lowest last time of a run of each length
+    at: list[int] = []
+    before: dict[int, int | None] = {}
+    for index, time in enumerate(times):
+        if time is None:
+            continue
+        length = bisect_left(lows, time)
+        if length < len(lows) and lows[length] == time:
+            continue
+        before[index] = at[length - 1] if length else None
+        lows[length : length + 1], at[length : length + 1] = [time], [index]
+    run: list[int] = []
+    index = at[-1] if at else None
+    while index is not None:
+        run.append(index)
+        index = before[index]
+    return run[::-1]
+
+
+def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:
+    """How long the last frame is shown, with the repetitions that follow it."""
+    last = numbers[-1]
+    if last is None:
+        return step
+    # MP4 has the time from one decoding to the next; what is left for the last is with the packet decoded last.
+    own = packets.durations[len(packets.pts) - 1 if format_name.startswith("mov") else last] or step
+    repeats = [number for number in range(last + 1, len(packets.pts)) if packets.is_empty[number]]
+    if repeats and packets.time(repeats[-1]) is not None and packets.time(last) is not None:
+        end = packets.time(repeats[-1]) + (packets.durations[repeats[-1]] or step)
+        return max(own, end - packets.time(last))
+    return own
+
+
+def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, bool]:
+    """Exact rate: what the file says where the timestamps agree with it; and whether they leave its grid."""
+    said = [rate for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
+    steps = len(table.pts) - 1
+    if not steps:
+        return (said[0] if said else Fraction(24)), False
+    span = int(table.pts[-1] - table.pts[0]) * table.time_base
+    mean = steps / span
+    unit = max(table.time_base, stream.time_base)
+    rate = next((r for r in said if abs(span - steps / r) <= 2 * unit), mean.limit_denominator(1001))
+    ticks = float(1 / (mean * table.time_base))
+    grid = table.pts[0] + np.arange(steps + 1) * ticks
+    # Matroska rounds to milliseconds: two units are no variable rate unless they are much of a frame.
+    tolerance = max(0.1 * ticks, min(2.0 * float(unit / table.time_base), 0.5 * ticks))
+    return rate, bool(np.abs(table.pts - grid).max() > tolerance)
