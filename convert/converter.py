@@ -3,7 +3,7 @@
 import functools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from star_jax.config import ArchitectureConfig, StarConfig
 from star_jax.convert.families import get_family, recognise
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
-from star_jax.convert.tensors import FLOATS, FileTensor, cast, is_finite
+from star_jax.convert.tensors import FLOATS, FileTensor, Tensors, cast, is_finite
 from star_jax.convert.tokenizers import write_tokenizer
 from star_jax.errors import InputError, RunError
 from star_jax.init.leaves import fresh_leaf
@@ -186,21 +186,20 @@ def _lazy(
 ) -> dict[str, dict[str, LazyArray]]:
     """Every leaf of a source's components, by component and path."""
     tensors, shapes = job.source.tensors, _leaf_shapes(job.family, config)
-    common = (
-        FLOATS[dtype]
-        if dtype
-        else max((_stored_dtype(t) for t in tensors.values()), key=lambda d: d.itemsize)
-    )
+    common = FLOATS[dtype] if dtype else _widest(tensors.values())
     components: dict[str, dict[str, LazyArray]] = {name: {} for name in get_family(job.family).components}
     for leaf, shape in shapes.items():
         component, path = leaf.split("/", 1)
         if leaf in job.plan.fresh:
             lazy = fresh_leaf(leaf, shape, common, job.plan.fresh[leaf], seed)
+        elif leaf in job.plan.computed:
+            make = job.plan.computed[leaf]
+            lazy = LazyArray(shape, common, lambda make=make: make().astype(common))
         else:
-            rule = job.plan.rules[leaf]
-            tensor = tensors[rule.source]
-            stored = FLOATS[dtype] if dtype else _stored_dtype(tensor)
-            lazy = LazyArray(shape, stored, _reader(tensor, rule, stored, allow_nan))
+            rules = job.plan.rules[leaf]
+            sources = [tensors[key] for rule in rules for key in rule.sources]
+            stored = FLOATS[dtype] if dtype else _widest(sources)
+            lazy = LazyArray(shape, stored, _reader(tensors, rules, shape, stored, allow_nan))
         components[component][path] = lazy
     return components
 
@@ -209,14 +208,30 @@ def _stored_dtype(tensor: FileTensor) -> np.dtype:
     return tensor.dtype if tensor.dtype in FLOATS.values() else FLOATS["float32"]
 
 
-def _reader(tensor: FileTensor, rule: Rule, dtype: np.dtype, allow_nan: bool) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        array = rule.apply(tensor.read())
+def _widest(tensors: Iterable[FileTensor]) -> np.dtype:
+    return max((_stored_dtype(tensor) for tensor in tensors), key=lambda dtype: dtype.itemsize)
+
+
+def _reader(
+    tensors: Tensors, rules: Sequence[Rule], shape: Shape, dtype: np.dtype, allow_nan: bool
+) -> Callable[[], np.ndarray]:
+    """Reads a leaf from its source, or from one source per layer."""
+
+    def read_one(rule: Rule) -> np.ndarray:
+        array = rule.read(tensors)
         if not allow_nan and not is_finite(array):
             raise InputError(
-                f"{tensor.path}: {tensor.name} is not finite; download it again, or pass --allow-nan"
+                f"{tensors[rule.source].path}: {rule.source} is not finite; download it again, or pass --allow-nan"
             )
-        return np.ascontiguousarray(cast(array, dtype, tensor.name))
+        return cast(array, dtype, rule.source)
+
+    def read() -> np.ndarray:
+        if rules[0].layer is None:
+            return np.ascontiguousarray(read_one(rules[0]))
+        leaf = np.empty(shape, dtype)
+        for rule in rules:
+            leaf[rule.layer] = read_one(rule)
+        return leaf
 
     return read
 

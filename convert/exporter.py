@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from star_jax.checkpoints.directory import component_metadata, iterate_leaves, read_config
+from star_jax.checkpoints.directory import component_metadata, iterate_layers, read_config
 from star_jax.config import StarConfig
 from star_jax.convert.families import Family, get_family
 from star_jax.convert.rules import Rule
@@ -106,6 +106,11 @@ def _rules(family: Family, layout: str, config: StarConfig, base: Tensors) -> di
     rules: dict[str, list[Rule]] = {}
     for source, parts in family.table_for(config, base).by_source().items():
         rules[source] = parts if parts[0].part else parts[:1]
+        if parts[0].update:
+            raise InputError(
+                "the low-rank updates of this checkpoint are merged, which cannot be taken apart again; export it "
+                "without --base"
+            )
         if parts[0].channels and not base:
             raise InputError(
                 f"layout {layout} has weights that STAR has not; name the original file with --base"
@@ -140,13 +145,12 @@ def _arrays(
     directory: str | os.PathLike, rules: dict[str, list[Rule]], specs: Specs, base: Tensors
 ) -> Iterator[np.ndarray]:
     """The file's tensors, in the order of `specs`."""
-    leaves = _leaves(directory, [rule.target for key in specs for rule in rules.get(key, ())])
+    leaves = _leaves(directory, [rule for key in specs for rule in rules.get(key, ())])
     for key, (shape, dtype) in specs.items():
         if key not in rules:
             yield base[key].read()
             continue
-        parts = [rule.layout.to_torch(next(leaves)) for rule in rules[key]]
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        array = _joined(rules[key], leaves)
         if channels := rules[key][0].channels:
             rest = base[key].read()[:, channels:]
             array = np.concatenate([array, rest.astype(array.dtype)], axis=1)
@@ -157,11 +161,21 @@ def _arrays(
         yield cast(array, dtype, key)
 
 
-def _leaves(directory: str | os.PathLike, targets: list[str]) -> Iterator[np.ndarray]:
-    for component, run in itertools.groupby(targets, key=lambda target: target.split("/", 1)[0]):
-        paths = [target.split("/", 1)[1] for target in run]
-        for _, array in iterate_leaves(directory, component, paths):
-            yield array
+def _joined(rules: list[Rule], leaves: Iterator[np.ndarray]) -> np.ndarray:
+    """One key's tensor: a leaf, or the slices that several leaves hold of it, each in its place."""
+    if rules[0].part is None:
+        return rules[0].layout.to_torch(next(leaves))
+    slices = {}
+    for rule in rules:
+        held = rule.layout.to_torch(next(leaves))
+        slices |= dict(zip(rule.slices, np.split(held, len(rule.slices)), strict=True))
+    return np.concatenate([slices[i] for i in range(rules[0].part[1])])
+
+
+def _leaves(directory: str | os.PathLike, rules: list[Rule]) -> Iterator[np.ndarray]:
+    for component, run in itertools.groupby(rules, key=lambda rule: rule.target.split("/", 1)[0]):
+        wanted = [(rule.target.split("/", 1)[1], rule.layer) for rule in run]
+        yield from iterate_layers(directory, component, wanted)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from star_jax.config import StarConfig
 from star_jax.convert import text_tables, unet_tables, vae_tables
-from star_jax.convert.rules import Table
+from star_jax.convert.rules import Rule, Table, Update
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
 
@@ -54,9 +54,14 @@ class Family:
         table = self.table(config, {key.removeprefix(prefix) for key in keys})
         if not prefix:
             return table
-        rules = tuple(dataclasses.replace(rule, source=prefix + rule.source) for rule in table.rules)
+        rules = tuple(_prefixed(rule, prefix) for rule in table.rules)
         ignored = tuple(f"(?:{prefix})?{pattern}" for pattern in table.ignored)
-        return Table(rules, ignored, table.fresh)
+        return Table(rules, ignored, table.fresh, table.computed)
+
+
+def _prefixed(rule: Rule, prefix: str) -> Rule:
+    update = rule.update and Update(*(prefix + key for key in rule.update))
+    return dataclasses.replace(rule, source=prefix + rule.source, update=update)
 
 
 def _sized(table: Callable[[StarConfig], Table]) -> Callable[[StarConfig, Collection[str]], Table]:

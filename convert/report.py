@@ -62,7 +62,7 @@ def _describe(source: Source, format: str) -> str:
     closest = min(misfits, key=misfits.get)
     lines.append(f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}")
     table = get_family(family).table_for(PRESETS[closest], tensors)
-    known = {rule.source for rule in table.rules}
+    known = table.source_keys()
     if others := [key for key in tensors if key not in known]:
         lines.append(f"  left out: {len(others)} keys ({_summary(others)})")
     return "\n".join(lines)

@@ -5,9 +5,11 @@ order: a key has its rule or matches one of the family's patterns of ignored key
 of the family's fresh leaves, and every shape is known before anything is read.
 """
 
+import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,39 +48,84 @@ CONV = Layout(  # (out, in, *window) <-> (*window, in, out)
 )
 POINT1 = _pointwise(1)
 POINT2 = _pointwise(2)
+POINT3 = _pointwise(3)
+
+
+class Update(NamedTuple):
+    """A low-rank update that is added to a weight as it is read: B A / rank, in float32.
+
+    Attributes:
+      down: key of A, (rank, in).
+      up: key of B, (out, rank).
+    """
+
+    down: str
+    up: str
+
+    def added_to(self, weight: np.ndarray, tensors: Tensors) -> np.ndarray:
+        """The weight (out, in) with the update, float32."""
+        down, up = (tensors[key].read().astype(np.float32) for key in self)
+        return weight.astype(np.float32) + (up @ down) / np.float32(len(down))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One source key, or a part of one, to one leaf.
+    """One source key, or a part of one, to one leaf, or to one layer of a stacked leaf.
 
     Attributes:
       source: the key in the file.
       target: `component/path` of the leaf.
       layout: how the axes are turned.
-      part: (i, n): the i-th of n equal slices of the source's first axis (fused projections); None: all of it.
+      part: (i, n): the i-th of n equal slices of the source's first axis (fused projections), or, if i is a tuple,
+        those slices one after the other; None: all of it.
       channels: how many of the source's input channels (second axis) are taken, the first ones; None: all.
+      layer: which entry of the leaf's first axis the source is, where equal layers are stacked; None: all of it.
+      update: what is added to the source before it is turned.
     """
 
     source: str
     target: str
     layout: Layout
-    part: tuple[int, int] | None = None
+    part: tuple[int | tuple[int, ...], int] | None = None
     channels: int | None = None
+    layer: int | None = None
+    update: Update | None = None
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Which of the source's equal slices are taken, in order."""
+        index = 0 if self.part is None else self.part[0]
+        return index if isinstance(index, tuple) else (index,)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every key that is read."""
+        return (self.source, *(self.update or ()))
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Source array -> leaf."""
+        """Source array -> leaf, or the layer of it."""
         if self.part is not None:
-            index, count = self.part
-            array = np.split(array, count)[index]
+            parts = np.split(array, self.part[1])
+            array = (
+                np.concatenate([parts[i] for i in self.slices])
+                if len(self.slices) > 1
+                else parts[self.slices[0]]
+            )
         if self.channels is not None:
             array = array[:, : self.channels]
         return self.layout.to_jax(array)
 
+    def read(self, tensors: Tensors) -> np.ndarray:
+        """What the source gives the leaf, or the layer of it."""
+        if self.update is None:
+            return self.apply(tensors[self.source].read())
+        whole = dataclasses.replace(self, layout=SAME, update=None)
+        return self.layout.to_jax(self.update.added_to(whole.read(tensors), tensors))
+
     def source_shape(self, leaf_shape: Shape) -> Shape:
         """The source's shape; with `channels`, as far as it is taken."""
-        shape = self.layout.torch_shape(leaf_shape)
-        return shape if self.part is None else (shape[0] * self.part[1], *shape[1:])
+        shape = self.layout.torch_shape(leaf_shape if self.layer is None else leaf_shape[1:])
+        return shape if self.part is None else (shape[0] // len(self.slices) * self.part[1], *shape[1:])
 
 
 @dataclass(frozen=True)
@@ -100,6 +147,7 @@ CONVOLUTION = Module((("weight", "kernel", CONV), _BIAS))
 CONVOLUTION_NO_BIAS = Module((("weight", "kernel", CONV),))
 POINTWISE_1D = Module((("weight", "kernel", POINT1), _BIAS))
 POINTWISE_2D = Module((("weight", "kernel", POINT2), _BIAS))
+POINTWISE_3D = Module((("weight", "kernel", POINT3), _BIAS))
 
 
 @dataclass(frozen=True)
@@ -110,27 +158,42 @@ class Table:
       rules: in the order of the original's state dict.
       ignored: full-match patterns of source keys that have no place here.
       fresh: full-match patterns of leaves that the family does not have -> how they start.
+      computed: leaves that follow from the sizes -> what makes them.
     """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     fresh: tuple[tuple[str, str], ...] = ()
+    computed: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
 
     def by_source(self) -> dict[str, list[Rule]]:
         """The rules of each source key, in order."""
-        grouped: dict[str, list[Rule]] = {}
-        for rule in self.rules:
-            grouped.setdefault(rule.source, []).append(rule)
-        return grouped
+        return _grouped(self.rules, lambda rule: rule.source)
+
+    def by_target(self) -> dict[str, list[Rule]]:
+        """The rules of each leaf: one, or one per layer."""
+        return _grouped(self.rules, lambda rule: rule.target)
+
+    def source_keys(self) -> dict[str, None]:
+        """Every key that a source must have, in order."""
+        return dict.fromkeys(key for rule in self.rules for key in rule.sources)
+
+
+def _grouped(rules: Iterable[Rule], key: Callable[[Rule], str]) -> dict[str, list[Rule]]:
+    grouped: dict[str, list[Rule]] = {}
+    for rule in rules:
+        grouped.setdefault(key(rule), []).append(rule)
+    return grouped
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion will do with one source: a rule per leaf, leaves that start fresh, keys left out."""
+    """What a conversion will do with one source: the rules of each leaf, leaves that start fresh, keys left out."""
 
-    rules: dict[str, Rule]
+    rules: dict[str, list[Rule]]
     fresh: dict[str, str]
     ignored: list[str]
+    computed: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
 
 
 def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str) -> Plan:
@@ -145,38 +208,49 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
     Raises:
       InputError: a key is unknown or missing, a leaf has no source, or a shape or dtype is wrong.
     """
-    by_source = table.by_source()
-    others = [key for key in tensors if key not in by_source]
+    needed = table.source_keys()
+    others = [key for key in tensors if key not in needed]
     ignored = [key for key in others if _matches(table.ignored, key)]
     if unknown := [key for key in others if not _matches(table.ignored, key)]:
         raise InputError(f"{label} has keys that no rule knows: {_some(unknown)}; name the right --format")
-    if missing := [key for key in by_source if key not in tensors]:
+    if missing := [key for key in needed if key not in tensors]:
         raise InputError(
             f"{label} lacks keys: {_some(missing)}; download it again, or name the right --format"
         )
-    rules = {rule.target: rule for rule in table.rules}
+    rules = table.by_target()
     fresh = {}
     for leaf in leaves:
-        if leaf not in rules:
+        if leaf not in rules and leaf not in table.computed:
             starts = [how for pattern, how in table.fresh if re.fullmatch(pattern, leaf)]
             if len(starts) != 1:
                 raise InputError(f"{label} gives nothing for {leaf} of the network; name the right --format")
             fresh[leaf] = starts[0]
     if surplus := [leaf for leaf in rules if leaf not in leaves]:
         raise InputError(f"{label}: the network has no leaf {_some(surplus)}; name the right --preset")
-    for leaf, rule in rules.items():
-        _check(rule, tensors, leaves[leaf], label)
-    return Plan(rules, fresh, ignored)
+    for leaf, parts in rules.items():
+        _check_layers(leaf, parts, leaves[leaf], label)
+        for rule in parts:
+            _check(rule, tensors, leaves[leaf], label)
+    return Plan(rules, fresh, ignored, dict(table.computed))
 
 
 def shape_mismatches(table: Table, tensors: Tensors, leaves: Mapping[str, Shape]) -> int:
     """How many rules do not fit: key or leaf missing, or another shape. 0 means that the sizes are right."""
     return sum(
-        rule.source not in tensors
+        any(key not in tensors for key in rule.sources)
         or rule.target not in leaves
+        or (rule.layer is not None and rule.layer >= leaves[rule.target][0])
         or _taken_shape(rule, tensors[rule.source].shape) != rule.source_shape(leaves[rule.target])
         for rule in table.rules
     )
+
+
+def _check_layers(leaf: str, rules: list[Rule], shape: Shape, label: str) -> None:
+    layers = [rule.layer for rule in rules]
+    if layers not in ([None], list(range(shape[0])) if shape else []):
+        raise InputError(
+            f"{label} has {len(layers)} layers of {leaf}, the network {shape[0]}; name the right --preset"
+        )
 
 
 def _check(rule: Rule, tensors: Tensors, leaf_shape: Shape, label: str) -> None:
@@ -186,8 +260,22 @@ def _check(rule: Rule, tensors: Tensors, leaf_shape: Shape, label: str) -> None:
         raise InputError(
             f"{label}: {rule.source} is {tensor.shape}, expected {expected}; name the right --preset"
         )
-    if tensor.dtype not in FLOATS.values() and tensor.dtype != np.float64:
-        raise InputError(f"{label}: {rule.source} is {tensor.dtype}, expected floating-point weights")
+    if rule.update is not None:
+        _check_update(rule.update, rule, expected, tensors, label)
+    for key in rule.sources:
+        if tensors[key].dtype not in FLOATS.values() and tensors[key].dtype != np.float64:
+            raise InputError(f"{label}: {key} is {tensors[key].dtype}, expected floating-point weights")
+
+
+def _check_update(update: Update, rule: Rule, expected: Shape, tensors: Tensors, label: str) -> None:
+    down, up = tensors[update.down].shape, tensors[update.up].shape
+    rows = expected[0] // (rule.part[1] if rule.part else 1) * len(rule.slices)
+    rank = down[0] if down else 0
+    if (down, up) != ((rank, expected[1]), (rows, rank)) or not rank:
+        raise InputError(
+            f"{label}: {update.down} is {down} and {update.up} {up}, expected (rank, {expected[1]}) and "
+            f"({rows}, rank); download it again"
+        )
 
 
 def _taken_shape(rule: Rule, shape: Shape) -> Shape:

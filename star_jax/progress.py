@@ -87,11 +87,11 @@ class _Lines:
             self._last = now
             spent = now - self._start
             self._print(
-                f"{_clock(spent)} spent, {_clock(spent / self._done * (self._total - self._done))} left"
+                f"{clock_text(spent)} spent, {clock_text(spent / self._done * (self._total - self._done))} left"
             )
 
     def finish(self) -> None:
-        self._print(f"done in {_clock(time.monotonic() - self._start)}")
+        self._print(f"done in {clock_text(time.monotonic() - self._start)}")
 
     def _print(self, times: str) -> None:
         share = 100 * self._done // max(1, self._total)
@@ -102,5 +102,6 @@ class _Lines:
         )
 
 
-def _clock(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds: `0:01:30`."""
     return str(timedelta(seconds=round(seconds)))

@@ -10,6 +10,7 @@ model that comes with the package (docs/tiny_star.md), unless there is a directo
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from star_jax.checkpoints.trees import (
     damaged,
     flatten,
     iterate_tree,
+    read_layer,
     read_text,
     restore_tree,
     save_tree,
@@ -96,6 +98,26 @@ def iterate_leaves(
       InputError: the component is missing or damaged.
     """
     yield from iterate_tree(_component_path(directory, name), list(paths))
+
+
+def iterate_layers(
+    directory: str | os.PathLike, name: str, wanted: Sequence[tuple[str, int | None]]
+) -> Iterator[np.ndarray]:
+    """Reads leaves, or single layers of stacked ones, one by one.
+
+    Args:
+      directory, name: of the component.
+      wanted: path of each leaf, and the entry of its first axis; None: the whole leaf.
+
+    Raises:
+      InputError: the component is missing or damaged.
+    """
+    path = _component_path(directory, name)
+    for is_whole, run in itertools.groupby(wanted, key=lambda leaf: leaf[1] is None):
+        if is_whole:
+            yield from (array for _, array in iterate_tree(path, [leaf for leaf, _ in run]))
+        else:
+            yield from (read_layer(path, leaf, layer) for leaf, layer in run)
 
 
 def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax.ShapeDtypeStruct]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from orbax.checkpoint import type_handlers
 
 from star_jax.errors import InputError, first_line
@@ -22,6 +23,7 @@ from star_jax.errors import InputError, first_line
 _CHUNK_BYTES = 8 * 2**20
 # Lazy leaves are read and written in batches of about this size; two are in memory at a time.
 _BATCH_BYTES = 256 * 2**20
+_LARGE_BYTES = 2**30
 _SIZES_FILE = "file_sizes.json"  # within each component, to tell an incomplete copy
 # What Orbax and TensorStore raise for missing, truncated or damaged files.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
@@ -55,13 +57,17 @@ class _LazyArrayHandler(type_handlers.NumpyHandler):
             reading = reader.submit(_read_all, values[batches[0]])
             for batch, following in zip(batches, [*batches[1:], None], strict=True):
                 arrays = reading.result()
-                if following is not None:
+                # Two of the largest leaves (stacked layers) at a time would be too much.
+                is_large = sum(array.nbytes for array in arrays) > _LARGE_BYTES
+                if following is not None and not is_large:
                     reading = reader.submit(_read_all, values[following])
                 for write in await super().serialize(arrays, infos[batch], args[batch]):
                     write.result()
                 if self._failures:
                     raise self._failures[0]
                 del arrays
+                if following is not None and is_large:
+                    reading = reader.submit(_read_all, values[following])
         return []
 
     async def _open_and_write(self, *args):
@@ -126,7 +132,8 @@ def save_tree(path: Path, tree: Tree) -> None:
     Raises:
       OSError, ValueError: the disk is full or not writable.
     """
-    options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
+    # Chunks are cut along the first axis first: one layer of a stack is read without the others.
+    options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)), tree)
     with _checkpointer() as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree, save_args=options))
     if jax.process_index() == 0:
@@ -165,6 +172,20 @@ def iterate_tree(path: Path, paths: list[str]) -> Iterator[tuple[str, np.ndarray
         leaves = flatten(_restore(path, wanted, options))
         for p in paths[batch]:
             yield p, leaves.pop(p)
+
+
+def read_layer(path: Path, leaf: str, layer: int) -> np.ndarray:
+    """Reads one entry of a leaf's first axis, and little more: the chunks of the file that hold it.
+
+    Raises:
+      InputError: the directory is damaged.
+    """
+    store = {"driver": "ocdbt", "base": path.as_uri(), "path": leaf.replace("/", ".") + "/"}
+    try:
+        array = tensorstore.open({"driver": "zarr", "kvstore": store}, open=True, read=True).result()
+        return array[layer].read().result()
+    except _READ_ERRORS as error:
+        raise damaged(path, error) from error
 
 
 def tree_metadata(path: Path) -> dict[str, jax.ShapeDtypeStruct]:

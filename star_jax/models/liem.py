@@ -5,11 +5,34 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.ops.convolution import convolve_by_shifts
+from star_jax.ops.plain_convolution import flax_convolution
 from star_jax.ops.variants import variant_of
 
 
 def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
-    return jnp.concatenate([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)], axis=-1)
+    return jnp.concatenate([_channel_maximum(x), x.mean(-1, keepdims=True)], axis=-1)
+
+
+@jax.custom_vjp
+def _channel_maximum(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 1]
+    """The maximum, whose gradient goes to the channel that has it, as in PyTorch.
+
+    JAX's own looks for the channels that equal the maximum. A compiler that rounds x otherwise the second time it
+    needs it leaves none, and the gradient is 0 / 0.
+    """
+    return x.max(-1, keepdims=True)
+
+
+def _maximum_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _channel_maximum(x), (x.argmax(-1), jnp.empty((x.shape[-1],), x.dtype))
+
+
+def _maximum_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
+    place, like = saved
+    return (gradient * jax.nn.one_hot(place, len(like), dtype=like.dtype),)
+
+
+_channel_maximum.defvjp(_maximum_forward, _maximum_backward)
 
 
 class SpatialLiem(nnx.Module):
@@ -20,7 +43,15 @@ class SpatialLiem(nnx.Module):
 
     def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            2, 1, (7, 7), padding=3, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+            2,
+            1,
+            (7, 7),
+            padding=3,
+            use_bias=False,
+            conv_general_dilated=flax_convolution,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> same

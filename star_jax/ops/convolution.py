@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.ops import winograd
+from star_jax.ops.plain_convolution import convolve
 from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import on_several_devices
 
@@ -100,13 +101,7 @@ def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
         dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
         return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=dims)
     b, f, h, w, c = x.shape
-    out = jax.lax.conv_general_dilated(
-        x.reshape(b, f, h * w, c),
-        kernel.reshape(3, 1, c, c),
-        window_strides=(1, 1),
-        padding=((1, 1), (0, 0)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    out = convolve(x.reshape(b, f, h * w, c), kernel.reshape(3, 1, c, c), (1, 1), ((1, 1), (0, 0)))
     return out.reshape(x.shape)
 
 

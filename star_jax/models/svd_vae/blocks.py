@@ -12,6 +12,7 @@ from flax import nnx
 from star_jax.models.layers import Conv2d, GroupNorm
 from star_jax.models.resnet import TemporalConv
 from star_jax.ops.attention import dot_product_attention
+from star_jax.ops.plain_convolution import flax_convolution
 
 SPATIAL_EPSILON = 1e-6
 TEMPORAL_EPSILON = 1e-5  # only the norms of the temporal blocks
@@ -99,7 +100,15 @@ class Downsample2D(nnx.Module):
     """Halves height and width by a strided convolution, padded below and to the right only."""
 
     def __init__(self, channels: int, **kwargs):
-        self.conv = nnx.Conv(channels, channels, (3, 3), strides=(2, 2), padding=((0, 1), (0, 1)), **kwargs)
+        self.conv = nnx.Conv(
+            channels,
+            channels,
+            (3, 3),
+            strides=(2, 2),
+            padding=((0, 1), (0, 1)),
+            conv_general_dilated=flax_convolution,
+            **kwargs,
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, H / 2, W / 2, C]
         return self.conv(x)

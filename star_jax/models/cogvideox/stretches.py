@@ -1,0 +1,64 @@
+"""A clip worked on a few frames at a time within one program, so that memory holds little more than one copy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Step = Callable[[Any, jax.Array], tuple[Any, jax.Array | None]]
+
+
+def stretch_frames(height: int, width: int, pixels: int) -> int:
+    """How many frames are worked on together: an even number of at most so many pixels, but at least 2."""
+    return max(2, pixels // (height * width) // 2 * 2)
+
+
+def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, jax.Array | None]:
+    """Runs `step` over the frames of x, in order.
+
+    The first stretch is what is left over, so that an even `length` keeps pairs of frames after an odd first one.
+
+    Args:
+      step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); its first call may take a carry of
+        another structure than it returns (no caches yet). A result of the stretch's own shape takes its place in x.
+      x: [B, F, H, W, C].
+      carry: of the first call.
+      length: frames of every stretch but the first.
+
+    Returns:
+      The last carry, and the results one after the other, [B, G, H', W', C'] or None.
+    """
+    frames = x.shape[1]
+    head = min(frames, frames % length or length)
+    carry, out = step(carry, x[:, :head])
+    if head == frames:
+        return carry, out
+    count = (frames - head) // length
+    of_one = jax.eval_shape(step, carry, _frames(x, head, length))[1]
+    in_place = of_one is not None and (of_one.shape, of_one.dtype) == (
+        (*x.shape[:1], length, *x.shape[2:]),
+        x.dtype,
+    )
+
+    def one(state: tuple[Any, Any], i: jax.Array) -> tuple[tuple[Any, Any], None]:
+        carry, results = state
+        source = results if in_place else x
+        carry, result = step(carry, _frames(source, head + i * length, length))
+        if result is not None:
+            start = (0, out.shape[1] + i * result.shape[1], 0, 0, 0)
+            results = jax.lax.dynamic_update_slice(results, result, start)
+        return (carry, results), None
+
+    results = None
+    if in_place:
+        results = jax.lax.dynamic_update_slice(x, out, (0,) * 5)
+    elif of_one is not None:
+        rest = jnp.zeros((out.shape[0], count * of_one.shape[1], *out.shape[2:]), out.dtype)
+        results = jnp.concatenate([out, rest], axis=1)
+    (carry, results), _ = jax.lax.scan(one, (carry, results), jnp.arange(count))
+    return carry, results
+
+
+def _frames(x: jax.Array, start: int | jax.Array, length: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, length, axis=1)

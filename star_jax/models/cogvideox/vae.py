@@ -1,0 +1,263 @@
+"""CogVideoX's causal 3-D autoencoder: four frames and 8x8 pixels to a latent, the first frame to one of its own.
+
+Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
+2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
+
+Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels
+no memory holds: it goes through the clip in stretches, twice for every second norm, and gives the same numbers. The
+decoder is meant to see three latents, then two at a time, with the last frames of every convolution's input carried
+over.
+"""
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.models.cogvideox.config import CausalVAEConfig
+from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
+from star_jax.models.cogvideox.vae_layers import (
+    Cache,
+    CausalConv3d,
+    Downsample3D,
+    GroupNorm,
+    ResnetBlock3D,
+    SpatialNorm3D,
+    Statistics,
+    Upsample3D,
+)
+from star_jax.models.svd_vae.vae import FLOAT32_PRECISION, DiagonalGaussian
+from star_jax.ops.remat import rematerialise
+
+FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
+STRETCH_PIXELS = 4 * 720 * 1280  # of the frames that the encoder works on together
+_LIBRARY_GROUP = 8  # frames that diffusers encodes together
+
+
+class Level(nnx.Module):
+    """Residual blocks of one resolution, and what leads to the next one."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_layers: int, **kwargs):
+        widths = [in_channels] + [out_channels] * (num_layers - 1)
+        self.resnets = nnx.List([ResnetBlock3D(width, out_channels, **kwargs) for width in widths])
+
+
+class Encoder(nnx.Module):
+    """Frames to moments of latents."""
+
+    def __init__(self, config: CausalVAEConfig, **kwargs):
+        widths, groups = config.block_out_channels, {"num_groups": config.norm_num_groups}
+        self.conv_in = CausalConv3d(config.in_channels, widths[0], **kwargs)
+        self.down_blocks = nnx.List()
+        for i, (before, after) in enumerate(zip((widths[0], *widths[:-1]), widths, strict=True)):
+            level = Level(before, after, num_layers=config.layers_per_block, **groups, **kwargs)
+            if i + 1 < len(widths):
+                level.downsamplers = nnx.List(
+                    [Downsample3D(after, in_time=i < config.temporal_levels, **kwargs)]
+                )
+            self.down_blocks.append(level)
+        self.mid_block = Level(widths[-1], widths[-1], num_layers=2, **groups, **kwargs)
+        self.norm_out = GroupNorm(widths[-1], **groups, **kwargs)
+        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, **kwargs)
+
+    def __call__(self, x: jax.Array, caches: Cache = None) -> tuple[jax.Array, Cache]:
+        """Moments of a stretch of frames, normed by their own statistics, and the new caches."""
+        caches = iter(caches or [])
+        kept = []
+
+        def run(layer: nnx.Module, x: jax.Array, *args: Any) -> jax.Array:
+            x, cache = layer(x, *args, next(caches, None))
+            kept.append(cache)
+            return x
+
+        x = run(self.conv_in, x)
+        for level in (*self.down_blocks, self.mid_block):
+            for block in level.resnets:
+                x = run(block, x, (None, None))
+            for down in getattr(level, "downsamplers", ()):
+                x = down(x)
+        return run(self.conv_out, jax.nn.silu(self.norm_out(x))), kept
+
+    def whole(self, x: jax.Array, stretch_pixels: int) -> jax.Array:
+        """Moments of a whole clip, normed by its statistics, in bounded memory."""
+        groups = self.norm_out.num_groups
+
+        def convolve(x: jax.Array) -> tuple[jax.Array, Statistics]:
+            def step(carry, part):
+                part, cache = self.conv_in(part, carry[0])
+                return (cache, carry[1].merge(Statistics.of(part, groups))), part
+
+            return _measured(step, x, None, groups, stretch_pixels)
+
+        x, statistics = convolve(x)
+        for level in (*self.down_blocks, self.mid_block):
+            for block in level.resnets:
+                x, statistics = _whole_block(block, x, statistics, groups, stretch_pixels)
+            for down in getattr(level, "downsamplers", ()):
+                x, statistics = _whole_down(down, x, groups, stretch_pixels)
+
+        def step(cache, part):
+            part, cache = self.conv_out(jax.nn.silu(self.norm_out(part, statistics)), cache)
+            return cache, part
+
+        return in_stretches(step, x, None, stretch_frames(*x.shape[2:4], stretch_pixels))[1]
+
+
+def _measured(step, x: jax.Array, cache: Cache, groups: int, pixels: int) -> tuple[jax.Array, Statistics]:
+    """`in_stretches` with a carry of (cache, statistics of the results), which start empty."""
+    start = cache, Statistics.empty(len(x), groups)
+    (_, statistics), x = in_stretches(step, x, start, stretch_frames(*x.shape[2:4], pixels))
+    return x, statistics
+
+
+def _whole_block(
+    block: ResnetBlock3D, x: jax.Array, statistics: Statistics, groups: int, pixels: int
+) -> tuple[jax.Array, Statistics]:
+    """A residual block on a whole clip: half of it once to measure what the second norm sees, then all of it."""
+
+    def measure(carry, part):
+        part, cache = block.first_half(part, statistics, carry[0])
+        return (cache, carry[1].merge(Statistics.of(part, groups))), None
+
+    _, of_second = _measured(measure, x, None, groups, pixels)
+
+    def apply(carry, part):
+        part, cache = block(part, (statistics, of_second), carry[0])
+        return (cache, carry[1].merge(Statistics.of(part, groups))), part
+
+    return _measured(apply, x, None, groups, pixels)
+
+
+def _whole_down(down: Downsample3D, x: jax.Array, groups: int, pixels: int) -> tuple[jax.Array, Statistics]:
+    def step(carry, part):
+        part = down(part)
+        return (None, carry[1].merge(Statistics.of(part, groups))), part
+
+    return _measured(step, x, None, groups, pixels)
+
+
+class Decoder(nnx.Module):
+    """Latents to frames, a group of latents at a time."""
+
+    def __init__(self, config: CausalVAEConfig, *, remat: str, **kwargs):
+        widths = tuple(reversed(config.block_out_channels))
+        options = {"num_groups": config.norm_num_groups, "latent_channels": config.latent_channels}
+        self.conv_in = CausalConv3d(config.latent_channels, widths[0], **kwargs)
+        self.mid_block = Level(widths[0], widths[0], num_layers=2, **options, **kwargs)
+        self.up_blocks = nnx.List()
+        for i, (before, after) in enumerate(zip((widths[0], *widths[:-1]), widths, strict=True)):
+            level = Level(before, after, num_layers=config.layers_per_block + 1, **options, **kwargs)
+            if i + 1 < len(widths):
+                level.upsamplers = nnx.List([Upsample3D(after, in_time=i < config.temporal_levels, **kwargs)])
+            self.up_blocks.append(level)
+        self.norm_out = SpatialNorm3D(
+            widths[-1], config.latent_channels, num_groups=config.norm_num_groups, **kwargs
+        )
+        self.conv_out = CausalConv3d(widths[-1], config.out_channels, **kwargs)
+        self.remat = remat
+
+    def __call__(self, latents: jax.Array, caches: Cache = None) -> tuple[jax.Array, Cache]:
+        """Frames of a group of latents, and the new caches."""
+        caches = iter(caches or [])
+        kept = []
+
+        def run(layer: nnx.Module, *args: Any) -> jax.Array:
+            x, cache = rematerialise(layer, self.remat)(*args, next(caches, None))
+            kept.append(cache)
+            return x
+
+        x = run(self.conv_in, latents)
+        for level in (self.mid_block, *self.up_blocks):
+            for block in level.resnets:
+                x = run(block, x, (latents, latents))
+            for up in getattr(level, "upsamplers", ()):
+                x = rematerialise(up, self.remat)(x)
+        return run(self.conv_out, jax.nn.silu(self.norm_out(x, latents))), kept
+
+
+class AutoencoderKLCogVideoX(nnx.Module):
+    """Encoder, posterior and decoder. Latents are unscaled here: the network's over `scaling_factor`."""
+
+    def __init__(
+        self,
+        config: CausalVAEConfig,
+        *,
+        remat: str = "none",
+        dtype: jnp.dtype = jnp.float32,
+        param_dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.encoder = Encoder(config, **kwargs)
+        self.decoder = Decoder(config, remat=remat, **kwargs)
+        self._is_float32 = dtype == jnp.float32
+
+    def encode(self, frames: jax.Array, stretch_pixels: int = STRETCH_PIXELS) -> DiagonalGaussian:
+        """Posterior of the latents of a whole clip; every norm sees all of it.
+
+        Args:
+          frames: [B, F, H, W, 3] in [-1, 1]; H and W multiples of `CausalVAEConfig.spatial_factor`. Of an odd F the
+            first frame has a latent of its own.
+          stretch_pixels: of the frames that are worked on together; the numbers do not depend on it.
+
+        Returns:
+          Mean and log variance of [B, T, h, w, latent_channels], unscaled, T = 1 + (F - 1) / 4 for F = 4 k + 1.
+        """
+        with self._precision():
+            if stretch_frames(*frames.shape[2:4], stretch_pixels) >= frames.shape[1]:
+                moments, _ = self.encoder(frames)
+            else:
+                moments = self.encoder.whole(frames, stretch_pixels)
+        return DiagonalGaussian.from_moments(moments)
+
+    def encode_in_groups(self, frames: jax.Array) -> DiagonalGaussian:
+        """diffusers' way: eight frames at a time (the first group takes what is left over), each normed by itself.
+
+        An approximation of `encode`, the same for fewer than 16 frames.
+        """
+        first = frames.shape[1] % _LIBRARY_GROUP + _LIBRARY_GROUP
+        with self._precision():
+            moments, caches = self.encoder(frames[:, :first])
+            parts = [moments]
+            for start in range(first, frames.shape[1], _LIBRARY_GROUP):
+                moments, caches = self.encoder(frames[:, start : start + _LIBRARY_GROUP], caches)
+                parts.append(moments)
+        return DiagonalGaussian.from_moments(jnp.concatenate(parts, axis=1))
+
+    def decode_group(self, latents: jax.Array, caches: Cache = None) -> tuple[jax.Array, Cache]:
+        """Frames of one group of latents.
+
+        Args:
+          latents: [B, T, h, w, latent_channels], unscaled; `FIRST_GROUP` of them, then `NEXT_GROUPS` at a time.
+          caches: what the group before returned; None for the first.
+
+        Returns:
+          [B, F, H, W, 3], roughly in [-1, 1], not clipped: of an odd number of latents 4 T - 3 frames, of an even
+          number 4 T; and the caches of the next group.
+        """
+        with self._precision():
+            return self.decoder(latents, caches)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Frames of a clip, in the groups that the released system decodes.
+
+        Args:
+          latents: [B, T, h, w, latent_channels], unscaled; T odd.
+
+        Returns:
+          [B, 4 T - 3, H, W, 3].
+        """
+        frames, caches = self.decode_group(latents[:, :FIRST_GROUP])
+        parts = [frames]
+        for start in range(FIRST_GROUP, latents.shape[1], NEXT_GROUPS):
+            frames, caches = self.decode_group(latents[:, start : start + NEXT_GROUPS], caches)
+            parts.append(frames)
+        return jnp.concatenate(parts, axis=1)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        """Of float32 products, unless the user's code has chosen one."""
+        if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision(FLOAT32_PRECISION)

@@ -1,0 +1,219 @@
+"""Layers of the causal 3-D autoencoder: convolutions that look back in time, and norms over a stretch of frames.
+
+Every causal convolution needs the last two frames that came before: `cache`. None means that the clip begins, and
+its first frame is repeated instead. Layers return their new cache, so that a clip can be worked on in stretches.
+Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
+passes `dtype`, `param_dtype` and `rngs` on to its layers.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from flax import nnx
+
+EPSILON = 1e-6
+Cache = Any  # a tree of [B, 2, H, W, C], or None at the beginning of a clip
+
+
+class CausalConv3d(nnx.Module):
+    """A 3x3x3 convolution of each frame with the two before it; zeros around in space."""
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs):
+        self.conv = nnx.Conv(in_channels, out_channels, (3, 3, 3), padding=((0, 0), (1, 1), (1, 1)), **kwargs)
+
+    def __call__(self, x: jax.Array, cache: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """[B, F, H, W, in_channels] -> [B, F, H, W, out_channels] and the last two frames of the input."""
+        before = repeat(x[:, 0], "b h w c -> b f h w c", f=2) if cache is None else cache.astype(x.dtype)
+        x = jnp.concatenate([before, x], axis=1)
+        return self.conv(x), x[:, -2:]
+
+
+class Statistics(NamedTuple):
+    """Mean and squared deviations of groups of channels over some frames; float32, [B, groups] each.
+
+    Attributes:
+      count: of numbers in a group.
+      mean: of those.
+      squares: sum of (x - mean)^2.
+    """
+
+    count: jax.Array
+    mean: jax.Array
+    squares: jax.Array
+
+    @classmethod
+    def of(cls, x: jax.Array, groups: int) -> "Statistics":
+        """Of x [B, F, H, W, C]."""
+        x = _grouped(x.astype(jnp.float32), groups)
+        axes, mean = (1, 2, 3, 5), x.mean((1, 2, 3, 5))
+        squares = jnp.square(x - mean[:, None, None, None, :, None]).sum(axes)
+        return cls(jnp.full(mean.shape, x.size // mean.size, jnp.float32), mean, squares)
+
+    @classmethod
+    def empty(cls, batch: int, groups: int) -> "Statistics":
+        """Of no frames."""
+        return cls(*(jnp.zeros((batch, groups), jnp.float32) for _ in range(3)))
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Of the frames of both (Chan et al. 1979: no digits are lost, as they would be in sums of squares)."""
+        count = self.count + other.count
+        share, difference = other.count / count, other.mean - self.mean
+        squares = self.squares + other.squares + jnp.square(difference) * self.count * share
+        return Statistics(count, self.mean + difference * share, squares)
+
+
+def _grouped(x: jax.Array, groups: int) -> jax.Array:
+    return rearrange(x, "b f h w (g c) -> b f h w g c", g=groups)
+
+
+class GroupNorm(nnx.Module):
+    """Group norm over all the frames of a call, or with statistics of more frames than those; in float32."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_groups: int,
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        del rngs
+        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
+        self.num_groups, self.dtype = num_groups, dtype
+
+    def __call__(self, x: jax.Array, statistics: Statistics | None = None) -> jax.Array:
+        count, mean, squares = statistics or Statistics.of(x, self.num_groups)
+        deviation = jax.lax.rsqrt(squares / count + EPSILON)
+        size = x.shape[-1] // self.num_groups
+        mean, deviation = (repeat(part, "b g -> b 1 1 1 (g c)", c=size) for part in (mean, deviation))
+        scale = deviation * self.scale[...].astype(jnp.float32)
+        shift = self.bias[...].astype(jnp.float32) - mean * scale
+        return (x.astype(jnp.float32) * scale + shift).astype(self.dtype)
+
+
+class PointConv3d(nnx.Module):
+    """A 1x1x1 convolution (diffusers: a causal one of that size, hence the attribute)."""
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs):
+        self.conv = nnx.Linear(in_channels, out_channels, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class SpatialNorm3D(nnx.Module):
+    """Group norm scaled and shifted by the latents: GN(x) y(z) + b(z), z enlarged to x by nearest neighbours."""
+
+    def __init__(self, channels: int, latent_channels: int, *, num_groups: int, **kwargs):
+        self.norm_layer = GroupNorm(channels, num_groups=num_groups, **kwargs)
+        self.conv_y = PointConv3d(latent_channels, channels, **kwargs)
+        self.conv_b = PointConv3d(latent_channels, channels, **kwargs)
+
+    def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
+        # Linear maps of single points commute with copying points: they come first, where there are few.
+        scale, shift = (enlarge_like(point(latents), x) for point in (self.conv_y, self.conv_b))
+        return self.norm_layer(x) * scale + shift
+
+
+def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
+    """Latents [B, T, h, w, C] repeated to x's frames, height and width; an odd clip's first frame is its own."""
+    frames, height, width = x.shape[1:4]
+    count = latents.shape[1]
+    if frames > 1 and frames % 2:
+        first, rest = latents[:, :1], latents[:, 1:]
+        times = (frames - 1) // max(1, count - 1)
+        latents = jnp.concatenate([first, _repeat(rest, times, 1)], axis=1)
+    else:
+        latents = _repeat(latents, frames // count, 1)
+    latents = _repeat(latents, height // latents.shape[2], 2)
+    return _repeat(latents, width // latents.shape[3], 3)
+
+
+def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
+    """Every entry of an axis `times` times in a row, as a broadcast, which is merged into what follows."""
+    if times == 1:
+        return x
+    shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
+    wide = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
+    return wide.reshape(*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :])
+
+
+class ResnetBlock3D(nnx.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))); norms of the decoder look at the latents, too."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_groups: int,
+        latent_channels: int | None = None,
+        **kwargs,
+    ):
+        def norm(channels: int) -> nnx.Module:
+            if latent_channels is None:
+                return GroupNorm(channels, num_groups=num_groups, **kwargs)
+            return SpatialNorm3D(channels, latent_channels, num_groups=num_groups, **kwargs)
+
+        self.norm1 = norm(in_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels, **kwargs)
+        self.norm2 = norm(out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, **kwargs)
+        self.conv_shortcut = (
+            nnx.Linear(in_channels, out_channels, **kwargs) if in_channels != out_channels else None
+        )
+
+    def __call__(self, x: jax.Array, about: Any, cache: Cache = None) -> tuple[jax.Array, Cache]:
+        """Applies the block.
+
+        Args:
+          x: [B, F, H, W, in_channels].
+          about: what each of the two norms takes beside x: latents, statistics or None; a pair.
+          cache: of the frames before.
+
+        Returns:
+          [B, F, H, W, out_channels] and the new cache.
+        """
+        hidden, first = self.first_half(x, about[0], cache and cache[0])
+        hidden, second = self.conv2(jax.nn.silu(self.norm2(hidden, about[1])), cache and cache[1])
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden, (first, second)
+
+    def first_half(self, x: jax.Array, about: Any, cache: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """What the second norm sees, and the first convolution's new cache."""
+        return self.conv1(jax.nn.silu(self.norm1(x, about)), cache)
+
+
+class Downsample3D(nnx.Module):
+    """Halves height and width by a strided convolution and, where `in_time`, first the frames by means of pairs."""
+
+    def __init__(self, channels: int, *, in_time: bool, **kwargs):
+        self.conv = nnx.Conv(channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), **kwargs)
+        self.in_time = in_time
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(halve_frames(x) if self.in_time else x)
+
+
+def halve_frames(x: jax.Array) -> jax.Array:
+    """Means of pairs of frames; of an odd number the first stays as it is."""
+    first, rest = x[:, : x.shape[1] % 2], x[:, x.shape[1] % 2 :]
+    pairs = rearrange(rest, "b (f two) h w c -> b f two h w c", two=2).mean(2).astype(x.dtype)
+    return jnp.concatenate([first, pairs], axis=1)
+
+
+class Upsample3D(nnx.Module):
+    """Doubles height and width (nearest) and, where `in_time`, the frames; of an odd number the first stays one."""
+
+    def __init__(self, channels: int, *, in_time: bool, **kwargs):
+        self.conv = nnx.Conv(channels, channels, (3, 3), padding=1, **kwargs)
+        self.in_time = in_time
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.in_time and x.shape[1] > 1:
+            first, rest = x[:, : x.shape[1] % 2], x[:, x.shape[1] % 2 :]
+            x = jnp.concatenate([first, _repeat(rest, 2, 1)], axis=1)
+        return self.conv(_repeat(_repeat(x, 2, 2), 2, 3))

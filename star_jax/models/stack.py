@@ -1,0 +1,47 @@
+"""Equal layers held as one: their weights stacked along a first axis, and run by one `lax.scan`."""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from star_jax.models.rngs import InitRngs
+from star_jax.ops.remat import rematerialise
+
+
+def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """One module whose every parameter is that of `count` layers, [count, ...].
+
+    Args:
+      make: builds one layer with fresh weights.
+      count: of layers.
+      rngs: whose `params` stream the layers' weights are drawn from.
+    """
+    layer = nnx.eval_shape(lambda: make(InitRngs(0)))
+    keys = jax.random.split(rngs.params(), count)
+    weights = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(make(InitRngs(key)))))(keys)
+    state = nnx.state(layer)
+    nnx.replace_by_pure_dict(state, weights)
+    nnx.update(layer, state)
+    return layer
+
+
+def scan_layers(
+    layers: nnx.Module, apply: Callable[[nnx.Module, jax.Array], jax.Array], x, *, remat: str = "none"
+):
+    """Runs a stack: x = apply(layer, x) for one layer after the other; traced once.
+
+    Args:
+      layers: of `stack_layers`.
+      apply: one layer on the activations, which keep their shapes.
+      x: any tree of arrays.
+      remat: what the backward pass keeps of each layer; see `star_jax.ops.remat`.
+    """
+    graphdef, state = nnx.split(layers)
+
+    def step(x, weights):
+        return rematerialise(lambda weights, x: apply(nnx.merge(graphdef, weights), x), remat)(
+            weights, x
+        ), None
+
+    return jax.lax.scan(step, x, nnx.to_pure_dict(state))[0]
