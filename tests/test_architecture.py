@@ -114,6 +114,12 @@ def test_few_files_lie_loose():
     assert len(loose) <= MAX_LOOSE_FILES, loose
 
 
+def test_every_package_says_what_it_offers():
+    faces = {module: path for module, path in modules().items() if path.name == "__init__.py"}
+    silent = [module for module, path in faces.items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent, silent
+
+
 @pytest.mark.parametrize("package", ["torch", "torchvision", "diffusers"])
 def test_the_product_does_without(package):
     assert not [line.place for line in IMPORTS if line.target.split(".")[0] == package]
