@@ -44,9 +44,9 @@ class TemporalResnetBlock(nnx.Module):
     def __init__(self, channels: int, *, num_groups: int, **kwargs):
         norm_kwargs = {"num_groups": num_groups, "epsilon": TEMPORAL_EPSILON, "over_frames": True, **kwargs}
         self.norm1 = GroupNorm(channels, **norm_kwargs)
-        self.conv1 = TemporalConv(channels, **kwargs)
+        self.conv1 = TemporalConv(channels, columns=True, **kwargs)
         self.norm2 = GroupNorm(channels, **norm_kwargs)
-        self.conv2 = TemporalConv(channels, **kwargs)
+        self.conv2 = TemporalConv(channels, columns=True, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
         hidden = self.conv1(self.norm1(x, silu=True))
