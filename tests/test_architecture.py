@@ -44,13 +44,6 @@ MODULES = {
     "orbax-checkpoint": "orbax",
     "pillow": "PIL",
 }
-# Arrows that are being taken away: nothing is to be added here.
-KNOWN = {
-    ("star_jax.benchmark.inference", "star_jax.benchmark.pipeline"),
-    ("star_jax.train.config", "star_jax.benchmark.flops"),
-    ("star_jax.train.loop", "star_jax.benchmark.flops"),
-    ("star_jax.train.star.validation", "star_jax.train.star.objective"),
-}
 
 
 @dataclass(frozen=True)
@@ -91,13 +84,7 @@ def read_imports() -> list[Import]:
 
 
 IMPORTS = read_imports()
-OWN = [
-    line
-    for line in IMPORTS
-    if line.target.split(".")[0] == "star_jax"
-    and line.source != "star_jax"
-    and (line.source, line.target) not in KNOWN
-]
+OWN = [line for line in IMPORTS if line.target.split(".")[0] == "star_jax" and line.source != "star_jax"]
 
 
 def room(module: str) -> str:
