@@ -231,6 +231,7 @@ class VideoWriter:
         packets = self._encoder.encode(frame)
         for packet in packets:
             packet.stream = self._stream
+            packet.duration = packet.duration or round(self._ticks_per_frame)
         return packets
 
     def _mux(self, packets: list[av.Packet]) -> None:
