@@ -235,7 +235,7 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
 
 
 def shape_mismatches(table: Table, tensors: Tensors, leaves: Mapping[str, Shape]) -> int:
-    """Counts the rules that do not fit, whose key or leaf is missing or has another shape; 0: the sizes are right."""
+    """Counts the rules whose key or leaf is missing or has another shape; with 0 of them the sizes are right."""
     return sum(
         any(key not in tensors for key in rule.sources)
         or rule.target not in leaves
