@@ -57,11 +57,11 @@ def convert_checkpoint(
       destination: the directory to make.
       format: a family's name for all sources with weights, or `auto`: recognised by their keys.
       preset: the sizes, by name or as a StarConfig; None: the preset that the sources' shapes are of.
-      dtype: of the stored weights; None: as in the sources (float64 becomes float32).
+      dtype: type of the stored weights; None keeps that of the sources (float64 becomes float32).
       allow_nan: accept weights that are not finite.
       force: replace an existing checkpoint directory.
       expected_sha256: digests that the sources' files must have; each must be that of some file.
-      seed: of weights that no source gives.
+      seed: seed of weights that no source gives.
       quiet: show no progress.
 
     Returns:
@@ -150,7 +150,7 @@ def _fits(source: Source, family: str, config: StarConfig) -> bool:
 
 
 def preset_mismatches(source: Source, family: str, config: StarConfig) -> int:
-    """How many of a source's tensors do not fit a preset.
+    """Counts the tensors of a source that do not fit a preset.
 
     Raises:
       InputError: the preset has no such component.
@@ -261,7 +261,7 @@ def _watched(leaves: dict[str, LazyArray], bar: Reporter) -> dict[str, LazyArray
 
 
 def _describe(job: _Job, component: str) -> dict:
-    """What provenance.json says of one component."""
+    """The entry of one component in provenance.json."""
     prefix = component + "/"
     return {
         "source": job.source.label,
