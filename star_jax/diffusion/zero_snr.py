@@ -64,7 +64,8 @@ def zero_snr_table(config: ZeroSNRConfig, num_inference_steps: int) -> SolverTab
     With lam = log(alpha / sqrt(1 - alpha^2)), h = lam' - lam and r = (lam - lam_before) / h, a step is
 
         D  = (1 + 1/(2r)) x0 - x0_before / (2r)
-        x' = sqrt((1 - alpha'^2) / (1 - alpha^2)) e^-h x + alpha' (1 - e^-2h) D + sqrt(1 - alpha'^2) sqrt(1 - e^-2h) noise
+        x' = sqrt((1 - alpha'^2) / (1 - alpha^2)) e^-h x + alpha' (1 - e^-2h) D
+             + sqrt(1 - alpha'^2) sqrt(1 - e^-2h) noise
 
     first order at the first step and the second (r is infinite), and x' = x0 at the last.
 
