@@ -17,8 +17,10 @@ from star_jax.inference.display import StageBars
 from star_jax.inference.jobs import Job, make_jobs
 from star_jax.inference.memory import MemoryPlan, plan_memory
 from star_jax.inference.overlap import read_ahead, write_behind
-from star_jax.inference.pipeline import OnProgress, StarPipeline, resolve_dtype
+from star_jax.inference.pipeline import OnProgress, StarPipeline
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
+from star_jax.ops.attention import AttentionKernels
 from star_jax.presets import BUNDLED
 from star_jax.video.images import ImageSequenceReader, open_target
 from star_jax.video.reader import VideoReader
@@ -73,7 +75,9 @@ def upscale(
       RunError: a damaged input, a full disk, non-finite numbers.
     """
     config = read_config(checkpoint)
+    model = build_model(config, dtype=dtype, kernels=AttentionKernels.all(attention))
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
+    chosen.check_tiles(model.size_rule)
     budget = parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory
     jobs = make_jobs(
         [os.fspath(path) for path in ([inputs] if isinstance(inputs, AnyPath) else inputs)],
@@ -87,10 +91,7 @@ def upscale(
     )
     if not jobs:
         return []
-    plans = [
-        plan_memory(config, resolve_dtype(dtype), job.settings, job.info.num_frames, job.size, budget=budget)
-        for job in jobs
-    ]
+    plans = [plan_memory(model, job.settings, job.info.num_frames, job.size, budget=budget) for job in jobs]
     use_compile_cache(compile_cache)
     pipeline = StarPipeline.from_pretrained(checkpoint, dtype=dtype, attention=attention)
     for job, plan in zip(jobs, plans, strict=True):

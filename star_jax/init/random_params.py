@@ -18,7 +18,7 @@ def random_params(abstract: Tree, seed: int = 0) -> Tree:
     identity, as freshly initialised ones would be, and numbers stay finite in half precision.
 
     Args:
-      abstract: nested dicts of jax.ShapeDtypeStruct, see `abstract_component`.
+      abstract: nested dicts of jax.ShapeDtypeStruct, see `VideoModel.abstract`.
       seed: of the weights.
     """
 
