@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     traced, facts = (_inference if args.inference else _training)(args, devices)
 
     from star_jax.benchmark.aot.check import compile_for
-    from star_jax.benchmark.environment import describe
+    from star_jax.environment import describe
 
     print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
     report = compile_for(traced, hbm_bytes(args.topology)).to_dict()

@@ -89,7 +89,7 @@ def _check_outputs(args: argparse.Namespace, pairs: list) -> None:
 
 def _report(clips: list, baseline: str | None) -> dict:
     """Scores of all clips and their means, with what they were made from."""
-    from star_jax.benchmark.environment import describe
+    from star_jax.environment import describe
     from star_jax.evaluation.metrics import mean_scores
 
     rows = []

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.data import measure, synthetic_videos
-    from star_jax.data.clips import BadClipError
     from star_jax.data.config import DataConfig
+    from star_jax.data.records import BadClipError
     from star_jax.errors import InputError, RunError
 
     height, width = parse_size(args.size)

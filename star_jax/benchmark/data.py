@@ -12,12 +12,12 @@ import av
 import cv2
 import numpy as np
 
-from star_jax.benchmark.environment import describe, peak_host_bytes
 from star_jax.data.clips import load_element
 from star_jax.data.config import DataConfig
 from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.data.sources import open_source
 from star_jax.data.stopwatch import Stopwatch
+from star_jax.environment import describe, peak_host_bytes
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from star_jax.benchmark.environment import describe, peak_host_bytes
+from star_jax.environment import describe, peak_host_bytes
 from star_jax.errors import InputError
 from star_jax.parallel.peaks import device_peak_tflops, mfu
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
 
 import av
 import cv2
@@ -14,17 +13,11 @@ from star_jax.data.config import DataConfig
 from star_jax.data.degradations import degrade
 from star_jax.data.made_up.scenes import SceneVideo
 from star_jax.data.made_up.synthetic import SyntheticVideo
+from star_jax.data.records import BadClipError, ClipRecord, Element, Loadable
 from star_jax.data.rng import generator
-from star_jax.data.sources import ClipRecord
 from star_jax.data.stopwatch import Stopwatch
 from star_jax.errors import StarError
 from star_jax.video.reader import VideoReader
-
-Element = dict[str, np.ndarray | str | int]
-
-
-class BadClipError(Exception):
-    """A record that gives no clip: unreadable, too short, too small; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +33,6 @@ class Window:
     truth: np.ndarray
     low: np.ndarray | None
     text: str
-
-
-class Loadable(Protocol):
-    """A record that makes its own element, such as a prepared one."""
-
-    def load(self, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Element:
-        """See `load_element`."""
 
 
 def load_element(

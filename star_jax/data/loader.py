@@ -10,8 +10,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from star_jax.data.clips import BadClipError, Element, load_element
+from star_jax.data.clips import load_element
 from star_jax.data.config import DataConfig
+from star_jax.data.records import BadClipError, Element
 from star_jax.data.sources import open_source
 from star_jax.errors import RunError
 

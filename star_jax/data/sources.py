@@ -1,7 +1,6 @@
 """Where clips come from: lists of records, one per video, in an order that is the same everywhere."""
 
 import csv
-import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -10,36 +9,12 @@ from pathlib import PurePosixPath
 from star_jax.data import storage
 from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, SceneVideo
 from star_jax.data.made_up.synthetic import SyntheticVideo
+from star_jax.data.prepare.manifest import MANIFEST, root_and_split
+from star_jax.data.records import ClipRecord
 from star_jax.errors import InputError
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
-# A prepared dataset has this file, and these splits.
-MANIFEST = "manifest.json"
-SPLITS = ("train", "validation")
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipRecord:
-    """One video.
-
-    Attributes:
-      key: its name within the source; unique.
-      video: path or URL of the ground truth; or a synthetic video itself.
-      low_video: path or URL of the low-resolution video, where the source has pairs.
-      text: the caption.
-      text_path: file to read the caption from instead.
-    """
-
-    key: str
-    video: str | SyntheticVideo | SceneVideo
-    low_video: str | None = None
-    text: str = ""
-    text_path: str | None = None
-
-    def caption(self) -> str:
-        """The caption, read now where it lies in a file."""
-        return storage.read_text(self.text_path).strip() if self.text_path else self.text
 
 
 def open_source(location: str, *, height: int = 720, width: int = 1280) -> Sequence:
@@ -66,7 +41,9 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
     if location.split(":")[0] == "scenes":
         return scene_source(location, height, width)
     if storage.exists(storage.join(root_and_split(location)[0], MANIFEST)):
-        from star_jax.data.prepare.read import PreparedSource  # tensorflow-datasets is slow to import
+        from star_jax.data.prepare.read import (
+            PreparedSource,  # imports tensorflow-datasets, which takes seconds
+        )
 
         return PreparedSource(location)
     suffix = PurePosixPath(location).suffix.lower()
@@ -82,13 +59,6 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
     if not records:
         raise InputError(f"{location} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
     return records
-
-
-def root_and_split(location: str) -> tuple[str, str]:
-    """The folder of a prepared dataset, and the split that a location names (`folder/validation`)."""
-    location = location.rstrip("/")
-    folder, _, name = location.rpartition("/")
-    return (folder or ".", name) if name in SPLITS else (location, "train")
 
 
 def folder_source(folder: str) -> list[ClipRecord]:

@@ -15,11 +15,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from star_jax.data import storage
-from star_jax.data.clips import BadClipError, Element
 from star_jax.data.config import DataConfig
 from star_jax.data.prepare.clip_bytes import decode_clip
+from star_jax.data.prepare.manifest import MANIFEST, root_and_split
+from star_jax.data.records import BadClipError, Element
 from star_jax.data.rng import generator
-from star_jax.data.sources import MANIFEST, root_and_split
 from star_jax.data.stopwatch import Stopwatch
 from star_jax.errors import InputError, StarError
 from star_jax.files import appearing

@@ -13,12 +13,14 @@ import fsspec
 from etils import epath
 
 from star_jax.data import storage
-from star_jax.data.clips import BadClipError, load_window
+from star_jax.data.clips import load_window
 from star_jax.data.config import DataConfig
 from star_jax.data.degradations import degrade
 from star_jax.data.prepare.clip_bytes import encode_clip
+from star_jax.data.prepare.manifest import MANIFEST, SPLITS
 from star_jax.data.prepare.read import Example, ExampleShape, StarClips
-from star_jax.data.sources import MANIFEST, SPLITS, ClipRecord, open_source
+from star_jax.data.records import BadClipError, ClipRecord
+from star_jax.data.sources import open_source
 from star_jax.errors import InputError, RunError
 from star_jax.files import write_json
 from star_jax.progress import Reporter, progress

@@ -11,7 +11,8 @@ import numpy as np
 from star_jax.checkpoints.directory import checkpoint_path
 from star_jax.data import storage
 from star_jax.data.config import DataConfig
-from star_jax.data.sources import MANIFEST, open_source, root_and_split
+from star_jax.data.prepare.manifest import MANIFEST, root_and_split
+from star_jax.data.sources import open_source
 from star_jax.errors import InputError
 from star_jax.models.size_rule import SizeRule
 from star_jax.models.video_model import VideoModel

@@ -32,7 +32,7 @@ def peak_host_bytes() -> int:
 
 def _commit() -> str | None:
     """The checkout's commit, `-dirty` where files differ from it; None where the package is not in a checkout."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     described = subprocess.run(
