@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from star_jax.config.cogvideox import TransformerConfig
 from star_jax.convert.rules import (
     CONV,
     CONVOLUTION,
@@ -26,7 +27,6 @@ from star_jax.convert.rules import (
     Update,
 )
 from star_jax.init.leaves import RANDOM
-from star_jax.models.cogvideox.config import TransformerConfig
 from star_jax.models.cogvideox.positions import sincos_table
 
 _ROOT = "transformer/"

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.convert.rules import CONVOLUTION, NORM, POINTWISE_3D, Module, Table
-from star_jax.models.cogvideox.config import CausalVAEConfig
 
 
 class Part(NamedTuple):

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from star_jax.config.cogvideox import T5Config
 from star_jax.convert.rules import DENSE_NO_BIAS, EMBEDDING, SAME, Module, Table
-from star_jax.models.t5.config import T5Config
 
 _ROOT = "text_encoder/"
 _RMS_NORM = Module((("weight", "scale", SAME),))

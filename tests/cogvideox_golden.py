@@ -8,8 +8,8 @@ from flax import nnx
 from star_weights import golden_weight
 
 from star_jax.checkpoints.trees import flatten, unflatten
+from star_jax.config.cogvideox import CausalVAEConfig, TransformerConfig
 from star_jax.convert.rules import Table, plan
-from star_jax.models.cogvideox.config import CausalVAEConfig, TransformerConfig
 from star_jax.models.cogvideox.positions import sincos_table
 
 GOLDEN = Path(__file__).parent / "golden"

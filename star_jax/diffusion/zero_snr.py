@@ -6,31 +6,14 @@ the coordinates of the process itself, x = alpha x_0 + sqrt(1 - alpha^2) noise, 
 Everything here runs on the host in float64.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from star_jax.config.cogvideox import ZeroSNRConfig
 from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.diffusion.solvers import SolverRows, SolverTable
 from star_jax.errors import InputError
-
-
-@dataclass(frozen=True)
-class ZeroSNRConfig:
-    """Noise schedule of CogVideoX.
-
-    Attributes:
-      beta_start, beta_end: ends of the variances, which are linear in their roots.
-      snr_shift: what the signal-to-noise ratio is divided by; 1 for 5B, 3 for 2B.
-      guidance_rescale: see `star_jax.diffusion.guidance`.
-    """
-
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    snr_shift: float = 1.0
-    guidance_rescale: float = 0.0
 
 
 def _stretch_to_zero(alphas: np.ndarray) -> np.ndarray:

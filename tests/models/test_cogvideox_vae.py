@@ -10,8 +10,8 @@ from diffusers import AutoencoderKLCogVideoX as TorchVAE
 from flax import nnx
 from torch_weights import parameter_sizes, relative_error
 
+from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.convert.cogvideox_vae_tables import cogvideox_vae_table, diffusers_cogvideox_vae_table
-from star_jax.models.cogvideox.config import CausalVAEConfig
 from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
 from star_jax.models.cogvideox.vae import AutoencoderKLCogVideoX
 from star_jax.models.cogvideox.vae_layers import Statistics, halve_frames

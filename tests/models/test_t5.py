@@ -10,8 +10,8 @@ from torch_weights import parameter_sizes, randomize, relative_error
 from transformers import T5Config as TorchConfig
 from transformers import T5EncoderModel
 
+from star_jax.config.cogvideox import T5Config
 from star_jax.convert.t5_tables import t5_table
-from star_jax.models.t5.config import T5Config
 from star_jax.models.t5.encoder import T5Encoder, relative_buckets
 
 CONFIG = T5Config(

@@ -7,8 +7,8 @@ embeddings: Su et al., "RoFormer", arXiv 2104.09864, with the head's channels sh
 import numpy as np
 from einops import rearrange
 
+from star_jax.config.cogvideox import TransformerConfig
 from star_jax.errors import InputError
-from star_jax.models.cogvideox.config import TransformerConfig
 
 _THETA = 10000.0
 

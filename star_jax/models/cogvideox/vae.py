@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from star_jax.models.cogvideox.config import CausalVAEConfig
+from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
 from star_jax.models.cogvideox.vae_layers import (
     Cache,
@@ -28,7 +28,8 @@ from star_jax.models.cogvideox.vae_layers import (
     Statistics,
     Upsample3D,
 )
-from star_jax.models.svd_vae.vae import FLOAT32_PRECISION, DiagonalGaussian
+from star_jax.models.posterior import DiagonalGaussian
+from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together

@@ -13,8 +13,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from star_jax.config.cogvideox import T5Config
 from star_jax.models.stack import scan_layers, stack_layers
-from star_jax.models.t5.config import T5Config
 
 _EPSILON = 1e-6
 
