@@ -130,12 +130,29 @@ class ZeroSNRConfig:
 
 
 @dataclass(frozen=True)
+class CogVideoXSampling(SamplingConfig):
+    """How CogVideoX is meant to be sampled; the released system's defaults.
+
+    Attributes:
+      window: frames denoised together: the 13 latents that the network was made for.
+      positive_prompt, negative_prompt: nothing is appended, and the unconditional branch is told zeros.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 6.0
+    window: int = 49
+    positive_prompt: str = ""
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
 class CogVideoXConfig(ArchitectureConfig):
     """STAR on CogVideoX; the defaults are the 5B network's.
 
     Attributes:
-      dynamic_guidance: whether the weight of the prompt changes from step to step as in the released system.
-      encode_groups: encode eight frames at a time, as diffusers does, where the released system encodes clips whole.
+      dynamic_guidance: whether the weight of the prompt changes from step to step, as in the released system.
+      encode_groups: whether clips are encoded eight frames at a time, as in diffusers; the released system encodes
+        them whole.
     """
 
     architecture: str = "cogvideox"
@@ -143,7 +160,7 @@ class CogVideoXConfig(ArchitectureConfig):
     vae: CausalVAEConfig = field(default_factory=CausalVAEConfig)
     text_encoder: T5Config = field(default_factory=T5Config)
     diffusion: ZeroSNRConfig = field(default_factory=ZeroSNRConfig)
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(50, guidance_scale=6.0))
+    sampling: CogVideoXSampling = field(default_factory=CogVideoXSampling)
     dynamic_guidance: bool = True
     encode_groups: bool = False
 
