@@ -78,7 +78,7 @@ def cogvideox_vae_table(config: CausalVAEConfig, keys: Collection[str]) -> Table
     rules = [
         rule for part in _parts(config) for rule in part.kind.rules(part.original, _target(part.diffusers))
     ]
-    return Table(tuple(rules), ignored=(r"loss\..+",))
+    return Table(tuple(rules), ignored=(r"(loss|model|conditioner)\..+",))
 
 
 def diffusers_cogvideox_vae_table(config: CausalVAEConfig, keys: Collection[str]) -> Table:

@@ -1,6 +1,7 @@
 """Table of T5's encoder, transformers' T5EncoderModel (or the encoder of a T5ForConditionalGeneration)."""
 
 import dataclasses
+from collections.abc import Collection
 
 from star_jax.config.cogvideox import T5Config
 from star_jax.convert.rules import DENSE_NO_BIAS, EMBEDDING, SAME, Module, Table
@@ -20,8 +21,9 @@ _LAYER = (
 _BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
 
 
-def t5_table(config: T5Config) -> Table:
+def t5_table(config: T5Config, keys: Collection[str]) -> Table:
     """The relative positions' bias stands in the first layer, and all layers use it."""
+    del keys
     rules = EMBEDDING.rules("shared", _ROOT + "shared")
     for i in range(config.num_hidden_layers):
         for source, target, kind in _LAYER:
@@ -30,5 +32,5 @@ def t5_table(config: T5Config) -> Table:
             if i == 0 and source.endswith("SelfAttention.o"):
                 rules += EMBEDDING.rules(_BIAS, _ROOT + "relative_attention_bias")
     rules += _RMS_NORM.rules("encoder.final_layer_norm", _ROOT + "final_layer_norm")
-    ignored = (r"encoder\.embed_tokens\.weight", r"decoder\..+", r"lm_head\.weight")
-    return Table(tuple(rules), ignored)
+    others = r"(model|first_stage_model|decoder)\..+"
+    return Table(tuple(rules), (others, r"encoder\.embed_tokens\.weight", r"lm_head\.weight"))

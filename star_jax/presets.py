@@ -74,7 +74,6 @@ _TINY_COGVIDEOX = CogVideoXConfig(
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_length=32,
     ),
     sampling=CogVideoXSampling(4),
 )

@@ -55,7 +55,8 @@ def transformer_state(config: TransformerConfig, kind: str) -> dict[str, np.ndar
     state = {key.removeprefix(PREFIX): array for key, array in golden_state(shapes).items()}
     if config.positions == "sincos":
         rows = ((config.text_length, 0), (0, 0))
-        state["mixins.pos_embed.pos_embedding"] = np.pad(sincos_table(config, config.grid), rows)[None]
+        table = np.pad(sincos_table(config, config.grid), rows)[None]
+        state = {"mixins.pos_embed.pos_embedding": table, **state}  # the original's order
     return state
 
 

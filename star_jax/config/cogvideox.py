@@ -98,7 +98,6 @@ class T5Config:
 
     Attributes:
       num_buckets, max_distance: of the relative positions; larger distances share the last bucket.
-      max_length: tokens of every prompt, padding included.
     """
 
     vocab_size: int = 32128
@@ -109,7 +108,6 @@ class T5Config:
     num_attention_heads: int = 64
     num_buckets: int = 32
     max_distance: int = 128
-    max_length: int = 226
 
 
 @dataclass(frozen=True)
