@@ -29,12 +29,13 @@ from star_jax.models.t5.tokenizer import (
     write_byte_level_tokenizer,
 )
 from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params, VideoModel
+from star_jax.ops.pixels import resize_levels
 
 SOLVER = "dpmpp_2m_sde"
 
-# Parts of the transformer that the released training changes (its low-rank updates beside them).
-_TRAINED = ("lora_a", "lora_b", "spatial_liem", "temporal_liem", "norm_final", "norm_out", "proj_out")
-_TRAINED_INPUT = "patch_embed/proj/"
+# Parts of the transformer that the released training changes: before and after its layers, and within them.
+_TRAINED_ENDS = ("patch_embed/proj/", "norm_final/", "norm_out/", "proj_out/")
+_TRAINED_WITHIN = ("lora_a", "lora_b", "spatial_liem", "temporal_liem")
 
 # Values held at once: by the transformer, per token in widths; by the encoder, per pixel in channels of the finest
 # level (one copy of the clip's activations, and those of a stretch); by the decoder, in those of the next level.
@@ -79,8 +80,8 @@ class CogVideoX(VideoModel):
         component, rest = path.split("/", 1)
         if component != "transformer":
             return False
-        is_added = rest.startswith(_TRAINED_INPUT) or any(part in _TRAINED for part in rest.split("/"))
-        return is_added or train_base
+        is_within = any(part in _TRAINED_WITHIN for part in rest.split("/"))
+        return is_within or rest.startswith(_TRAINED_ENDS) or train_base
 
     @property
     def size_rule(self) -> SizeRule:
@@ -133,6 +134,10 @@ class CogVideoX(VideoModel):
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
         """Zeros, as in the released system: not the embedding of an empty prompt."""
         return jnp.zeros_like(negative)
+
+    def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Bicubic, in whole levels, as the released system's."""
+        return resize_levels(frames, size) / 127.5 - 1.0
 
     # The autoencoder: a clip is encoded whole, and decoded in groups that hand on what they saw last.
 
