@@ -211,6 +211,11 @@ class VideoModel(abc.ABC):
         """Text embeddings [B, tokens, width] of token numbers int32 [B, tokens]."""
         raise NotImplementedError
 
+    @property
+    def text_dropout(self) -> float:
+        """Share of training samples whose context is that of the unconditional branch."""
+        return 0.0
+
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
         """What the unconditional branch of guidance is told, given the embeddings of the negative prompt."""
         return negative

@@ -10,6 +10,8 @@ import pytest
 
 from star_jax.config.cogvideox import ZeroSNRConfig
 from star_jax.diffusion.guidance import make_conditioning
+from star_jax.diffusion.losses import RELEASED_LOSS, frequency_loss, frequency_weight, velocity_loss
+from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
 from star_jax.diffusion.sampler import run_rows
 from star_jax.diffusion.solvers import initial_state
 from star_jax.diffusion.windows import make_windows
@@ -103,6 +105,26 @@ def sde_draw(step: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def error(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("timestep", [0, 250, 750, 999])
+def test_training_loss(timestep):
+    """The released objective: velocity, and the frequency loss on what a stand-in for the decoder makes of x0."""
+    golden = dict(np.load(Path(__file__).parents[1] / "golden" / "cogvideox_loss.npz"))
+    x0, noise, lq = (jnp.asarray(np.moveaxis(golden[name], 2, -1)) for name in ("x0", "noise", "lq"))
+    schedule, t = zero_snr_schedule(CONFIGS["5b"]), jnp.array([timestep])
+    x_t = diffuse(schedule, x0, noise, t)
+    predicted = stand_in(None, x_t, t, jnp.asarray(golden["context"]), lq)
+    of_velocity = velocity_loss(predicted, velocity(schedule, x0, noise, t))
+    assert error(of_velocity, golden[f"{timestep}/velocity_loss"]) < 1e-5
+    x0_hat = x0_from_velocity(schedule, x_t, predicted, t)
+    assert error(np.moveaxis(x0_hat, -1, 2), golden[f"{timestep}/denoised"]) < 1e-5
+
+    decoded = x0_hat[..., :3].astype(jnp.bfloat16).astype(jnp.float32).repeat(2, 2).repeat(2, 3)
+    truth = jnp.asarray(np.moveaxis(golden["hq"], 1, -1))
+    of_frequencies = frequency_loss(RELEASED_LOSS, decoded, truth, t, 999).mean(1)
+    total = of_velocity + frequency_weight(RELEASED_LOSS, t, 999) * of_frequencies
+    assert error(total, golden[f"{timestep}/loss"]) < 1e-5
 
 
 def test_the_start_is_forgotten():

@@ -131,6 +131,11 @@ class CogVideoX(VideoModel):
     def encode_text(self, params: Params, input_ids: jax.Array) -> jax.Array:
         return self.bind(params, "text_encoder")(input_ids)
 
+    @property
+    def text_dropout(self) -> float:
+        """The released training's, beside what captions it leaves empty."""
+        return 0.1
+
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
         """Zeros, as in the released system: not the embedding of an empty prompt."""
         return jnp.zeros_like(negative)
