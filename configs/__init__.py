@@ -1,1 +1,1 @@
-"""Training configurations: files with a `get_config` function."""
+"""Training configurations: files whose `get_config` returns a typed configuration."""

@@ -12,10 +12,11 @@ Rows:
   beta_X with X of 0.25, 0.75, 1, 1.5, 2                                b(0)
 """
 
-from ml_collections import ConfigDict
+import dataclasses
 
 from star_jax.configs import star_i2vgenxl
 from star_jax.errors import InputError
+from star_jax.train.config import ExperimentConfig
 
 ROWS = {
     "liem_none": {"model": {"liem_spatial": False, "liem_temporal": False}},
@@ -36,11 +37,11 @@ ROWS = {
 }
 
 
-def get_config(row: str = "") -> ConfigDict:
+def get_config(row: str = "") -> ExperimentConfig:
     if row not in ROWS:
         raise InputError(f"no ablation {row!r}; write configs/ablations.py:ROW with one of {', '.join(ROWS)}")
     config = star_i2vgenxl.get_config()
-    with config.unlocked():
-        for group, keys in ROWS[row].items():
-            config[group].update(keys)
-    return config
+    changes = {
+        group: dataclasses.replace(getattr(config, group), **keys) for group, keys in ROWS[row].items()
+    }
+    return dataclasses.replace(config, **changes)

@@ -14,10 +14,11 @@ as 8 x 8: --config.mesh.fsdp=8 --config.mesh.context=8.
 
 import dataclasses
 
-from ml_collections import ConfigDict
-
-from star_jax.diffusion.losses import RELEASED_LOSS
+from star_jax.data.config import DataConfig
+from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.errors import InputError
+from star_jax.parallel.mesh import MeshConfig
+from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 CHECKPOINTS = {
     "venhancer": "checkpoints/venhancer",
@@ -26,39 +27,34 @@ CHECKPOINTS = {
 }
 
 
-def get_config(variant: str = "venhancer") -> ConfigDict:
+def get_config(variant: str = "venhancer") -> ExperimentConfig:
     if variant not in CHECKPOINTS:
         raise InputError(f"no variant {variant!r}; choose one of {', '.join(CHECKPOINTS)}")
-    config = ConfigDict()
-    config.train = ConfigDict(
-        {
-            "num_steps": 15_000,
-            "batch_size": 8,
-            "remat": "full",
-            "checkpoint_every_steps": 500,
-            "keep_every_steps": 5_000,
-            "validate_every_steps": 1_000,
-        }
+    config = ExperimentConfig(
+        train=TrainConfig(
+            num_steps=15_000,
+            batch_size=8,
+            remat="full",
+            checkpoint_every_steps=500,
+            keep_every_steps=5_000,
+            validate_every_steps=1_000,
+        ),
+        data=DataConfig(
+            source="openvid.csv",  # the paper trains on OpenVid-1M
+            recipe="realbasicvsr",
+            num_frames=32,
+            frame_interval=2,
+            height=720,
+            width=1280,
+            caption_dropout=0.5,
+            num_workers=8,
+        ),
+        model=ModelConfig(preset="i2vgen-xl", checkpoint=CHECKPOINTS[variant]),
+        diffusion=LossConfig(frequency="direct", alpha=2.0, schedule="linear", beta=1.0, low_pass="radius"),
+        optimizer=OptimizerConfig(learning_rate=5e-5, schedule="constant", clip_norm=1.0),
+        mesh=MeshConfig(data=1, fsdp=-1),  # every device shares the weights and takes its part of the batch
     )
-    config.data = ConfigDict(
-        {
-            "source": "openvid.csv",
-            "recipe": "realbasicvsr",
-            "num_frames": 32,
-            "frame_interval": 2,
-            "height": 720,
-            "width": 1280,
-            "caption_dropout": 0.5,
-            "num_workers": 8,
-        }
-    )
-    config.model = ConfigDict({"preset": "i2vgen-xl", "checkpoint": CHECKPOINTS[variant]})
-    config.diffusion = ConfigDict(
-        {"frequency": "direct", "alpha": 2.0, "schedule": "linear", "beta": 1.0, "low_pass": "radius"}
-    )
-    config.optimizer = ConfigDict({"learning_rate": 5e-5, "schedule": "constant", "clip_norm": 1.0})
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1})
     if variant == "released":
-        config.data.recipe = "star"
-        config.diffusion = ConfigDict(dataclasses.asdict(RELEASED_LOSS))
-    return config.lock()
+        data = dataclasses.replace(config.data, recipe="star")
+        config = dataclasses.replace(config, data=data, diffusion=RELEASED_LOSS)
+    return config

@@ -5,36 +5,32 @@
       --config.train.validation_source=OTHER                                                # your own
 """
 
-from ml_collections import ConfigDict
+from star_jax.data.config import DataConfig
+from star_jax.diffusion.losses import LossConfig
+from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 
-def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.train = ConfigDict(
-        {
-            "num_steps": 200,
-            "batch_size": 2,
-            "ema_decay": 0.95,
-            "remat": "none",
-            "checkpoint_every_steps": 50,
-            "validate_every_steps": 50,
-            "validation_source": "synthetic:4",
-            "validation_batches": 2,
-        }
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        train=TrainConfig(
+            num_steps=200,
+            batch_size=2,
+            ema_decay=0.95,  # averages about 20 steps
+            remat="none",
+            checkpoint_every_steps=50,
+            validate_every_steps=50,
+            validation_source="synthetic:4",
+            validation_batches=2,
+        ),
+        data=DataConfig(
+            source="synthetic:64",
+            recipe="realbasicvsr-crops",
+            num_frames=4,
+            frame_interval=1,
+            height=80,
+            width=64,
+        ),
+        model=ModelConfig(preset="tiny-star", vae_checkpoint="tiny-star", train_base=True),
+        diffusion=LossConfig(frames=3),  # one of the groups of each clip
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=20, b2=0.99, weight_decay=0.0),
     )
-    config.data = ConfigDict(
-        {
-            "source": "synthetic:64",
-            "recipe": "realbasicvsr-crops",
-            "num_frames": 4,
-            "frame_interval": 1,
-            "height": 80,
-            "width": 64,
-        }
-    )
-    config.model = ConfigDict({"preset": "tiny-star", "vae_checkpoint": "tiny-star", "train_base": True})
-    config.diffusion = ConfigDict({"frames": 3})
-    config.optimizer = ConfigDict(
-        {"learning_rate": 5e-4, "warmup_steps": 20, "b2": 0.99, "weight_decay": 0.0}
-    )
-    return config.lock()

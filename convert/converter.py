@@ -26,10 +26,9 @@ from star_jax.errors import InputError, RunError
 from star_jax.init.leaves import fresh_leaf
 from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS, get_preset
+from star_jax.progress import Reporter, progress
 
 MAPPING_VERSION = 1  # of the tables; raised when one of them changes what it makes
-
-Progress = Callable[[str, int], None]  # (stage, bytes done since the last call)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def convert_checkpoint(
     force: bool = False,
     expected_sha256: Sequence[str] = (),
     seed: int = 0,
-    progress: Progress | None = None,
+    quiet: bool = False,
 ) -> dict:
     """Converts one or several sources into one checkpoint directory, which appears when it is complete.
 
@@ -69,7 +68,7 @@ def convert_checkpoint(
       force: replace an existing checkpoint directory.
       expected_sha256: digests that the sources' files must have; each must be that of some file.
       seed: of weights that no source gives.
-      progress: called now and then.
+      quiet: show no progress.
 
     Returns:
       What provenance.json says: where each component came from, what was left out, what starts fresh.
@@ -92,7 +91,8 @@ def convert_checkpoint(
     components = {
         n: leaves for job in jobs for n, leaves in _lazy(job, config, dtype, allow_nan, seed).items()
     }
-    _check_space(Path(destination), components)
+    needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
+    _check_space(Path(destination), needed)
 
     provenance = {
         "star_jax": version("star_jax"),
@@ -105,10 +105,11 @@ def convert_checkpoint(
     with (
         create_checkpoint(destination, config, provenance, force=force) as partial,
         ThreadPoolExecutor(1) as hasher,
+        progress("Converting", needed, "bytes", quiet=quiet) as bar,
     ):
         digests = hasher.submit(lambda: {file: sha256(file) for file in files})
         for name, leaves in components.items():
-            save_component(partial, name, unflatten(_watched(name, leaves, progress)))
+            save_component(partial, name, unflatten(_watched(leaves, bar)))
         for source in opened:
             if source.tokenizer is not None:
                 write_tokenizer(source.tokenizer, partial / TOKENIZER_DIR, config)
@@ -277,8 +278,7 @@ def _reader(
     return read
 
 
-def _check_space(destination: Path, components: dict[str, dict[str, LazyArray]]) -> None:
-    needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
+def _check_space(destination: Path, needed: int) -> None:
     free = shutil.disk_usage(destination.absolute().parent).free
     if free < needed:
         raise RunError(
@@ -287,14 +287,13 @@ def _check_space(destination: Path, components: dict[str, dict[str, LazyArray]])
         )
 
 
-def _watched(name: str, leaves: dict[str, LazyArray], progress: Progress | None) -> dict[str, LazyArray]:
-    if progress is None:
-        return leaves
+def _watched(leaves: dict[str, LazyArray], bar: Reporter) -> dict[str, LazyArray]:
+    """The same leaves; the bar advances when one is read."""
 
     def watch(leaf: LazyArray) -> LazyArray:
         def read() -> np.ndarray:
             array = leaf.read()
-            progress(name, leaf.nbytes)
+            bar.advance(leaf.nbytes)
             return array
 
         return LazyArray(leaf.shape, leaf.dtype, read)

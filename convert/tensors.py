@@ -74,7 +74,30 @@ class FileTensor:
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, self.shape, strides))
 
 
-Tensors = Mapping[str, FileTensor]
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A tensor that is in memory already, of a small file that cannot be read in pieces."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    @property
+    def size(self) -> int:
+        return self.array.size
+
+    def read(self) -> np.ndarray:
+        """The array, in C order."""
+        return np.ascontiguousarray(self.array)
+
+
+Tensors = Mapping[str, FileTensor | ArrayTensor]
 
 
 def is_finite(array: np.ndarray) -> bool:

@@ -37,7 +37,7 @@ _STORAGE_NAMES = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
 _LONGEST_PICKLE = 64 * 2**20  # names and shapes of tensors only; STAR's is 0.4 MB
 _ALIGNMENT = 64
 # What zipfile and the unpickler raise for damaged input.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
     struct.error,
@@ -55,14 +55,14 @@ _DAMAGE = (
 )
 
 
-class _Storage(NamedTuple):
+class StorageRef(NamedTuple):
     dtype: np.dtype
     key: str
     size: int
 
 
 class _Tensor(NamedTuple):
-    storage: _Storage
+    storage: StorageRef
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -75,7 +75,7 @@ class _StateDict(dict):
         pass
 
 
-class _Name:
+class CallableName:
     """A name in the pickle that may be called; slots and no setters, so that the pickle cannot change it."""
 
     __slots__ = ("_call",)
@@ -95,7 +95,7 @@ class _Name:
 
 def _rebuild_tensor(storage, offset, shape, strides, *_unused) -> _Tensor:
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+    if not isinstance(storage, StorageRef) or not all(type(n) is int and n >= 0 for n in numbers):
         raise pickle.UnpicklingError("a tensor is not described by numbers")
     if len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor's shape and strides differ in length")
@@ -116,19 +116,21 @@ _NAMES = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class StateDictUnpickler(pickle.Unpickler):
+    """Knows the names that a state dict is made of, and refuses all others."""
+
     def find_class(self, module: str, name: str) -> object:
         if (module, name) in _NAMES:
-            return _Name(_NAMES[module, name])
+            return CallableName(_NAMES[module, name])
         if module == "torch" and name in _STORAGES:
             return name
         raise InputError(f"it would load {module}.{name}, which a file of weights never needs")
 
-    def persistent_load(self, pid: object) -> _Storage:
+    def persistent_load(self, pid: object) -> StorageRef:
         kind, dtype, key, _location, size = pid
         if kind != "storage" or type(size) is not int or size < 0:
             raise pickle.UnpicklingError("a storage is not described as PyTorch does")
-        return _Storage(np.dtype(_STORAGES[dtype]), str(key), size)
+        return StorageRef(np.dtype(_STORAGES[dtype]), str(key), size)
 
 
 def read_torch(path: Path) -> dict[str, FileTensor]:
@@ -150,24 +152,41 @@ def read_torch(path: Path) -> dict[str, FileTensor]:
             if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
                 raise _bad(path, "it is not little-endian")
             content = _unpickle(path, archive.read(pickles[0]))
-            state = _state_dict(path, content)
+            state = state_dict(path, content)
             return {name: _locate(path, archive, root, name, tensor) for name, tensor in state.items()}
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _bad(path, f"{type(error).__name__}: {str(error)[:100]}") from error
 
 
-def _unpickle(path: Path, data: bytes) -> object:
-    # A memo index far beyond the pickle's length would make the unpickler allocate without need.
+def check_memo(data: bytes | BinaryIO, length: int) -> None:
+    """Refuses a memo index far beyond the pickle's length, which would make the unpickler allocate without need.
+
+    Args:
+      data: the pickle, or a file that stands at its start, and afterwards at its end.
+      length: number of bytes of the pickle, at most.
+
+    Raises:
+      UnpicklingError: there is such an index.
+    """
     for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and argument > len(data):
-            raise _bad(path, "its pickle is damaged")
+        if "PUT" in opcode.name and argument > length:
+            raise pickle.UnpicklingError("its pickle is damaged")
+
+
+def _unpickle(path: Path, data: bytes) -> object:
+    check_memo(data, len(data))
     try:
-        return _Unpickler(io.BytesIO(data)).load()
+        return StateDictUnpickler(io.BytesIO(data)).load()
     except InputError as error:
         raise InputError(f"{path} is refused: {error}; only load files from people you trust") from error
 
 
-def _state_dict(path: Path, content: object) -> dict[str, _Tensor]:
+def state_dict(path: Path, content: object) -> dict[str, _Tensor]:
+    """The tensors of an unpickled state dict, or of the one under its key `state_dict` or `module`.
+
+    Raises:
+      InputError: it is none.
+    """
     for key in ("state_dict", "module"):  # of Lightning, of DeepSpeed
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -2,6 +2,7 @@
 
   star-jax benchmark inference --preset i2vgen-xl --frames 32 --json unet.json
   star-jax benchmark train --config configs/star_i2vgenxl.py --json train.json
+  star-jax benchmark layers --budget 60 --json layers.json
   star-jax benchmark compare before.json after.json
   star-jax benchmark data --source clips/ --recipe realbasicvsr
 
@@ -17,6 +18,7 @@ HELP = "measure speed and memory"
 BENCHMARKS = {
     "inference": "star_jax.launch.benchmarks.inference",
     "train": "star_jax.launch.benchmarks.train",
+    "layers": "star_jax.launch.benchmarks.layers",
     "compare": "star_jax.launch.benchmarks.compare",
     "data": "star_jax.launch.benchmarks.data",
 }

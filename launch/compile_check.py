@@ -22,7 +22,7 @@ _AXES = ("data", "fsdp", "context")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.config_arguments import add_config_arguments
+    from star_jax.launch.experiment import add_config_arguments
 
     add_config_arguments(parser, required=False)
     parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:4x4, v5p:4x4x4")
@@ -80,7 +80,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     import dataclasses
 
     from star_jax.benchmark.aot.programs import trace_train_step
-    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.launch.experiment import read_experiment
     from star_jax.ops.platform import targeting
     from star_jax.parallel.mesh import make_mesh
     from star_jax.train.star.objective import StarObjective

@@ -13,7 +13,6 @@ cogvideox-vae and diffusers-cogvideox-vae (autoencoder), t5-encoder (text encode
 """
 
 import argparse
-import sys
 
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
@@ -52,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HEX",
         help="a source must have this digest (repeatable)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights that no source gives")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights that no source gives (default 0)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -85,29 +87,22 @@ def _make_random(args: argparse.Namespace, sources: list[str], destination: str)
 
 
 def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> None:
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
     from star_jax.convert.converter import convert_checkpoint
     from star_jax.convert.report import conversion_report
 
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("converting", total=None)
-        provenance = convert_checkpoint(
-            sources,
-            destination,
-            format=args.format,
-            preset=_preset(args.preset),
-            dtype=args.dtype,
-            lora=int(args.lora) if args.lora.isdigit() else args.lora,
-            allow_nan=args.allow_nan,
-            force=args.force,
-            expected_sha256=args.sha256,
-            seed=args.seed,
-            progress=lambda name, size: bar.update(task, description=name, advance=size),
-        )
+    provenance = convert_checkpoint(
+        sources,
+        destination,
+        format=args.format,
+        preset=_preset(args.preset),
+        dtype=args.dtype,
+        lora=int(args.lora) if args.lora.isdigit() else args.lora,
+        allow_nan=args.allow_nan,
+        force=args.force,
+        expected_sha256=args.sha256,
+        seed=args.seed,
+        quiet=args.quiet,
+    )
     print(conversion_report(provenance))
 
 

@@ -1,33 +1,51 @@
-"""Score restored videos against ground truth: PSNR, SSIM, flicker.
+"""Score restored videos: PSNR, SSIM, LPIPS, DISTS, warping error, VMAF and others, with and without ground truth.
 
   star-jax evaluate result.mp4 truth.mp4
-  star-jax evaluate results/ truth/ --input low/ --baseline bicubic --json scores.json
+  star-jax evaluate results/ truth/ --input low/ --metrics psnr,ssim,lpips,dists --json scores.json
+  star-jax evaluate ours=results/ other=other/ truth/ --metrics lpips,vmaf --report report.html
+  star-jax evaluate results/ truth/ --protocol star-table1 --weights raft-things.pth
+  star-jax evaluate results/ --metrics niqe,ilniqe
   star-jax evaluate result/ truth.mp4 --input low/ --picture picture.png --frame 20
 
 RESULTS and GT are videos, folders of images, or folders of these, matched by name; results/seed_1/horse.mp4 and
-results/seed_2/horse.mp4 may share truth/horse.mp4. With --input, an interpolation of the low-resolution input is
-scored, too, and the difference is shown. Score images (or --crf 0), as a lossy file costs every score.
+results/seed_2/horse.mp4 may share truth/horse.mp4. Of several paths the last is the ground truth (--no-truth: none
+is); several results are set side by side, and NAME=PATH names one. With --input, an interpolation of the
+low-resolution input is scored, too. Score images (or --crf 0), as a lossy file costs every score.
+--metrics list shows all scores, what each computes and the weights that it needs; nothing is downloaded.
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
 
-HELP = "score results against ground truth"
-COLUMNS = {
-    "psnr": ("PSNR dB", 2),
-    "ssim": ("SSIM", 4),
-    "psnr_y": ("PSNR-Y dB", 2),
-    "ssim_y": ("SSIM-Y", 4),
-    "flicker": ("flicker", 3),
-}
+if TYPE_CHECKING:
+    from star_jax.evaluation.evaluate import Evaluation
+    from star_jax.evaluation.scores import Report
+
+HELP = "score results, against ground truth or without"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", metavar="RESULTS", help="video, folder of images, or folder of these")
-    parser.add_argument("truth", metavar="GT", help="ground truth, the same")
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="[NAME=]RESULTS ... GT",
+        help="results, then their ground truth: each a video, a folder of images, or a folder of these",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="A,B,...",
+        help="scores (default: psnr,ssim,psnr_y,ssim_y,flicker); list: show all",
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="conventions of a paper: star-table1, dove or videolq"
+    )
+    parser.add_argument(
+        "--no-truth", action="store_true", help="all paths are results: scores that need no ground truth"
+    )
     parser.add_argument("--input", metavar="LR", help="low-resolution input, the same; scored when enlarged")
     parser.add_argument(
         "--baseline", metavar="NAME", help="how LR is enlarged: bicubic (default), bilinear or lanczos"
@@ -35,7 +53,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crop", action="store_true", help="where sizes differ, score the top-left part they share"
     )
-    parser.add_argument("--json", metavar="OUT", help="write all scores to this file")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="score only the first N frames of each clip (default: all)"
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="file or folder of weights (repeatable); else ~/.cache/star_jax/metrics and installed packages",
+    )
+    parser.add_argument(
+        "--json", metavar="OUT.json", help="write all scores, per frame and means, to this file"
+    )
+    parser.add_argument("--csv", metavar="OUT.csv", help="write a row of scores for each frame")
+    parser.add_argument(
+        "--report", metavar="OUT.html", help="write a page: table, plots, crops that differ most"
+    )
+    parser.add_argument("--plots", metavar="FOLDER", help="write a plot over frames of each clip")
     parser.add_argument(
         "--picture", metavar="OUT.png", help="LR enlarged | output | GT, and a part of them zoomed in"
     )
@@ -45,125 +80,143 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @terminable()
 def run(args: argparse.Namespace) -> None:
-    from star_jax.evaluation.clips import pair_clips
-    from star_jax.evaluation.scoring import BASELINES, score_clip
-    from star_jax.files import write_json
+    if args.metrics == "list":
+        _print_metrics()
+        return
+    results, truth = _split(args)
+    from star_jax.evaluation.evaluate import Evaluation
+    from star_jax.evaluation.report.table import print_table
     from star_jax.progress import progress
 
     if args.baseline is not None and args.input is None:
         raise InputError("--baseline needs the low-resolution clips: give them with --input LR")
-    baseline = args.baseline or "bicubic"
-    if baseline not in BASELINES:
-        raise InputError(f"no baseline {baseline!r}; choose one of {', '.join(BASELINES)}")
-    low = Path(args.input) if args.input is not None else None
-    pairs = pair_clips(Path(args.results), Path(args.truth), low, crop=args.crop)
-    _check_outputs(args, pairs)
-    with progress(
-        "Scoring", sum(pair.result.info.num_frames for pair in pairs), "frames", quiet=args.quiet
-    ) as bar:
-        clips = [score_clip(pair, baseline, bar.advance) for pair in pairs]
-    report = _report(clips, baseline if low is not None else None)
-    _print_table(report)
-    if args.json:
-        write_json(args.json, report)
+    evaluation = Evaluation(
+        results,
+        truth,
+        metrics=args.metrics.split(",") if args.metrics is not None else None,
+        protocol=args.protocol,
+        input=args.input,
+        baseline=args.baseline or "bicubic",
+        crop=args.crop,
+        num_frames=args.frames,
+        weights=args.weights,
+    )
+    _check_files(args)
+    frame = _picture_frame(args, evaluation)
+    _say_what_is_missing(args.protocol)
+    with progress("Scoring", evaluation.total_frames, "frames", quiet=args.quiet) as bar:
+        report = evaluation.run(bar.advance)
+    print_table(report)
+    _write(args, report)
     if args.picture:
-        _write_picture(args, pairs[0], baseline)
+        _write_picture(args.picture, evaluation, frame)
 
 
-def _check_outputs(args: argparse.Namespace, pairs: list) -> None:
+def _split(args: argparse.Namespace) -> tuple[dict[str, str], str | None]:
+    """Results by name, and the ground truth."""
+    paths = list(args.paths)
+    if not paths:
+        raise InputError("nothing to score: give RESULTS and GT (star-jax evaluate --help)")
+    truth = None if args.no_truth or len(paths) == 1 else paths.pop()
+    results: dict[str, str] = {}
+    for path in paths:
+        name, equals, named = path.partition("=")
+        if not equals or Path(path).exists():
+            name, named = Path(path).resolve().stem, path
+        if name in results:
+            raise InputError(f"two results are named {name!r}: name them with NAME=PATH")
+        results[name] = named
+    return results, truth
+
+
+def _check_files(args: argparse.Namespace) -> None:
     from star_jax.files import check_report_path
 
-    if args.json:
-        check_report_path(args.json, ".json")
+    for path, suffix in (
+        (args.json, ".json"),
+        (args.csv, ".csv"),
+        (args.report, ".html"),
+        (args.picture, ".png"),
+    ):
+        if path is not None:
+            check_report_path(path, suffix)
+    if args.picture is None and args.frame is not None:
+        raise InputError("--frame is of the picture: add --picture OUT.png")
+    if args.report is not None or args.plots is not None:
+        from star_jax.evaluation.report.plots import require_matplotlib
+
+        require_matplotlib()
+    if args.plots is not None and Path(args.plots).exists() and not Path(args.plots).is_dir():
+        raise InputError(f"cannot write plots to {args.plots}, a file: give a folder")
+
+
+def _picture_frame(args: argparse.Namespace, evaluation: "Evaluation") -> int | None:
+    """The number of the frame that the picture shows."""
     if args.picture is None:
-        if args.frame is not None:
-            raise InputError("--frame is of the picture: add --picture OUT.png")
-        return
-    check_report_path(args.picture, ".png")
+        return None
+    pairs = next(iter(evaluation.methods.values()))
     if len(pairs) > 1:
         raise InputError(f"--picture shows one clip, not {len(pairs)}: give the files of one clip")
     num_frames = pairs[0].result.info.num_frames
     if args.frame is not None and not 0 <= args.frame < num_frames:
         raise InputError(f"--frame is {args.frame}; the clip has frames 0 to {num_frames - 1}")
+    return num_frames // 2 if args.frame is None else args.frame
 
 
-def _report(clips: list, baseline: str | None) -> dict:
-    """Scores of all clips and their means, with what they were made from."""
-    from star_jax.environment import describe
-    from star_jax.evaluation.metrics import mean_scores
-
-    rows = []
-    for clip in clips:
-        pair = clip.pair
-        files = {"result": pair.result, "ground_truth": pair.truth, "input": pair.low}
-        rows.append(
-            {
-                "name": pair.name,
-                "num_frames": pair.result.info.num_frames,
-                "frame_size": [pair.height, pair.width],
-                "files": {
-                    kind: str(reader.info.path) for kind, reader in files.items() if reader is not None
-                },
-                **_scores(clip.result, clip.baseline),
-            }
-        )
-    means = mean_scores([clip.result for clip in clips])
-    baseline_means = mean_scores([clip.baseline for clip in clips]) if baseline else None
-    report = {"baseline": baseline, "num_clips": len(rows), "mean": _scores(means, baseline_means)}
-    return report | {"clips": rows} | describe()
-
-
-def _scores(result, baseline) -> dict:
-    from dataclasses import asdict
-
-    from star_jax.evaluation.metrics import difference
-
-    if baseline is None:
-        return {"scores": asdict(result)}
-    return {
-        "scores": asdict(result),
-        "baseline_scores": asdict(baseline),
-        "difference": asdict(difference(result, baseline)),
-    }
-
-
-def _print_table(report: dict) -> None:
+def _say_what_is_missing(protocol: str | None) -> None:
     import sys
 
+    from star_jax.evaluation.protocols import get_protocol
+
+    if protocol is not None and (missing := get_protocol(protocol).missing):
+        print(f"{protocol}: without {', '.join(missing)}, which are not part of star_jax", file=sys.stderr)
+
+
+def _write(args: argparse.Namespace, report: "Report") -> None:
+    from star_jax.evaluation.report.files import to_csv, to_json
+    from star_jax.files import write_bytes, write_json
+
+    if args.json:
+        write_json(args.json, to_json(report))
+    if args.csv:
+        write_bytes(args.csv, to_csv(report).encode())
+    if args.report:
+        from star_jax.evaluation.report.page import to_html
+
+        write_bytes(args.report, to_html(report).encode())
+    if args.plots:
+        from star_jax.evaluation.report.plots import plot_clip
+
+        folder = Path(args.plots)
+        for index, clip in enumerate(next(iter(report.scores.values()))):
+            (folder / clip.name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(folder / f"{clip.name}.png", plot_clip(report, index))
+
+
+def _write_picture(path: str, evaluation: "Evaluation", frame: int) -> None:
+    from star_jax.evaluation.picture import comparison
+    from star_jax.evaluation.views import panels
+    from star_jax.files import write_png
+
+    pairs = {name: clips[0] for name, clips in evaluation.methods.items()}
+    if len(pairs) == 1:
+        pairs = {"output": next(iter(pairs.values()))}
+    write_png(path, comparison(panels(pairs, frame, evaluation.baseline)))
+    print(f"wrote {path}: frame {frame} of {next(iter(pairs.values())).name}")
+
+
+def _print_metrics() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    baseline = report["baseline"]
-    table = Table(title=f"results (difference to {baseline})" if baseline else None)
-    table.add_column("clip")
-    table.add_column("frames", justify="right")
-    for title, _ in COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for clip in report["clips"]:
-        table.add_row(clip["name"], str(clip["num_frames"]), *_cells(clip))
-    table.add_section()
-    table.add_row("mean", "", *_cells(report["mean"]))
-    if baseline:
-        table.add_row(f"{baseline}, mean", "", *_cells({"scores": report["mean"]["baseline_scores"]}))
-    # A pipe or a log has no width of its own; 80 columns would fold the rows.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    from star_jax.evaluation.metrics.registry import METRICS
+    from star_jax.evaluation.weights import weights_folder
 
-
-def _cells(row: dict) -> list[str]:
-    def text(value: float | None, change: float | None, digits: int) -> str:
-        if value is None:
-            return "-"
-        return f"{value:.{digits}f}" + ("" if change is None else f" ({change:+.{digits}f})")
-
-    changes = row.get("difference", {})
-    return [text(row["scores"][key], changes.get(key), digits) for key, (_, digits) in COLUMNS.items()]
-
-
-def _write_picture(args: argparse.Namespace, pair, baseline: str) -> None:
-    from star_jax.evaluation.picture import comparison
-    from star_jax.evaluation.scoring import panels
-    from star_jax.files import write_png
-
-    frame = pair.result.info.num_frames // 2 if args.frame is None else args.frame
-    write_png(args.picture, comparison(panels(pair, frame, baseline)))
-    print(f"wrote {args.picture}: frame {frame} of {pair.name}")
+    table = Table(caption=f"Converted weights are kept in {weights_folder()} (STAR_JAX_METRIC_WEIGHTS).")
+    for column in ("name", "better", "ground truth", "weights", "what it computes"):
+        table.add_column(column)
+    for name, metric in METRICS.items():
+        better = "higher" if metric.higher_is_better else "lower"
+        needs = "yes" if metric.needs_truth else "no"
+        table.add_row(name, better, needs, ", ".join(metric.networks) or "none", metric.rule)
+    Console().print(table)

@@ -17,7 +17,7 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.config_arguments import add_config_arguments
+    from star_jax.launch.experiment import add_config_arguments
     from star_jax.parallel import processes as distributed
 
     add_config_arguments(parser)
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.launch.experiment import read_experiment
     from star_jax.parallel import processes as distributed
 
     config = read_experiment(args)

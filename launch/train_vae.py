@@ -13,7 +13,7 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.config_arguments import add_config_arguments
+    from star_jax.launch.experiment import add_config_arguments
 
     add_config_arguments(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints, metrics and pictures")
@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.launch.experiment import read_experiment
     from star_jax.parallel import processes as distributed
-    from star_jax.train.autoencoder.objective import VaeExperimentConfig, VaeObjective
+    from star_jax.train.autoencoder.config import VaeExperimentConfig
+    from star_jax.train.autoencoder.objective import VaeObjective
 
     config = read_experiment(args, VaeExperimentConfig)
 

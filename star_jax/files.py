@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from etils import epath
 
@@ -135,13 +134,28 @@ def check_report_path(path: str | os.PathLike, suffix: str) -> None:
         raise InputError(f"cannot write {path}: give a file in a folder that exists and can be written")
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    try:
+        with appearing(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; check the folder and the free space"
+        ) from error
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Writes anything that JSON holds, indented.
 
     Raises:
       RunError: the file cannot be written.
     """
-    _write(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -150,17 +164,9 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
       RunError: the file cannot be written.
     """
-    _write(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    import cv2  # which `star-jax --help` does without
 
-
-def _write(path: str | os.PathLike, data: bytes) -> None:
-    try:
-        with appearing(path) as partial:
-            partial.write_bytes(data)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; check the folder and the free space"
-        ) from error
+    write_bytes(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
 def bytes_text(size: float, *, up: bool = False) -> str:

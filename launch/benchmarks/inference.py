@@ -66,11 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--count-only", action="store_true", help="run nothing; count the operations")
     how.add_argument("--json", metavar="FILE", help="write the report there, too")
-    how.add_argument("--plot", metavar="FILE.png", help="draw a sweep")
+    how.add_argument("--plot", metavar="FILE.png", help="draw a sweep (needs the extra `plots`)")
 
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
+    from star_jax.benchmark.plot import check_matplotlib, plot_sweep
     from star_jax.benchmark.report import describe_run
     from star_jax.errors import InputError
     from star_jax.files import check_report_path, parse_bytes, write_json
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
     for path, suffix in ((args.json, ".json"), (args.plot, ".png")):
         if path:
             check_report_path(path, suffix)
+    if args.plot:
+        check_matplotlib()
     measure = count_inference if args.count_only else measure_inference
     sizes = _sizes(args)
     benchmarks = [
@@ -110,8 +113,6 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, report | describe_run())
     if args.plot:
-        from star_jax.benchmark.plot import plot_sweep
-
         plot_sweep(args.plot, rows, args.sweep)
 
 

@@ -17,7 +17,7 @@ HELP = "the training step: seconds, FLOPs, MFU, memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.config_arguments import add_config_arguments
+    from star_jax.launch.experiment import add_config_arguments
 
     add_config_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.checkpoints.directory import CONFIG_FILE
     from star_jax.files import check_report_path, write_json
     from star_jax.launch.benchmarks.table import print_rows
-    from star_jax.launch.config_arguments import read_experiment
+    from star_jax.launch.experiment import read_experiment
     from star_jax.train.star.objective import StarObjective
 
     if args.json:

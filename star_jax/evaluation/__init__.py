@@ -1,1 +1,1 @@
-"""Scores of restored videos against ground truth: PSNR, SSIM, flicker, beside an interpolation of the input."""
+"""Scores of restored videos, with and without ground truth: evaluate.py runs them, metrics/ holds one file each."""

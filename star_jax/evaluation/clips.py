@@ -1,11 +1,13 @@
 """Which result belongs to which ground truth: clips of two folders, matched by name, checked against each other."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from star_jax.data.sources import VIDEO_SUFFIXES
 from star_jax.errors import InputError
-from star_jax.evaluation.metrics import WINDOW
 from star_jax.video.images import SUFFIXES, ImageSequenceReader, open_source
 from star_jax.video.reader import VideoReader
 
@@ -19,17 +21,33 @@ class ClipPair:
 
     Attributes:
       name: of the result within its folder, without extension.
-      result, truth: readers of as many frames each.
+      result: reader of the result.
+      truth: reader of the ground truth, or None.
       low: reader of the low-resolution input, or None.
+      frames: the numbers of the frames that are scored.
       height, width: the size that is scored: from the top-left corner of all of them.
     """
 
     name: str
     result: Reader
-    truth: Reader
+    truth: Reader | None
     low: Reader | None
+    frames: Sequence[int]
     height: int
     width: int
+
+    def pieces(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+        """The scored frames, a few at a time: result and truth, cropped, and input, uint8 [n, H, W, 3] each."""
+        readers = [reader for reader in (self.result, self.truth, self.low) if reader is not None]
+        for pieces in zip(*(_chosen(reader, self.frames, size) for reader in readers), strict=True):
+            left = iter(pieces)
+            result = self.top_left(next(left))
+            truth = self.top_left(next(left)) if self.truth is not None else None
+            yield result, truth, next(left, None)
+
+    def top_left(self, frames: np.ndarray) -> np.ndarray:
+        """The part of frames [..., H, W, 3] that is scored."""
+        return frames[..., : self.height, : self.width, :]
 
 
 def find_clips(path: Path) -> dict[str, Path]:
@@ -64,7 +82,15 @@ def find_clips(path: Path) -> dict[str, Path]:
     return clips
 
 
-def pair_clips(results: Path, truth: Path, low: Path | None = None, *, crop: bool = False) -> list[ClipPair]:
+def pair_clips(
+    results: Path,
+    truth: Path | None,
+    low: Path | None = None,
+    *,
+    crop: bool = False,
+    num_frames: int | None = None,
+    frames: Sequence[int] | None = None,
+) -> list[ClipPair]:
     """Finds each result's ground truth, and low-resolution input, and opens them.
 
     The partner of `seed_3/horse` is `seed_3/horse` if there is one, else `horse`: several sets of results may share
@@ -72,18 +98,23 @@ def pair_clips(results: Path, truth: Path, low: Path | None = None, *, crop: boo
 
     Args:
       results: a clip, or a folder of clips.
-      truth: the same of the ground truth.
+      truth: the same of the ground truth; None: there is none.
       low: the same of the low-resolution input.
       crop: score the top-left part that result and truth have in common, where their sizes differ.
+      num_frames: score only as many, the first; the clips may then have more, and not all as many.
+      frames: score only the frames of these numbers.
 
     Raises:
-      InputError: a clip without a partner, frame counts that differ, sizes that differ without `crop`, frames of
-        less than 11 pixels, an input that cannot be the low resolution of the result, or an unreadable file.
+      InputError: a clip without a partner, too few frames or frame counts that differ, sizes that differ without
+        `crop`, an input that cannot be the low resolution of the result, or an unreadable
+        file.
     """
     found = find_clips(results)
-    truths = _partners(found, find_clips(truth), "ground truth", truth)
+    truths = _partners(found, find_clips(truth), "ground truth", truth) if truth is not None else {}
     lows = _partners(found, find_clips(low), "low-resolution input", low) if low is not None else {}
-    return [_open(name, found[name], truths[name], lows.get(name), crop) for name in found]
+    if frames is None and num_frames is not None:
+        frames = range(num_frames)
+    return [_open(name, found[name], truths.get(name), lows.get(name), crop, frames) for name in found]
 
 
 def _holds_images(folder: Path) -> bool:
@@ -109,29 +140,53 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _open(name: str, result_path: Path, truth_path: Path, low_path: Path | None, crop: bool) -> ClipPair:
-    result, truth = open_source(result_path), open_source(truth_path)
-    low = open_source(low_path) if low_path is not None else None
-    for other in (truth, low):
-        if other is not None and other.info.num_frames != result.info.num_frames:
+def _open(
+    name: str,
+    result_path: Path,
+    truth_path: Path | None,
+    low_path: Path | None,
+    crop: bool,
+    frames: Sequence[int] | None,
+) -> ClipPair:
+    result, truth, low = (
+        open_source(path) if path is not None else None for path in (result_path, truth_path, low_path)
+    )
+    readers = [reader for reader in (result, truth, low) if reader is not None]
+    for reader in readers:
+        count, first = reader.info.num_frames, result.info.num_frames
+        if frames is not None and count <= max(frames):
+            raise InputError(f"{reader.info.path} has {count} frames; frame {max(frames)} is to be scored")
+        if frames is None and count != first:
             raise InputError(
-                f"{result_path} has {result.info.num_frames} frames, {other.info.path} {other.info.num_frames}; "
-                "give clips of the same frames"
+                f"{result_path} has {first} frames, {reader.info.path} {count}; give clips of the same frames, or "
+                "the number of the first ones that are scored with --frames"
             )
-    a, b = result.info, truth.info
-    if (a.height, a.width) != (b.height, b.width) and not crop:
-        raise InputError(
-            f"{result_path} is {a.width}x{a.height}, {truth_path} {b.width}x{b.height}; "
-            "--crop scores the top-left part that they share"
-        )
-    height, width = min(a.height, b.height), min(a.width, b.width)
-    if min(height, width) < WINDOW:
-        raise InputError(
-            f"{result_path} gives {width}x{height} pixels to score; SSIM needs {WINDOW}x{WINDOW}"
-        )
+    height, width = result.info.height, result.info.width
+    if truth is not None:
+        if (height, width) != (truth.info.height, truth.info.width) and not crop:
+            raise InputError(
+                f"{result_path} is {width}x{height}, {truth_path} {truth.info.width}x{truth.info.height}; "
+                "--crop scores the top-left part that they share"
+            )
+        height, width = min(height, truth.info.height), min(width, truth.info.width)
     if low is not None:
         _check_ratio(result, low)
-    return ClipPair(name, result, truth, low, height, width)
+    numbers = range(result.info.num_frames) if frames is None else frames
+    return ClipPair(name, result, truth, low, numbers, height, width)
+
+
+def _chosen(reader: Reader, numbers: Sequence[int], size: int) -> Iterator[np.ndarray]:
+    """The frames of these numbers, `size` at a time."""
+    if numbers != range(len(numbers)):
+        for start in range(0, len(numbers), size):
+            yield np.concatenate([reader.read(number, 1) for number in numbers[start : start + size]])
+        return
+    left = len(numbers)
+    for frames, _ in reader.chunks(size):
+        yield frames[:left]
+        left -= len(frames)
+        if left <= 0:
+            return
 
 
 def _check_ratio(result: Reader, low: Reader) -> None:

@@ -33,10 +33,48 @@ def comparison(panels: dict[str, np.ndarray], top_left: tuple[int, int] | None =
     return np.concatenate(columns[:-1], axis=1)
 
 
+def crops(panels: dict[str, np.ndarray], top_left: tuple[int, int]) -> np.ndarray:
+    """Draws the same part of each frame, four times as large, side by side under their labels.
+
+    Args:
+      panels: label -> frame uint8 [H, W, 3]; all of one size.
+      top_left: (y, x) of the part, H/4 x W/4 pixels.
+
+    Returns:
+      uint8 [28 + h, n w + 4 (n - 1), 3]; h and w are H and W rounded to a multiple of 4.
+    """
+    columns = []
+    for label, frame in panels.items():
+        height, width = frame.shape[0] // ZOOM, frame.shape[1] // ZOOM
+        y, x = top_left
+        size = (width * ZOOM, height * ZOOM)
+        zoomed = cv2.resize(frame[y : y + height, x : x + width], size, interpolation=cv2.INTER_NEAREST)
+        columns += [
+            np.concatenate([_label(label, size[0]), zoomed]),
+            _white(zoomed.shape[0] + _LABEL_HEIGHT, _GAP),
+        ]
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def most_different(panels: dict[str, np.ndarray]) -> tuple[int, int]:
+    """(y, x) of the part, H/4 x W/4 pixels, in which frames differ most from each other.
+
+    Args:
+      panels: label -> frame uint8 [H, W, 3]; all of one size.
+    """
+    frames = np.stack(list(panels.values())).astype(np.float32)
+    return _largest(frames.var(axis=0).sum(axis=-1), frames.shape[1] // ZOOM, frames.shape[2] // ZOOM)
+
+
 def _most_detail(frame: np.ndarray, height: int, width: int) -> tuple[int, int]:
     """(y, x) of the part of that size with the largest sum of squared second derivatives."""
     detail = np.square(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
-    sums = cv2.integral(detail)
+    return _largest(detail, height, width)
+
+
+def _largest(amount: np.ndarray, height: int, width: int) -> tuple[int, int]:
+    """(y, x) of the part of that size with the largest sum of [H, W]."""
+    sums = cv2.integral(amount)
     parts = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     y, x = np.unravel_index(np.argmax(parts), parts.shape)
     return int(y), int(x)

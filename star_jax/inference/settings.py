@@ -55,6 +55,7 @@ class UpscaleSettings:
         themselves, as the released system does.
       padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
         720x1280, as the released script does).
+      exact_size: let outputs have odd sizes, as images may; else they are rounded to even ones.
     """
 
     prompt: str = ""
@@ -74,6 +75,7 @@ class UpscaleSettings:
     vae_tile: tuple[int, int] | None = None
     batch_guidance: bool = True
     decode_overlap: int = 0
+    exact_size: bool = False
 
     def __post_init__(self):
         _check_choice("color_fix", self.color_fix, COLOR_FIXES)
@@ -107,6 +109,8 @@ class UpscaleSettings:
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""
+        if self.exact_size:
+            return round(height * self.scale), round(width * self.scale)
         return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
 
     def check_tiles(self, rule: SizeRule) -> None:

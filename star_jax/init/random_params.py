@@ -10,37 +10,43 @@ import jax.numpy as jnp
 
 Tree = dict[str, Any]
 
+_OFFSETS = 2**16  # places in the noise where a leaf may begin
+
 
 def random_params(abstract: Tree, seed: int = 0) -> Tree:
-    """Fills a tree of shapes, leaf by leaf, on the device and with the sharding that each leaf names.
+    """Fills a tree of shapes by one program, on the device and with the sharding that each leaf names.
 
     Kernels and embeddings are normal with deviation 1/sqrt(fan in), scales 1, everything else 0: no layer is the
-    identity, as freshly initialised ones would be, and numbers stay finite in half precision.
+    identity, as freshly initialised ones would be, and numbers stay finite in half precision. All leaves are cut
+    from one stretch of noise, each from a place of its own: drawing thousands of them apart would take longer to
+    compile than a benchmark takes to run.
 
     Args:
       abstract: nested dicts of jax.ShapeDtypeStruct, see `VideoModel.abstract`.
       seed: of the weights.
     """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    described = tuple(
+        (path[-1].key, zlib.crc32(jax.tree_util.keystr(path).encode()) % _OFFSETS, leaf.shape, leaf.dtype)
+        for path, leaf in leaves
+    )
+    shardings = tuple(leaf.sharding for _, leaf in leaves)
+    return jax.tree.unflatten(structure, _maker(described, shardings)(jax.random.key(seed)))
 
-    def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name, place = path[-1].key, jax.tree_util.keystr(path)
-        make = _maker(name, leaf.shape, leaf.dtype, leaf.sharding)
-        return make(jax.random.fold_in(jax.random.key(seed), zlib.crc32(place.encode())))
 
-    return jax.tree_util.tree_map_with_path(fill, abstract)
+@functools.lru_cache(maxsize=32)
+def _maker(described: tuple, shardings: tuple[jax.sharding.Sharding | None, ...]):
+    """The program that makes leaves of (name, place in the noise, shape, dtype)."""
+    drawn = [math.prod(shape) for name, _, shape, _ in described if name in ("kernel", "embedding")]
 
-
-@functools.cache  # one program per shape; a full-size network has about a hundred
-def _maker(name: str, shape: tuple[int, ...], dtype: jnp.dtype, sharding: jax.sharding.Sharding | None):
-    if name in ("kernel", "embedding"):
-        deviation = 1 / math.sqrt(math.prod(shape[:-1]))
-
-        def make(key: jax.Array) -> jax.Array:
-            return (deviation * jax.random.normal(key, shape)).astype(dtype)
-    else:
-
-        def make(key: jax.Array) -> jax.Array:
-            del key
+    def fill(noise: jax.Array, name: str, place: int, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        if name not in ("kernel", "embedding"):
             return jnp.full(shape, 1 if name == "scale" else 0, dtype)
+        deviation = 1 / math.sqrt(math.prod(shape[:-1]))
+        return (deviation * noise[place : place + math.prod(shape)]).reshape(shape).astype(dtype)
 
-    return jax.jit(make, out_shardings=sharding)
+    def make(key: jax.Array) -> list[jax.Array]:
+        noise = jax.random.normal(key, (max(drawn, default=0) + _OFFSETS,))
+        return [fill(noise, *leaf) for leaf in described]
+
+    return jax.jit(make, out_shardings=list(shardings))

@@ -8,6 +8,7 @@ from flax import nnx
 
 from star_jax.ops.convolution import convolve_image, image_form
 from star_jax.ops.group_norm import group_norm
+from star_jax.ops.plain_convolution import flax_convolution
 
 
 class GroupNorm(nnx.Module):
@@ -100,6 +101,7 @@ class Conv2d(nnx.Conv):
             (kernel_size, kernel_size),
             strides=(strides, strides),
             padding=((height, height), (width, width)),
+            conv_general_dilated=flax_convolution,
             **kwargs,
         )
 

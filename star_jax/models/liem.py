@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.ops.convolution import convolve_by_shifts
+from star_jax.ops.plain_convolution import flax_convolution
 from star_jax.ops.variants import variant_of
 
 
@@ -42,7 +43,15 @@ class SpatialLiem(nnx.Module):
 
     def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            2, 1, (7, 7), padding=3, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+            2,
+            1,
+            (7, 7),
+            padding=3,
+            use_bias=False,
+            conv_general_dilated=flax_convolution,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> same

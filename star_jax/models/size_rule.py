@@ -37,9 +37,14 @@ class SizeRule:
         return self.offset[0] + self.step, self.offset[1] + self.step
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The next (height, width) in pixels that the network takes."""
-        rows, columns = self.offset
-        return height + (rows - height) % self.step, width + (columns - width) % self.step
+        """The next (height, width) in pixels that the network takes.
+
+        The offset alone is too little: a network that halves its latents again and again would have nothing left.
+        """
+        return tuple(
+            max(offset + self.step, side + (offset - side) % self.step)
+            for side, offset in zip((height, width), self.offset, strict=True)
+        )
 
     def nearest(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) in pixels, of at least a step, that the network takes and that is nearest."""

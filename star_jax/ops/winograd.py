@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax.ops.plain_convolution import convolve
+
 TILE = 4  # outputs a tile; 2 saves too little, more loses digits
 _POINTS = (0, 1, -1, 2, -2)  # of the interpolation, and infinity
 _TAPS = 3
@@ -132,9 +134,7 @@ def _combine(matrix: np.ndarray, arrays: Sequence[jax.Array]) -> list[jax.Array]
 def _convolve_height(tiles: jax.Array, tap: jax.Array, *, padding: int) -> jax.Array:
     """[N, rows, tiles, in] and [3, in, out] -> [N, rows - 2 + 2 padding, tiles, out]."""
     pads = ((padding, padding), (0, 0))
-    return jax.lax.conv_general_dilated(
-        tiles, tap[:, None], (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return convolve(tiles, tap[:, None], (1, 1), pads)
 
 
 def _in_row_blocks(

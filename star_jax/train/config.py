@@ -1,15 +1,14 @@
-"""Settings of a training run as frozen dataclasses, and their way from a config file and the command line.
+"""Settings of a training run: one frozen dataclass per group, which checks its own values.
 
-A config file has `get_config(arg)`, which returns an ml_collections ConfigDict of groups (`train`, `data`, `model`,
-`diffusion`, `optimizer`, `mesh`). Here it becomes one `ExperimentConfig`; nothing behind this file sees the
-ConfigDict.
+A file in configs/ returns an `ExperimentConfig` from `get_config()`; launch/experiment.py applies the command
+line's `--config.group.key=value`; a work directory records the whole as JSON, which `from_groups` reads back.
 """
 
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,42 +26,41 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run.
+    """The run: how long it is, what an update takes, and what is kept and reported."""
 
-    Attributes:
-      num_steps: updates of the weights in all, resumed ones included.
-      batch_size: clips per update, over all devices and processes.
-      grad_accumulation: pieces a batch is cut into, one after the other; memory is that of a piece.
-      seed: of timesteps, noise, dropout and fresh weights (data.seed: of the data).
-      ema_decay: of the averaged weights; 0 keeps none.
-      remat: what is recomputed in the backward pass: `none`, `dots` (all but matrix products), `full`.
-      log_every_steps: steps whose metrics are averaged into one line.
-      checkpoint_every_steps: steps between checkpoints; one more is saved at the end.
-      keep_checkpoints: newest checkpoints kept.
-      keep_every_steps: checkpoints at multiples of it are kept for ever; 0: none.
-      validate_every_steps: steps between validations; 0: never.
-      validation_source: clips to validate on (see `data.source`); None takes the training source's, undisturbed.
-      validation_batches: batches of a validation, the same ones each time.
-      profile_start_step, profile_steps: window that jax.profiler records into workdir/profile; 0 steps: none.
-    """
-
+    # Number of updates of the weights in the whole run, those before a resume included.
     num_steps: int
+    # Number of clips per update, over all devices and processes.
     batch_size: int
+    # Number of pieces that a batch is cut into; they are computed one after the other, in the memory of one.
     grad_accumulation: int = 1
+    # Seed of timesteps, noise, dropout and fresh weights. (data.seed is that of the data.)
     seed: int = 0
+    # Decay of the moving average of the weights; 0 keeps no average.
     ema_decay: float = 0.0
+    # What the backward pass computes again: `none`, `dots` (everything but matrix products) or `full`.
     remat: str = "full"
+    # Number of steps whose metrics are averaged into one line of the log.
     log_every_steps: int = 10
+    # Steps between checkpoints; one more is saved at the end.
     checkpoint_every_steps: int = 500
+    # Number of newest checkpoints that are kept.
     keep_checkpoints: int = 3
+    # Checkpoints at multiples of this step are kept for ever; 0 keeps none.
     keep_every_steps: int = 0
+    # Steps between validations; 0 never validates.
     validate_every_steps: int = 0
+    # Clips to validate on, written like data.source; None takes those of the training, without random changes.
     validation_source: str | None = None
+    # Number of batches in a validation; they are the same every time.
     validation_batches: int = 1
+    # First step that jax.profiler records into WORKDIR/profile.
     profile_start_step: int = 10
+    # Number of steps that the profiler records; 0 records none.
     profile_steps: int = 0
 
     def __post_init__(self):
+        _check_types("train", self)
         for name in (
             "num_steps",
             "batch_size",
@@ -93,32 +91,29 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks.
+    """The networks that are trained, and the weights that training starts from."""
 
-    Attributes:
-      preset: sizes; see `star_jax.presets.PRESETS`.
-      checkpoint: directory made by `star-jax convert` that training starts from, and that the frozen networks are
-        read from at every start; None: fresh weights, written to WORKDIR/initial.
-      vae_checkpoint: without a checkpoint, the directory (`tiny-star`: the one in the package) whose autoencoder
-        the fresh networks get; None: a fresh one.
-      dtype: of the computation and of the frozen weights; `auto`: bfloat16 on accelerators, float32 on a CPU.
-        Trained weights are float32.
-      attention: kernel of every site; see `star_jax.ops.attention`.
-      liem_spatial, liem_temporal, liem_position: the paper's ablations; see `LiemConfig`.
-      train_base: also trains the base UNet, for a model that starts from random weights.
-    """
-
+    # Name of the networks' sizes in `star_jax.presets.PRESETS`.
     preset: str = "i2vgen-xl"
+    # Directory made by `star-jax convert`. Training starts from its weights, and every start reads the frozen ones
+    # from it. None starts from fresh weights, which are written to WORKDIR/initial.
     checkpoint: str | None = None
+    # Directory whose autoencoder fresh networks get (`tiny-star`: the one in the package); None makes a fresh one.
     vae_checkpoint: str | None = None
+    # Dtype of the computation and of the frozen weights; `auto` is bfloat16 on accelerators and float32 on a CPU.
+    # Trained weights are float32.
     dtype: str = "auto"
+    # Attention kernel of every layer, see `star_jax.ops.attention`.
     attention: str = "auto"
+    # The paper's ablations of LIEM, see `LiemConfig`.
     liem_spatial: bool = True
     liem_temporal: bool = True
     liem_position: str = LIEM_POSITIONS[0]
+    # Also trains the base UNet, for a model that starts from random weights.
     train_base: bool = False
 
     def __post_init__(self):
+        _check_types("model", self)
         _check_choice("model", self, "dtype", DTYPES)
         self.star_config()
 
@@ -135,28 +130,26 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; the defaults are the released script's.
+    """AdamW; the defaults are the released script's."""
 
-    Attributes:
-      learning_rate: after the warmup.
-      schedule: `constant`, or down to 0 at train.num_steps: `cosine`, `linear`.
-      warmup_steps: linear from 0.
-      b1, b2, epsilon: Adam's.
-      weight_decay: decoupled, of all trained weights.
-      clip_norm: largest norm of the gradient over all trained weights (the released script leaves the base
-        UNet's LIEM out); None: not clipped.
-    """
-
+    # Learning rate after the warmup.
     learning_rate: float = 5e-5
+    # `constant`, or a decay to 0 at train.num_steps: `cosine` or `linear`.
     schedule: str = "constant"
+    # Number of steps over which the learning rate rises linearly from 0.
     warmup_steps: int = 0
+    # Adam's constants.
     b1: float = 0.9
     b2: float = 0.999
     epsilon: float = 1e-8
+    # Decoupled decay of all trained weights.
     weight_decay: float = 1e-2
+    # Largest norm of the gradient over all trained weights (the released script leaves the base UNet's LIEM out of
+    # it); None does not clip.
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
+        _check_types("optimizer", self)
         _check_choice("optimizer", self, "schedule", SCHEDULES)
         for name in ("learning_rate", "warmup_steps", "epsilon", "weight_decay"):
             _check_least("optimizer", self, name, 0)
@@ -179,101 +172,62 @@ class ExperimentConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
-def parse_experiment(
-    values: Mapping[str, Any], overrides: Mapping[str, str] | None = None, kind: type = ExperimentConfig
-) -> Any:
-    """Builds a run's configuration from a config file's values and the command line's texts.
+def from_groups(kind: type, groups: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Builds a configuration from plain values, such as those that a work directory records.
 
     Args:
-      values: group -> key -> value, such as a ConfigDict.
-      overrides: "train.num_steps" -> text; texts are read as the key's type ("None" where it may be None).
-      kind: dataclass of groups.
+      kind: dataclass of groups, such as `ExperimentConfig`.
+      groups: group -> key -> value; what is left out has its default.
 
     Raises:
       InputError: an unknown, missing or badly typed key, or a value out of range; the key is named.
     """
-    groups = typing.get_type_hints(kind)
-    merged = {}
-    for group, keys in values.items():
-        if group not in groups:
-            raise InputError(f"config has an unknown group {group!r}{_hint(group, groups)}")
-        if not isinstance(keys, Mapping) and not hasattr(keys, "items"):
+    kinds = typing.get_type_hints(kind)
+    for group, keys in groups.items():
+        if group not in kinds:
+            raise InputError(f"config has an unknown group {group!r}{suggestion(group, kinds)}")
+        if not isinstance(keys, Mapping):
             raise InputError(f"config.{group} is {keys!r}; expected a group of keys")
-        merged[group] = dict(keys.items())
-    for path, text in (overrides or {}).items():
-        group, _, key = path.partition(".")
-        if group in groups and not key:
-            raise InputError(
-                f"--config.{path}: a group; name a key of it, such as --config.{path}.KEY={text}"
-            )
-        if group not in groups:
-            raise InputError(f"--config.{path}: no such key{_hint(group, groups)}")
-        hint = _hint_of(groups[group], group, key)
-        merged.setdefault(group, {})[key] = _parse_text(text, hint, path)
-    return kind(**{group: _build(groups[group], group, keys) for group, keys in _all(kind, merged)})
-
-
-def _all(kind: type, merged: dict[str, dict]) -> list[tuple[str, dict]]:
-    """The given groups, and the required ones, whose missing keys are then named."""
     required = [f.name for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING]
-    return [(name, merged.get(name, {})) for name in {**dict.fromkeys(required), **merged}]
+    given = {**{name: {} for name in required}, **groups}
+    return kind(**{group: _build(kinds[group], group, keys) for group, keys in given.items()})
 
 
-def _build(kind: type, group: str, keys: dict[str, Any]) -> Any:
-    values = {
-        key: _check_type(value, _hint_of(kind, group, key), f"{group}.{key}") for key, value in keys.items()
-    }
-    for f in dataclasses.fields(kind):
-        if f.name not in values and f.default is f.default_factory is dataclasses.MISSING:
-            raise InputError(
-                f"config has no {group}.{f.name}; set it in the file, or by --config.{group}.{f.name}=..."
-            )
-    return kind(**values)
-
-
-def _hint_of(kind: type, group: str, key: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    if key not in hints:
-        raise InputError(f"config has an unknown key {group}.{key}{_hint(key, hints)}")
-    return hints[key]
-
-
-def _hint(name: str, known: Mapping[str, Any]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What to say after an unknown name: the nearest known one, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def _build(kind: type, group: str, keys: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    for key in keys:
+        if key not in hints:
+            raise InputError(f"config has an unknown key {group}.{key}{suggestion(key, hints)}")
+    for f in dataclasses.fields(kind):
+        if f.name not in keys and f.default is f.default_factory is dataclasses.MISSING:
+            raise InputError(f"config has no {group}.{f.name}; set it")
+    return kind(**{key: _typed(value, hints[key], f"{group}.{key}") for key, value in keys.items()})
 
 
-def _check_type(value: Any, hint: Any, path: str) -> Any:
-    """The value, an int as a float where floats are wanted."""
-    for option in _options(hint):
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    """The value, where it has the key's type; an int becomes a float, and JSON's list a tuple."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        kind = typing.get_origin(option) or option
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
-        if isinstance(value, option) and not (isinstance(value, bool) and option is not bool):
+        if kind is tuple and isinstance(value, (list, tuple)):
+            return tuple(value)
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
             return value
-    raise InputError(f"{path} is {value!r}; expected {_names(hint)}")
+    names = ["None" if option is types.NoneType else option.__name__ for option in options]
+    raise InputError(f"{path} is {value!r}; expected {' or '.join(names)}")
 
 
-def _parse_text(text: str, hint: Any, path: str) -> Any:
-    options = _options(hint)
-    if types.NoneType in options and text == "None":
-        return None
-    (kind,) = (option for option in options if option is not types.NoneType)
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        if kind is not bool:
-            return kind(text)
-    except ValueError:
-        pass
-    raise InputError(f"--config.{path}={text}: expected {_names(hint)}")
-
-
-def _names(hint: Any) -> str:
-    return " or ".join("None" if option is types.NoneType else option.__name__ for option in _options(hint))
+def _check_types(group: str, config: Any) -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        _typed(getattr(config, name), hint, f"{group}.{name}")
 
 
 def _check_choice(group: str, config: Any, name: str, choices: tuple[str, ...]) -> None:

@@ -12,14 +12,23 @@ import numpy as np
 
 from star_jax.errors import DiskError, InputError, RunError
 from star_jax.files import draft_path, real_path
-from star_jax.video.container import check_readable
-from star_jax.video.outputs import check_output_path, is_pattern
+from star_jax.video.animations import AnimationReader
+from star_jax.video.color import to_depth, to_float
+from star_jax.video.outputs import check_output_path, is_pattern, numbered
+from star_jax.video.pictures import SUFFIXES, Picture, encode_png, inspect_picture, read_picture
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
 from star_jax.video.writer import Quality, VideoWriter
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+__all__ = ["SUFFIXES", "ImageSequenceReader", "ImageSequenceWriter", "open_source", "open_target"]
+
+MAX_PNG_PIXELS = 1 << 30
 DEFAULT_FRAME_RATE = Fraction(24)
+
+
+def is_still(path: Path) -> bool:
+    """Whether a path is a single picture, and no animation."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES and inspect_picture(path).num_frames == 1
 
 
 def is_images(path: Path) -> bool:
@@ -49,7 +58,9 @@ def open_source(
     """
     path = Path(path)
     if is_images(path):
-        return ImageSequenceReader(path, frame_rate=frame_rate)
+        if not path.is_dir() and inspect_picture(path).num_frames > 1:
+            return AnimationReader(path, frame_rate=frame_rate)
+        return ImageSequenceReader(path, frame_rate=frame_rate, depth=depth)
     return VideoReader(
         path, num_threads=num_threads, depth=depth, scan=True, strict=strict, deinterlace=deinterlace
     )
@@ -82,51 +93,73 @@ def open_target(
 
 
 class ImageSequenceReader:
-    """Images of one size as uint8 RGB frames, with the interface of `VideoReader`.
+    """Images of one size as RGB frames, with the interface of `VideoReader`.
 
-    A folder's images are taken in natural order (frame2 before frame10). EXIF orientation is applied, 16-bit images
-    become 8-bit, grey becomes RGB, and transparency is dropped.
+    A folder's images are taken in natural order (frame2 before frame10). EXIF orientation is applied, and grey
+    becomes RGB. Frames are uint8, or with `depth` None uint16 where the images have more than 8 bits. Transparency
+    is not in the frames; the writer of images takes it from the files.
 
     Args:
-        path: a folder, or one image file.
-        frame_rate: frames per second of the sequence.
+        path: a folder, or one image file; an animation gives its pictures.
+        frame_rate: frames per second of the sequence; an animation has its own times.
+        depth: 8, or None for the depth of the images.
 
     Raises:
-        InputError: no such path, no images in the folder, no permission, or a first image that is not one.
+        InputError: no such path, no images in the folder, no permission, one that is not an image, or of another
+            size than the first.
     """
 
-    def __init__(self, path: str | Path, *, frame_rate: Fraction = DEFAULT_FRAME_RATE):
+    def __init__(self, path: str | Path, *, frame_rate: Fraction = DEFAULT_FRAME_RATE, depth: int | None = 8):
         self.path = Path(path)
         self._files = _list_images(self.path) if self.path.is_dir() else [self.path]
         if not self._files:
             raise InputError(
                 f"{self.path} is a folder without images; expected {', '.join(sorted(SUFFIXES))} files in it"
             )
+        self._facts = [inspect_picture(file) for file in self._files]
+        first = self._facts[0]
+        for file, facts in zip(self._files, self._facts, strict=True):
+            if (facts.width, facts.height) != (first.width, first.height):
+                raise InputError(
+                    f"{file} is {facts.width}x{facts.height}, the first image {first.width}x{first.height}; all "
+                    "images of a folder must have one size"
+                )
+        is_deep = any(facts.bit_depth > 8 for facts in self._facts)
+        self._depth = depth if depth is not None or not is_deep else None
+        self.dtype = np.dtype(np.uint16 if depth is None and is_deep else np.uint8)
         frame_rate = Fraction(frame_rate)
-        height, width, _ = _read_image(self._files[0]).shape
         self.info = VideoInfo(
             path=self.path,
-            width=width,
-            height=height,
+            width=first.width,
+            height=first.height,
             frame_rate=frame_rate,
             time_base=1 / frame_rate,
             start_time=Fraction(0),
             num_frames=len(self._files),
             duration=float(len(self._files) / frame_rate),
             is_images=True,
+            bit_depth=16 if is_deep else 8,
+            has_alpha=any(facts.has_alpha for facts in self._facts),
+            has_profile=any(facts.profile for facts in self._facts),
+            pictures=tuple(self._files),
         )
 
+    def times(self) -> list[int]:
+        """Timestamps of all frames in `info.time_base`."""
+        return list(range(self.info.num_frames))
+
     def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
-        """Yields (frames uint8 [f, H, W, 3], their numbers), `size` at a time; see `VideoReader.chunks`."""
+        """Yields (frames [f, H, W, 3], their timestamps), `size` at a time; see `VideoReader.chunks`."""
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
-        for start in range(0, len(self._files), size):
-            stop = min(start + size, len(self._files))
-            yield self._load(range(start, stop)), list(range(start, stop))
+        stamps = self.times()
+        for start in range(0, len(stamps), size):
+            stop = min(start + size, len(stamps))
+            yield self._load(range(start, stop)), stamps[start:stop]
 
     def read(self, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
-        """Reads images start, start + stride, ...; returns uint8 [F, H, W, 3]; see `VideoReader.read`."""
-        total = len(self._files)
+        """Reads images start, start + stride, ...; returns [F, H, W, 3]; see `VideoReader.read`."""
+        total = self.info.num_frames
         if start < 0 or stride < 1:
             raise ValueError(f"start must be at least 0 and stride at least 1, got {start} and {stride}")
         if count is None:
@@ -139,16 +172,13 @@ class ImageSequenceReader:
         return self._load(wanted)
 
     def _load(self, numbers: range) -> np.ndarray:
-        images = []
-        for number in numbers:
-            image = _read_image(self._files[number])
-            if image.shape != (self.info.height, self.info.width, 3):
-                raise InputError(
-                    f"{self._files[number]} is {image.shape[1]}x{image.shape[0]}, the first image "
-                    f"{self.info.width}x{self.info.height}; all images of a folder must have one size"
-                )
-            images.append(image)
-        return np.stack(images)
+        return np.stack([to_depth(self._image(number), self.dtype) for number in numbers])
+
+    def _image(self, number: int) -> np.ndarray:
+        rgb = read_picture(self._files[number], depth=self._depth).rgb
+        if rgb.shape != (self.info.height, self.info.width, 3):
+            raise RunError(f"{self._files[number]} has changed its size since it was opened; start again")
+        return rgb
 
 
 class ImageSequenceWriter:
@@ -172,6 +202,10 @@ class ImageSequenceWriter:
         self._target = self.path.parent if self._is_pattern else self.path
         self.partial_path = draft_path(self._target)
         self._shape = (height, width, 3)
+        self._pictures = source.pictures if source is not None else ()
+        self._is_deep = source is not None and source.bit_depth > 8
+        if width * height > MAX_PNG_PIXELS:
+            raise InputError(f"{width}x{height} pixels are too many for a PNG here; lower the scale")
 
     def __enter__(self) -> "ImageSequenceWriter":
         self._discard()
@@ -180,24 +214,31 @@ class ImageSequenceWriter:
         return self
 
     def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
-        """Writes frames uint8 [f, H, W, 3], RGB; images have no times, so `pts` is not used.
+        """Writes frames [f, H, W, 3], RGB: uint8, uint16 (16-bit PNG) or float in 0 to 1.
+
+        Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data are those of the
+        source's image of the same number; transparency is enlarged bicubically.
 
         Raises:
             RunError: a second frame for a single image, or a file that cannot be written.
         """
-        if frames.dtype != np.uint8 or frames.shape[1:] != self._shape:
-            raise ValueError(f"expected uint8 [f, {self._shape}], got {frames.dtype} {frames.shape}")
+        if frames.dtype.kind not in "uf" or frames.shape[1:] != self._shape:
+            raise ValueError(
+                f"expected uint8, uint16 or float [f, {self._shape}], got {frames.dtype} {frames.shape}"
+            )
+        if frames.dtype.kind == "f":
+            frames = to_depth(frames, np.uint16 if self._is_deep else np.uint8)
         for image in frames:
             if self.num_frames and not self._is_pattern:
                 raise RunError(f"{self.path} is one image for several frames; write to a folder/%05d.png")
             file = (
-                self.partial_path / (self.path.name % self.num_frames)
+                self.partial_path / numbered(self.path.name, self.num_frames)
                 if self._is_pattern
                 else self.partial_path
             )
-            _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            data = self._encode(image)
             try:
-                file.write_bytes(data.tobytes())
+                file.write_bytes(data)
             except OSError as error:
                 raise DiskError(
                     f"cannot write {file}: {error.strerror}; check the free space of the disk"
@@ -215,6 +256,17 @@ class ImageSequenceWriter:
             raise RunError(f"{self.path} was not written: no frame came")
         # An empty folder of that name is replaced; one with content was refused at the start.
         self.partial_path.replace(real_path(self._target))
+
+    def _encode(self, image: np.ndarray) -> bytes:
+        if self.num_frames >= len(self._pictures):
+            return encode_png(Picture(image))
+        file = self._pictures[self.num_frames]
+        facts = inspect_picture(file)
+        alpha = read_picture(file, depth=None).alpha if facts.has_alpha else None
+        if alpha is not None:
+            enlarged = cv2.resize(to_float(alpha), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+            alpha = to_depth(np.clip(enlarged, 0, 1), image.dtype)
+        return encode_png(Picture(image, alpha), facts)
 
     def _discard(self) -> None:
         if self.partial_path.is_dir():
@@ -235,11 +287,3 @@ def _list_images(folder: Path) -> list[Path]:
             f"no permission to read folder {folder}; change its permissions (chmod +rx)"
         ) from error
     return sorted(files, key=natural)
-
-
-def _read_image(file: Path) -> np.ndarray:
-    check_readable(file)
-    image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"cannot read {file} as an image; it is damaged or no image: replace or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

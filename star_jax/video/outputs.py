@@ -1,14 +1,16 @@
 """Checks of an output path, all made before any work starts."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from star_jax.errors import InputError
 from star_jax.video.probe import VideoInfo
-from star_jax.video.streams import FORMATS, check_streams
+from star_jax.video.streams import FORMATS, check_streams, note_pictures
 
 IMAGE_SUFFIX = ".png"
+NUMBER = re.compile(r"%0?\d*d")
 
 
 def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path:
@@ -41,12 +43,19 @@ def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path
         raise InputError(f"{path} is the input itself; choose another output name")
     if source is not None and not source.is_images:
         check_streams(path, source)
+    elif source is not None:
+        note_pictures(path, source)
     return path
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path such as `folder/%05d.png` names numbered images."""
-    return path.suffix.lower() == IMAGE_SUFFIX and "%" in path.name
+    """Whether a path such as `folder/%05d.png` names numbered images; `50%.png` is a name like any other."""
+    return path.suffix.lower() == IMAGE_SUFFIX and NUMBER.search(path.name) is not None
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of an image of a pattern."""
+    return NUMBER.sub(lambda found: found[0] % number, name)
 
 
 def check_not_read(written: Sequence[str | Path], read: Sequence[str | Path]) -> None:
@@ -81,6 +90,10 @@ def _check_folder(folder: Path) -> None:
 
 def _check_images(path: Path, source: VideoInfo | None) -> None:
     if not is_pattern(path):
+        if source is not None and source.num_frames > 1 and "%" in path.name:
+            raise InputError(
+                f"{path} is no pattern for numbered images; write it like {path.parent / '%05d.png'}"
+            )
         if source is not None and source.num_frames > 1:
             folder = path.with_suffix("")
             raise InputError(
@@ -90,14 +103,6 @@ def _check_images(path: Path, source: VideoInfo | None) -> None:
         if source is not None and path.exists() and path.samefile(source.path):
             raise InputError(f"{path} is the input itself; choose another output name")
         return
-    try:
-        distinct = path.name % 1 != path.name % 2
-    except (TypeError, ValueError):
-        distinct = False
-    if not distinct:
-        raise InputError(
-            f"{path} is no pattern for numbered images; write it like {path.parent / '%05d.png'}"
-        )
     if path.parent.is_dir() and any(path.parent.iterdir()):
         raise InputError(f"folder {path.parent} is not empty; give a new folder for the images")
     _check_folder(path.parent.parent)

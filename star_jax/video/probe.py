@@ -47,6 +47,8 @@ class VideoInfo:
             MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
         lost_frames: frames of the file that cannot be decoded.
         clock: where the times of the file's streams start again.
+        pictures: files of a sequence of images, one for each frame.
+        has_profile: whether images have an ICC profile.
     """
 
     path: Path
@@ -76,6 +78,9 @@ class VideoInfo:
     side_data: dict[str, bytes] = dataclasses.field(default_factory=dict, compare=False)
     lost_frames: int = 0
     clock: Clock = dataclasses.field(default_factory=Clock, compare=False)
+
+    pictures: tuple[Path, ...] = ()
+    has_profile: bool = False
 
     @property
     def matrix(self) -> int:

@@ -102,9 +102,15 @@ def check_streams(path: Path, source: VideoInfo) -> None:
         if kind in SIDE_DATA_NAMES:
             note(f"{source.path}: {SIDE_DATA_NAMES[kind]} cannot be carried over, and is left out")
     if source.has_alpha:
-        note(
-            f"{source.path}: transparency is left out; {path.suffix} is written without (.png keeps it of images)"
-        )
+        note(f"{source.path}: transparency is left out; {path.suffix} is written without")
+
+
+def note_pictures(path: Path, source: VideoInfo) -> None:
+    """Says what a video of images does not carry of them."""
+    if source.has_alpha:
+        note(f"{source.path}: transparency is left out; write .png to keep that of images")
+    if source.has_profile:
+        note(f"{source.path}: the colour profile has no place in {path.suffix}; write .png to keep it")
 
 
 class StreamCopier:

@@ -15,7 +15,6 @@ from networks import abstract_component
 from star_jax.benchmark import operations
 from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
 from star_jax.benchmark.pipeline import measure_pipeline
-from star_jax.benchmark.plot import draw_lines
 from star_jax.benchmark.report import compare, read_report, rows_of, throughput
 from star_jax.benchmark.timing import Timing, time_program
 from star_jax.errors import InputError
@@ -132,14 +131,6 @@ def test_published_rows_and_sweeps_without_running(tmp_path, capsys):
     growth = rows[3]["tflop_parts"]["attention"] / rows[0]["tflop_parts"]["attention"]
     pixels = math.prod(rows[3]["padded_size"]) / math.prod(rows[0]["padded_size"])
     assert pixels < 8 and growth == pytest.approx(pixels**2, rel=0.1)
-
-
-def test_plot_shows_every_line():
-    image = draw_lines({"a": [(1, 1), (10, 100)], "b": [(1, 2), (10, 2)], "none": [(1, 0)]}, "title", "x")
-    assert image.shape[-1] == 3
-    for color in ((31, 119, 180), (255, 127, 14)):
-        assert (image == color).all(-1).sum() > 100
-    assert not (image == (44, 160, 44)).all(-1).any()
 
 
 def test_compare(text_report, tmp_path, capsys):

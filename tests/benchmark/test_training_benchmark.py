@@ -8,8 +8,7 @@ from star_jax.benchmark import training
 from star_jax.benchmark.training import measure_training
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
-from star_jax.launch.config_arguments import run_config_file
-from star_jax.train.config import parse_experiment
+from star_jax.launch.experiment import run_config_file, with_changes
 from star_jax.train.operations import step_flops
 
 
@@ -31,7 +30,7 @@ class Toy:
 
 
 def experiment():
-    return parse_experiment(run_config_file("configs/tiny.py"), {"train.batch_size": "2"})
+    return with_changes(run_config_file("configs/tiny.py"), ["--config.train.batch_size=2"])
 
 
 def test_a_step_is_timed():

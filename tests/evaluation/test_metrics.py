@@ -6,7 +6,10 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from star_jax.data.made_up.synthetic import SyntheticVideo
-from star_jax.evaluation.metrics import ClipScorer, Scores, difference, luma, mean_scores, psnr, ssim
+from star_jax.evaluation.metrics.flicker import FlickerScorer
+from star_jax.evaluation.metrics.psnr import luma, psnr, psnr_studio
+from star_jax.evaluation.metrics.ssim import ssim
+from star_jax.evaluation.scores import ClipScores, difference, mean_of
 
 # Of scikit-image, for the windows of the paper on SSIM.
 AS_IN_THE_PAPER = {
@@ -68,31 +71,27 @@ def test_an_error_of_one_level_is_48_dB(truth):
     assert ssim(truth, truth) == pytest.approx(1)
 
 
+def test_studio_luma_gives_a_higher_psnr(truth):
+    frame = CHANGES["blurred"](truth)
+    assert psnr_studio(frame, truth) - psnr(luma(frame), luma(truth)) == pytest.approx(
+        20 * np.log10(255 / 219), abs=0.05
+    )
+    assert psnr_studio(truth, truth) == 100.0
+
+
 def test_flicker_is_the_change_of_the_error_alone():
-    scorer = ClipScorer()
+    scorer = FlickerScorer()
     rng = np.random.default_rng(1)
+    values = []
     for offset in (0, 4, 4, -2):  # the scene changes at will; a constant offset is no flicker
-        truth = rng.integers(50, 200, (16, 16, 3)).astype(np.uint8)
-        scorer.add((truth.astype(int) + offset).astype(np.uint8), truth)
-    assert scorer.scores().flicker == pytest.approx((4 + 0 + 6) / 3)
+        truth = rng.integers(50, 200, (1, 16, 16, 3)).astype(np.uint8)
+        values += scorer.add((truth.astype(int) + offset).astype(np.uint8), truth)
+    assert values == pytest.approx([4, 0, 6])
 
 
-def test_one_frame_has_no_flicker_and_means_leave_it_out(truth):
-    scorer = ClipScorer()
-    scorer.add(noisy(truth), truth)
-    single = scorer.scores()
-    assert single.flicker is None
-    other = Scores(single.psnr + 2, single.ssim, single.psnr_y, single.ssim_y, flicker=3.0)
-    mean = mean_scores([single, other])
-    assert mean.psnr == pytest.approx(single.psnr + 1)
-    assert mean.flicker == 3.0
-    assert difference(other, single).psnr == pytest.approx(2)
-    assert difference(other, single).flicker is None
-
-
-def test_frames_count_alike(truth):
-    scorer = ClipScorer()
-    frames = [noisy(truth), CHANGES["blurred"](truth)]
-    for frame in frames:
-        scorer.add(frame, truth)
-    assert scorer.scores().psnr == pytest.approx(np.mean([psnr(frame, truth) for frame in frames]))
+def test_a_clip_without_a_value_is_left_out_of_means():
+    single = ClipScores("a", (0,), {"psnr": [30.0], "flicker": []}).means()
+    other = ClipScores("b", (0, 1), {"psnr": [31.0, 33.0], "flicker": [3.0]}).means()
+    assert single == {"psnr": 30.0, "flicker": None}
+    assert mean_of([single, other]) == {"psnr": 31.0, "flicker": 3.0}
+    assert difference(other, single) == {"psnr": 2.0, "flicker": None}

@@ -6,8 +6,7 @@ import cv2
 import pytest
 
 from star_jax.checkpoints.directory import checkpoint_path, read_config
-from star_jax.evaluation.clips import pair_clips
-from star_jax.evaluation.scoring import score_clip
+from star_jax.evaluation.evaluate import evaluate
 from star_jax.launch.cli import main
 from star_jax.presets import BUNDLED, get_preset
 
@@ -25,11 +24,11 @@ def upscaled(tmp_path_factory):
 
 
 def test_it_beats_interpolation(upscaled):
-    (pair,) = pair_clips(upscaled, ASSETS / "sample_truth.mp4", ASSETS / "sample.mp4")
-    scores = score_clip(pair)
-    assert scores.result.psnr > scores.baseline.psnr + 1.5
-    assert scores.result.ssim > scores.baseline.ssim + 0.1
-    assert scores.result.flicker < 0.6 * scores.baseline.flicker
+    report = evaluate(upscaled, ASSETS / "sample_truth.mp4", input=ASSETS / "sample.mp4")
+    result, enlarged = report.means(upscaled.stem), report.means("bicubic")
+    assert result["psnr"] > enlarged["psnr"] + 1.5
+    assert result["ssim"] > enlarged["ssim"] + 0.1
+    assert result["flicker"] < 0.6 * enlarged["flicker"]
 
 
 def test_a_picture_compares_it(upscaled):

@@ -17,7 +17,7 @@ import setuptools
 import yaml
 
 from star_jax.launch.cli import build_parser
-from star_jax.launch.config_arguments import parse_overrides, run_config_file
+from star_jax.launch.experiment import run_config_file, with_changes
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -89,8 +89,7 @@ def check_command(words: list[str], arguments: list[str] = ARGUMENTS) -> None:
     words = words[words.index("star-jax") + 1 :]
     args, rest = build_parser().parse_known_args(words)
     assert args.command == "train" and args.workdir == arguments[3]
-    parse_overrides(rest)
-    run_config_file(args.config)
+    with_changes(run_config_file(args.config), rest)
     assert words[-len(arguments) :] == arguments
 
 
@@ -283,3 +282,28 @@ def test_docker_images_install_extras_that_exist(name, monkeypatch):
     assert set(extras) <= settings["extras_require"].keys()
     python = tuple(map(int, re.search(r"^FROM python:(\d+)\.(\d+)", text, re.MULTILINE).groups()))
     assert python >= tuple(map(int, settings["python_requires"].removeprefix(">=").split(".")))
+
+
+def test_gpu_check_runs_what_star_jax_takes_and_notes_how_each_part_ended(machines):
+    machines.answer("layers", "measured", "#1")
+    folder = machines.folder / "reports"
+    result = machines.run("gpu_check.sh", str(folder))
+    assert result.returncode == 1 and "exit code 1" in result.stdout
+    ended = dict(line.split("\t")[:2] for line in (folder / "parts.tsv").read_text().splitlines())
+    assert ended["layers"] == "0" and ended["layers-backward"] == "1" and ended["forward"] == "0"
+    calls = machines.calls("benchmark")
+    assert len(calls) == len(ended) >= 8
+    assert [Path(call[-1]).stem for call in calls] == list(ended)
+    for call in calls:
+        args, rest = build_parser().parse_known_args(call[1:])
+        assert args.json and args.run_benchmark
+        if "--config" in call:
+            with_changes(run_config_file(args.config), rest)
+        else:
+            assert not rest
+
+
+def test_gpu_check_begins_nothing_without_time(machines):
+    result = machines.run("gpu_check.sh", str(machines.folder / "reports"), SECONDS_IN_ALL="5")
+    assert result.returncode == 0 and result.stdout.count("left out") >= 8
+    assert machines.calls("benchmark") == []

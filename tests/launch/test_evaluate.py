@@ -8,7 +8,8 @@ import pytest
 from sample_videos import write_video
 
 from star_jax.data.made_up.synthetic import SyntheticVideo
-from star_jax.evaluation.metrics import psnr, ssim
+from star_jax.evaluation.metrics.psnr import psnr
+from star_jax.evaluation.metrics.ssim import ssim
 from star_jax.evaluation.picture import comparison
 from star_jax.launch.cli import main
 

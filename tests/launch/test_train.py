@@ -15,14 +15,18 @@ from star_jax.launch.cli import main
 from star_jax.video.reader import VideoReader
 
 CONFIG = f"""
+from star_jax.data.config import DataConfig
+from star_jax.diffusion.losses import LossConfig
+from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
+
 def get_config():
-    return {{
-        "train": {{"num_steps": 2, "batch_size": 1, "remat": "none", "log_every_steps": 1}},
-        "data": {{"source": "synthetic:2", "num_frames": 3, "frame_interval": 1, "height": 12, "width": 8}},
-        "model": {{"preset": "{ONE_LEVEL.preset}"}},
-        "diffusion": {{"frequency": "off"}},
-        "optimizer": {{"learning_rate": 1e-2}},
-    }}
+    return ExperimentConfig(
+        TrainConfig(2, batch_size=1, remat="none", log_every_steps=1),
+        DataConfig("synthetic:2", num_frames=3, frame_interval=1, height=12, width=8),
+        ModelConfig("{ONE_LEVEL.preset}"),
+        LossConfig(frequency="off"),
+        OptimizerConfig(learning_rate=1e-2),
+    )
 """
 
 

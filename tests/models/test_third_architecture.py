@@ -121,7 +121,7 @@ def test_training(checkpoint, tmp_path):
     # Forward and the gradient of the weights; both clips are encoded, and nothing is decoded by a product.
     assert step_flops(objective, 2) == 2 * network + 2 * codec + enlarged
     with pytest.raises(InputError, match="decodes all 3 latents of a clip together"):
-        StarObjective(config.model, LossConfig(), config.data, config.train)
+        StarObjective(config.model, LossConfig(decode_group=2), config.data, config.train)
     with pytest.raises(InputError, match=r"num_frames is 4, which the model does not take; .* such as 5"):
         data = DataConfig("synthetic:4", num_frames=4, height=16, width=16)
         StarObjective(config.model, LossConfig(), data, config.train)

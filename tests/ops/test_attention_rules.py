@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
-from star_jax.launch.config_arguments import run_config_file
+from star_jax.launch.experiment import run_config_file, with_changes
 from star_jax.models import attention as attention_layers
 from star_jax.models.architectures import build_model
 from star_jax.models.svd_vae import blocks as vae_blocks
@@ -19,7 +19,6 @@ from star_jax.ops.attention import dot_product_attention
 from star_jax.ops.attention_rules import KERNEL_RULES, choose_implementation, refusal
 from star_jax.ops.platform import targeting
 from star_jax.presets import PRESETS
-from star_jax.train.config import parse_experiment
 from star_jax.train.star.objective import StarObjective
 
 # Frames, height and width of latents: odd frames at a small size, a published size. Other sizes have other lengths
@@ -158,16 +157,17 @@ def test_padding_changes_neither_output_nor_gradient(q_length, k_length, monkeyp
 
 def test_a_training_step_traces_for_a_gpu(cudnn_present):
     """The whole loss with its gradient in bfloat16, through every attention with 77 tokens of text."""
-    config = parse_experiment(
-        run_config_file("configs/tiny.py"),
-        {
-            "model.preset": "tiny",
-            "model.dtype": "bfloat16",
-            "model.vae_checkpoint": "None",
-            "data.height": "144",
-        }
-        | {"data.width": "128", "data.num_frames": "3", "train.remat": "full"},
-    )
+    changes = {
+        "model.preset": "tiny",
+        "model.dtype": "bfloat16",
+        "model.vae_checkpoint": "None",
+        "data.height": 144,
+        "data.width": 128,
+        "data.num_frames": 3,
+        "train.remat": "full",
+    }
+    arguments = [f"--config.{key}={value}" for key, value in changes.items()]
+    config = with_changes(run_config_file("configs/tiny.py"), arguments)
     data = dataclasses.replace(config.data, source="synthetic:1")
     train = dataclasses.replace(config.train, validate_every_steps=0)
     objective = StarObjective(config.model, config.diffusion, data, train)

@@ -12,6 +12,8 @@ from two_levels import TWO_LEVELS as CONFIG
 
 from star_jax.models.architectures import build_model
 from star_jax.ops.attention import AttentionKernels, dot_product_attention
+from star_jax.ops.convolution import convolve_frames
+from star_jax.ops.platform import targeting
 
 
 def on_mesh(sizes, fn, *arguments):
@@ -74,7 +76,30 @@ def attention_errors() -> dict[str, float]:
     return errors
 
 
+def convolution_errors() -> dict[str, float]:
+    """Along frames, in a GPU's form, against the plane on one device: values and gradients."""
+
+    def gradients(columns, x, kernel):
+        def loss(x, kernel):
+            out = convolve_frames(x, kernel, columns=columns)
+            return jnp.sum(jnp.sin(out)), out
+
+        gradient, out = jax.grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+        return out, gradient
+
+    errors = {}
+    for columns, shape in ((False, (2, 5, 3, 4, 6)), (False, (1, 8, 3, 4, 6)), (True, (1, 3, 2, 7, 6))):
+        x, kernel = normal(9, *shape), normal(10, 3, 1, 1, 6, 6)
+        fn = partial(gradients, columns)
+        expected = jax.jit(fn)(x, kernel)
+        with targeting("gpu"):
+            errors[f"convolution of {shape}, columns={columns}"] = error(
+                on_mesh((2, 1, 4), lambda *a, fn=fn: fn(*a), x, kernel), expected
+            )
+    return errors
+
+
 if __name__ == "__main__":
     assert jax.device_count() == 8
     with jax.default_matmul_precision("float32"):
-        print(json.dumps(velocity_errors() | vae_errors() | attention_errors()))
+        print(json.dumps(velocity_errors() | vae_errors() | attention_errors() | convolution_errors()))

@@ -19,29 +19,29 @@ from random_trees import random_tree
 from star_jax.checkpoints.trees import flatten
 from star_jax.configs.ablations import ROWS
 from star_jax.diffusion.noise import noise_key
-from star_jax.launch.config_arguments import run_config_file
-from star_jax.train.config import ExperimentConfig, parse_experiment
+from star_jax.launch.experiment import run_config_file, with_changes
+from star_jax.train.config import ExperimentConfig
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.star.objective import StarObjective
 from star_jax.train.state import abstract_state
 from star_jax.train.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
-SMALL = {
-    "model.preset": ONE_LEVEL.preset,
-    "model.checkpoint": "None",
-    "data.num_frames": "3",
-    "data.height": "12",
-    "data.width": "8",
-    "train.batch_size": "1",
-    "train.remat": "none",
-}
+SMALL = [
+    f"--config.model.preset={ONE_LEVEL.preset}",
+    "--config.model.checkpoint=None",
+    "--config.data.num_frames=3",
+    "--config.data.height=12",
+    "--config.data.width=8",
+    "--config.train.batch_size=1",
+    "--config.train.remat=none",
+]
 RUN_EVERY = "STAR_JAX_EVERY_ABLATION" in os.environ
 NUMBERS = ("alpha", "beta")
 
 
 def experiment(row: str) -> ExperimentConfig:
-    return parse_experiment(run_config_file(f"ablations.py:{row}"), SMALL)
+    return with_changes(run_config_file(f"ablations.py:{row}"), SMALL)
 
 
 def without_numbers(config: ExperimentConfig) -> ExperimentConfig:

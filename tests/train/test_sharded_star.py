@@ -7,7 +7,6 @@ from train_one_level import get_config
 
 from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.launch.cli import main
-from star_jax.train.config import parse_experiment
 from star_jax.train.star.objective import StarObjective
 
 SCRIPT = "train_one_level.py"
@@ -36,7 +35,7 @@ def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint, unoptimi
         outputs = finish(processes)
     assert "step 2 of 2: done" in outputs[0]
 
-    experiment = parse_experiment(get_config())
+    experiment = get_config()
     objective = StarObjective(experiment.model, experiment.diffusion, experiment.data, experiment.train)
     found, expected = (results(tmp_path / name, objective, experiment) for name in ("two", "one"))
     metrics, _ = expected

@@ -17,8 +17,9 @@ from star_jax.init.component import fresh_component
 from star_jax.launch.cli import main
 from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS
-from star_jax.train.autoencoder.objective import VaeExperimentConfig, VaeObjective
-from star_jax.train.config import parse_experiment
+from star_jax.train.autoencoder.config import VaeExperimentConfig
+from star_jax.train.autoencoder.objective import VaeObjective
+from star_jax.train.config import from_groups
 
 SIZES = StarConfig(
     "dwarf",
@@ -49,7 +50,7 @@ def preset(monkeypatch):
 
 
 def objective_of(**loss) -> VaeObjective:
-    return VaeObjective(parse_experiment({**VALUES, "loss": loss}, kind=VaeExperimentConfig))
+    return VaeObjective(from_groups(VaeExperimentConfig, {**VALUES, "loss": loss}))
 
 
 def batch_of(seed=0):
@@ -127,7 +128,12 @@ def test_pieces_of_a_batch_draw_what_the_whole_does():
 
 def test_the_command_makes_a_checkpoint_to_train_from(tmp_path, capsys):
     file = tmp_path / "config.py"
-    file.write_text(f"def get_config():\n    return {VALUES!r}\n")
+    lines = [
+        "from star_jax.train.autoencoder.config import VaeExperimentConfig",
+        "from star_jax.train.config import from_groups",
+        f"def get_config():\n    return from_groups(VaeExperimentConfig, {VALUES!r})",
+    ]
+    file.write_text("\n".join(lines))
     arguments = ["train-vae", "--config", str(file), "--workdir", str(tmp_path / "run"), "--quiet"]
     assert main(arguments) == 0, capsys.readouterr().err
     directory = tmp_path / "run" / "checkpoint"

@@ -4,7 +4,7 @@ import pytest
 from small_objective import FRAMES, HEIGHT, WIDTH, make_objective, two_clips, weights, with_stub_network
 
 from star_jax.diffusion.losses import LossConfig
-from star_jax.evaluation.metrics import psnr
+from star_jax.evaluation.metrics.psnr import psnr
 
 BUCKETS = ["0_249", "250_499", "500_749", "750_999"]
 

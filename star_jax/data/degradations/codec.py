@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import av
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:  # imported where it is used: a benchmark of the training step needs no codecs
+    import av
 
 # x264's macroblock tree (its vector code) reads memory it has not written, unless the width is a multiple of 128:
 # the same frames then give one of several streams. Without it they always give the same.
@@ -65,6 +68,8 @@ def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: 
     Returns:
       as many frames of the same size.
     """
+    import av
+
     packets, header = encode(frames, codec, bits_per_frame, preset)
     height, width = frames[0].shape[:2]
     coded_height, coded_width = _coded_size(height), _coded_size(width)
@@ -81,12 +86,14 @@ def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: 
 
 def encode(
     frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: str
-) -> tuple[list[av.Packet], bytes | None]:
+) -> tuple[list["av.Packet"], bytes | None]:
     """Encodes frames as in `compress`; returns the packets and the stream's header.
 
     The clock runs at one frame a second: the rate control of x264 then weighs two frames at a time instead of
     two seconds of them, and a clip of 32 frames meets its rate.
     """
+    import av
+
     if codec not in CODECS:
         raise ValueError(f"no codec {codec!r}; choose one of {', '.join(CODECS)}")
     height, width = (_coded_size(size) for size in frames[0].shape[:2])
@@ -117,6 +124,6 @@ def _to_yuv(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
 
 
-def _to_rgb(picture: av.VideoFrame) -> np.ndarray:
+def _to_rgb(picture: "av.VideoFrame") -> np.ndarray:
     # OpenCV's conversion inverts its own of _to_yuv; the stream's colour tags play no part.
     return cv2.cvtColor(picture.to_ndarray(format="yuv420p"), cv2.COLOR_YUV2RGB_I420)

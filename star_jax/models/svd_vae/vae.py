@@ -200,7 +200,7 @@ class TemporalDecoder(nnx.Module):
         )
         self.conv_norm_out = GroupNorm(fine, num_groups=num_groups, epsilon=SPATIAL_EPSILON, **kwargs)
         self.conv_out = Conv2d(fine, out_channels, 3, **kwargs)
-        self.time_conv_out = TemporalConv(out_channels, **kwargs)
+        self.time_conv_out = TemporalConv(out_channels, columns=True, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv_in(split_columns(x))

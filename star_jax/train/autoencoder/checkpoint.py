@@ -9,7 +9,8 @@ import jax
 from star_jax.checkpoints.directory import create_checkpoint, save_component
 from star_jax.init.component import fresh_component
 from star_jax.parallel.mesh import make_mesh
-from star_jax.train.autoencoder.objective import VaeExperimentConfig, VaeObjective
+from star_jax.train.autoencoder.config import VaeExperimentConfig
+from star_jax.train.autoencoder.objective import VaeObjective
 from star_jax.train.batches import TrainBatches
 from star_jax.train.checkpoints import restore_weights
 

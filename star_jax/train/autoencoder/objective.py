@@ -8,7 +8,6 @@ together, as the pipeline decodes its groups. A share of the clips are enlarged 
 encoder sees those, and their latents are what the network has to read.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
-from star_jax.evaluation.metrics import psnr_of_error
+from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
 from star_jax.init.component import fresh_component
 from star_jax.models.architectures import build_model
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
-from star_jax.parallel.mesh import MeshConfig
 from star_jax.presets import get_preset
-from star_jax.train.config import OptimizerConfig, TrainConfig
+from star_jax.train.autoencoder.config import VaeExperimentConfig
 from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
 
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class VaeModelConfig:
-    """What is trained.
-
-    Attributes:
-      preset: sizes; see `star_jax.presets.PRESETS`.
-    """
-
-    preset: str
-
-
-@dataclass(frozen=True)
-class VaeLossConfig:
-    """The loss.
-
-    Attributes:
-      gradient_weight: of the error of differences between neighbouring pixels.
-      kl_weight: of the KL divergence (mean over latents).
-      degraded_share: share of clips that are degraded ones, enlarged.
-    """
-
-    gradient_weight: float = 0.5
-    kl_weight: float = 1e-6
-    degraded_share: float = 0.25
-
-    def __post_init__(self):
-        for name in ("gradient_weight", "kl_weight", "degraded_share"):
-            if getattr(self, name) < 0:
-                raise InputError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
-
-
-@dataclass(frozen=True)
-class VaeExperimentConfig:
-    """A training run of an autoencoder; the groups of a config file."""
-
-    train: TrainConfig
-    data: DataConfig
-    model: VaeModelConfig
-    loss: VaeLossConfig = field(default_factory=VaeLossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
 class VaeObjective:

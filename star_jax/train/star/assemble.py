@@ -23,7 +23,7 @@ from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
 from star_jax.train.checkpoints import restore_weights
-from star_jax.train.config import ExperimentConfig, parse_experiment
+from star_jax.train.config import ExperimentConfig, from_groups
 from star_jax.train.star.weights import model_sizes
 from star_jax.train.workdir import read_workdir_config
 
@@ -70,7 +70,7 @@ def assemble(
       InputError: no such run, step or base, no average was kept, or `target` exists.
       RunError: the disk is full.
     """
-    config = parse_experiment(read_workdir_config(workdir), kind=ExperimentConfig)
+    config = from_groups(ExperimentConfig, read_workdir_config(workdir))
     base = base or config.model.checkpoint
     if ema and not config.train.ema_decay:
         raise InputError(f"{workdir} kept no moving average (train.ema_decay is 0); leave out --ema")

@@ -18,7 +18,7 @@ from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.windows import make_windows
-from star_jax.evaluation.metrics import psnr_of_error
+from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
 from star_jax.ops.pixels import enlarge, to_uint8
 from star_jax.train.sample_draws import sample_keys

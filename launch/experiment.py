@@ -1,0 +1,186 @@
+"""The configuration of a training run on the command line: `--config FILE[:ARG]` and `--config.group.key=value`."""
+
+import argparse
+import dataclasses
+import importlib.util
+import inspect
+import traceback
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from star_jax.errors import InputError
+
+_PREFIX = "--config."
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds --config; `read_experiment` finds the changes in args.rest, where launch/cli.py puts what is unknown."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="FILE[:ARG]",
+        help="Python file with get_config(arg), or the name of a packaged one, such as configs/tiny.py; any key "
+        "can be changed, as in --config.train.num_steps=6",
+    )
+    parser.set_defaults(takes_rest=True)
+
+
+def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:
+    """The configuration that the command line asks for.
+
+    Args:
+      args: parsed arguments, with `config` and `rest`.
+      kind: class of the configuration, `ExperimentConfig` by default.
+
+    Raises:
+      InputError: no such file, a mistake in it, or a key or value that is not known.
+    """
+    from star_jax.train.config import ExperimentConfig
+
+    kind = kind or ExperimentConfig
+    config = run_config_file(args.config)
+    if not isinstance(config, kind):
+        raise InputError(
+            f"{args.config} has a {type(config).__name__}, this command takes a {kind.__name__} (star-jax train "
+            "and train-vae take different files)"
+        )
+    return with_changes(config, args.rest)
+
+
+def with_changes(config: Any, arguments: Sequence[str]) -> Any:
+    """Applies `--config.group.key=value` (or `--config.group.key value`) to a configuration.
+
+    Args:
+      config: dataclass of groups; it is not changed.
+      arguments: nothing but such changes.
+
+    Raises:
+      InputError: an argument is something else or names an unknown key, or its value is of another type or out of
+        range.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    from star_jax.train.config import from_groups
+
+    for kind in (bool, int, float, str):
+        config_flags.register_flag_parser_for_type(kind, _value_parser(kind))
+    argv = [__name__, *_joined(arguments)]
+    for argument in argv[1:]:
+        _check_key(argument, config)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dataclass("config", _mutable(config), flag_values=values, sys_argv=argv)
+        values(argv)
+    except flags.Error as error:
+        raise InputError(str(error).removeprefix("flag ")) from error
+    return from_groups(type(config), dataclasses.asdict(values["config"].value))
+
+
+def run_config_file(location: str) -> Any:
+    """Runs get_config of FILE[:ARG].
+
+    Raises:
+      InputError: no such file, or a mistake in it (named with its line).
+    """
+    from star_jax.train.config import from_groups
+
+    name, colon, argument = location.partition(":")
+    path = _find(name)
+    spec = importlib.util.spec_from_file_location(f"star_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{name} is not a Python file; give one with a get_config function")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        get_config = module.get_config
+        if colon and not inspect.signature(get_config).parameters:
+            raise InputError(f"{name} takes no argument; leave out {':' + argument!r}")
+        config = get_config(argument) if colon else get_config()
+        if not dataclasses.is_dataclass(config):
+            raise TypeError(f"get_config returned {config!r}, not an ExperimentConfig")
+        return from_groups(type(config), dataclasses.asdict(config))  # checks the types
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file may raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = frames[-1].lineno if frames else getattr(error, "lineno", None)
+        where = f"{path}, line {line}" if line else str(path)
+        raise InputError(f"{where}: {type(error).__name__}: {error}; correct the file") from error
+
+
+def _find(name: str) -> Path:
+    """The file itself, or the packaged one of that name."""
+    import star_jax.configs
+
+    packaged = Path(star_jax.configs.__path__[0])
+    for path in (Path(name), packaged.parent / name, packaged / name.removeprefix("configs/")):
+        if path.is_file():
+            return path.absolute()
+    known = ", ".join(sorted(f"configs/{path.name}" for path in packaged.glob("[a-z]*.py")))
+    raise InputError(f"no config file {name}; packaged are {known}")
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """["--config.a.b", "1"] -> ["--config.a.b=1"]: alone, a flag of type bool would mean true."""
+    joined, left = [], list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument.startswith(_PREFIX) and "=" not in argument:
+            if not left or left[0].startswith("--"):
+                raise InputError(f"{argument} has no value; write {argument}=VALUE")
+            argument += f"={left.pop(0)}"
+        joined.append(argument)
+    return joined
+
+
+def _check_key(argument: str, config: Any) -> None:
+    """Names the nearest key; the library's own message does not."""
+    from star_jax.train.config import suggestion
+
+    if not argument.startswith(_PREFIX):
+        raise InputError(f"unknown argument {argument!r}; see --help")
+    path, _, value = argument.removeprefix(_PREFIX).partition("=")
+    group, _, key = path.partition(".")
+    groups = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    if group not in groups:
+        raise InputError(f"{_PREFIX}{path}: no such key{suggestion(group, groups)}")
+    keys = [f.name for f in dataclasses.fields(groups[group])]
+    if not key:
+        raise InputError(
+            f"{_PREFIX}{path}: a group; name a key of it, such as {_PREFIX}{path}.{keys[0]}={value}"
+        )
+    if key not in keys:
+        raise InputError(f"{_PREFIX}{path}: unknown key {path}{suggestion(key, keys)}")
+
+
+def _value_parser(kind: type) -> Any:
+    """The library's parser of a type, which `None` passes: whether the key may be None is checked with its type."""
+    from absl import flags
+
+    class ValueParser(flags.ArgumentParser):
+        def parse(self, argument: Any) -> Any:
+            if not isinstance(argument, str):  # the value in the file
+                return argument
+            if kind is bool and argument.lower() in ("true", "false"):
+                return argument.lower() == "true"
+            if argument == "None":
+                return None
+            try:
+                if kind is not bool:
+                    return kind(argument)
+            except ValueError:
+                pass
+            raise ValueError(f"expected {kind.__name__}")
+
+    return ValueParser()
+
+
+def _mutable(config: Any) -> Any:
+    """The same fields in dataclasses that config_flags can write to."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    values = {name: _mutable(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+    twin = dataclasses.make_dataclass(type(config).__name__, typing.get_type_hints(type(config)).items())
+    return twin(**values)

@@ -1,0 +1,220 @@
+"""Speed of single layers, and of the forms of operations that have several: what is fastest on this device.
+
+One layer of each level tells more in a minute than whole networks, which take about as long to compile.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.benchmark.layer_parts import Part, layer_parts, operation_parts, vae_parts
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.models.architectures import build_model
+from star_jax.ops.flops import traced_flops
+from star_jax.ops.platform import resolve_dtype
+from star_jax.ops.variants import forms_of, using, variant_of
+from star_jax.presets import get_preset
+
+Row = dict[str, Any]
+
+_CALLS = 5  # per timing: they queue up, so that the host's part of a call does not count
+_MAX_CALL_SECONDS = 0.5  # slower calls are timed one by one
+_MARGIN = 0.03  # what a form must save to replace the one in use
+
+
+@dataclasses.dataclass(frozen=True)
+class LayersBenchmark:
+    """What to measure.
+
+    Attributes:
+      preset: sizes of the networks; weights are random.
+      frames, height, width: of a clip's result, in pixels; padded to what the networks take.
+      dtype: of UNet and ControlNet; `auto` as of `StarPipeline`.
+      vae_dtype: of the VAE's blocks.
+      backward: measure the gradient of weights and inputs, too.
+      budget: seconds after which no further layer is begun; None: all are measured.
+      repeats: timings of each, of which the median counts.
+    """
+
+    preset: str = "i2vgen-xl"
+    frames: int = 32
+    height: int = 720
+    width: int = 1280
+    dtype: str = "auto"
+    vae_dtype: str = "float32"
+    backward: bool = False
+    budget: float | None = None
+    repeats: int = 3
+
+    def __post_init__(self):
+        for name in ("frames", "height", "width", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
+        if self.budget is not None and not self.budget > 0:
+            raise InputError(f"budget is {self.budget}; choose a positive number of seconds")
+        resolve_dtype(self.dtype)
+        resolve_dtype(self.vae_dtype)
+
+    @property
+    def config(self) -> StarConfig:
+        return get_preset(self.preset)
+
+    @property
+    def latents(self) -> tuple[int, int, int]:
+        """(frames, height, width)."""
+        rule = build_model(self.config).size_rule
+        return self.frames, *rule.latent_size(*rule.padded_size(self.height, self.width))
+
+    def describe(self) -> Row:
+        """Everything that identifies the measurement."""
+        return {
+            "benchmark": "layers",
+            **dataclasses.asdict(self),
+            "dtype": str(resolve_dtype(self.dtype)),
+            "vae_dtype": str(resolve_dtype(self.vae_dtype)),
+            "latents": list(self.latents),
+        }
+
+
+def measure_layers(
+    benchmark: LayersBenchmark, on_row: Callable[[Row, Row], None] = lambda row, report: None
+) -> Row:
+    """Runs a benchmark.
+
+    Args:
+      benchmark: what to measure.
+      on_row: called after every layer with its row and the report so far, which can then be stored.
+
+    Returns:
+      `describe`'s keys; `rows`, one per layer, form and pass: `part`, `form` (such as "geglu=gelu", None where
+      there is one only), `pass`, `seconds`, `compile_seconds`, `tflop`, `tflops_per_second`, `gigabytes_per_second`
+      (of inputs, weights and results, the least that is read and written), `per_forward`; and of layers of the
+      UNet `share` of what those measured take together in one evaluation. `chosen`: operation -> fastest form,
+      where all forms were measured; `complete`: whether the budget sufficed.
+    """
+    started, longest = time.perf_counter(), 0.0
+    report: Row = {**benchmark.describe(), "rows": [], "chosen": {}, "complete": False}
+    for part, forms, backward in _measurements(benchmark):
+        spent = time.perf_counter() - started
+        if benchmark.budget is not None and spent + longest > benchmark.budget:
+            return report
+        row = _measure(part, forms, backward, benchmark.repeats)
+        longest = max(longest, time.perf_counter() - started - spent)
+        report["rows"].append(row)
+        report["chosen"] = fastest_forms(report["rows"])
+        _add_shares(report["rows"])
+        on_row(row, report)
+    report["complete"] = True
+    return report
+
+
+def fastest_forms(rows: list[Row]) -> dict[str, str]:
+    """Operation -> the form whose layers take the least time, forward; of operations with all forms measured.
+
+    The form in use stays unless another is faster by more than timings vary.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for operation, form in row["forms"].items():
+            if row["pass"] == "forward":
+                seconds.setdefault(operation, {}).setdefault(form, []).append(row["seconds"])
+    chosen = {}
+    for operation, by_form in seconds.items():
+        wanted = forms_of(operation, jax.default_backend())
+        if set(by_form) == set(wanted) and len({len(times) for times in by_form.values()}) == 1:
+            total = {form: sum(times) for form, times in by_form.items()}
+            used = variant_of(operation)
+            if used in total:
+                total[used] *= 1 - _MARGIN
+            chosen[operation] = min(total, key=total.get)
+    return chosen
+
+
+def _measurements(benchmark: LayersBenchmark) -> Iterator[tuple[Part, dict[str, str], bool]]:
+    """(layer, forms, whether backward): all forward passes first, and the operations before the layers."""
+    dtype, vae_dtype = resolve_dtype(benchmark.dtype), resolve_dtype(benchmark.vae_dtype)
+    sizes = (benchmark.config, benchmark.latents)
+    for backward in (False, True) if benchmark.backward else (False,):
+        for part in operation_parts(*sizes, dtype, vae_dtype):
+            for forms in _combinations(part.operations):
+                yield part, forms, backward
+        for part in itertools.chain(layer_parts(*sizes, dtype), vae_parts(*sizes, vae_dtype)):
+            yield part, {}, backward
+
+
+def _combinations(operations: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Each form of one operation, with the others' as they are chosen now."""
+    platform = jax.default_backend()
+    for operation in operations:
+        others = {name: forms_of(name, platform)[0] for name in operations if name != operation}
+        for form in forms_of(operation, platform):
+            yield {operation: form} | ({} if operation == operations[0] else others)
+
+
+def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) -> Row:
+    run, args = part.program()
+    if backward:
+        run = _gradient(run, args)
+    with using(**forms):
+        start = time.perf_counter()
+        traced = jax.jit(run).trace(*args)
+        compiled = traced.lower().compile()
+    compile_seconds = time.perf_counter() - start
+    seconds = _time(functools.partial(compiled, *args), repeats)
+    tflop = traced_flops(traced) / 1e12
+    leaves = jax.tree.leaves((args, jax.eval_shape(run, *args)))
+    moved = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return {
+        "part": part.name,
+        "form": ", ".join(f"{operation}={form}" for operation, form in forms.items()) or None,
+        "forms": dict(list(forms.items())[:1]),
+        "pass": "backward" if backward else "forward",
+        "seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "tflop": tflop,
+        "tflops_per_second": tflop / seconds,
+        "gigabytes_per_second": moved / 1e9 / seconds,
+        "per_forward": part.per_forward,
+    }
+
+
+def _gradient(run: Callable[..., jax.Array], args: tuple[Any, ...]) -> Callable[..., Any]:
+    """The forward and the backward pass, for the weights and all inputs."""
+
+    def loss(*args: Any) -> jax.Array:
+        return jnp.square(run(*args).astype(jnp.float32)).mean()
+
+    return jax.grad(loss, range(len(args)))
+
+
+def _time(call: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of one call, after a first one that warms up."""
+    seconds, calls = [], 1
+    for i in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready([call() for _ in range(calls)][-1])
+        seconds.append((time.perf_counter() - start) / calls)
+        if i == 0:
+            calls = _CALLS if seconds[0] < _MAX_CALL_SECONDS else 1
+    return sorted(seconds[1:])[len(seconds[1:]) // 2]
+
+
+def _add_shares(rows: list[Row]) -> None:
+    for direction in ("forward", "backward"):
+        counted = [row for row in rows if row["per_forward"] and row["pass"] == direction]
+        total = math.fsum(row["seconds"] * row["per_forward"] for row in counted)
+        for row in counted:
+            row["share"] = row["seconds"] * row["per_forward"] / total
+
+
+def differing_choices(chosen: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Operation -> (form in use, fastest form), where they are not the same."""
+    return {name: (variant_of(name), form) for name, form in chosen.items() if variant_of(name) != form}

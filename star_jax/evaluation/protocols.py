@@ -1,0 +1,62 @@
+"""The conventions of published tables: which scores, of which frames, cropped how."""
+
+from dataclasses import dataclass
+
+from star_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published way to score.
+
+    Attributes:
+      metrics: the scores that this project has of it.
+      missing: the scores of the table that it has not.
+      frames: only these frames of each clip are scored; None: all.
+      crop: whether the top-left part is scored where sizes differ.
+      source: where the conventions are from.
+    """
+
+    metrics: tuple[str, ...]
+    missing: tuple[str, ...]
+    frames: tuple[int, ...] | None
+    crop: bool
+    source: str
+
+
+PROTOCOLS = {
+    "star-table1": Protocol(
+        ("psnr", "ssim_y", "lpips", "ewarp"),
+        ("DOVER",),
+        frames=None,
+        crop=True,
+        source="STAR, table 1 (UDM10, REDS30, OpenVid30): pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet); "
+        "EvalCrafter's warping error; means over frames, then clips",
+    ),
+    "dove": Protocol(
+        ("psnr", "ssim_y", "lpips", "dists", "ewarp"),
+        ("CLIP-IQA", "FasterVQA", "DOVER"),
+        frames=None,
+        crop=True,
+        source="DOVE, eval_metrics.py: pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet), dists (no resize); "
+        "top-left crop",
+    ),
+    "videolq": Protocol(
+        ("niqe", "ilniqe"),
+        ("NRQM", "BRISQUE"),
+        frames=(0, 50, 99),
+        crop=False,
+        source="RealBasicVSR on VideoLQ: scores without ground truth of frames 0, 50 and 99",
+    ),
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """A protocol by its name.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]

@@ -1,0 +1,1 @@
+"""Scores as a table, JSON, CSV, plots and a page."""

@@ -1,0 +1,99 @@
+"""Animated pictures (WebP, PNG, AVIF) and TIFF files of several pages, as frames with their times."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from star_jax.errors import InputError
+from star_jax.video.notes import note
+from star_jax.video.pictures import from_pillow, inspect_picture, open_picture
+from star_jax.video.probe import VideoInfo
+
+TIME_BASE = Fraction(1, 1000)
+
+
+class AnimationReader:
+    """The pictures of an animation as uint8 RGB frames, with the interface of `VideoReader`.
+
+    Each picture is complete, whatever part of it the file stores. Pages of a TIFF follow each other at
+    `frame_rate`; so do pictures of an animation that gives no times.
+
+    Args:
+        path: the file.
+        frame_rate: of pages.
+
+    Raises:
+        InputError: see `inspect_picture`; also for a picture that cannot be decoded.
+    """
+
+    def __init__(self, path: str | Path, *, frame_rate: Fraction = Fraction(24)):
+        self.path = Path(path)
+        self.dtype = np.dtype(np.uint8)
+        facts = inspect_picture(self.path)
+        step = 1 / Fraction(frame_rate)
+        durations = []
+        with open_picture(self.path) as image:
+            # An animated PNG may have a picture of its own for programs that know no animations.
+            self._first = 1 if getattr(image, "default_image", False) else 0
+            for number in range(self._first, facts.num_frames):
+                image.seek(number)
+                image.load()  # WebP tells a picture's time when it is decoded
+                milliseconds = image.info.get("duration") or 0
+                durations.append(Fraction(milliseconds).limit_denominator(1000) * TIME_BASE or step)
+        is_variable = len(set(durations)) > 1
+        self._rate = len(durations) / sum(durations)
+        self._time_base = TIME_BASE if is_variable else 1 / self._rate
+        starts = [sum(durations[:number], Fraction(0)) for number in range(len(durations))]
+        self._times = [round(start / self._time_base) for start in starts]
+        self.info = VideoInfo(
+            path=self.path,
+            width=facts.width,
+            height=facts.height,
+            frame_rate=self._rate,
+            time_base=self._time_base,
+            start_time=Fraction(0),
+            num_frames=len(durations),
+            duration=float(sum(durations)),
+            is_variable_rate=is_variable,
+            last_duration=durations[-1],
+            is_images=True,
+            has_alpha=facts.has_alpha,
+        )
+        if facts.bit_depth > 8:
+            note(f"{self.path} has over 8 bits per sample; its pages are read as 8 bits")
+
+    def times(self) -> list[int]:
+        """Timestamps of all frames in `info.time_base`."""
+        return list(self._times)
+
+    def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """Yields (frames uint8 [f, H, W, 3], their timestamps), `size` at a time; see `VideoReader.chunks`."""
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        for start in range(0, len(self._times), size):
+            stamps = self._times[start : start + size]
+            yield self._load(range(start, start + len(stamps))), stamps
+
+    def read(self, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
+        """Reads pictures start, start + stride, ...; returns uint8 [F, H, W, 3]; see `VideoReader.read`."""
+        total = len(self._times)
+        if start < 0 or stride < 1:
+            raise ValueError(f"start must be at least 0 and stride at least 1, got {start} and {stride}")
+        if count is None:
+            count = max(0, -(-(total - start) // stride))
+        wanted = range(start, start + count * stride, stride)
+        if count < 1 or wanted[-1] >= total:
+            raise InputError(
+                f"{self.path} has {total} pictures; {start} to {wanted.stop - stride} were asked"
+            )
+        return self._load(wanted)
+
+    def _load(self, numbers: range) -> np.ndarray:
+        frames = []
+        with open_picture(self.path) as image:
+            for number in numbers:
+                image.seek(self._first + number)
+                frames.append(from_pillow(image).rgb)
+        return np.stack(frames)

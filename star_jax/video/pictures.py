@@ -1,0 +1,268 @@
+"""One picture file: what its header says, and its pixels with everything that belongs to them."""
+
+import contextlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from star_jax.errors import InputError
+from star_jax.video.container import check_readable
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"}
+HEIF_SUFFIXES = {".heic", ".heif"}  # with pillow-heif only
+# Formats whose further pictures are an animation; a phone's JPEG may hold others, such as depth.
+ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
+MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
+ORIENTATION = 0x0112  # EXIF
+
+with contextlib.suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    SUFFIXES |= HEIF_SUFFIXES
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a picture's header says.
+
+    Attributes:
+        width, height: in pixels, upright.
+        bit_depth: of a sample: 8, or 16 for all that is more.
+        has_alpha: whether it has transparency.
+        num_frames: 1, or of an animation.
+        profile: ICC profile of RGB pixels.
+        exif: EXIF data, upright.
+    """
+
+    width: int
+    height: int
+    bit_depth: int = 8
+    has_alpha: bool = False
+    num_frames: int = 1
+    profile: bytes | None = None
+    exif: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels: `rgb` uint8 or uint16 [H, W, 3], `alpha` of the same type [H, W] or None."""
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+
+
+def inspect_picture(file: Path) -> PictureFacts:
+    """Reads a picture's header.
+
+    Raises:
+        InputError: no such file, no permission, no picture, or more pixels than can be worked on.
+    """
+    with open_picture(file) as image:
+        profile = image.info.get("icc_profile")
+        exif = image.getexif()
+        turned = exif.get(ORIENTATION, 1) >= 5
+        exif[ORIENTATION] = 1
+        width, height = image.size[::-1] if turned else image.size
+        facts = PictureFacts(
+            width=width,
+            height=height,
+            bit_depth=_bit_depth(file, image),
+            has_alpha="A" in image.getbands() or "transparency" in image.info,
+            num_frames=getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1,
+            profile=profile if profile and profile[16:20] == b"RGB " and image.mode != "CMYK" else None,
+            exif=exif.tobytes() if len(exif) > 1 else None,
+        )
+        if image.format == "TIFF" and facts.num_frames > 1 and not _pages_of_one_size(image):
+            return replace(facts, num_frames=1)  # a picture with its small copies
+        return facts
+
+
+def read_picture(file: Path, *, depth: int | None = 8) -> Picture:
+    """Reads a picture, upright; what lies under full transparency takes the colours around it.
+
+    Args:
+        file: the picture.
+        depth: 8, or None for 16 bits where it has more than 8.
+
+    Raises:
+        InputError: see `inspect_picture`; also for pixels that cannot be decoded.
+    """
+    facts = inspect_picture(file)
+    deep = depth is None and facts.bit_depth > 8
+    with open_picture(file) as image:
+        by_pillow = image.format not in ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP") or image.mode == "CMYK"
+        orientation = image.getexif().get(ORIENTATION, 1)
+        has_palette = image.mode == "P"
+        if by_pillow or has_palette:
+            return _decode_by_pillow(file, image)
+    data = np.fromfile(file, np.uint8)
+    if not facts.has_alpha and not deep:
+        pixels = _decode(file, data, cv2.IMREAD_COLOR)
+        return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    flags = cv2.IMREAD_UNCHANGED
+    pixels = _upright(_decode(file, data, flags), orientation)
+    if pixels.dtype not in (np.uint8, np.uint16):  # float: 1 is white
+        pixels = np.round(np.clip(np.nan_to_num(pixels.astype(np.float32)), 0, 1) * 65535).astype(np.uint16)
+    if not deep and pixels.dtype == np.uint16:
+        pixels = np.round(pixels / 257).astype(np.uint8)
+    if pixels.ndim == 2:
+        return Picture(np.repeat(pixels[..., None], 3, axis=-1))
+    if pixels.shape[-1] == 4:
+        rgb, alpha = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), pixels[..., 3]
+        return Picture(fill_transparent(rgb, alpha), alpha)
+    return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def from_pillow(image: Image.Image) -> Picture:
+    """Pixels of an image that Pillow has decoded, eight bits."""
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            image = ImageCms.profileToProfile(
+                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+    if "A" in image.getbands() or "transparency" in image.info:
+        pixels = np.asarray(image.convert("RGBA"))
+        rgb, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
+        return Picture(fill_transparent(rgb, alpha), alpha)
+    return Picture(np.asarray(image.convert("RGB")))
+
+
+def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Gives fully transparent pixels the colours of what is visible around them.
+
+    What a file stores there is never seen, but would bleed into the picture when it is enlarged.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return rgb
+    weight = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
+    filled = rgb.astype(np.float32)
+    sigma = 1.0
+    while hidden.any():
+        blurred = cv2.GaussianBlur(weight, (0, 0), sigma)
+        known = hidden & (blurred > 1e-4)
+        colors = cv2.GaussianBlur(rgb * weight[..., None], (0, 0), sigma)
+        filled[known] = colors[known] / blurred[known][..., None]
+        hidden &= ~known
+        sigma *= 4
+    return np.round(filled).astype(rgb.dtype)
+
+
+def encode_png(picture: Picture, facts: PictureFacts | None = None) -> bytes:
+    """A PNG file, with the colour profile and the EXIF data of the picture that it was made of."""
+    channels = picture.rgb[..., ::-1]
+    if picture.alpha is not None:
+        channels = np.concatenate([channels, picture.alpha[..., None]], axis=-1)
+    _, data = cv2.imencode(".png", np.ascontiguousarray(channels))
+    chunks = b""
+    if facts is not None and facts.profile:
+        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(facts.profile))
+    if facts is not None and facts.exif:
+        chunks += _chunk(b"eXIf", facts.exif.removeprefix(b"Exif\0\0"))
+    png, header = data.tobytes(), 8 + 25  # the signature and the first chunk
+    return png[:header] + chunks + png[header:]
+
+
+@contextlib.contextmanager
+def open_picture(file: Path) -> Any:
+    """Opens a picture with Pillow, which reads its header only.
+
+    Raises:
+        InputError: see `inspect_picture`.
+    """
+    check_readable(file)
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours names the size
+    try:
+        image = Image.open(file)
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError, OverflowError) as error:
+        if file.suffix.lower() in HEIF_SUFFIXES:
+            raise InputError(
+                f"{file} is a HEIC picture; pip install pillow-heif, or convert it to PNG"
+            ) from error
+        raise InputError(
+            f"cannot read {file} as an image; it is damaged or no image: replace or remove it"
+        ) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{file} has {image.width}x{image.height} pixels, over {MAX_PIXELS // 10**6} million; cut it into "
+                "parts, or make it smaller"
+            )
+        try:
+            yield image
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            EOFError,
+            struct.error,
+            KeyError,
+            IndexError,
+            TypeError,
+        ) as error:
+            raise InputError(
+                f"cannot read {file} as an image; it is damaged or no image: replace or remove it"
+            ) from error
+
+
+def _decode(file: Path, data: np.ndarray, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise InputError(f"cannot read {file} as an image; it is damaged or no image: replace or remove it")
+    return pixels
+
+
+def _decode_by_pillow(file: Path, image: Image.Image) -> Picture:
+    del file
+    return from_pillow(ImageOps.exif_transpose(image))
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes the EXIF orientation: bits for transposing and for mirroring along each axis."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _bit_depth(file: Path, image: Image.Image) -> int:
+    if image.format == "PNG":  # Pillow does not say
+        with file.open("rb") as png:
+            return 16 if png.read(25)[24:] == b"\x10" else 8
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (8,))
+        return 16 if max(bits if isinstance(bits, tuple) else (bits,)) > 8 else 8
+    return 8
+
+
+def _pages_of_one_size(image: Image.Image) -> bool:
+    size = image.size
+    try:
+        for page in range(image.n_frames):
+            image.seek(page)
+            if image.size != size:
+                return False
+        return True
+    finally:
+        image.seek(0)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
