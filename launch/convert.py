@@ -9,6 +9,11 @@ Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face'
 and gives the components it holds. random:PRESET makes random weights. DIR appears when it is complete.
 Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks), svd-vae and svd (autoencoder),
 open-clip and clip (text tower).
+
+Networks of scores (alexnet, vgg16, lpips, dists, raft, niqe, ilniqe; see star-jax evaluate) are converted into a
+folder of them, one file each:
+
+  star-jax convert raft-things.pth ~/.cache/star_jax/metrics
 """
 
 import argparse
@@ -19,6 +24,7 @@ from star_jax.presets import PRESETS
 
 HELP = "convert PyTorch weights into a checkpoint directory"
 _RANDOM = "random:"
+METRIC_FORMATS = ("alexnet", "vgg16", "lpips", "dists", "raft", "niqe", "ilniqe")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.inspect:
-        from star_jax.convert.report import describe_source
-
-        for path in args.paths:
-            print(describe_source(path, args.format))
+        _inspect(args)
         return
     if len(args.paths) < 2:
         raise InputError(f"{args.paths[0]}: name a source and the directory to make, or pass --inspect")
@@ -62,10 +65,43 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--seed is {args.seed}; it must not be negative")
     *sources, destination = args.paths
     with terminable():
-        if sources[0].startswith(_RANDOM):
+        if all(_is_metric(source, args.format) for source in sources):
+            _convert_metrics(sources, destination, args.sha256)
+        elif sources[0].startswith(_RANDOM):
             _make_random(args, sources, destination)
         else:
             _convert(args, sources, destination)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from star_jax.convert.metric_files import describe_metric_file
+    from star_jax.convert.report import describe_source
+
+    for path in args.paths:
+        is_metric = _is_metric(path, args.format)
+        print(describe_metric_file(Path(path)) if is_metric else describe_source(path, args.format))
+
+
+def _is_metric(source: str, format: str) -> bool:
+    """Whether a source is of a network of a score, by the format that the user names, or by its keys."""
+    from pathlib import Path
+
+    from star_jax.convert.metric_files import gives_metric_network
+
+    if format != "auto":
+        return format in METRIC_FORMATS
+    return Path(source).is_file() and gives_metric_network(Path(source))
+
+
+def _convert_metrics(sources: list[str], folder: str, vouched: list[str]) -> None:
+    from pathlib import Path
+
+    from star_jax.convert.metric_files import convert_metric_files
+
+    for name, path in convert_metric_files(list(map(Path, sources)), Path(folder), vouched=vouched).items():
+        print(f"{name}: {path}")
 
 
 def _make_random(args: argparse.Namespace, sources: list[str], destination: str) -> None:
@@ -101,10 +137,10 @@ def _preset(value: str | None):
     """A preset's name stays one; a JSON file becomes sizes."""
     if value is None or not value.endswith(".json"):
         return value
-    from star_jax.config import StarConfig
+    from star_jax.models.architectures import read_model_config
 
     try:
         with open(value, encoding="utf-8") as file:
-            return StarConfig.from_json(file.read())
+            return read_model_config(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{value} cannot be read ({error}); give a preset or a config.json") from error
