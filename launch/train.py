@@ -17,11 +17,11 @@ _EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from star_jax.launch.cluster_arguments import add_cluster_arguments
     from star_jax.launch.experiment import add_config_arguments
-    from star_jax.parallel import processes as distributed
 
     add_config_arguments(parser)
-    distributed.add_arguments(parser)
+    add_cluster_arguments(parser)
     parser.add_argument(
         "--workdir",
         required=True,
@@ -37,12 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from star_jax.launch.cluster_arguments import join_cluster
     from star_jax.launch.experiment import read_experiment
-    from star_jax.parallel import processes as distributed
+    from star_jax.parallel.processes import log_to
 
     config = read_experiment(args)
-    distributed.initialize(args)
-    distributed.log_to(args.workdir)
+    join_cluster(args)
+    log_to(args.workdir)
 
     import star_jax
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from star_jax.launch.experiment import read_experiment
-    from star_jax.parallel import processes as distributed
+    from star_jax.parallel.processes import log_to
     from star_jax.train.autoencoder.config import VaeExperimentConfig
     from star_jax.train.autoencoder.objective import VaeObjective
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from star_jax.train.autoencoder.checkpoint import write_vae_checkpoint
     from star_jax.train.loop import train
 
-    distributed.log_to(args.workdir)
+    log_to(args.workdir)
     objective = VaeObjective(config)
     outcome = train(
         objective, config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet

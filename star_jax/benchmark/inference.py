@@ -24,7 +24,8 @@ from star_jax.models.clip.tokenizer import load_tokenizer, write_byte_level_toke
 from star_jax.models.components import abstract_component, component_names
 from star_jax.models.i2vgenxl.velocity import star_velocity
 from star_jax.ops.attention import AttentionKernels
-from star_jax.parallel.placement import Placement, parse_mesh
+from star_jax.parallel.mesh import parse_mesh
+from star_jax.parallel.placement import Placement
 from star_jax.presets import get_preset
 
 COMPONENTS = ("unet", "vae-encode", "vae-decode", "text", "pipeline")
@@ -73,7 +74,8 @@ class InferenceBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.device_peak is not None and self.device_peak <= 0:
             raise InputError(f"peak-tflops is {self.device_peak}; it must be positive")
-        parse_mesh(self.mesh)
+        if self.mesh is not None:
+            parse_mesh(self.mesh)  # refused before anything is loaded
 
     @property
     def config(self) -> StarConfig:
@@ -147,7 +149,7 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
                 "the pipeline runs on one device; leave out --mesh, or choose another --component"
             )
         return measure_pipeline(benchmark, benchmark_pipeline(benchmark))
-    placement = Placement.of(parse_mesh(benchmark.mesh))
+    placement = Placement.of(None if benchmark.mesh is None else parse_mesh(benchmark.mesh))
     with placement.context():
         program, args, frames = component_program(benchmark, placement)
         timing, compiled = time_program(program, args, repeats=benchmark.repeats)

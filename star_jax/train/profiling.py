@@ -1,5 +1,8 @@
 """How long steps take, and a window of them recorded for TensorBoard's profiler."""
 
+import contextlib
+from typing import Any
+
 import jax
 from etils import epath
 
@@ -25,7 +28,7 @@ class StepTimes:
         return means
 
 
-class ProfilerWindow:
+class ProfilerWindow(contextlib.AbstractContextManager):
     """Records the steps that train.profile_start_step and train.profile_steps name into WORKDIR/profile."""
 
     def __init__(self, config: TrainConfig, directory: epath.Path):
@@ -42,6 +45,9 @@ class ProfilerWindow:
         """Called with the number of steps done, this one included."""
         if self._recording and step >= self._first + self._count:
             self.close()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends a window that is still open."""
