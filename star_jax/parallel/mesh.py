@@ -1,4 +1,4 @@
-"""The device mesh, and where weights, optimizer state and batches lie on it; all rules are here.
+"""The device mesh, and the rules that place weights, optimizer state and batches on it.
 
 Axes: `data` (replicas), `fsdp` (shares weights and state), `context` (shares the frames of a clip). A batch is
 split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them.
@@ -28,7 +28,7 @@ _CLIP_NDIM = 5  # [B, F, H, W, C]
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged; one axis may be -1, what the others leave.
+    """How devices are arranged. One axis may be -1, which takes the devices that the others leave.
 
     Attributes:
       data: replicas of the weights, each with its share of the batch.

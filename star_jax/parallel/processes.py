@@ -1,6 +1,7 @@
-"""Several processes as one run: where they meet, which of them this is, and how they log.
+"""How several processes form one run: where they meet, which of them this one is, and how they log.
 
-Found in this order: flags or environment (which a Kubernetes manifest sets), Slurm, a TPU pod; else one process.
+The settings come from flags or the environment (which a Kubernetes manifest sets), from Slurm, or from a TPU pod, in
+this order; without any of them there is one process.
 jax is imported in functions, as the command line needs the names of the flags before it needs jax.
 """
 
@@ -33,9 +34,9 @@ class Cluster:
     Attributes:
       method: `address`, `slurm` or `tpu`.
       coordinator: HOST:PORT of process 0.
-      num_processes: of the run.
-      process_id: of this process.
-      local_device_ids: GPUs of this process; [] are all.
+      num_processes: number of processes of the run.
+      process_id: number of this process.
+      local_device_ids: GPUs of this process; [] means all.
     """
 
     method: str
@@ -129,13 +130,13 @@ def log_to(workdir: str | os.PathLike) -> None:
 
 
 def wait_for_all(name: str, seconds: int = 1800) -> None:
-    """Waits until every process is here; for work of one of them, such as writing a file, that takes its time.
+    """Waits until every process gets here, for long work of one of them, such as writing a file.
 
     Unlike `multihost_utils.sync_global_devices` it needs no device, whose first contact has to come within 30 s on
     CPUs.
 
     Args:
-      name: of the place, the same in all processes.
+      name: name of the barrier, the same in all processes.
       seconds: after which those that wait give up.
     """
     from orbax.checkpoint import multihost

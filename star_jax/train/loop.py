@@ -56,8 +56,8 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-      step: of the last checkpoint.
-      finished: all steps are done; else the run was told to stop (SIGTERM) and can be resumed.
+      step: step of the last checkpoint.
+      finished: whether all steps are done; if not, the run was told to stop (SIGTERM) and can be resumed.
     """
 
     step: int
@@ -75,14 +75,14 @@ def train(
 ) -> Outcome:
     """Trains until config.train.num_steps, from the newest checkpoint of `workdir` where there is one.
 
-    Every process of a run calls it. A resumed run continues exactly as one that was not interrupted would have:
-    weights, metrics and data are bit-identical, on as many devices and processes.
+    Every process of a run calls this function. A resumed run continues exactly as an uninterrupted one would have: on
+    as many devices and processes, its weights, metrics and data are bit-identical.
 
     Args:
-      objective: what is trained.
-      config: a dataclass with the groups `train`, `data`, `optimizer` and `mesh`; recorded whole.
+      objective: the task.
+      config: dataclass with the groups `train`, `data`, `optimizer` and `mesh`; all of it is recorded.
       workdir: see `star_jax.train.workdir`.
-      flops_per_step: operations of one update on all devices together, for MFU; by default the compiler's count,
+      flops_per_step: operations of one update on all devices together, for MFU. The default is the compiler's count,
         which includes what is computed twice and counts the body of a loop once.
       allow_changed_config: resume although `workdir` was begun with another configuration.
       quiet: no progress bar.

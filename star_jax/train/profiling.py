@@ -10,19 +10,19 @@ from star_jax.train.config import TrainConfig
 
 
 class StepTimes:
-    """Means between two lines of the log; compilation and validation are left out."""
+    """Mean times of steps between two lines of the log, without compilation and validation."""
 
     def __init__(self):
         self._count, self._seconds, self._waited = 0, 0.0, 0.0
 
     def add(self, seconds: float, waited: float) -> None:
-        """Counts a step: its time, of which `waited` passed until its batch was there."""
+        """Counts a step: its seconds, and how many of them it waited for its batch."""
         self._count += 1
         self._seconds += seconds
         self._waited += waited
 
     def take(self) -> tuple[float, float]:
-        """(seconds per step, seconds of those waited for data) since the last call."""
+        """Mean seconds per step since the last call, and how many of them a step waited for data."""
         means = self._seconds / self._count, self._waited / self._count
         self._count, self._seconds, self._waited = 0, 0.0, 0.0
         return means

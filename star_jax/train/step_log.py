@@ -37,7 +37,7 @@ class StepLog(contextlib.AbstractContextManager):
         self._writer = create_writer(root, first_step) if jax.process_index() == 0 else MultiWriter([])
 
     def add(self, step: int, metrics: Mapping[str, float], seconds: float, waited: float) -> None:
-        """Takes the metrics of a step and its time, of which `waited` went by until its batch was there."""
+        """Takes the metrics of a step, its seconds, and how many of them it waited for its batch."""
         self._window.add(metrics)
         self._times.add(seconds, waited)
         if step % self._config.log_every_steps == 0 or step == self._config.num_steps:
