@@ -16,7 +16,9 @@ HELP = "make a checkpoint from a training run"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="WORKDIR", help="work directory of star-jax train")
     parser.add_argument("destination", metavar="DST", help="checkpoint directory to make")
-    parser.add_argument("--step", type=int, metavar="N", help="step of the training checkpoint (default: the newest)")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="step of the training checkpoint (default: the newest)"
+    )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,

@@ -18,7 +18,6 @@ from star_jax.models.components import abstract_component
 from star_jax.models.i2vgenxl.velocity import star_velocity
 from star_jax.presets import get_preset
 
-
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 # Files that take longest, first: a worker that begins one of them last would leave the other waiting.
 _LONGEST = (

@@ -1,8 +1,8 @@
 """How several processes form one run: where they meet, which of them this one is, and how they log.
 
-The settings come from flags or the environment (which a Kubernetes manifest sets), from Slurm, or from a TPU pod, in
-this order; without any of them there is one process.
-jax is imported in functions, as the command line needs the names of the flags before it needs jax.
+The settings come from flags or the environment (which a Kubernetes manifest sets), from Slurm, or from a TPU pod,
+in this order; without any of them there is one process. jax is imported in functions, as the command line needs the
+names of the flags before it needs jax.
 """
 
 import logging

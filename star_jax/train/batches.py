@@ -20,8 +20,8 @@ class TrainBatches:
     """Loads, prepares and places this process's share of the batches of a run.
 
     Raises:
-      InputError: the mesh does not divide the batch, the source cannot be used, or it ends although there are several
-        processes.
+      InputError: the mesh does not divide the batch, the source cannot be used, or it ends although there are
+        several processes.
     """
 
     def __init__(self, objective: Objective, config: DataConfig, train: TrainConfig, mesh: Mesh):

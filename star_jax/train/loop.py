@@ -75,15 +75,15 @@ def train(
 ) -> Outcome:
     """Trains until config.train.num_steps, from the newest checkpoint of `workdir` where there is one.
 
-    Every process of a run calls this function. A resumed run continues exactly as an uninterrupted one would have: on
-    as many devices and processes, its weights, metrics and data are bit-identical.
+    Every process of a run calls this function. A resumed run continues exactly as an uninterrupted one would have:
+    on as many devices and processes, its weights, metrics and data are bit-identical.
 
     Args:
       objective: the task.
       config: dataclass with the groups `train`, `data`, `optimizer` and `mesh`; all of it is recorded.
       workdir: see `star_jax.train.workdir`.
-      flops_per_step: operations of one update on all devices together, for MFU. The default is the compiler's count,
-        which includes what is computed twice and counts the body of a loop once.
+      flops_per_step: operations of one update on all devices together, for MFU. The default is the compiler's
+        count, which includes what is computed twice and counts the body of a loop once.
       allow_changed_config: resume although `workdir` was begun with another configuration.
       quiet: no progress bar.
 

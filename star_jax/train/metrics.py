@@ -37,8 +37,8 @@ def create_writer(workdir: epath.Path, first_step: int) -> MetricWriter:
 
     Args:
       workdir: directory of metrics.jsonl and tensorboard/.
-      first_step: number of steps done before this start. Lines of later steps, which an earlier start wrote and this
-        one will write again, are dropped.
+      first_step: number of steps done before this start. Lines of later steps, which an earlier start wrote and
+        this one will write again, are dropped.
     """
     writers: list[MetricWriter] = [ConsoleWriter(), JsonLinesWriter(workdir / METRICS_FILE, first_step)]
     if importlib.util.find_spec("tensorboardX"):

@@ -23,8 +23,9 @@ TrainStep = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Met
 def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainConfig) -> TrainStep:
     """Builds step(state, frozen, batch, key) -> (state, metrics).
 
-    `key` is the key of the run; the number of the step is folded into it here. The metrics are those of the objective,
-    `loss`, `grad_norm` (before clipping) and `learning_rate`. The step is a pure function; `jit_train_step` compiles it.
+    `key` is the key of the run; the number of the step is folded into it here. The metrics are those of the
+    objective, `loss`, `grad_norm` (before clipping) and `learning_rate`. The step is a pure function;
+    `jit_train_step` compiles it.
     """
 
     def step(state: TrainState, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
