@@ -12,32 +12,18 @@ the same command: see docs/multihost.md.
 
 import argparse
 
+from star_jax.launch.cluster_arguments import add_cluster_arguments, join_cluster
+from star_jax.launch.experiment import EXIT_SIGTERM, add_run_arguments
+
 HELP = "train from a checkpoint, or resume"
-_EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.cluster_arguments import add_cluster_arguments
-    from star_jax.launch.experiment import add_config_arguments
-
-    add_config_arguments(parser)
+    add_run_arguments(parser)
     add_cluster_arguments(parser)
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        metavar="DIR",
-        help="checkpoints, metrics and pictures; a path or gs://...",
-    )
-    parser.add_argument(
-        "--allow-changed-config",
-        action="store_true",
-        help="resume although DIR was begun with other values; they are recorded",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax.launch.cluster_arguments import join_cluster
     from star_jax.launch.experiment import read_experiment
     from star_jax.parallel.processes import log_to
 
@@ -54,4 +40,4 @@ def run(args: argparse.Namespace) -> int:
         print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
         return 0
     print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
-    return _EXIT_SIGTERM
+    return EXIT_SIGTERM
