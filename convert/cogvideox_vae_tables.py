@@ -1,4 +1,4 @@
-"""Tables of CogVideoX's autoencoder: the original layout (STAR's `3d-vae.pt`), and diffusers', whose names are ours."""
+"""Tables of CogVideoX's autoencoder: the original layout (STAR's `3d-vae.pt`), and diffusers' (our names)."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple

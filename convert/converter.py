@@ -13,7 +13,7 @@ import numpy as np
 
 from star_jax.checkpoints.directory import TOKENIZER_DIR, check_destination, create_checkpoint, save_component
 from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig, StarConfig
 from star_jax.convert.families import get_family, recognise
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
@@ -21,12 +21,11 @@ from star_jax.convert.tensors import FLOATS, FileTensor, Tensors, cast, is_finit
 from star_jax.convert.tokenizers import write_tokenizer
 from star_jax.errors import InputError, RunError
 from star_jax.init.leaves import fresh_leaf
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS, get_preset
+from star_jax.progress import Reporter, progress
 
 MAPPING_VERSION = 1  # of the tables; raised when one of them changes what it makes
-
-Progress = Callable[[str, int], None]  # (stage, bytes done since the last call)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def convert_checkpoint(
     force: bool = False,
     expected_sha256: Sequence[str] = (),
     seed: int = 0,
-    progress: Progress | None = None,
+    quiet: bool = False,
 ) -> dict:
     """Converts one or several sources into one checkpoint directory, which appears when it is complete.
 
@@ -63,7 +62,7 @@ def convert_checkpoint(
       force: replace an existing checkpoint directory.
       expected_sha256: digests that the sources' files must have; each must be that of some file.
       seed: of weights that no source gives.
-      progress: called now and then.
+      quiet: show no progress.
 
     Returns:
       What provenance.json says: where each component came from, what was left out, what starts fresh.
@@ -86,7 +85,8 @@ def convert_checkpoint(
     components = {
         n: leaves for job in jobs for n, leaves in _lazy(job, config, dtype, allow_nan, seed).items()
     }
-    _check_space(Path(destination), components)
+    needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
+    _check_space(Path(destination), needed)
 
     provenance = {
         "star_jax": version("star_jax"),
@@ -99,10 +99,11 @@ def convert_checkpoint(
     with (
         create_checkpoint(destination, config, provenance, force=force) as partial,
         ThreadPoolExecutor(1) as hasher,
+        progress("Converting", needed, "bytes", quiet=quiet) as bar,
     ):
         digests = hasher.submit(lambda: {file: sha256(file) for file in files})
         for name, leaves in components.items():
-            save_component(partial, name, unflatten(_watched(name, leaves, progress)))
+            save_component(partial, name, unflatten(_watched(leaves, bar)))
         for source in opened:
             if source.tokenizer is not None:
                 write_tokenizer(source.tokenizer, partial / TOKENIZER_DIR, config)
@@ -131,7 +132,7 @@ def choose_config(
     Raises:
       InputError: no preset has the shapes of all sources.
     """
-    if isinstance(preset, StarConfig):
+    if isinstance(preset, ArchitectureConfig):
         return preset
     if preset is not None:
         return get_preset(preset)
@@ -168,7 +169,7 @@ def _leaf_shapes(family: str, config: StarConfig) -> dict[str, Shape]:
     return {
         f"{name}/{path}": leaf.shape
         for name in get_family(family).components
-        for path, leaf in flatten(abstract_component(config, name)[1]).items()
+        for path, leaf in flatten(build_model(config).abstract(name)).items()
     }
 
 
@@ -236,8 +237,7 @@ def _reader(
     return read
 
 
-def _check_space(destination: Path, components: dict[str, dict[str, LazyArray]]) -> None:
-    needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
+def _check_space(destination: Path, needed: int) -> None:
     free = shutil.disk_usage(destination.absolute().parent).free
     if free < needed:
         raise RunError(
@@ -246,14 +246,13 @@ def _check_space(destination: Path, components: dict[str, dict[str, LazyArray]])
         )
 
 
-def _watched(name: str, leaves: dict[str, LazyArray], progress: Progress | None) -> dict[str, LazyArray]:
-    if progress is None:
-        return leaves
+def _watched(leaves: dict[str, LazyArray], bar: Reporter) -> dict[str, LazyArray]:
+    """The same leaves; the bar advances when one is read."""
 
     def watch(leaf: LazyArray) -> LazyArray:
         def read() -> np.ndarray:
             array = leaf.read()
-            progress(name, leaf.nbytes)
+            bar.advance(leaf.nbytes)
             return array
 
         return LazyArray(leaf.shape, leaf.dtype, read)

@@ -22,6 +22,7 @@ from star_jax.convert.tensors import FLOATS, Tensors, cast
 from star_jax.convert.torch_file import write_torch
 from star_jax.errors import InputError, RunError
 from star_jax.files import appearing, write_json
+from star_jax.progress import Reporter, progress
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _FOLDER_FILES = {"svd-vae": "diffusion_pytorch_model.safetensors", "clip": "model.safetensors"}
@@ -36,6 +37,7 @@ def export_checkpoint(
     dtype: str | None = None,
     base: str | None = None,
     force: bool = False,
+    quiet: bool = False,
 ) -> dict:
     """Writes weights under the original's keys, in the original's order.
 
@@ -47,6 +49,7 @@ def export_checkpoint(
       base: an original file of that family, for what STAR does not have (I2VGen-XL's image conditioning, CLIP's
         vision tower); its keys, their order and their spelling are kept.
       force: replace an existing file.
+      quiet: show no progress.
 
     Returns:
       `tensors` and `bytes` written, and `left_out`: leaves that the layout has no place for.
@@ -71,7 +74,12 @@ def export_checkpoint(
             f"{target} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; free disk space"
         )
     arrays = _arrays(directory, rules, specs, base_tensors)
-    with _appearing(target, layout, config) as path, open(path, "wb") as file:
+    with (
+        _appearing(target, layout, config) as path,
+        open(path, "wb") as file,
+        progress("Exporting", size, "bytes", quiet=quiet) as bar,
+    ):
+        arrays = _watched(arrays, bar)
         if path.suffix == ".safetensors":
             write_safetensors(file, specs, arrays, {"format": "pt"})
         else:
@@ -170,6 +178,13 @@ def _joined(rules: list[Rule], leaves: Iterator[np.ndarray]) -> np.ndarray:
         held = rule.layout.to_torch(next(leaves))
         slices |= dict(zip(rule.slices, np.split(held, len(rule.slices)), strict=True))
     return np.concatenate([slices[i] for i in range(rules[0].part[1])])
+
+
+def _watched(arrays: Iterator[np.ndarray], bar: Reporter) -> Iterator[np.ndarray]:
+    """The same arrays; the bar advances when one was written."""
+    for array in arrays:
+        yield array
+        bar.advance(array.nbytes)
 
 
 def _leaves(directory: str | os.PathLike, rules: list[Rule]) -> Iterator[np.ndarray]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,7 +141,7 @@ def read_tensors(path: Path) -> dict[str, FileTensor]:
     )
 
 
-def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+def sha256(path: Path) -> str:
     """SHA-256 of a file; where a Hugging Face cache names the file by its hash, checked against it.
 
     Raises:
@@ -152,8 +151,6 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     with open(path, "rb") as file:
         while chunk := file.read(8 * 2**20):
             digest.update(chunk)
-            if progress is not None:
-                progress(len(chunk))
     real = path.resolve()
     cached = real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name)
     if cached and digest.hexdigest() != real.name:

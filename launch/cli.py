@@ -20,6 +20,7 @@ COMMANDS = {
     "degrade": "star_jax.launch.degrade",
     "prepare": "star_jax.launch.prepare",
     "evaluate": "star_jax.launch.evaluate",
+    "compare": "star_jax.launch.compare",
     "train": "star_jax.launch.train",
     "train-vae": "star_jax.launch.train_vae",
     "assemble": "star_jax.launch.assemble",
@@ -66,8 +67,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"star-jax {args.command}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"star-jax {args.command}: interrupted; nothing was left half-written", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        text = str(interruption) or "interrupted; nothing was left half-written"
+        print(f"star-jax {args.command}: {text}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _unforeseen(error: Exception) -> str:
-    """A line for what nothing here foresaw: the machine's limits, a missing driver, a mistake of ours."""
+    """One-line message for an unexpected exception: the machine's limits, a missing driver, a mistake of ours."""
     if "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"the device's memory is full ({first_line(error)}); upscale takes --max-memory and --tile, training "

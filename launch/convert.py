@@ -12,7 +12,6 @@ open-clip and clip (text tower).
 """
 
 import argparse
-import sys
 
 from star_jax.errors import InputError
 from star_jax.launch.interrupts import terminable
@@ -44,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HEX",
         help="a source must have this digest (repeatable)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights that no source gives")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights that no source gives (default 0)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -77,28 +79,21 @@ def _make_random(args: argparse.Namespace, sources: list[str], destination: str)
 
 
 def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> None:
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
     from star_jax.convert.converter import convert_checkpoint
     from star_jax.convert.report import conversion_report
 
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("converting", total=None)
-        provenance = convert_checkpoint(
-            sources,
-            destination,
-            format=args.format,
-            preset=_preset(args.preset),
-            dtype=args.dtype,
-            allow_nan=args.allow_nan,
-            force=args.force,
-            expected_sha256=args.sha256,
-            seed=args.seed,
-            progress=lambda name, size: bar.update(task, description=name, advance=size),
-        )
+    provenance = convert_checkpoint(
+        sources,
+        destination,
+        format=args.format,
+        preset=_preset(args.preset),
+        dtype=args.dtype,
+        allow_nan=args.allow_nan,
+        force=args.force,
+        expected_sha256=args.sha256,
+        seed=args.seed,
+        quiet=args.quiet,
+    )
     print(conversion_report(provenance))
 
 
@@ -106,10 +101,10 @@ def _preset(value: str | None):
     """A preset's name stays one; a JSON file becomes sizes."""
     if value is None or not value.endswith(".json"):
         return value
-    from star_jax.config import StarConfig
+    from star_jax.models.architectures import read_model_config
 
     try:
         with open(value, encoding="utf-8") as file:
-            return StarConfig.from_json(file.read())
+            return read_model_config(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{value} cannot be read ({error}); give a preset or a config.json") from error

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="FILE", help="original file, for weights that STAR has not")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             base=args.base,
             force=args.force,
+            quiet=args.quiet,
         )
     print(
         f"{args.destination}: {done['tensors']} tensors, {done['bytes'] / 1e6:,.1f} MB, layout {args.layout}"

@@ -1,16 +1,20 @@
 """Upscale videos.
 
-  star-jax upscale clip.mp4 -o clip_x4.mp4                                     # with the small model in the package
+  star-jax upscale clip.mp4 -o clip_x4.mp4                                  # with the small model in the package
   star-jax upscale clip.mp4 -o clip_x4.mp4 --checkpoint DIR
-  star-jax upscale low.mp4 -o out.mp4 --compare truth.mp4                      # and a picture beside it, out.png
+  star-jax upscale clip.mp4 -o try.mp4 --checkpoint DIR --start 1:30 --frames 24
   star-jax upscale clip.mp4 -o out.mkv --checkpoint DIR --prompt "a panda plays a guitar" --steps 30 --seed 7
+  star-jax upscale low.mp4 -o out.mp4 --compare truth.mp4                   # and a picture beside it, out.png
   star-jax upscale *.mp4 -o results/ --checkpoint DIR --resolution 1080 --skip-existing
+  star-jax upscale films/ --recursive -o "results/{folder}/{name}_x4.mkv" --checkpoint DIR
 
 The output keeps the input's frame rate, number of frames, sound and subtitles. It appears under its name only when
-it is complete.
+it is complete. A run that was interrupted or killed goes on where it was when the same command is given again.
+Of several inputs, one that fails is reported, and the rest goes on.
 """
 
 import argparse
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,13 +38,16 @@ X264_PRESETS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="videos, images, or folders of images")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="IN", help="videos, images, folders of images, or folders of videos"
+    )
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
-        help=".mp4, .mov or .mkv, folder/%%05d.png for images, .png for a single one; or a folder, for several IN",
+        help=".mp4, .mov or .mkv; folder/%%05d.png for the frames as images, .png for a single image; for several "
+        "IN a folder, or a pattern such as out/{name}_x4.mkv ({folder} is the subfolder of IN)",
     )
     parser.add_argument(
         "--checkpoint",
@@ -49,143 +56,201 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory made by star-jax convert or assemble (default: tiny-star, a small model in the package)",
     )
     parser.add_argument(
-        "--skip-existing",
-        action="store_true",
-        help="leave inputs alone whose output is there: goes on with a batch that was interrupted",
-    )
-    parser.add_argument(
         "--compare",
         metavar="GT",
         help="ground truth of a single IN: writes OUT.png beside OUT, input enlarged | output | ground truth",
     )
-    picture = parser.add_argument_group("picture")
-    size = picture.add_mutually_exclusive_group()
+    parser.add_argument(
+        "--report",
+        metavar="PAGE.html",
+        help="write a page that shows every clip before and after, with timings",
+    )
+    _add_run(parser.add_argument_group("run"))
+    _add_picture(parser.add_argument_group("picture"))
+    _add_sampling(parser.add_argument_group("sampling"))
+    _add_device(parser.add_argument_group("device"))
+    _add_file(parser.add_argument_group("file"))
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--start",
+        metavar="FRAME|TIME",
+        help="where to begin, to try a part: 48, 2.5s or 1:02:03 (default: 0)",
+    )
+    group.add_argument("--frames", metavar="N|TIME", help="how much to upscale (default: all)")
+    group.add_argument(
+        "--scene-cuts",
+        default="auto",
+        metavar="auto|off|FILE",
+        help="upscale each scene by itself: auto finds the cuts (default); FILE has the first frame of each new "
+        "scene, one number on a line",
+    )
+    group.add_argument("--recursive", action="store_true", help="look for videos in folders of folders, too")
+    group.add_argument("--skip-existing", action="store_true", help="skip inputs whose output is there")
+    group.add_argument("--overwrite", action="store_true", help="replace outputs without a line that says so")
+    group.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="start over, and keep nothing for a later start to go on from",
+    )
+    group.add_argument(
+        "--progress",
+        default="auto",
+        metavar="auto|json",
+        help="a bar on a terminal and lines in a log, or events as lines of JSON on standard output",
+    )
+    group.add_argument("--quiet", action="store_true", help="show no progress, only warnings and errors")
+
+
+def _add_picture(group: argparse._ArgumentGroup) -> None:
+    size = group.add_mutually_exclusive_group()
     size.add_argument("--scale", type=float, default=4.0, help="output size / input size (default 4)")
     size.add_argument(
         "--resolution",
         type=int,
         metavar="PIXELS",
-        help="of the output's shorter side, such as 1080, in place of --scale; never less than the input's",
+        help="length of the output's shorter side, such as 1080, in place of --scale; never less than the input's",
     )
-    picture.add_argument(
+    group.add_argument(
         "--strength",
         type=float,
         default=1.0,
         metavar="X",
-        help="share of the result, the rest is the enlarged input: below 1 against over-sharp pictures (default 1)",
+        help="share of the result; the rest is the enlarged input. Below 1 against over-sharp pictures (default 1)",
     )
-    picture.add_argument(
+    group.add_argument(
         "--color-fix", metavar="NAME", help="adain, wavelet or none (default: the checkpoint's, else adain)"
     )
-    picture.add_argument(
+    group.add_argument(
         "--padding",
         default="fit",
         metavar="NAME",
-        help="fit (default: repeats the border to the next size the network takes) or original (white, at least "
-        "720x1280)",
+        help="fit repeats the border up to the next size the network takes (default); original pads with white to "
+        "at least 720x1280",
     )
-    picture.add_argument(
+    group.add_argument(
         "--frame-rate",
         type=_frame_rate,
         metavar="FPS",
-        help="of folders of images, such as 25 or 30000/1001 (default 24); a video keeps its own",
+        help="rate of a folder of images, such as 25 or 30000/1001 (default 24); a video keeps its own",
     )
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--prompt", default="", metavar="TEXT", help="what the clip shows")
-    sampling.add_argument("--negative-prompt", default=None, metavar="TEXT", help="what to steer away from")
-    sampling.add_argument(
-        "--steps", type=int, metavar="N", help="denoising steps (default: the checkpoint's, else 15)"
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--prompt", default="", metavar="TEXT", help="what the clip shows")
+    group.add_argument("--negative-prompt", default=None, metavar="TEXT", help="what to steer away from")
+    group.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of denoising steps (default: the checkpoint's, else 15)",
     )
-    sampling.add_argument(
+    group.add_argument(
         "--spacing",
         default="auto",
         metavar="NAME",
         help="fast (4 coarse + 11 fine steps), normal (evenly), auto (default: fast for 15 steps)",
     )
-    sampling.add_argument(
+    group.add_argument(
         "--solver", default="dpmpp_2m_sde", metavar="NAME", help="dpmpp_2m_sde (default) or heun"
     )
-    sampling.add_argument(
+    group.add_argument(
         "--guidance", type=float, metavar="X", help="guidance scale (default: the checkpoint's, else 7.5)"
     )
-    sampling.add_argument("--seed", type=int, default=0, help="of all noise (default 0)")
-    sampling.add_argument(
+    group.add_argument("--seed", type=int, default=0, help="seed of all noise (default 0)")
+    group.add_argument(
         "--decode-overlap",
         type=int,
         metavar="FRAMES",
-        help="frames decoded more on each side of a group (default: the checkpoint's, or 0; 1 flickers less)",
+        help="number of frames decoded in addition on each side of a group (default: the checkpoint's, or 0; 1 "
+        "flickers less)",
     )
-    sampling.add_argument(
+    group.add_argument(
         "--window",
         type=int,
         default=32,
         metavar="FRAMES",
-        help="frames denoised at once, longer clips in half-overlapping windows (default 32)",
+        help="number of frames denoised together; longer clips are cut into half-overlapping windows (default 32)",
     )
-    device = parser.add_argument_group("device")
-    device.add_argument(
+
+
+def _add_device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--dtype", default="auto", help="float32, bfloat16, float16, auto (default: float32 on a CPU only)"
     )
-    device.add_argument(
+    group.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
-    device.add_argument(
+    group.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="such as 12GiB: work on tiles and windows that fit (default: what the device has)",
+        help="memory to use at most, such as 12GiB, by tiles and windows that fit (default: what the device has)",
     )
-    device.add_argument(
-        "--tile", metavar="HxW", help="denoise tiles of this size in pixels (default: the largest that fit)"
+    group.add_argument(
+        "--tile",
+        metavar="HxW",
+        help="size in pixels of the tiles that are denoised (default: the largest that fit)",
     )
-    device.add_argument("--vae-tile", metavar="HxW", help="the same for encoding and decoding")
-    device.add_argument(
+    group.add_argument("--vae-tile", metavar="HxW", help="the same for encoding and decoding")
+    group.add_argument(
         "--compile-cache",
         metavar="DIR",
         help="where compiled programs are kept (default ~/.cache/star_jax); '' keeps none",
     )
-    file = parser.add_argument_group("file")
-    file.add_argument("--crf", type=float, default=17, help="quality, 0 (lossless) to 51 (default 17)")
-    file.add_argument(
+
+
+def _add_file(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--crf", type=float, default=17, help="quality, 0 (lossless) to 51 (default 17)")
+    group.add_argument(
         "--preset", default="medium", choices=X264_PRESETS, help="the encoder's effort (default medium)"
     )
-    file.add_argument(
+    group.add_argument(
         "--codec",
         metavar="NAME",
         help="h264, hevc, av1, vp9, prores or ffv1 (default: h264; hevc where IN has more than 8 bits)",
     )
-    file.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: as IN has)")
-    file.add_argument(
+    group.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: as IN has)")
+    group.add_argument(
         "--pixel-format", metavar="NAME", help="such as yuv444p or yuv422p10le (default: 4:2:0 of that depth)"
     )
-    file.add_argument(
+    group.add_argument(
         "--deinterlace",
         default="auto",
         metavar="WHEN",
         help="auto (default: what is flagged as interlaced), on or off",
     )
-    file.add_argument(
+    group.add_argument(
         "--strict",
         action="store_true",
         help="refuse damaged inputs, whose damaged frames are otherwise left out",
     )
-    file.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 @terminable()
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """Upscales, then writes the picture that compares the result with the ground truth."""
     import star_jax
+    from star_jax.files import check_report_path
 
     _refuse_text_options(args)
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
-    jobs = star_jax.upscale(
+    if args.report:
+        check_report_path(args.report, ".html")
+    summary = star_jax.upscale(
         args.inputs,
         args.output,
         checkpoint=args.checkpoint,
         resolution=args.resolution,
         frame_rate=args.frame_rate,
+        start=args.start,
+        frames=args.frames,
+        scene_cuts=args.scene_cuts,
+        recursive=args.recursive,
         skip_existing=args.skip_existing,
+        overwrite=args.overwrite,
+        resume=not args.no_resume,
         truth=args.compare,
         dtype=args.dtype,
         attention=args.attention,
@@ -198,11 +263,16 @@ def run(args: argparse.Namespace) -> None:
         bit_depth=args.bit_depth,
         strict=args.strict,
         deinterlace=args.deinterlace,
-        quiet=args.quiet,
+        progress="none" if args.quiet else args.progress,
         **_settings(args),
     )
-    if args.compare and jobs:
-        _write_comparison(jobs[0].reader, jobs[0].output, args.compare)
+    for line in summary.failures():
+        print(f"star-jax upscale: {line}", file=sys.stderr)
+    if args.compare and summary.of("done"):
+        _write_comparison(summary.of("done")[0].job, args.compare)
+    if args.report:
+        _write_report(args, summary)
+    return summary.exit_code
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -246,8 +316,9 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
       InputError: one was given.
     """
     from star_jax.checkpoints.directory import read_config
+    from star_jax.models.architectures import build_model
 
-    if read_config(args.checkpoint).text_encoder is not None:
+    if build_model(read_config(args.checkpoint)).has_text:
         return
     given = {
         "--prompt": bool(args.prompt),
@@ -258,14 +329,25 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
         raise InputError(f"{args.checkpoint} reads no text; leave out {', '.join(options)}")
 
 
-def _write_comparison(reader, output: Path, truth: str) -> None:
+def _write_comparison(job, truth: str) -> None:
     """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.picture import comparison
     from star_jax.evaluation.views import panels
     from star_jax.files import write_png
 
-    (pair,) = pair_clips(output, Path(truth), Path(reader.info.path))
-    picture = output.with_suffix(".png")
-    write_png(picture, comparison(panels({"output": pair}, reader.info.num_frames // 2, "bicubic")))
+    (pair,) = pair_clips(job.output, Path(truth), Path(job.info.path))
+    picture = job.output.with_suffix(".png")
+    write_png(picture, comparison(panels({"output": pair}, job.num_frames // 2, "bicubic")))
     print(picture)
+
+
+def _write_report(args: argparse.Namespace, summary) -> None:
+    from star_jax.evaluation.run_report import report_run
+
+    run = {"checkpoint": args.checkpoint, "dtype": args.dtype, "attention": args.attention}
+    report_run(
+        summary, args.report, truth=args.compare, run=run, progress=not args.quiet and args.progress == "auto"
+    )
+    if not args.quiet and args.progress == "auto":
+        print(args.report)

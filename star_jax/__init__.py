@@ -6,6 +6,7 @@ The main jobs, as the command `star-jax` runs them; each is loaded when it is fi
   star_jax.StarPipeline.from_pretrained(...)    the same on arrays
   star_jax.convert(sources, directory, ...)     PyTorch weights to a checkpoint directory
   star_jax.export(directory, file, ...)         and back
+  star_jax.compare(before, after, page, ...)    a page to look at both
   star_jax.train(config, workdir, ...)          training, or going on with it
   star_jax.evaluate(results, truth, ...)        scores
 """
@@ -17,16 +18,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from star_jax.convert.converter import convert_checkpoint as convert
     from star_jax.convert.exporter import export_checkpoint as export
+    from star_jax.evaluation.before_after import compare
     from star_jax.evaluation.evaluate import evaluate
     from star_jax.inference.files import upscale
     from star_jax.inference.pipeline import StarPipeline
     from star_jax.train.run import train
 
-__all__ = ["StarPipeline", "convert", "evaluate", "export", "train", "upscale"]
+__all__ = ["StarPipeline", "compare", "convert", "evaluate", "export", "train", "upscale"]
 
 # Importing any of these takes seconds, which `import star_jax` and `star-jax --help` do without.
 _JOBS = {
     "StarPipeline": ("star_jax.inference.pipeline", "StarPipeline"),
+    "compare": ("star_jax.evaluation.before_after", "compare"),
     "convert": ("star_jax.convert.converter", "convert_checkpoint"),
     "evaluate": ("star_jax.evaluation.evaluate", "evaluate"),
     "export": ("star_jax.convert.exporter", "export_checkpoint"),

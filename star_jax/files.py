@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from etils import epath
 
@@ -165,6 +164,8 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
       RunError: the file cannot be written.
     """
+    import cv2  # which `star-jax --help` does without
+
     write_bytes(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 

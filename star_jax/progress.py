@@ -10,12 +10,15 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from star_jax.files import bytes_text
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -37,7 +40,7 @@ def progress(description: str, total: int, unit: str = "it", *, quiet: bool = Fa
     Args:
         description: what is being done, such as "Upscaling panda.mp4".
         total: units of work in all.
-        unit: name of a unit, in the plural.
+        unit: name of a unit, in the plural; `bytes` are shown as MiB or GiB.
         quiet: show nothing.
     """
     if quiet:
@@ -47,7 +50,9 @@ def progress(description: str, total: int, unit: str = "it", *, quiet: bool = Fa
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}", markup=False),
+            DownloadColumn(binary_units=True)
+            if unit == "bytes"
+            else TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -87,20 +92,20 @@ class _Lines:
             self._last = now
             spent = now - self._start
             self._print(
-                f"{_clock(spent)} spent, {_clock(spent / self._done * (self._total - self._done))} left"
+                f"{clock_text(spent)} spent, {clock_text(spent / self._done * (self._total - self._done))} left"
             )
 
     def finish(self) -> None:
-        self._print(f"done in {_clock(time.monotonic() - self._start)}")
+        self._print(f"done in {clock_text(time.monotonic() - self._start)}")
 
     def _print(self, times: str) -> None:
         share = 100 * self._done // max(1, self._total)
-        print(
-            f"{self._description}: {share}% ({self._done}/{self._total} {self._unit}), {times}",
-            file=sys.stderr,
-            flush=True,
-        )
+        done = f"{self._done}/{self._total} {self._unit}"
+        if self._unit == "bytes":
+            done = f"{bytes_text(self._done)} of {bytes_text(self._total)}"
+        print(f"{self._description}: {share}% ({done}), {times}", file=sys.stderr, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds: `0:01:30`."""
     return str(timedelta(seconds=round(seconds)))

@@ -48,17 +48,18 @@ def test_upscale_takes_one_path_and_the_settings_of_the_pipeline(
         star_jax.StarPipeline, "from_pretrained", staticmethod(lambda *_, **__: tiny_pipeline)
     )
     clip = write_video(tmp_path / "clip.mp4", moving_clip(6))
-    (job,) = star_jax.upscale(
+    summary = star_jax.upscale(
         clip,
         tmp_path / "out.mp4",
         checkpoint=tiny_checkpoint,
         compile_cache="",
-        quiet=True,
+        progress="none",
         num_inference_steps=1,
         guidance_scale=1.0,
         window=4,
     )
-    assert job.output == tmp_path / "out.mp4" and job.settings.window == 4
-    assert VideoReader(job.output).info.num_frames == 6
+    (outcome,) = summary.of("done")
+    assert outcome.output == tmp_path / "out.mp4" and outcome.settings.window == 4
+    assert VideoReader(outcome.output).info.num_frames == 6
     with pytest.raises(InputError, match="choose a number of at least 1"):
         star_jax.upscale(clip, tmp_path / "other.mp4", scale=0.5)

@@ -37,6 +37,17 @@ def test_a_log_gets_a_line_every_ten_seconds(capsys, clock):
     ]
 
 
+def test_bytes_are_shown_as_sizes(capsys, clock):
+    with progress("Converting", 3 * 2**30, "bytes") as report:
+        clock.now += 12
+        report.advance(2**29)
+        report.advance(5 * 2**29)
+    assert capsys.readouterr().err.splitlines() == [
+        "Converting: 16% (512 MiB of 3 GiB), 0:00:12 spent, 0:01:00 left",
+        "Converting: 100% (3 GiB of 3 GiB), done in 0:00:12",
+    ]
+
+
 def test_an_error_does_not_say_done(capsys, clock):
     with pytest.raises(ValueError, match="broken"), progress("Upscaling", 8, "frames") as report:
         report.advance(2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from star_jax.errors import InputError
 
@@ -163,7 +164,7 @@ def frequency_loss(
 
 def _spectrum(config: LossConfig, frames: jax.Array) -> jax.Array:
     """[B, F, H, W, 3] -> complex64 [B, F, 3, H, W // 2 + 1]; transforms want their axes last."""
-    frames = jnp.moveaxis(frames.astype(jnp.float32), -1, 2)
+    frames = rearrange(frames.astype(jnp.float32), "b f h w c -> b f c h w")
     return jnp.fft.rfft2(frames, norm=config.normalization)
 
 

@@ -1,31 +1,346 @@
-"""What a user sees while an upscale runs."""
+"""What is shown while upscales run: one bar over all files and stages, lines in a log, or JSON for programs.
+
+The share done is counted in rough costs of the stages; the time left in what each stage has taken in this run.
+Compilation is neither: it is noted while it lasts, and comes once for each size and length.
+"""
 
 import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from star_jax.progress import progress
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn
+from rich.text import Text
 
-STAGES = {"encode": ("Encoding", "frames"), "sample": ("Sampling", "steps"), "decode": ("Decoding", "frames")}
+from star_jax.errors import InputError
+from star_jax.progress import SECONDS_BETWEEN_LINES, clock_text
+
+STAGES = {"read": "Reading", "encode": "Encoding", "sample": "Sampling", "decode": "Decoding"}
+CHOICES = ("auto", "json", "none")
+_COSTS = {
+    "read": 0.002,
+    "encode": 1.0,
+    "sample": 4.0,
+    "decode": 2.0,
+}  # of a frame; `sample` of one evaluation
+_SECONDS_BETWEEN_EVENTS = 0.5
+_LONG_COMPILATION = 2.0  # seconds, from which on it is worth a note
 
 
-class StageBars:
-    """One progress bar after the other, as the pipeline goes from stage to stage."""
+@dataclass
+class FileWork:
+    """One file's work.
 
-    def __init__(self, *, quiet: bool):
-        self.quiet = quiet
-        self.stage, self.done = None, 0
-        self.stack = contextlib.ExitStack()
+    Attributes:
+      name: what the user called it.
+      num_frames: that are upscaled.
+      pixels: of an output frame.
+      evaluations: of the network.
+      done: frames done, by stage.
+      seconds: spent, by stage, without compiling.
+    """
 
-    def __enter__(self) -> "StageBars":
-        return self
+    name: str
+    num_frames: int
+    pixels: int
+    evaluations: int
+    done: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    is_over: bool = False
 
-    def __exit__(self, *error) -> None:
-        self.stack.__exit__(*error)
+    def cost(self, stage: str) -> float:
+        """Of a frame."""
+        return _COSTS[stage] * self.pixels * (self.evaluations if stage == "sample" else 1)
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage != self.stage:
-            self.stack.close()
-            label, unit = STAGES[stage]
-            self.bar = self.stack.enter_context(progress(label, total, unit, quiet=self.quiet))
-            self.stage, self.done = stage, 0
-        self.bar.advance(done - self.done)
-        self.done = done
+
+class RunProgress:
+    """Where a run over several files stands.
+
+    Args:
+      files: what is to be done.
+      show: `auto` (a bar on a terminal, lines elsewhere), `json` (lines on standard output) or `none`.
+
+    Raises:
+      InputError: another word.
+    """
+
+    def __init__(self, files: Sequence[FileWork], show: str = "auto"):
+        if show not in CHOICES:
+            raise InputError(f"progress is {show!r}; choose one of {', '.join(CHOICES)}")
+        self.files, self.show = files, show
+        self.index, self.stage = 0, ""
+        self._start = self._last = time.monotonic()
+        self._stage_seconds: dict[str, float] = {}
+        self._stage_costs: dict[str, float] = {}
+        self._compiling_since: float | None = None
+        self._compiled = 0.0  # seconds of compiling since the last advance
+        self._display: _Display = _Display()
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["RunProgress"]:
+        """Shows the run until the block ends."""
+        jax.monitoring.register_event_duration_secs_listener(self._on_compilation)
+        try:
+            with _display(self) as self._display:
+                yield self
+        finally:
+            self._display = _Display()
+            jax.monitoring.unregister_event_duration_listener(self._on_compilation)
+
+    def begin(self, index: int) -> None:
+        """The file of that number is next."""
+        self.index, self.stage, self._last, self._compiled = index, "", time.monotonic(), 0.0
+
+    def load(self) -> None:
+        """The model is loaded next."""
+        self.stage = "load"
+
+    def advance(self, stage: str, frames: float) -> None:
+        """So many frames of the present file have passed a stage, in all."""
+        file, now = self.files[self.index], time.monotonic()
+        seconds = max(0.0, now - self._last - self._compiled)
+        gained = frames - file.done.get(stage, 0.0)
+        file.done[stage] = frames
+        file.seconds[stage] = file.seconds.get(stage, 0.0) + seconds
+        if not self._compiled:  # else tracing and loading are in it, too
+            self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
+            self._stage_costs[stage] = self._stage_costs.get(stage, 0.0) + gained * file.cost(stage)
+        self.stage, self._last, self._compiled = stage, now, 0.0
+        self._display.advanced(is_last=frames >= file.num_frames)
+
+    def done(self, stage: str) -> float:
+        """Frames of the present file that have passed a stage."""
+        return self.files[self.index].done.get(stage, 0.0)
+
+    def end(self) -> None:
+        """The present file is done, or failed: it costs no more time."""
+        file = self.files[self.index]
+        file.is_over = True
+        self._display.ended(file)
+
+    def say(self, text: str) -> None:
+        """A line for people; programs get events."""
+        if self.show == "auto":
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A line that people see although they asked for no progress."""
+        if self.show == "json":
+            self.event("warning", text=text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def result(self, text: str) -> None:
+        """The name of a file that is complete, on standard output."""
+        if self.show == "auto":
+            print(text, flush=True)
+
+    def event(self, event: str, **content: Any) -> None:
+        """A line of JSON, for programs."""
+        if self.show == "json":
+            print(json.dumps({"event": event, **content}), flush=True)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    @property
+    def compiling(self) -> float:
+        """Seconds for which a program has been compiling; 0 where none is."""
+        since = self._compiling_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def share(self) -> float:
+        """Of the whole run, 0 to 1."""
+        total = sum(file.num_frames * file.cost(stage) for file in self.files for stage in STAGES)
+        left = sum(self._left(file, stage) for file in self.files for stage in STAGES)
+        return 1 - left / total if total else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the end of the run, once something is known about its speed."""
+        known = [stage for stage, cost in self._stage_costs.items() if cost and stage != "read"]
+        if not known:  # reading says nothing about the rest
+            return None
+        mean = sum(self._stage_seconds[stage] for stage in known) / sum(
+            self._stage_costs[stage] for stage in known
+        )
+        seconds = 0.0
+        for stage in STAGES:
+            cost = self._stage_costs.get(stage, 0.0)
+            speed = self._stage_seconds[stage] / cost if cost else mean
+            seconds += speed * sum(self._left(file, stage) for file in self.files)
+        return seconds
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames that the run gets through, all stages counted."""
+        total = sum(file.num_frames for file in self.files)
+        return total * self.share / max(self.elapsed, 1e-9)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of this, for programs."""
+        file, left = self.files[self.index], self.seconds_left
+        return {
+            "file": self.index + 1,
+            "files": len(self.files),
+            "input": file.name,
+            "stage": self.stage,
+            "stage_frames": round(file.done.get(self.stage, 0.0), 2),
+            "num_frames": file.num_frames,
+            "share": round(self.share, 4),
+            "seconds": round(self.elapsed, 1),
+            "seconds_left": None if left is None else round(left, 1),
+            "frames_per_second": round(self.frames_per_second, 3),
+            "compiling": self._compiling_since is not None,
+        }
+
+    def title(self) -> str:
+        """The present file and what is done with it."""
+        file = self.files[self.index]
+        number = f"file {self.index + 1} of {len(self.files)}, " if len(self.files) > 1 else ""
+        stage = {**STAGES, "load": "loading the model"}.get(self.stage, "starting").lower()
+        if self.compiling > _LONG_COMPILATION:
+            stage = f"compiling for {clock_text(self.compiling)} (kept for the next run)"
+        return f"{number}{file.name}: {stage}"
+
+    def times(self) -> str:
+        """Time spent and left, and the speed."""
+        left = self.seconds_left
+        known = "" if left is None else f", {clock_text(left)} left, {self.frames_per_second:.2g} frames/s"
+        return f"{clock_text(self.elapsed)} spent{known}"
+
+    def _left(self, file: FileWork, stage: str) -> float:
+        frames = 0.0 if file.is_over else file.num_frames - file.done.get(stage, 0.0)
+        return frames * file.cost(stage)
+
+    def _on_compilation(self, event: str, seconds: float, **_: Any) -> None:
+        if event.endswith("/jaxpr_to_mlir_module_duration"):  # what comes next is the compiler
+            self._compiling_since = time.monotonic()
+        elif event.endswith("/backend_compile_duration"):
+            self._compiling_since = None
+            self._compiled += seconds
+
+
+class _Display:
+    """Shows nothing."""
+
+    def advanced(self, *, is_last: bool) -> None:
+        """The present file got further."""
+
+    def ended(self, file: FileWork) -> None:
+        """The present file is over."""
+
+
+@contextlib.contextmanager
+def _display(run: RunProgress) -> Iterator[_Display]:
+    if run.show == "none":
+        yield _Display()
+    elif run.show == "json":
+        display = _Json(run)
+        with _every_second(display.tick):
+            yield display
+    elif sys.stderr.isatty():
+        with Progress(
+            _Column(run.title),
+            BarColumn(),
+            TaskProgressColumn(),
+            _Column(run.times),
+            console=Console(stderr=True),
+        ) as bar:
+            yield _Bar(run, bar)
+    else:
+        display = _Lines(run)
+        with _every_second(display.tick):
+            yield display
+
+
+class _Column(ProgressColumn):
+    """Text that is made anew whenever the bar is drawn."""
+
+    def __init__(self, text: Callable[[], str]):
+        super().__init__()
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        """The text as it is now."""
+        del task
+        return Text(self._text())
+
+
+class _Bar(_Display):
+    def __init__(self, run: RunProgress, bar: Progress):
+        self._run, self._bar, self._task = run, bar, bar.add_task("", total=1.0)
+
+    def advanced(self, *, is_last: bool) -> None:
+        self._bar.update(self._task, completed=self._run.share)
+
+    def ended(self, file: FileWork) -> None:
+        self._bar.update(self._task, completed=self._run.share)
+
+
+class _Lines(_Display):
+    """A line about every ten seconds, and one for each stage of a file that is over."""
+
+    def __init__(self, run: RunProgress):
+        self._run, self._last = run, time.monotonic()
+
+    def tick(self) -> None:
+        """Called every second."""
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            run = self._run
+            print(f"{run.title()}, {100 * run.share:.0f}%, {run.times()}", file=sys.stderr, flush=True)
+
+    def ended(self, file: FileWork) -> None:
+        for stage, label in STAGES.items():
+            if stage in file.done and stage != "read":
+                share = round(100 * file.done[stage] / file.num_frames)
+                count = f"{file.done[stage]:.0f}/{file.num_frames} frames"
+                seconds = clock_text(file.seconds[stage])
+                print(f"{label}: {share}% ({count}), done in {seconds}", file=sys.stderr, flush=True)
+
+
+class _Json(_Display):
+    """An event whenever something moved, at most two a second, and one every ten seconds in any case."""
+
+    def __init__(self, run: RunProgress):
+        self._run, self._last = run, 0.0
+
+    def advanced(self, *, is_last: bool) -> None:
+        if is_last or time.monotonic() - self._last >= _SECONDS_BETWEEN_EVENTS:
+            self._write()
+
+    def tick(self) -> None:
+        """Called every second."""
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._write()
+
+    def _write(self) -> None:
+        self._last = time.monotonic()
+        self._run.event("progress", **self._run.snapshot())
+
+
+@contextlib.contextmanager
+def _every_second(call: Callable[[], None]) -> Iterator[None]:
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.wait(1.0):
+            call()
+
+    thread = threading.Thread(target=loop, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

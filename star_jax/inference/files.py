@@ -1,30 +1,51 @@
-"""Upscales video files to video files, in bounded host memory."""
+"""Upscales video files to video files, in bounded host memory: one after the other, and each scene by itself."""
 
 import dataclasses
 import os
-import sys
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from star_jax.checkpoints.directory import read_config
-from star_jax.files import parse_bytes
+from star_jax.checkpoints.directory import checkpoint_path, read_config
+from star_jax.errors import InputError
+from star_jax.files import parse_bytes, real_path
+from star_jax.inference.batch import Batch, Summary
 from star_jax.inference.compile_cache import use_compile_cache
-from star_jax.inference.display import StageBars
-from star_jax.inference.jobs import Job, make_jobs
-from star_jax.inference.memory import MemoryPlan, plan_memory
+from star_jax.inference.display import RunProgress
+from star_jax.inference.jobs import (
+    Job,
+    Part,
+    Source,
+    check_comparison,
+    check_outputs,
+    find_sources,
+    make_job,
+    output_paths,
+)
+from star_jax.inference.memory import plan_memory
 from star_jax.inference.overlap import read_ahead, write_behind
-from star_jax.inference.pipeline import OnProgress, StarPipeline, resolve_dtype
+from star_jax.inference.pipeline import StarPipeline
+from star_jax.inference.resume import Kept, file_stamp, work_folder
+from star_jax.inference.scenes import Scene, SceneReader, find_cuts, read_cuts, scenes_between
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
+from star_jax.models.video_model import VideoModel
+from star_jax.ops.attention import AttentionKernels
 from star_jax.presets import BUNDLED
 from star_jax.video.encoders import Quality
-from star_jax.video.images import ImageSequenceReader, open_target
-from star_jax.video.reader import VideoReader
+from star_jax.video.images import DEFAULT_FRAME_RATE, is_images, open_target
 
 AnyPath = str | os.PathLike
+_READ_AT_ONCE = 8  # frames, while cuts are looked for
+_VERSIONS = ("star_jax", "jax", "jaxlib")
 
 
 def upscale(
@@ -34,7 +55,13 @@ def upscale(
     checkpoint: AnyPath = BUNDLED,
     resolution: int | None = None,
     frame_rate: Fraction | None = None,
+    start: str | None = None,
+    frames: str | None = None,
+    scene_cuts: AnyPath = "auto",
+    recursive: bool = False,
     skip_existing: bool = False,
+    overwrite: bool = False,
+    resume: bool = True,
     truth: AnyPath | None = None,
     dtype: str = "auto",
     attention: str = "auto",
@@ -47,20 +74,28 @@ def upscale(
     bit_depth: int | None = None,
     strict: bool = False,
     deinterlace: str = "auto",
-    quiet: bool = False,
+    progress: str = "auto",
     **settings: Any,
-) -> list[Job]:
-    """Upscales videos, images and folders of images into files that appear when they are complete.
+) -> Summary:
+    """Upscales videos, images and folders of these into files that appear when they are complete.
 
-    Everything that can be checked is checked before the model is loaded.
+    Everything that can be checked is checked before the model is loaded. A run that was interrupted or killed, or
+    whose disk was full, goes on where it was when it is called again with the same arguments.
 
     Args:
-      inputs: one path or several.
-      output: a file (.mp4, .mov, .mkv, or .png of one image), a pattern such as folder/%05d.png, or a folder.
+      inputs: one path or several: videos, images, folders of images, folders of videos.
+      output: a file (.mp4, .mov, .mkv, or .png of one image), a pattern such as folder/%05d.png for a clip's frames
+        or out/{name}_x4.mkv for several clips, or a folder.
       checkpoint: directory made by `star_jax.convert`; by default tiny-star, the small model in the package.
       resolution: pixels of the output's shorter side, in place of the setting `scale`.
       frame_rate: of folders of images; 24 by default.
+      start: where to begin, in frames or as a time such as "2.5s" or "1:02:03".
+      frames: how much to upscale, likewise.
+      scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
+      recursive: look for videos in folders of folders, too.
       skip_existing: leave inputs alone whose output is there.
+      overwrite: replace outputs without a line that says so.
+      resume: go on with an earlier run, and keep what is done until the output is complete.
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
@@ -72,113 +107,238 @@ def upscale(
         or 12 bits where the input has more than 8.
       strict: refuse damaged inputs, whose damaged frames are otherwise left out.
       deinterlace: `auto` (what is flagged as interlaced), `on` or `off`.
-      quiet: show no progress.
+      progress: `auto`, `json` or `none`, see `RunProgress`.
       **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
     Returns:
-      What was done: a `Job` for each input that was upscaled.
+      What became of every input. Of several, one that fails does not end the run.
 
     Raises:
-      InputError: an input, output or setting that cannot be used, or too little memory.
-      RunError: a damaged input, a full disk, non-finite numbers.
+      InputError: a single input, an output or a setting that cannot be used, or too little memory.
+      RunError: of a single input: it is damaged, the disk is full, numbers are not finite.
     """
     config = read_config(checkpoint)
+    model = build_model(config, dtype=dtype, kernels=AttentionKernels.all(attention))
     quality = Quality(crf, preset, codec, pixel_format, bit_depth)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
-    budget = parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory
-    jobs = make_jobs(
-        [os.fspath(path) for path in ([inputs] if isinstance(inputs, AnyPath) else inputs)],
-        os.fspath(output),
-        chosen,
-        resolution=resolution,
-        frame_rate=frame_rate,
-        skip_existing=skip_existing,
-        strict=strict,
-        deinterlace=deinterlace,
-        truth=truth,
-        quiet=quiet,
+    chosen.check_tiles(model.size_rule)
+    if resolution is not None and resolution < 1:
+        raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
+    sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
+    outputs = output_paths(sources, os.fspath(output))
+    if frame_rate and not any(is_images(source.path) for source in sources):
+        raise InputError("--frame-rate is of folders of images; a video keeps its own")
+    upscaler = _Upscaler(
+        checkpoint=checkpoint,
+        model=model,
+        attention=attention,
+        budget=parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory,
+        cuts=given_cuts(scene_cuts, num_inputs=len(sources)),
+        resume=resume,
+        quality=quality,
     )
-    if not jobs:
-        return []
-    plans = [
-        plan_memory(config, resolve_dtype(dtype), job.settings, job.info.num_frames, job.size, budget=budget)
-        for job in jobs
-    ]
+
+    def open_job(source: Source, target: Path) -> Job:
+        job = make_job(
+            source,
+            target,
+            chosen,
+            resolution=resolution,
+            part=Part(start, frames),
+            reading={
+                "frame_rate": frame_rate or DEFAULT_FRAME_RATE,
+                "strict": strict,
+                "deinterlace": deinterlace,
+            },
+        )
+        if truth:
+            check_comparison(job, truth, num_inputs=len(sources))
+        return job
+
+    batch = Batch(sources, outputs, open_job, skip_existing=skip_existing)
+    check_outputs(sources, outputs, truth)
     use_compile_cache(compile_cache)
-    pipeline = StarPipeline.from_pretrained(checkpoint, dtype=dtype, attention=attention)
-    for job, plan in zip(jobs, plans, strict=True):
-        _describe(job, plan, quiet=quiet)
-        with StageBars(quiet=quiet) as on_progress:
-            upscale_video(
-                pipeline,
-                job.reader,
-                job.output,
-                plan.settings,
-                quality=quality,
-                on_progress=on_progress,
-            )
-        if not quiet:
-            print(job.output)
-    return jobs
+    return batch.run(upscaler, show=progress, overwrite=overwrite)
 
 
-def _describe(job: Job, plan: MemoryPlan, *, quiet: bool) -> None:
-    if quiet:
-        return
-    info, (height, width) = job.info, job.settings.target_size(*job.size)
-    print(
-        f"{info.path}: {info.num_frames} frames, {info.width}x{info.height} to {width}x{height}",
-        file=sys.stderr,
-    )
-    print(plan.describe(), file=sys.stderr)
+@dataclass
+class _Upscaler:
+    """Upscales one clip after the other; the model is loaded for the first one that can be upscaled.
+
+    Attributes:
+      checkpoint, attention: see `StarPipeline.from_pretrained`.
+      model: of the checkpoint, in the dtype that it runs in.
+      budget: bytes to use at most, or None.
+      cuts: numbers of the frames that begin a scene; None to look for them.
+      resume: see `work_folder`.
+      quality: how outputs are coded.
+    """
+
+    checkpoint: AnyPath
+    model: VideoModel
+    attention: str
+    budget: int | None
+    cuts: list[int] | None
+    resume: bool
+    quality: Quality
+
+    @cached_property
+    def pipeline(self) -> StarPipeline:
+        """The model."""
+        return StarPipeline.from_pretrained(self.checkpoint, dtype=self.model.dtype, attention=self.attention)
+
+    def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
+        """Upscales a clip, and returns the settings with the tiles and the window that fit."""
+        frames = SceneReader(job.reader)
+        scenes = self._scenes(job, frames, progress)
+        longest = max(scene.num_frames for scene in scenes)
+        plan = plan_memory(self.model, job.settings, longest, job.size, budget=self.budget)
+        height, width = plan.settings.target_size(*job.size)
+        several = f" in {len(scenes)} scenes" if len(scenes) > 1 else ""
+        size = f"{job.info.width}x{job.info.height} to {width}x{height}"
+        progress.say(f"{job.info.path}: {job.num_frames} frames{several}, {size}")
+        progress.say(plan.describe())
+        progress.load()
+        pipeline = self.pipeline
+        with_frames = _has_room(job, height * width)
+        if self.resume and not with_frames:
+            progress.say("the disk has little room: latents are kept for resuming, finished frames are not")
+        description = self._description(job, scenes, plan.settings)
+        with work_folder(job.target, description, resume=self.resume, with_frames=with_frames) as kept:
+            upscale_video(pipeline, job, frames, scenes, plan.settings, kept, progress, self.quality)
+        return plan.settings
+
+    def _scenes(self, job: Job, frames: SceneReader, progress: RunProgress) -> list[Scene]:
+        cuts = self.cuts
+        if cuts is None:
+            whole = Scene(*job.frames)
+            cuts = [
+                whole.start + cut for cut in find_cuts(_counted(frames.read(whole, _READ_AT_ONCE), progress))
+            ]
+        return scenes_between(cuts, *job.frames)
+
+    def _description(self, job: Job, scenes: list[Scene], settings: UpscaleSettings) -> dict[str, Any]:
+        """All that the frames depend on, as `work_folder` compares it."""
+        return {
+            "input": file_stamp(job.info.path),
+            "reading": dataclasses.asdict(job.info),
+            "scenes": [dataclasses.astuple(scene) for scene in scenes],
+            "settings": dataclasses.asdict(settings),
+            "checkpoint": file_stamp(checkpoint_path(self.checkpoint)),
+            "dtype": str(self.model.dtype),
+            "attention": self.attention,
+            "device": jax.devices()[0].device_kind,
+            "versions": {name: metadata.version(name) for name in _VERSIONS},
+        }
 
 
 def upscale_video(
     pipeline: StarPipeline,
-    reader: VideoReader | ImageSequenceReader,
-    output: Path,
+    job: Job,
+    frames: SceneReader,
+    scenes: Sequence[Scene],
     settings: UpscaleSettings,
-    *,
-    quality: Quality = Quality(),
-    on_progress: OnProgress,
+    kept: Kept,
+    progress: RunProgress,
+    quality: Quality,
 ) -> None:
-    """Upscales `reader`'s video into `output`, keeping its timing, sound and subtitles.
+    """Upscales a clip scene by scene into a file, keeping its timing, sound and subtitles.
 
-    The video is read twice, a few frames at a time: once to encode it, once more for the colour fix while the
-    result is decoded and written. Reading and writing go on in threads while the device works. The output appears
-    under its name only when it is complete.
+    The clip is read twice, a few frames at a time: once to encode it, once more for the colour fix while the result
+    is decoded and written. Reading and writing go on in threads while the device works.
 
     Args:
       pipeline: a loaded model.
-      reader: an open source.
-      output: .mp4, .mov or .mkv file, or a pattern such as out/%05d.png.
+      job: the clip and its output.
+      frames: of the clip.
+      scenes: that are upscaled, in order.
       settings: see `UpscaleSettings`.
+      kept: what an earlier run has done.
+      progress: is told how far each stage is.
       quality: how the output is coded.
-      on_progress: called with (stage, done, total).
 
     Raises:
       InputError: the output cannot be written there, or the prompt cannot be used.
       RunError: a damaged input, a full disk, non-finite numbers.
     """
-    info = reader.info
-    timestamps: list[int] = []
-
-    def read(size: int) -> Iterator[np.ndarray]:
-        timestamps.clear()
-        for frames, pts in read_ahead(reader.chunks(size)):
-            timestamps.extend(pts)
-            yield frames
-
-    height, width = settings.target_size(info.height, info.width)
-    pieces = pipeline.stream(
-        read, info.num_frames, (info.height, info.width), settings, on_progress=on_progress
+    info, (height, width) = job.info, settings.target_size(*job.size)
+    target = open_target(
+        job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )
-    with open_target(
-        output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
-    ) as writer:
-        done = 0
-        with write_behind(lambda piece: writer.write(*piece)) as write:
-            for piece in pieces:
-                write((piece, timestamps[done : done + len(piece)]))
+    with target as writer, write_behind(lambda piece: writer.write(*piece)) as write:
+        for scene in scenes:
+            done = scene.start
+            for piece in _scene_pieces(
+                pipeline, frames, scene, job.size, settings, kept.part(f"{scene.start:07d}"), progress
+            ):
+                write((piece, frames.times_of(done, done + len(piece))))
                 done += len(piece)
+                progress.advance("decode", done - job.frames[0])
                 del piece  # it is the writer's now
+
+
+def _scene_pieces(
+    pipeline: StarPipeline,
+    frames: SceneReader,
+    scene: Scene,
+    size: tuple[int, int],
+    settings: UpscaleSettings,
+    kept: Kept,
+    progress: RunProgress,
+) -> Iterator[np.ndarray]:
+    """Yields a scene's upscaled frames: those that were kept, then those that are made now."""
+    before = {stage: progress.done(stage) for stage in ("encode", "sample")}
+
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage in before:
+            progress.advance(stage, before[stage] + scene.num_frames * done / total)
+
+    number = 0
+    while (piece := kept.load(f"frames.{number}")) is not None:
+        yield piece
+        number += len(piece)
+    for stage in before:
+        if number == scene.num_frames:
+            advance(stage, 1, 1)
+    if number < scene.num_frames:
+        start = 0
+        for piece in pipeline.stream(
+            lambda count: read_ahead(frames.read(scene, count)),
+            scene.num_frames,
+            size,
+            settings,
+            on_progress=advance,
+        ):
+            if start >= number:
+                kept.save_frames(f"frames.{start}", piece)
+                yield piece
+            start += len(piece)
+
+
+def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:
+    """The cuts that the option names: None where they are to be looked for.
+
+    Raises:
+      InputError: a file that cannot be read, or one for several inputs.
+    """
+    if scene_cuts == "auto":
+        return None
+    if scene_cuts == "off":
+        return []
+    if num_inputs > 1:
+        raise InputError("--scene-cuts FILE is of a single input; several take auto or off")
+    return read_cuts(Path(scene_cuts))
+
+
+def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Iterator[np.ndarray]:
+    done = 0
+    for piece in read_ahead(pieces):
+        yield piece
+        done += len(piece)
+        progress.advance("read", done)
+
+
+def _has_room(job: Job, pixels: int) -> bool:
+    """Whether the disk holds the finished frames beside the output, with as much again left."""
+    free = shutil.disk_usage(real_path(job.target).parent).free
+    return free > 2 * 3 * pixels * job.num_frames

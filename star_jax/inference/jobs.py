@@ -2,18 +2,77 @@
 
 import dataclasses
 import os
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from star_jax.data.sources import VIDEO_SUFFIXES
 from star_jax.errors import InputError
+from star_jax.inference.resume import check_not_running
 from star_jax.inference.settings import UpscaleSettings
-from star_jax.video.images import DEFAULT_FRAME_RATE, ImageSequenceReader, is_images, is_still, open_source
+from star_jax.video.images import ImageSequenceReader, is_images, is_still, open_source
 from star_jax.video.outputs import check_not_read, check_output_path, is_pattern
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
+
+_PLACES = ("{name}", "{folder}")  # in the name of an output
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video, an image or a folder of images.
+
+    Attributes:
+      path: as the user wrote it, or below the folder that was named.
+      folder: of it, relative to that folder.
+    """
+
+    path: Path
+    folder: Path = Path()
+
+    @property
+    def name(self) -> str:
+        """Without the extension; "." and ".." have no name of their own."""
+        real = self.path.resolve()
+        return real.name if self.path.is_dir() else real.stem
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the output is a single picture where nothing else is asked for."""
+        return is_still(self.path)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of each clip that is upscaled: frame numbers, or times such as 2.5s and 1:02:03.
+
+    Attributes:
+      start: where it begins; None is the first frame.
+      length: of it; None is all that follows.
+    """
+
+    start: str | None = None
+    length: str | None = None
+
+    def frames_of(self, info: VideoInfo) -> tuple[int, int]:
+        """First frame, and the one after the last.
+
+        Raises:
+          InputError: no number and no time, or a part behind the clip's end.
+        """
+        start = 0 if self.start is None else _frames(self.start, info.frame_rate, "--start")
+        length = None if self.length is None else _frames(self.length, info.frame_rate, "--frames")
+        if length == 0:
+            raise InputError(f"--frames is {self.length}; choose at least one frame")
+        if start >= info.num_frames:
+            raise InputError(f"--start is {self.start}; {info.path} ends after {info.num_frames} frames")
+        return start, info.num_frames if length is None else min(start + length, info.num_frames)
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -24,14 +83,17 @@ class Job:
       reader: of its frames.
       output: where they go.
       settings: how; `scale` may be the clip's own.
+      frames: first frame, and the one after the last.
     """
 
     reader: VideoReader | ImageSequenceReader
     output: Path
     settings: UpscaleSettings
+    frames: tuple[int, int]
 
     @property
     def info(self) -> VideoInfo:
+        """Of the input."""
         return self.reader.info
 
     @property
@@ -39,43 +101,105 @@ class Job:
         """(height, width) of the input."""
         return self.info.height, self.info.width
 
+    @property
+    def target(self) -> Path:
+        """What appears when the job is done: the output, or the folder of numbered images."""
+        return _target(self.output)
 
-def make_jobs(
-    inputs: Sequence[str],
-    output: str,
+    @property
+    def num_frames(self) -> int:
+        """Of the output."""
+        return self.frames[1] - self.frames[0]
+
+
+def find_sources(inputs: Sequence[str | os.PathLike], *, recursive: bool = False) -> list[Source]:
+    """What is to be upscaled: files and folders of images as they are, and of other folders the videos in them.
+
+    Args:
+      inputs: files and folders.
+      recursive: look into folders of folders, too.
+
+    Raises:
+      InputError: a folder with videos and images side by side.
+    """
+    sources = []
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            sources.append(Source(path))
+        elif found := _in_folder(path, recursive=recursive):
+            sources += found
+        else:
+            sources.append(Source(path))  # the reader says what is wrong with it
+    return sources
+
+
+def output_paths(sources: Sequence[Source], output: str) -> list[Path]:
+    """Where each source goes.
+
+    A pattern such as `out/{folder}/{name}_x4.mkv` is filled in. One source goes to the file that is named; several
+    go into a folder, in the subfolders they come from: videos and folders of images as .mp4, images as .png.
+
+    Raises:
+      InputError: several inputs and no folder, or two inputs of the same name.
+    """
+    if any(place in output for place in _PLACES):
+        paths = [
+            Path(output.replace("{name}", source.name).replace("{folder}", str(source.folder)))
+            for source in sources
+        ]
+    else:
+        folder = Path(output)
+        in_folders = any(source.folder != Path() for source in sources)
+        if len(sources) == 1 and not folder.is_dir() and not in_folders:
+            return [folder]
+        if not folder.is_dir():
+            raise InputError(
+                f"{output} is not a folder, but there are {len(sources)} inputs; create the folder first, or write "
+                "a pattern such as out/{name}_x4.mp4"
+            )
+        paths = [
+            folder / source.folder / f"{source.name}{'.png' if source.is_image else '.mp4'}"
+            for source in sources
+        ]
+    if len(set(paths)) < len(paths):
+        double = next(path for path in paths if paths.count(path) > 1)
+        raise InputError(
+            f"two inputs have the same name: both would be written to {double}; upscale them one by one, or write "
+            "{folder} in the output"
+        )
+    return paths
+
+
+def make_job(
+    source: Source,
+    output: Path,
     settings: UpscaleSettings,
     *,
     resolution: int | None = None,
-    frame_rate: Fraction | None = None,
-    skip_existing: bool = False,
-    strict: bool = False,
-    deinterlace: str = "auto",
-    truth: str | os.PathLike | None = None,
-    quiet: bool = False,
-) -> list[Job]:
-    """Opens every input that is to be upscaled, and checks that its output can be written; see `upscale`."""
-    if resolution is not None and resolution < 1:
-        raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
-    outputs = output_paths(inputs, output)
-    jobs = []
-    for path, target in zip(inputs, outputs, strict=True):
-        if skip_existing and is_there(target):
-            if not quiet:
-                print(f"{target} is there: {path} is skipped", file=sys.stderr)
-            continue
-        reader = open_source(
-            path, frame_rate=frame_rate or DEFAULT_FRAME_RATE, strict=strict, deinterlace=deinterlace
-        )
-        check_output_path(target, reader.info)
-        exact = dataclasses.replace(settings, exact_size=target.suffix.lower() == ".png")
-        jobs.append(Job(reader, target, settings_for(reader.info, exact, resolution)))
-    if frame_rate and not any(is_images(Path(path)) for path in inputs):
-        raise InputError("--frame-rate is of folders of images; a video keeps its own")
-    if truth and jobs:
-        check_comparison(jobs, os.fspath(truth), num_inputs=len(inputs))
-    pictures = [outputs[0].with_suffix(".png")] if truth else []
-    check_not_read([*outputs, *pictures], [*inputs, *([truth] if truth else [])])
-    return jobs
+    part: Part = WHOLE,
+    reading: Mapping[str, Any],
+) -> Job:
+    """Opens an input, and checks that its output can be written.
+
+    Args:
+      source: what is read.
+      output: what is written; its folder is made if it lies in one of a tree.
+      settings: `scale` gives way to `resolution`.
+      resolution: pixels of the output's shorter side.
+      part: of the clip.
+      reading: arguments of `open_source`.
+
+    Raises:
+      InputError: the input cannot be read, or the output cannot be written.
+    """
+    reader = open_source(source.path, **reading)
+    if source.folder != Path():
+        output.parent.mkdir(parents=True, exist_ok=True)
+    frames = part.frames_of(reader.info)
+    check_output_path(output, dataclasses.replace(reader.info, num_frames=frames[1] - frames[0]))
+    check_not_running(_target(output))
+    exact = dataclasses.replace(settings, exact_size=output.suffix.lower() == ".png")
+    return Job(reader, output, settings_for(reader.info, exact, resolution), frames)
 
 
 def settings_for(info: VideoInfo, settings: UpscaleSettings, resolution: int | None) -> UpscaleSettings:
@@ -92,45 +216,66 @@ def is_there(output: Path) -> bool:
     return output.exists()
 
 
-def output_paths(inputs: Sequence[str], output: str) -> list[Path]:
-    """One output file for one input; several inputs go into a folder, under their own names.
-
-    Videos and folders of images become .mp4 there, single images .png.
-
-    Raises:
-      InputError: several inputs and no folder, or two inputs of the same name.
-    """
-    folder = Path(output)
-    if len(inputs) == 1 and not folder.is_dir():
-        return [folder]
-    if not folder.is_dir():
-        raise InputError(
-            f"{output} is not a folder, but there are {len(inputs)} inputs; create the folder first"
-        )
-    names = [_output_name(Path(path).resolve()) for path in inputs]  # "." and ".." have no name of their own
-    if len(set(names)) < len(names):
-        raise InputError("two inputs have the same name; upscale them one by one")
-    return [folder / name for name in names]
+def check_outputs(
+    sources: Sequence[Source], outputs: Sequence[Path], truth: str | os.PathLike | None
+) -> None:
+    """Refuses outputs that would replace what is read, or each other; see `check_not_read`."""
+    pictures = [outputs[0].with_suffix(".png")] if truth else []
+    read = [source.path for source in sources]
+    check_not_read([*outputs, *pictures], [*read, *([truth] if truth else [])])
 
 
-def _output_name(path: Path) -> str:
-    if path.is_dir():
-        return f"{path.name}.mp4"
-    return f"{path.stem}.png" if is_still(path) else f"{path.stem}.mp4"
-
-
-def check_comparison(jobs: list[Job], truth: str, *, num_inputs: int) -> None:
+def check_comparison(job: Job, truth: str | os.PathLike, *, num_inputs: int) -> None:
     """Refuses, before anything starts, a ground truth that the output cannot be compared with.
 
     Raises:
       InputError: several inputs, an output that is no video file, or another size or number of frames.
     """
-    if num_inputs > 1 or jobs[0].output.suffix.lower() == ".png":
+    if num_inputs > 1 or job.output.suffix.lower() == ".png":
         raise InputError("--compare takes one input and an output that is a video file")
-    ours, theirs = jobs[0].info, open_source(truth).info
-    size = jobs[0].settings.target_size(*jobs[0].size)
-    if (theirs.num_frames, theirs.height, theirs.width) != (ours.num_frames, *size):
+    theirs = open_source(truth).info
+    size = job.settings.target_size(*job.size)
+    if (theirs.num_frames, theirs.height, theirs.width) != (job.num_frames, *size):
         raise InputError(
             f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
-            f"have {ours.num_frames} of {size[0]}x{size[1]}"
+            f"have {job.num_frames} of {size[0]}x{size[1]}"
         )
+
+
+def _target(output: Path) -> Path:
+    return output.parent if is_pattern(output) else output
+
+
+def _in_folder(root: Path, *, recursive: bool) -> list[Source]:
+    """The videos of a folder, and with `recursive` those and the folders of images below it."""
+    found = []
+    for path in sorted(root.rglob("*") if recursive else root.iterdir()):
+        relative = path.relative_to(root)
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        is_video = path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
+        if is_video or (recursive and path.is_dir() and _has_images(path)):
+            found.append(Source(path, relative.parent))
+    if _has_images(root):
+        if any(source.path.is_file() and source.folder == Path() for source in found):
+            raise InputError(f"{root} holds videos and images; give the files, or move one kind elsewhere")
+        return [Source(root), *found] if recursive else [Source(root)]
+    return found
+
+
+def _has_images(folder: Path) -> bool:
+    return any(
+        is_images(path) and path.is_file() and not path.name.startswith(".") for path in folder.iterdir()
+    )
+
+
+def _frames(text: str, rate: Fraction, option: str) -> int:
+    """`48` is a number of frames; `2.5s`, `1:02` and `1:02:03.5` are times."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    match = re.fullmatch(r"(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d*)?)s?", text, re.ASCII)
+    if match is None or ("s" not in text and ":" not in text):
+        raise InputError(f"{option} is {text!r}; give a number of frames, or a time such as 2.5s or 1:02:03")
+    first, second, seconds = match.groups()
+    hours, minutes = (first, second) if second is not None else (None, first)
+    return round((int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(seconds)) * rate)

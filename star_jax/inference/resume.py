@@ -130,7 +130,12 @@ def work_folder(
             comes_again = isinstance(error, StarError) and not isinstance(error, DiskError)
             if comes_again or not any(folder.glob("*.npz")):
                 shutil.rmtree(folder, ignore_errors=True)
+                raise
             _remove_drafts(folder)
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(
+                    f"interrupted; nothing was left half-written, and the same command goes on from {folder}"
+                ) from error
             raise
         shutil.rmtree(folder, ignore_errors=True)
 

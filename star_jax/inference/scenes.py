@@ -11,13 +11,15 @@ sides, max(d(t-2, t-1), d(t, t+1)), or is larger than any motion (slides, where 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from star_jax.errors import InputError
+from star_jax.video.images import ImageSequenceReader
+from star_jax.video.reader import VideoReader
 
 _THUMBNAIL = 24  # pixels of a side: what is finer moves too much
 _LEAST_CHANGE = 12.0  # levels of 255
@@ -83,6 +85,55 @@ def read_cuts(path: Path) -> list[int]:
             )
         cuts.append(int(text))
     return cuts
+
+
+class SceneReader:
+    """Reads scenes in order, by passes that follow each other from scene to scene; each decodes the clip once.
+
+    Attributes:
+      times: timestamps of the frames read so far, by their numbers.
+    """
+
+    def __init__(self, reader: VideoReader | ImageSequenceReader):
+        self.times: dict[int, int] = {}
+        self._reader = reader
+        self._passes: list[_Pass] = []
+
+    def times_of(self, start: int, stop: int) -> list[int]:
+        """Timestamps of frames [start, stop), in `info.time_base`."""
+        return [self.times[number] for number in range(start, stop)]
+
+    def read(self, scene: Scene, size: int) -> Iterator[np.ndarray]:
+        """Yields a scene's frames [f, H, W, C], `size` at a time.
+
+        Raises:
+          RunError: see `VideoReader.chunks`.
+        """
+        behind = [one for one in self._passes if one.position <= scene.start]
+        one = max(behind, key=lambda one: one.position) if behind else _Pass(self._reader)
+        if behind:
+            self._passes.remove(one)
+        while one.position < scene.start:
+            one.next()
+        for start in range(scene.start, scene.stop, size):
+            numbers = range(start, min(start + size, scene.stop))
+            frames, times = zip(*(one.next() for _ in numbers), strict=True)
+            self.times.update(zip(numbers, times, strict=True))
+            yield np.stack(frames)
+        self._passes.append(one)
+
+
+class _Pass:
+    """One pass over a clip, frame by frame."""
+
+    def __init__(self, reader: VideoReader | ImageSequenceReader):
+        self.position = 0
+        self._frames = chain.from_iterable(zip(*chunk, strict=True) for chunk in reader.chunks(1))
+
+    def next(self) -> tuple[np.ndarray, int]:
+        """The next frame, and its timestamp."""
+        self.position += 1
+        return next(self._frames)
 
 
 def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

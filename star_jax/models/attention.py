@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from star_jax.ops.attention import dot_product_attention
@@ -67,18 +68,15 @@ class Attention(nnx.Module):
             implementation=self.implementation,
             split_queries=text is not None,
         )
-        return self.to_out(out.reshape(*x.shape[:2], -1))
+        return self.to_out(rearrange(out, "... heads dim -> ... (heads dim)"))
 
     def along_frames(self, x: jax.Array) -> jax.Array:
         """Attends along the frames of each pixel, where they lie: [B, F, pixels, dim] -> same."""
-        q, k, v = (
-            projection(x).reshape(*x.shape[:3], self.heads, -1)
-            for projection in (self.to_q, self.to_k, self.to_v)
-        )
-        return self.to_out(frames_attention(q, k, v).reshape(*x.shape[:3], -1))
+        q, k, v = (self._heads(projection(x)) for projection in (self.to_q, self.to_k, self.to_v))
+        return self.to_out(rearrange(frames_attention(q, k, v), "... heads dim -> ... (heads dim)"))
 
     def _heads(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], self.heads, -1)
+        return rearrange(x, "... (heads dim) -> ... heads dim", heads=self.heads)
 
 
 class FeedForward(nnx.Module):

@@ -9,19 +9,29 @@ from star_jax.ops.convolution import convolve_frames
 
 
 class TemporalConv(nnx.Module):
-    """Convolution along frames only, kernel (3, 1, 1), zero padding of one frame on either side."""
+    """Convolution along frames only, kernel (3, 1, 1), zero padding of one frame on either side.
+
+    `columns` says that a mesh splits the columns of its input, not the frames; see `convolve_frames`.
+    """
 
     def __init__(
-        self, channels: int, *, kernel_init=None, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        channels: int,
+        *,
+        kernel_init=None,
+        columns: bool = False,
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         init = kernel_init or nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(init(rngs.params(), (3, 1, 1, channels, channels), param_dtype))
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
-        self.dtype = dtype
+        self.dtype, self.columns = dtype, columns
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return convolve_frames(x.astype(self.dtype), kernel) + bias
+        return convolve_frames(x.astype(self.dtype), kernel, columns=self.columns) + bias
 
 
 class TemporalConvLayer(nnx.Module):

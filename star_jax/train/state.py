@@ -1,6 +1,5 @@
 """The state that training changes, and the decision which weights are trained."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,28 +29,6 @@ class TrainState:
     params: Tree
     ema_params: Tree | None
     opt_state: optax.OptState
-
-
-# Every weight matches one of the two.
-_TRAINED = re.compile(r"controlnet/|unet/(.*/)?liem")
-_FROZEN = re.compile(r"vae/|text_encoder/|unet/(?!(.*/)?liem)")
-
-
-def is_trainable(path: str, *, train_base: bool = False) -> bool:
-    """Whether STAR trains a weight: everything of the ControlNet, and LIEM in the base UNet.
-
-    Args:
-      path: component and path, such as `unet/down_blocks/0/attentions/0/block/liem1/conv/kernel`.
-      train_base: also train the base UNet.
-
-    Raises:
-      ValueError: no pattern, or both, say what is done with this weight.
-    """
-    trained, frozen = bool(_TRAINED.match(path)), bool(_FROZEN.match(path))
-    if trained == frozen:
-        matched = "both patterns match" if trained else "neither pattern matches"
-        raise ValueError(f"is {path} trained or frozen? {matched} (star_jax/train/state.py)")
-    return trained or (train_base and path.startswith("unet/"))
 
 
 def split_trainable(params: Mapping[Any, Any], predicate: Callable[[str], bool]) -> tuple[Tree, Tree]:

@@ -20,8 +20,9 @@ from sample_videos import NTSC_FILM, packets, write_sound, write_video
 
 from star_jax.checkpoints.directory import save_component
 from star_jax.errors import InputError
-from star_jax.inference.display import StageBars
-from star_jax.inference.jobs import is_there, output_paths, settings_for
+from star_jax.files import work_folder_path
+from star_jax.inference.display import RunProgress
+from star_jax.inference.jobs import find_sources, is_there, output_paths, settings_for
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.launch.cli import main
@@ -132,7 +133,7 @@ def test_images_become_images_or_a_video_of_the_rate_asked_for(tmp_path, upscale
     assert upscale(folder, "-o", out, "--frame-rate", "30000/1001", "--quiet") == 0
     info = VideoReader(out / "shot.1.mp4").info
     assert (info.num_frames, info.frame_rate) == (6, Fraction(30000, 1001))
-    assert output_paths([single, str(folder)], str(out)) == [out / "single.png", out / "shot.1.mp4"]
+    assert output_paths(find_sources([single, folder]), str(out)) == [out / "single.png", out / "shot.1.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -318,29 +319,37 @@ def test_a_prompt_for_a_pipeline_without_text_encoder():
 
 @pytest.mark.parametrize("stage", ["encode", "sample", "decode"])
 @pytest.mark.parametrize("name", ["out.mp4", "images/%05d.png"])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_leave_nothing(clip, tmp_path, refused, monkeypatch, stage, name, sent):
-    show = StageBars.__call__
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_nothing_but_what_the_next_run_goes_on_from(
+    clip, tmp_path, upscale, monkeypatch, capfd, stage, name, sent
+):
+    show = RunProgress.advance
 
-    def interrupt(self, at, done, total) -> None:
-        show(self, at, done, total)
+    def interrupt(self, at, frames) -> None:
+        show(self, at, frames)
         if at == stage:
             signal.raise_signal(sent)
 
-    monkeypatch.setattr(StageBars, "__call__", interrupt)
-    assert "interrupted; nothing was left half-written" in refused(clip, "-o", tmp_path / name, code=130)
+    monkeypatch.setattr(RunProgress, "advance", interrupt)
+    assert upscale("--quiet", clip, "-o", tmp_path / name) == 130
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("star-jax upscale: interrupted; nothing was left half-written")
+    assert err.count("\n") == 1
+    kept = work_folder_path(tmp_path / name.partition("/")[0])
+    assert set(tmp_path.iterdir()) <= {clip, kept}
+    assert not list(kept.glob("draft.*")) and not list(kept.glob("*.tmp"))
 
 
 def test_a_failure_keeps_the_file_of_an_earlier_run(clip, tmp_path, refused, monkeypatch):
     output = tmp_path / "out.mp4"
     output.write_bytes(b"the result of yesterday")
 
-    def interrupt(self, stage, done, total) -> None:
+    def interrupt(self, stage, frames) -> None:
         if stage == "decode":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(StageBars, "__call__", interrupt)
-    refused(clip, "-o", output, code=130)
+    monkeypatch.setattr(RunProgress, "advance", interrupt)
+    refused(clip, "-o", output, "--no-resume", "--overwrite", code=130)
     assert output.read_bytes() == b"the result of yesterday"
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from star_jax.models.layers import Conv2d
 from star_jax.models.resnet import TemporalConv
@@ -105,3 +106,10 @@ def test_choice_for_frames(platform, shape, dtype, expected):
 def test_choice_along_frames(platform, shape, expected):
     with targeting(platform):
         assert frames_form(shape, jnp.dtype("float32")) == expected
+
+
+@pytest.mark.parametrize(("platform", "form"), [("gpu", "shares"), ("tpu", "volume"), ("cpu", "volume")])
+def test_choice_along_frames_of_a_mesh(platform, form):
+    mesh = AbstractMesh((1, 1, 2), ("data", "fsdp", "context"))
+    with jax.sharding.use_abstract_mesh(mesh), targeting(platform):
+        assert frames_form((1, 8, 34, 32, 320), jnp.dtype("float32")) == form

@@ -11,13 +11,13 @@ import pytest
 from toy_training import FRAMES, SIZE, ToyObjective, toy_config
 
 from star_jax.checkpoints.trees import flatten
-from star_jax.models.components import abstract_component, component_names
+from star_jax.models.architectures import build_model
 from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
 from star_jax.presets import get_preset
 from star_jax.train.config import OptimizerConfig
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.overview import overview
-from star_jax.train.state import abstract_state, is_trainable, merge_params, new_state, split_trainable
+from star_jax.train.state import abstract_state, merge_params, new_state, split_trainable
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
 
 
@@ -100,9 +100,9 @@ def test_schedules():
 
 
 def test_trainable_weights_of_the_full_network():
-    config = get_preset("i2vgen-xl")
-    params = {name: abstract_component(config, name)[1] for name in ("unet", "controlnet")}
-    trainable, frozen = split_trainable(params, is_trainable)
+    model = build_model(get_preset("i2vgen-xl"))
+    params = model.abstract_params(model.network_components)
+    trainable, frozen = split_trainable(params, model.is_trainable)
     sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(trainable).items()}
     controlnet = sum(size for path, size in sizes.items() if path.startswith("controlnet/"))
     assert round(controlnet / 1e6, 1) == 629.9
@@ -115,6 +115,7 @@ def test_trainable_weights_of_the_full_network():
 
 
 def test_the_predicate():
+    is_trainable = build_model(get_preset("tiny")).is_trainable
     assert is_trainable("controlnet/conv_in/kernel")
     assert is_trainable("unet/transformer_in/block/liem2/proj/kernel")
     assert not is_trainable("unet/conv_in/kernel")
@@ -123,18 +124,13 @@ def test_the_predicate():
 
 
 def test_the_predicate_decides_about_every_weight_of_a_model():
-    config = get_preset("tiny")
-    trained = [
-        path
-        for name in component_names(config)
-        for path in flatten({name: abstract_component(config, name)[1]})
-        if is_trainable(path)
-    ]
+    model = build_model(get_preset("tiny"))
+    trained = [path for path in flatten(model.abstract_params()) if model.is_trainable(path)]
     assert {path.split("/")[0] for path in trained} == {"controlnet", "unet"}
     with pytest.raises(
-        ValueError, match=r"is upscaler/conv/kernel trained or frozen\? neither pattern matches"
+        ValueError, match=r"upscaler/conv/kernel is a weight of no component; .* has unet, controlnet"
     ):
-        is_trainable("upscaler/conv/kernel")
+        model.is_trainable("upscaler/conv/kernel")
 
 
 def test_the_overview_counts_by_component():

@@ -7,6 +7,7 @@ constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from star_jax.config import TextEncoderConfig
@@ -36,11 +37,12 @@ class CLIPAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, L, width] -> same
         q, k, v = (
-            project(x).reshape(*x.shape[:2], self.num_heads, -1)
+            rearrange(project(x), "b l (heads dim) -> b l heads dim", heads=self.num_heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         # The only masked attention of the system, over 77 tokens: no kernel to choose.
-        return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
+        out = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(rearrange(out, "b l heads dim -> b l (heads dim)"))
 
 
 class CLIPMLP(nnx.Module):

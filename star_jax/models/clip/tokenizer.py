@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from star_jax.errors import InputError
+from star_jax.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -25,57 +25,22 @@ def load_tokenizer(directory: str | os.PathLike) -> "CLIPTokenizer":
     Raises:
       InputError: a file is missing or damaged.
     """
-    _check_files(directory)
+    place = os.fspath(directory)
+    if not os.path.isfile(os.path.join(place, "tokenizer.json")):  # what transformers 5 itself saves
+        for name in ("vocab.json", "merges.txt"):
+            if not os.path.isfile(os.path.join(place, name)):
+                raise InputError(f"tokenizer in {place} has no {name}; {_REMEDY}")
     # Else transformers warns on every start that it misses PyTorch, which tokenizers do without.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer  # a slow import, and only needed here
 
-    return CLIPTokenizer.from_pretrained(os.fspath(directory), local_files_only=True)
-
-
-def _check_files(directory: str | os.PathLike) -> None:
-    """Finds beforehand what CLIPTokenizer.from_pretrained would report in words of its own, or try to download."""
-    if os.path.isfile(os.path.join(directory, "tokenizer.json")):  # what transformers 5 itself saves
-        model = _read_json(os.path.join(directory, "tokenizer.json")).get("model")
-        vocab, merges = model.get("vocab", {}) if isinstance(model, dict) else {}, []
-    else:
-        vocab = _read_json(os.path.join(directory, "vocab.json"))
-        merges = _read_merges(os.path.join(directory, "merges.txt"))
-    if START_TOKEN not in vocab or END_TOKEN not in vocab:
-        raise InputError(
-            f"tokenizer in {os.fspath(directory)} has no {START_TOKEN} or {END_TOKEN}; {_REMEDY}"
-        )
-    for merge in merges:
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
-            raise InputError(
-                f"merges.txt in {os.fspath(directory)}: {' '.join(merge)!r} does not join two entries of "
-                f"vocab.json; {_REMEDY}"
-            )
-
-
-def _read_json(path: str) -> dict:
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"tokenizer file {path} cannot be read ({_reason(error)}); {_REMEDY}") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"tokenizer file {path} holds a {type(content).__name__}, expected an object; {_REMEDY}"
-        )
-    return content
-
-
-def _read_merges(path: str) -> list[list[str]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [line.split() for line in file if line.strip() and not line.startswith("#version")]
-    except (OSError, ValueError) as error:
-        raise InputError(f"tokenizer file {path} cannot be read ({_reason(error)}); {_REMEDY}") from error
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) else str(error)
+        tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise InputError(f"tokenizer in {place} cannot be read ({first_line(error)}); {_REMEDY}") from error
+    if max(tokenizer.bos_token_id, tokenizer.eos_token_id) >= tokenizer.vocab_size:  # added, with new numbers
+        raise InputError(f"tokenizer in {place} has no {START_TOKEN} or {END_TOKEN}; {_REMEDY}")
+    return tokenizer
 
 
 def tokenize(tokenizer: "CLIPTokenizer", prompts: Sequence[str], max_length: int = 77) -> np.ndarray:

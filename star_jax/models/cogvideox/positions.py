@@ -81,7 +81,8 @@ def _places(config: TransformerConfig, size: tuple[int, int, int]) -> list[np.nd
         frames, rows, columns = config.grid
         raise InputError(
             f"the network has positions for {rows}x{columns} tokens of up to {frames} latents, got "
-            f"{size[1]}x{size[2]} of {size[0]}; choose tiles of that size, or interpolated or extrapolated positions"
+            f"{size[1]}x{size[2]} of {size[0]}; choose tiles of that size, or interpolated or extrapolated "
+            "positions"
         )
     if config.other_grids == "interpolated":
         places[1:] = [

@@ -3,8 +3,8 @@
 Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
 2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
-Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels no memory
-holds: it goes through the clip in stretches, twice for every second norm, and gives the same numbers. The
+Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels
+no memory holds: it goes through the clip in stretches, twice for every second norm, and gives the same numbers. The
 decoder is meant to see three latents, then two at a time, with the last frames of every convolution's input carried
 over.
 """

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from star_jax.models.attention import Attention, FeedForward, KeysValues, layer_norm
@@ -52,12 +53,14 @@ class SpatialTransformerBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
         """[B, F, H, W, C] and the text's keys and values [B, L, heads, head_dim] -> [B, F, H, W, C]."""
-        b, f, h, w, c = x.shape
+        b, f, h = x.shape[:3]
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
-        attended = self.attn1(self.norm1(gated).reshape(b * f, h * w, c)).reshape(x.shape)
+        attended = self.attn1(rearrange(self.norm1(gated), "b f h w c -> (b f) (h w) c"))
+        attended = rearrange(attended, "(b f) (h w) c -> b f h w c", b=b, h=h)
         x = _gate(self.liem1, attended, here=self.liem_position == "after_attention") + x
         # All frames of a clip see the same text: they are queries of one sequence.
-        x = self.attn2(self.norm2(x).reshape(b, f * h * w, c), text).reshape(x.shape) + x
+        attended = self.attn2(rearrange(self.norm2(x), "b f h w c -> b (f h w) c"), text)
+        x = rearrange(attended, "b (f h w) c -> b f h w c", f=f, h=h) + x
         x = self.ff(self.norm3(x)) + x
         return _gate(self.liem1, x, here=self.liem_position == "block_output")
 
@@ -172,11 +175,13 @@ class TemporalTransformer(nnx.Module):
         self.implementation, self.head_dim = kernels.temporal, head_dim
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
-        b, f, h, w, _ = x.shape
+        b, f, h = x.shape[:3]
+        tokens = rearrange(self.proj_in(self.norm(x)), "b f h w c -> b f (h w) c")
         if self.implementation == "auto" and attends_frames_first(f, self.head_dim, self.proj_in.dtype):
-            tokens = self.proj_in(self.norm(x)).reshape(b, f, h * w, -1)
-            return self.proj_out(self.block(tokens)).reshape(x.shape) + x
-        tokens = split_frames(self.proj_in(self.norm(x)).reshape(b, f, h * w, -1))
-        tokens = split_pixels(tokens.swapaxes(1, 2)).reshape(b * h * w, f, -1)  # [pixels, F, inner]
-        tokens = split_pixels(self.block(tokens).reshape(b, h * w, f, -1)).swapaxes(1, 2)
-        return self.proj_out(split_frames(tokens)).reshape(x.shape) + x
+            tokens = self.block(tokens)
+        else:
+            tokens = split_pixels(rearrange(split_frames(tokens), "b f pixels c -> b pixels f c"))
+            tokens = self.block(rearrange(tokens, "b pixels f c -> (b pixels) f c"))
+            tokens = split_pixels(rearrange(tokens, "(b pixels) f c -> b pixels f c", b=b))
+            tokens = split_frames(rearrange(tokens, "b pixels f c -> b f pixels c"))
+        return rearrange(self.proj_out(tokens), "b f (h w) c -> b f h w c", h=h) + x

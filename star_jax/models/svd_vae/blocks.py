@@ -7,6 +7,7 @@ onto the tree name by name. Every constructor passes `dtype`, `param_dtype` and 
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from star_jax.models.layers import Conv2d, GroupNorm
@@ -43,9 +44,9 @@ class TemporalResnetBlock(nnx.Module):
     def __init__(self, channels: int, *, num_groups: int, **kwargs):
         norm_kwargs = {"num_groups": num_groups, "epsilon": TEMPORAL_EPSILON, "over_frames": True, **kwargs}
         self.norm1 = GroupNorm(channels, **norm_kwargs)
-        self.conv1 = TemporalConv(channels, **kwargs)
+        self.conv1 = TemporalConv(channels, columns=True, **kwargs)
         self.norm2 = GroupNorm(channels, **norm_kwargs)
-        self.conv2 = TemporalConv(channels, **kwargs)
+        self.conv2 = TemporalConv(channels, columns=True, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
         hidden = self.conv1(self.norm1(x, silu=True))
@@ -89,11 +90,11 @@ class Attention(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
-        frames, height, width, channels = x.shape[0] * x.shape[1], *x.shape[2:]
-        tokens = self.group_norm(x).reshape(frames, height * width, 1, channels)
+        tokens = rearrange(self.group_norm(x), "b f h w c -> (b f) (h w) 1 c")
         q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         hidden = dot_product_attention(q, k, v, implementation=self.implementation, split_queries=True)
-        return x + self.to_out[0](hidden).reshape(x.shape)
+        hidden = self.to_out[0](hidden)
+        return x + rearrange(hidden, "(b f) (h w) 1 c -> b f h w c", b=x.shape[0], h=x.shape[2])
 
 
 class Downsample2D(nnx.Module):

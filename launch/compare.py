@@ -1,0 +1,31 @@
+"""Make a page to look at two videos, one beside the other.
+
+  star-jax compare before.mp4 after.mp4 -o page.html
+  star-jax compare low.mp4 result.mp4 -o page.html --truth truth.mp4         # with scores
+
+A and B are videos, images or folders of images with as many frames each; A is shown in B's size. The page is one
+file that any browser opens without a network: both play in step, the pointer moves the border, the wheel zooms.
+"""
+
+import argparse
+
+from star_jax.launch.interrupts import terminable
+
+HELP = "make a page that shows two videos one beside the other"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", metavar="A", help="such as the input")
+    parser.add_argument("after", metavar="B", help="such as the output")
+    parser.add_argument("-o", "--output", required=True, metavar="PAGE.html", help="the page")
+    parser.add_argument("--truth", metavar="GT", help="ground truth of B's size: a third side, and scores")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+@terminable()
+def run(args: argparse.Namespace) -> None:
+    from star_jax.evaluation.before_after import compare
+
+    compare(args.before, args.after, args.output, truth=args.truth, progress=not args.quiet)
+    if not args.quiet:
+        print(args.output)

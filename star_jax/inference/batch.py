@@ -1,0 +1,194 @@
+"""A run over several files: one that fails is reported, and the rest goes on."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from star_jax.errors import StarError, first_line
+from star_jax.inference.display import FileWork, RunProgress
+from star_jax.inference.jobs import Job, Source, is_there
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.progress import clock_text
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input.
+
+    Attributes:
+      source, output: the files.
+      status: `done`, `skipped` (its output was there) or `failed`.
+      error: of one that failed.
+      job: of one that is done.
+      settings: that it was done with, tiles and window included.
+      seconds: spent, by stage, and in `total`.
+    """
+
+    source: Path
+    output: Path
+    status: str
+    error: Exception | None = None
+    job: Job | None = None
+    settings: UpscaleSettings | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line."""
+        if isinstance(self.error, StarError):
+            return str(self.error)
+        return f"{type(self.error).__name__}: {first_line(self.error)}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of all inputs.
+
+    Attributes:
+      outcomes: in the order of the inputs.
+      seconds: of the whole run.
+    """
+
+    outcomes: list[Outcome]
+    seconds: float
+
+    def of(self, status: str) -> list[Outcome]:
+        """Those that ended so."""
+        return [outcome for outcome in self.outcomes if outcome.status == status]
+
+    @property
+    def num_frames(self) -> int:
+        """That were written."""
+        return sum(outcome.job.num_frames for outcome in self.of("done"))
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing failed; 2 if all that was tried was bad input; else 1."""
+        failed = self.of("failed")
+        if not failed:
+            return 0
+        is_bad_input = all(getattr(outcome.error, "exit_code", 1) == 2 for outcome in failed)
+        return 2 if is_bad_input and not self.of("done") else 1
+
+    def failures(self) -> list[str]:
+        """A line for each input that failed."""
+        return [f"failed: {outcome.source}: {outcome.reason}" for outcome in self.of("failed")]
+
+    def describe(self) -> str:
+        """The closing line: totals."""
+        speed = f", {self.num_frames / self.seconds:.2g} frames/s" if self.num_frames else ""
+        totals = f"{self.num_frames} frames in {clock_text(self.seconds)}{speed}"
+        if len(self.outcomes) == 1:
+            return totals
+        counts = ", ".join(f"{len(self.of(status))} {status}" for status in ("done", "skipped", "failed"))
+        return f"{len(self.outcomes)} files: {counts}; {totals}"
+
+
+class Batch:
+    """Opens all inputs, then works on one after the other.
+
+    Args:
+      sources, outputs: the files, in pairs.
+      open_job: opens an input.
+      skip_existing: leave inputs alone whose output is there.
+
+    Raises:
+      StarError: a single input cannot be opened; of several, those that cannot are remembered.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        outputs: Sequence[Path],
+        open_job: Callable[[Source, Path], Job],
+        *,
+        skip_existing: bool,
+    ):
+        self._is_alone = len(sources) == 1
+        self._files: list[tuple[Source, Job | Outcome]] = []
+        for source, output in zip(sources, outputs, strict=True):
+            if skip_existing and is_there(output):
+                found: Job | Outcome = Outcome(source.path, output, "skipped")
+            else:
+                try:
+                    found = open_job(source, output)
+                except StarError as error:
+                    if self._is_alone:
+                        raise
+                    found = Outcome(source.path, output, "failed", error)
+            self._files.append((source, found))
+
+    def run(
+        self, work: Callable[[Job, RunProgress], UpscaleSettings], *, show: str, overwrite: bool
+    ) -> Summary:
+        """Works on every input that could be opened.
+
+        Args:
+          work: upscales a clip, and returns the settings it used.
+          show: see `RunProgress`.
+          overwrite: replace outputs without a line that says so.
+
+        Raises:
+          Exception: what `work` raises for a single input.
+        """
+        jobs = [job for _, job in self._files if isinstance(job, Job)]
+        outcomes, started = [], time.monotonic()
+        with RunProgress([_file_work(job) for job in jobs], show).shown() as progress:
+            for job in jobs:
+                if job.output.is_file() and not overwrite:
+                    progress.warn(
+                        f"{job.output} is there and will be replaced (--overwrite does so silently)"
+                    )
+            for source, found in self._files:
+                if isinstance(found, Job):
+                    progress.begin(jobs.index(found))
+                    found = self._attempt(source, found, work, progress)
+                    progress.end()
+                _tell(found, progress)
+                outcomes.append(found)
+            summary = Summary(outcomes, time.monotonic() - started)
+            progress.say(summary.describe())
+            progress.event(
+                "summary",
+                **{key: len(summary.of(key)) for key in ("done", "skipped", "failed")},
+                num_frames=summary.num_frames,
+                seconds=round(summary.seconds, 1),
+            )
+        return summary
+
+    def _attempt(
+        self,
+        source: Source,
+        job: Job,
+        work: Callable[[Job, RunProgress], UpscaleSettings],
+        progress: RunProgress,
+    ) -> Outcome:
+        started = time.monotonic()
+        try:
+            settings = work(job, progress)
+        except Exception as error:
+            if self._is_alone:
+                raise
+            return Outcome(source.path, job.output, "failed", error)
+        seconds = {**progress.files[progress.index].seconds, "total": time.monotonic() - started}
+        return Outcome(source.path, job.output, "done", job=job, settings=settings, seconds=seconds)
+
+
+def _file_work(job: Job) -> FileWork:
+    height, width = job.settings.target_size(*job.size)
+    return FileWork(str(job.info.path), job.num_frames, height * width, job.settings.num_inference_steps)
+
+
+def _tell(outcome: Outcome, progress: RunProgress) -> None:
+    files = {"input": str(outcome.source), "output": str(outcome.output)}
+    if outcome.status == "done":
+        progress.result(str(outcome.output))
+        seconds = {stage: round(value, 2) for stage, value in outcome.seconds.items()}
+        progress.event("done", **files, num_frames=outcome.job.num_frames, seconds=seconds)
+    elif outcome.status == "skipped":
+        progress.say(f"{outcome.output} is there: {outcome.source} is skipped")
+        progress.event("skipped", **files)
+    else:
+        progress.say(f"failed: {outcome.source}: {outcome.reason}")
+        progress.event("failed", **files, reason=outcome.reason)
