@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from star_jax.files import appearing
+from star_jax.files import appearing, is_url
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class JsonLinesWriter:
         lines = _lines_before(path, first_step) if path.exists() else []
         with appearing(path) as partial:
             partial.write_text("".join(line + "\n" for line in lines))
-        self._remote = "://" in str(path)
+        self._remote = is_url(path)
         self._lines = lines
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ import jax
 from etils import epath
 
 from star_jax.errors import InputError
-from star_jax.files import appearing
+from star_jax.files import appearing, is_url
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -96,7 +96,7 @@ def has_checkpoint(root: epath.Path) -> bool:
 
 def absolute(workdir: str | os.PathLike) -> epath.Path:
     """The absolute path that Orbax asks for; URLs stay as they are."""
-    return epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir))
+    return epath.Path(workdir if is_url(workdir) else os.path.abspath(workdir))
 
 
 def read_workdir_config(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple
     table = list_frames(path, frame, scan=scan, strict=strict)
     with open_video(path) as (container, stream):
         rate, is_variable = frame_rate(table, stream)
-        turn, crop = Turn.of(frame), container_crop(path, container, stream)
+        turn, crop = Turn.of(frame), container_crop(stream)
         width, height = turn.size(*crop.size(frame.width, frame.height))
         aspect = stream.sample_aspect_ratio or Fraction(1)
         start, last = (int(stamp) * table.time_base for stamp in table.pts[[0, -1]])
