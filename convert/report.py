@@ -17,7 +17,8 @@ def conversion_report(provenance: Mapping[str, Any]) -> str:
     lines = [f"preset {provenance['preset']}, dtype {provenance['dtype']}"]
     for name, part in provenance["components"].items():
         lines.append(f"{name}: {part['converted']} leaves from {part['source']} ({part['family']})")
-        for kind, keys in (("fresh", list(part["fresh"])), ("ignored", part["ignored"])):
+        kinds = {"fresh": list(part["fresh"]), "ignored": part["ignored"], "merged": part.get("merged", [])}
+        for kind, keys in kinds.items():
             if keys:
                 lines.append(f"  {kind}: {len(keys)} ({_summary(keys)}); all named in provenance.json")
     if provenance.get("tokenizer"):

@@ -12,7 +12,6 @@ from star_jax.data.prepare.read import Example, ExampleShape
 from star_jax.data.prepare.write import Encoder, PrepareConfig
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
-from star_jax.ops.pixels import enlarge, to_float
 
 # Frames per call of the encoder; each frame is encoded on its own, and this bounds the activations.
 _FRAMES_PER_CALL = 4
@@ -65,7 +64,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
     @jax.jit
     def encode_frames(params: dict, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
         """uint8 [f, h, w, 3] -> mean and log-variance, float16 [f, H/8, W/8, C]."""
-        pixels = enlarge(to_float(frames), (data.height, data.width))
+        pixels = model.enlarge(frames, (data.height, data.width))
         posterior, _ = model.encode(params, pixels[None])
         return posterior.mean[0].astype(jnp.float16), posterior.logvar[0].astype(jnp.float16)
 
