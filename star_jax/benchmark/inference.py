@@ -21,7 +21,8 @@ from star_jax.models.architectures import build_model
 from star_jax.models.video_model import Params, VideoModel
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.flops import FlopCount, compiled_flops
-from star_jax.parallel.placement import Placement, parse_mesh
+from star_jax.parallel.mesh import parse_mesh
+from star_jax.parallel.placement import Placement
 from star_jax.presets import get_preset
 
 NETWORK = "network"  # or the name of the model's first network, by which reports call it
@@ -73,7 +74,8 @@ class InferenceBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.device_peak is not None and self.device_peak <= 0:
             raise InputError(f"peak-tflops is {self.device_peak}; it must be positive")
-        parse_mesh(self.mesh)
+        if self.mesh is not None:
+            parse_mesh(self.mesh)  # refused before anything is loaded
 
     @property
     def model(self) -> VideoModel:
@@ -176,7 +178,7 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
             device_peak=benchmark.device_peak,
         )
         return {**benchmark.describe(), **report, **speed}
-    placement = Placement.of(parse_mesh(benchmark.mesh))
+    placement = Placement.of(None if benchmark.mesh is None else parse_mesh(benchmark.mesh))
     with placement.context():
         program, args, frames = component_program(benchmark, placement)
         timing, compiled = time_program(program, args, repeats=benchmark.repeats)
