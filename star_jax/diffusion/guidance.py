@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 # (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity like x
 VelocityFn = Callable[..., jax.Array]
@@ -32,7 +33,7 @@ class Conditioning(NamedTuple):
 
 def make_conditioning(
     context: Any,
-    hint: jax.Array,
+    hint: Float[Array, "B F H W C"],
     uncond_context: Any = None,
     *,
     guidance_scale: float | np.ndarray = 7.5,
@@ -49,8 +50,12 @@ def make_conditioning(
 
 
 def guided_velocity(
-    velocity_fn: VelocityFn, params: object, x: jax.Array, timesteps: jax.Array, conditioning: Conditioning
-) -> jax.Array:
+    velocity_fn: VelocityFn,
+    params: object,
+    x: Float[Array, "B F H W C"],
+    timesteps: Int[Array, " B"],
+    conditioning: Conditioning,
+) -> Float[Array, "B F H W C"]:
     """The velocity after guidance, float32 [B, F, H, W, C].
 
     Conditional and unconditional branch run as one batch of 2B, the conditional half first.
@@ -66,7 +71,12 @@ def guided_velocity(
     return combine_branches(cond, uncond, conditioning.guidance_scale, conditioning.guidance_rescale)
 
 
-def combine_branches(cond: jax.Array, uncond: jax.Array, scale: jax.Array, rescale: jax.Array) -> jax.Array:
+def combine_branches(
+    cond: Float[Array, "B F H W C"],
+    uncond: Float[Array, "B F H W C"],
+    scale: float | Float[Array, ""],
+    rescale: float | Float[Array, ""],
+) -> Float[Array, "B F H W C"]:
     """uncond + scale (cond - uncond), its deviation drawn towards that of `cond`.
 
     Rescaling after Lin et al., "Common diffusion noise schedules and sample steps are flawed"

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.errors import InputError
 
@@ -100,7 +101,9 @@ class LossConfig:
 RELEASED_LOSS = LossConfig(low_pass="magnitude", normalization="backward", factor=0.01, stop_gradient=True)
 
 
-def velocity_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def velocity_loss(
+    prediction: Float[Array, "B F H W C"], target: Float[Array, "B F H W C"]
+) -> Float[Array, " B"]:
     """Mean squared error of the velocity, per sample (equation 2).
 
     Args:
@@ -113,7 +116,9 @@ def velocity_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.square(error).mean(range(1, error.ndim))
 
 
-def frequency_balance(config: LossConfig, timesteps: jax.Array, max_timestep: int) -> jax.Array:
+def frequency_balance(
+    config: LossConfig, timesteps: Int[Array, " B"], max_timestep: int
+) -> Float[Array, " B"]:
     """c(t) = (t / t_max)^alpha, float32 [B]: the weight of low frequencies in equation 8.
 
     t_max is the last timestep (999), so that c is 1 there.
@@ -121,7 +126,9 @@ def frequency_balance(config: LossConfig, timesteps: jax.Array, max_timestep: in
     return (timesteps.astype(jnp.float32) / max_timestep) ** config.alpha
 
 
-def frequency_weight(config: LossConfig, timesteps: jax.Array, max_timestep: int) -> jax.Array:
+def frequency_weight(
+    config: LossConfig, timesteps: Int[Array, " B"], max_timestep: int
+) -> Float[Array, " B"]:
     """b(t), float32 [B]: the weight of the DF loss, beta at t = 0 and 0 at t_max.
 
     `linear` is equation 10, beta (1 - s) with s = t / t_max. The paper gives no formula for its `exponential` row;
@@ -134,8 +141,12 @@ def frequency_weight(config: LossConfig, timesteps: jax.Array, max_timestep: int
 
 
 def frequency_loss(
-    config: LossConfig, prediction: jax.Array, target: jax.Array, timesteps: jax.Array, max_timestep: int
-) -> jax.Array:
+    config: LossConfig,
+    prediction: Float[Array, "B F H W C"],
+    target: Float[Array, "B F H W C"],
+    timesteps: Int[Array, " B"],
+    max_timestep: int,
+) -> Float[Array, "B F"]:
     """L_DF of equation 8 times `factor`, per frame, without b(t).
 
     Distances are the mean absolute differences of real and imaginary parts over a frame's half spectrum (rFFT),
@@ -187,7 +198,7 @@ def _distance(first: jax.Array, second: jax.Array) -> jax.Array:
     return 0.5 * (jnp.abs(difference.real) + jnp.abs(difference.imag)).mean((2, 3, 4))
 
 
-def decode_groups(num_frames: int, group: int) -> tuple[np.ndarray, np.ndarray]:
+def decode_groups(num_frames: int, group: int) -> tuple[Int[np.ndarray, " G"], Float[np.ndarray, "G f"]]:
     """The groups of frames in which a clip is decoded, all of one length, so that one program decodes them.
 
     Where `group` does not divide the clip, the last group begins earlier and shares frames with the one before;
@@ -203,7 +214,9 @@ def decode_groups(num_frames: int, group: int) -> tuple[np.ndarray, np.ndarray]:
     return starts.astype(np.int32), (1.0 / (num_frames * times_decoded[frames])).astype(np.float32)
 
 
-def draw_groups(config: LossConfig, num_frames: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw_groups(
+    config: LossConfig, num_frames: int, key: Key[Array, ""]
+) -> tuple[Int[Array, " G"], Float[Array, "G f"]]:
     """The groups that one step decodes: all of them, or a random choice of `config.frames` frames' worth.
 
     Every group is equally likely, and weights are scaled to the share drawn, so the weighted loss is an unbiased

@@ -4,9 +4,10 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 
 
-def noise_key(seed: int) -> jax.Array:
+def noise_key(seed: int) -> Key[Array, ""]:
     """The key all noise of one run is derived from.
 
     Threefry by name: other generators give other numbers under `vmap`, that is with another number of frames.
@@ -15,13 +16,13 @@ def noise_key(seed: int) -> jax.Array:
 
 
 def frame_noise(
-    key: jax.Array,
+    key: Key[Array, ""],
     name: str,
     shape: tuple[int, ...],
     *,
-    index: int | jax.Array = 0,
-    first_frame: int | jax.Array = 0,
-) -> jax.Array:
+    index: int | Int[Array, ""] = 0,
+    first_frame: int | Int[Array, ""] = 0,
+) -> Float[Array, "..."]:
     """Standard normal noise, float32 `shape` = [B, F, H, W, C].
 
     Frame f is normal(fold_in(fold_in(fold_in(key, crc32(name)), index), first_frame + f)), so it is the same
@@ -42,6 +43,8 @@ def frame_noise(
     return jax.vmap(one_frame, out_axes=1)(first_frame + jnp.arange(num_frames))
 
 
-def sde_noise(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def sde_noise(
+    key: Key[Array, ""], index: int | Int[Array, ""], shape: tuple[int, ...]
+) -> Float[Array, "..."]:
     """The noise a stochastic solver adds at its step `index`, float32 `shape` = [B, F, H, W, C]."""
     return frame_noise(key, "sde", shape, index=index)

@@ -7,17 +7,28 @@ The velocity is that of Salimans and Ho, "Progressive Distillation" (arXiv 2202.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from star_jax.diffusion.schedule import NoiseSchedule
 
 
-def diffuse(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+def diffuse(
+    schedule: NoiseSchedule,
+    x0: Float[Array, "B F H W C"],
+    noise: Float[Array, "B F H W C"],
+    timesteps: Int[Array, " B"],
+) -> Float[Array, "B F H W C"]:
     """x_t at the given timesteps."""
     alpha, sigma = _levels(schedule, timesteps, x0.ndim)
     return alpha * x0 + sigma * noise
 
 
-def velocity(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
+def velocity(
+    schedule: NoiseSchedule,
+    x0: Float[Array, "B F H W C"],
+    noise: Float[Array, "B F H W C"],
+    timesteps: Int[Array, " B"],
+) -> Float[Array, "B F H W C"]:
     """What the network predicts at x_t = diffuse(x0, noise); equals (alpha x_t - x0) / sigma.
 
     From the noise rather than from x_t: the quotient loses digits where sigma is small.
@@ -27,8 +38,11 @@ def velocity(schedule: NoiseSchedule, x0: jax.Array, noise: jax.Array, timesteps
 
 
 def x0_from_velocity(
-    schedule: NoiseSchedule, x_t: jax.Array, velocity: jax.Array, timesteps: jax.Array
-) -> jax.Array:
+    schedule: NoiseSchedule,
+    x_t: Float[Array, "B F H W C"],
+    velocity: Float[Array, "B F H W C"],
+    timesteps: Int[Array, " B"],
+) -> Float[Array, "B F H W C"]:
     """The clean latents that a velocity at x_t stands for."""
     alpha, sigma = _levels(schedule, timesteps, x_t.ndim)
     return alpha * x_t - sigma * velocity

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from star_jax.diffusion.guidance import Conditioning, VelocityFn, guided_velocity
 from star_jax.diffusion.noise import frame_noise, sde_noise
@@ -16,8 +17,12 @@ from star_jax.diffusion.windows import Windows, map_windows
 
 @partial(jax.jit, static_argnames=("schedule", "start_timestep"))
 def noised_latents(
-    schedule: NoiseSchedule, latents: jax.Array, key: jax.Array, *, start_timestep: int = 899
-) -> jax.Array:
+    schedule: NoiseSchedule,
+    latents: Float[Array, "B F H W C"],
+    key: Key[Array, ""],
+    *,
+    start_timestep: int = 899,
+) -> Float[Array, "B F H W C"]:
     """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep."""
     noise = frame_noise(key, "start", latents.shape)
     timesteps = jnp.full(latents.shape[:1], start_timestep, jnp.int32)
@@ -72,15 +77,15 @@ def run_rows(
 def sample(
     velocity_fn: VelocityFn,
     params: object,
-    x_t: jax.Array,
+    x_t: Float[Array, "B F H W C"],
     table: SolverTable,
     conditioning: Conditioning,
-    key: jax.Array,
+    key: Key[Array, ""],
     *,
     windows: Windows,
     rows_per_call: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> jax.Array:
+) -> Float[Array, "B F H W C"]:
     """Runs a whole solver table and returns the clean latents, float32 [B, F, H, W, C].
 
     Args:

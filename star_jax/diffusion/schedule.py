@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from star_jax.config import DiffusionConfig
 from star_jax.errors import InputError
@@ -38,22 +39,22 @@ class NoiseSchedule:
         return len(self.sigmas)
 
     @property
-    def log_ratios(self) -> np.ndarray:
+    def log_ratios(self) -> Float[np.ndarray, " T"]:
         """log(sigma / alpha) by timestep, increasing; infinite at the last one."""
         with np.errstate(divide="ignore"):
             return np.log(self.sigmas / self.alphas)
 
-    def timestep_to_sigma(self, timesteps: np.ndarray) -> np.ndarray:
+    def timestep_to_sigma(self, timesteps: Num[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         """Noise-to-signal ratios sigma/alpha at real-valued timesteps, interpolated in log sigma."""
         return np.exp(np.interp(timesteps, np.arange(self.num_train_timesteps), self.log_ratios))
 
-    def sigma_to_timestep(self, sigmas: np.ndarray) -> np.ndarray:
+    def sigma_to_timestep(self, sigmas: Float[np.ndarray, " N"]) -> Num[np.ndarray, " N"]:
         """Real-valued timesteps of noise-to-signal ratios; the inverse of `timestep_to_sigma`, clamped."""
         with np.errstate(divide="ignore"):
             return np.interp(np.log(sigmas), self.log_ratios, np.arange(self.num_train_timesteps))
 
 
-def logsnr_cosine_interp(config: DiffusionConfig) -> np.ndarray:
+def logsnr_cosine_interp(config: DiffusionConfig) -> Float[np.ndarray, " T"]:
     """Log signal-to-noise ratios, float64 [num_train_timesteps], decreasing.
 
     A cosine schedule (truncated to logsnr_min..logsnr_max) shifted by the noise scale, where the shift goes

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from star_jax.diffusion.schedule import NoiseSchedule, SamplingGrid, sampling_grid
 from star_jax.errors import InputError
@@ -208,7 +209,7 @@ def solver_table(
     return table_from_grid(schedule, grid, solver)
 
 
-def initial_state(table: SolverTable, x_t: jax.Array) -> SamplerState:
+def initial_state(table: SolverTable, x_t: Float[Array, "B F H W C"]) -> SamplerState:
     """The state before the first row, from latents x_t [B, F, H, W, C] at the start timestep."""
     x = x_t.astype(jnp.float32) * table.initial_scale
     return SamplerState(x=x, memory=jnp.zeros_like(x))

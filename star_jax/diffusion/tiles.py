@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from star_jax.diffusion.guidance import VelocityFn
 from star_jax.errors import InputError
@@ -66,7 +67,7 @@ def make_tiles(full: tuple[int, int], size: tuple[int, int], alignment: int) -> 
 
 def map_tiles(
     fn: Callable[..., jax.Array], tiles: Tiles, *arrays: jax.Array, in_factor: int = 1, out_factor: int = 1
-) -> jax.Array:
+) -> Float[Array, "B F H W C"]:
     """`scan_tiles` of a function without state: arrays of one tile -> [B, F, h, w, C']."""
 
     def without_state(state: None, *arrays: jax.Array) -> tuple[jax.Array, None]:
@@ -144,8 +145,13 @@ class TiledVelocity:
     batched: bool = True
 
     def __call__(
-        self, params: object, x: jax.Array, timesteps: jax.Array, context: Any, hint: jax.Array
-    ) -> jax.Array:
+        self,
+        params: object,
+        x: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        context: Any,
+        hint: Float[Array, "B F H W ..."],
+    ) -> Float[Array, "B F H W C"]:
         """The velocity of x [B, F, H, W, C]; see `VelocityFn`."""
 
         def on_tile(x: jax.Array, hint: jax.Array) -> jax.Array:

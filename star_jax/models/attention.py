@@ -1,11 +1,12 @@
 """Attention and feed-forward layers of the transformers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.ops.attention import dot_product_attention
 from star_jax.ops.frames_attention import frames_attention
@@ -34,11 +35,11 @@ class Attention(nnx.Module):
         head_dim: int,
         context_dim: int | None = None,
         implementation: str = "auto",
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         inner, context_dim = heads * head_dim, context_dim or dim
         self.to_q = nnx.Linear(dim, inner, use_bias=False, **kwargs)
         self.to_k = nnx.Linear(context_dim, inner, use_bias=False, **kwargs)
@@ -46,11 +47,11 @@ class Attention(nnx.Module):
         self.to_out = nnx.Linear(inner, dim, **kwargs)
         self.heads, self.implementation = heads, implementation
 
-    def project(self, context: jax.Array) -> KeysValues:
+    def project(self, context: Float[Array, "N L E"]) -> KeysValues:
         """Keys and values of tokens [batch, length, context_dim]."""
         return KeysValues(self._heads(self.to_k(context)), self._heads(self.to_v(context)))
 
-    def __call__(self, x: jax.Array, text: KeysValues | None = None) -> jax.Array:
+    def __call__(self, x: Float[Array, "N Q C"], text: KeysValues | None = None) -> Float[Array, "N Q C"]:
         """Attends from x to the text, or to x itself.
 
         Args:
@@ -86,7 +87,7 @@ class FeedForward(nnx.Module):
         self.proj_in = nnx.Linear(dim, 8 * dim, **kwargs)
         self.proj_out = nnx.Linear(4 * dim, dim, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [..., dim] -> same
+    def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:  # [..., dim] -> same
         return self.proj_out(geglu(self.proj_in(x)))
 
 

@@ -1,10 +1,13 @@
 """Small layers shared by the UNet and the ControlNet. Activations are [B, F, H, W, C]."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.ops.convolution import convolve_image, image_form
 from star_jax.ops.group_norm import group_norm
@@ -25,8 +28,8 @@ class GroupNorm(nnx.Module):
         num_groups: int,
         epsilon: float,
         over_frames: bool = False,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         if channels % num_groups:
@@ -36,7 +39,7 @@ class GroupNorm(nnx.Module):
         self.num_groups, self.epsilon, self.dtype = num_groups, epsilon, dtype
         self.over_frames = over_frames
 
-    def __call__(self, x: jax.Array, *, silu: bool = False) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"], *, silu: bool = False) -> Float[Array, "B F H W C"]:
         """[B, F, H, W, C] -> same, with SiLU applied to it if asked for."""
         return group_norm(
             x,
@@ -50,7 +53,7 @@ class GroupNorm(nnx.Module):
         )
 
 
-def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
+def timestep_embedding(timesteps: Int[Array, " B"], dim: int) -> Float[Array, "B {dim}"]:
     """Sinusoids of the timestep, cosines first (original: `sinusoidal_embedding`).
 
     Args:
@@ -70,14 +73,14 @@ class TimestepEmbedding(nnx.Module):
     """Linear, SiLU, Linear on the sinusoids (original: `time_embed`)."""
 
     def __init__(
-        self, dim: int, time_embed_dim: int, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+        self, dim: int, time_embed_dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.dim = dim
         self.linear_1 = nnx.Linear(dim, time_embed_dim, **kwargs)
         self.linear_2 = nnx.Linear(time_embed_dim, time_embed_dim, **kwargs)
 
-    def __call__(self, timesteps: jax.Array) -> jax.Array:  # [B] -> [B, time_embed_dim]
+    def __call__(self, timesteps: Int[Array, " B"]) -> Float[Array, "B E"]:  # [B] -> [B, time_embed_dim]
         return self.linear_2(jax.nn.silu(self.linear_1(timestep_embedding(timesteps, self.dim))))
 
 
@@ -105,7 +108,9 @@ class Conv2d(nnx.Conv):
             **kwargs,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in] -> [B, F, H', W', out]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F h w D"]:  # [B, F, H, W, in] -> [B, F, H', W', out]
         is_plain = (self.kernel_size, self.strides, self.padding) == ((3, 3), (1, 1), ((1, 1), (1, 1)))
         form = image_form(x.shape, self.out_features, self.dtype) if is_plain else None
         if form is None:
@@ -124,7 +129,9 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int, *, padding: tuple[int, int] = (2, 1), **kwargs):
         self.conv = Conv2d(channels, channels, 3, strides=2, padding=padding, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, (H + 3) // 2, W // 2, C]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F h w D"]:  # [B, F, H, W, C] -> [B, F, (H + 3) // 2, W // 2, C]
         return self.conv(x)
 
 
@@ -138,12 +145,14 @@ class Upsample(nnx.Module):
         self.conv = Conv2d(channels, channels, 3, **kwargs)
         self.crop_rows = crop_rows
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, 2H - 2, 2W, C]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F h w D"]:  # [B, F, H, W, C] -> [B, F, 2H - 2, 2W, C]
         x = x.repeat(2, axis=2).repeat(2, axis=3)
         return self.conv(x[:, :, self.crop_rows : x.shape[2] - self.crop_rows])
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: Float[Array, "*N"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*N"]:
     """Zeroes a share `rate` of x and scales the rest; the identity without a key (inference)."""
     if key is None or rate == 0.0:
         return x
@@ -151,6 +160,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-def fold_key(key: jax.Array | None, position: int) -> jax.Array | None:
+def fold_key(key: Key[Array, ""] | None, position: int) -> Key[Array, ""] | None:
     """The dropout key of one position of the network; None stays None."""
     return None if key is None else jax.random.fold_in(key, position)

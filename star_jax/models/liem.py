@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.ops.convolution import convolve_by_shifts
 from star_jax.ops.plain_convolution import flax_convolution
@@ -41,7 +43,7 @@ class SpatialLiem(nnx.Module):
     The paper's figure draws a 3x3 convolution; the released checkpoints have 7x7.
     """
 
-    def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
             2,
             1,
@@ -54,7 +56,7 @@ class SpatialLiem(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> same
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:  # [..., H, W, C] -> same
         statistics = _channel_statistics(x)
         if variant_of("spatial_liem") == "shifts":
             kernel = self.conv.kernel[...].astype(self.conv.dtype)
@@ -67,7 +69,7 @@ class SpatialLiem(nnx.Module):
 class TemporalLiem(nnx.Module):
     """Gate of a token: linear map of [max, mean] over channels (original: `TemporalLocalAttention`)."""
 
-    def __init__(self, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.proj = nnx.Linear(2, 1, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> same

@@ -1,8 +1,12 @@
 """Residual block of the UNet: two spatial convolutions, then a temporal convolution block."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
 from star_jax.models.layers import Conv2d, GroupNorm, dropout, fold_key
 from star_jax.ops.convolution import convolve_frames
@@ -20,8 +24,8 @@ class TemporalConv(nnx.Module):
         *,
         kernel_init=None,
         columns: bool = False,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         init = kernel_init or nnx.initializers.lecun_normal()
@@ -29,7 +33,7 @@ class TemporalConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
         self.dtype, self.columns = dtype, columns
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W D"]:  # [B, F, H, W, C] -> same
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         return convolve_frames(x.astype(self.dtype), kernel, columns=self.columns) + bias
 
@@ -42,7 +46,9 @@ class TemporalConvLayer(nnx.Module):
         self.conv = TemporalConv(channels, kernel_init=kernel_init, **kwargs)
         self.dropout = dropout
 
-    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B F H W C"], dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B F H W D"]:
         return self.conv(dropout(self.norm(x, silu=True), self.dropout, dropout_key))
 
 
@@ -60,7 +66,9 @@ class TemporalConvBlock(nnx.Module):
             ]
         )
 
-    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B F H W C"], dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B F H W C"]:
         h = x
         for i, layer in enumerate(self.layers):
             h = layer(h, fold_key(dropout_key, i))
@@ -78,12 +86,12 @@ class ResnetBlock(nnx.Module):
         time_embed_dim: int,
         num_groups: int = 32,
         dropout: float = 0.1,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        norm_kwargs = {"num_groups": num_groups, "epsilon": 1e-5, **kwargs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        norm_kwargs: dict[str, Any] = {"num_groups": num_groups, "epsilon": 1e-5, **kwargs}
         self.norm1 = GroupNorm(in_channels, **norm_kwargs)
         self.conv1 = Conv2d(in_channels, out_channels, 3, **kwargs)
         self.time_emb_proj = nnx.Linear(time_embed_dim, out_channels, **kwargs)
@@ -95,7 +103,12 @@ class ResnetBlock(nnx.Module):
         self.temporal_conv = TemporalConvBlock(out_channels, num_groups=num_groups, dropout=dropout, **kwargs)
         self.dropout = dropout
 
-    def __call__(self, x: jax.Array, temb: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "B F H W C"],
+        temb: Float[Array, "B E"],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B F H W D"]:
         """Applies the block.
 
         Args:

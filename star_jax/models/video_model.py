@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import ArchitectureConfig
 from star_jax.diffusion.sampler import noised_latents
@@ -104,7 +106,7 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def build(
-        self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+        self, component: str, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ) -> nnx.Module:
         """One component with new weights."""
 
@@ -203,11 +205,11 @@ class VideoModel(abc.ABC):
         """
         del checkpoint
 
-    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Int[np.ndarray, "B L"]:
         """Token numbers of prompts, int32 [B, tokens]."""
         raise NotImplementedError
 
-    def encode_text(self, params: Params, input_ids: jax.Array) -> jax.Array:
+    def encode_text(self, params: Params, input_ids: Int[Array, "B L"]) -> Float[Array, "B L E"]:
         """Text embeddings [B, tokens, width] of token numbers int32 [B, tokens]."""
         raise NotImplementedError
 
@@ -220,7 +222,7 @@ class VideoModel(abc.ABC):
         """What the unconditional branch of guidance is told, given the embeddings of the negative prompt."""
         return negative
 
-    def empty_context(self, batch: int) -> jax.Array:
+    def empty_context(self, batch: int) -> Float[Array, "{batch} L E"]:
         """The context of a model without text: zeros [B, tokens, width]."""
         return jnp.zeros((batch, *self.context_shape), self.dtype)
 
@@ -316,7 +318,7 @@ class VideoModel(abc.ABC):
         del table
         return guidance_scale
 
-    def start(self, hint: jax.Array, key: jax.Array) -> jax.Array:
+    def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
         """Where sampling starts, float32 like `hint`: the low-resolution latents [B, F, h, w, C], noised."""
         return noised_latents(self.schedule, hint, key, start_timestep=self.config.diffusion.start_timestep)
 

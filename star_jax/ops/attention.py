@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Array, Float
 
 from star_jax.errors import InputError
 from star_jax.ops.attention_rules import KERNEL_RULES, choose_implementation, refusal
@@ -45,15 +46,15 @@ class AttentionKernels:
 
 
 def dot_product_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "N Q H D"],
+    k: Float[Array, "N K H D"],
+    v: Float[Array, "N K H D"],
     *,
     implementation: str = "auto",
     key_block: int = 2048,
     query_block: int = 512,
     split_queries: bool = False,
-) -> jax.Array:
+) -> Float[Array, "N Q H D"]:
     """Attention without mask, scaled by 1/sqrt(head_dim), softmax in float32.
 
     Args:

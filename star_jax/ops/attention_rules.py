@@ -7,6 +7,7 @@ only in part are padded by `star_jax.ops.cudnn` and `star_jax.ops.splash`.
 import dataclasses
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from star_jax.ops.variants import variant_of
 
@@ -51,7 +52,7 @@ _DEVICE_NAMES = {"gpu": "an NVIDIA GPU", "tpu": "a TPU"}
 
 
 def refusal(
-    name: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype, platform: str
+    name: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: DTypeLike, platform: str
 ) -> str | None:
     """Why a kernel does not take [batch, length, heads, head_dim], and the remedy; None where it does."""
     rules, dtype = KERNEL_RULES[name], jnp.dtype(dtype)
@@ -77,7 +78,7 @@ def refusal(
 
 
 def choose_implementation(
-    q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype, platform: str
+    q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: DTypeLike, platform: str
 ) -> str:
     """The documented meaning of `auto`.
 

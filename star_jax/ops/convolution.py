@@ -9,6 +9,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.ops import winograd
 from star_jax.ops.plain_convolution import convolve
@@ -24,7 +26,7 @@ _WINOGRAD_MAX_LEFT = 0.6  # of the multiplications
 _WINOGRAD_MAX_CLIP_BYTES = 64 * 2**20  # along frames it works on the whole clip at once
 
 
-def image_form(shape: tuple[int, ...], out_channels: int, dtype: jnp.dtype) -> str | None:
+def image_form(shape: tuple[int, ...], out_channels: int, dtype: DTypeLike) -> str | None:
     """The form of a 3x3 convolution, stride 1, of x [B, F, H, W, in]: `matmul`, `winograd`, or None."""
     batch, frames, height, width, channels = shape
     if target_platform() != "cpu" or on_several_devices():
@@ -35,7 +37,9 @@ def image_form(shape: tuple[int, ...], out_channels: int, dtype: jnp.dtype) -> s
     return "winograd" if _winograd_pays(width, positions, channels, out_channels, dtype) else None
 
 
-def convolve_image(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+def convolve_image(
+    x: Float[Array, "B F H W C"], kernel: Float[Array, "h w C D"], form: str
+) -> Float[Array, "B F H W D"]:
     """A 3x3 convolution of each frame, stride 1, zero padding of 1.
 
     Args:
@@ -49,7 +53,9 @@ def convolve_image(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     return {"matmul": _convolve_as_matmul, "winograd": winograd.convolve_image}[form](x, kernel)
 
 
-def convolve_by_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve_by_shifts(
+    x: Float[Array, "B F H W C"], kernel: Float[Array, "h w C D"]
+) -> Float[Array, "B F H W D"]:
     """A convolution of few channels to one, stride 1, zero padding, as a sum of shifted planes, in float32.
 
     Args:
@@ -74,7 +80,7 @@ def convolve_by_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return total[..., None].astype(x.dtype)
 
 
-def frames_form(shape: tuple[int, ...], dtype: jnp.dtype) -> str:
+def frames_form(shape: tuple[int, ...], dtype: DTypeLike) -> str:
     """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane`, `volume` or `shares`.
 
     On several devices the compiler partitions a volume, but cannot merge pixels that are split over them. On a GPU
@@ -91,7 +97,9 @@ def frames_form(shape: tuple[int, ...], dtype: jnp.dtype) -> str:
     return "plane"  # faster than the 5-D form on every backend measured
 
 
-def convolve_frames(x: jax.Array, kernel: jax.Array, *, columns: bool = False) -> jax.Array:
+def convolve_frames(
+    x: Float[Array, "B F H W C"], kernel: Float[Array, "3 1 1 C D"], *, columns: bool = False
+) -> Float[Array, "B F H W D"]:
     """A 3-tap convolution along frames, zero padding of one frame on either side.
 
     Args:
@@ -120,7 +128,7 @@ def _convolve_plane(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Arr
     return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 
-def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: jnp.dtype) -> bool:
+def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: DTypeLike) -> bool:
     """Whether to filter an axis of this length that way, in a tensor of so many positions."""
     return (
         dtype == jnp.float32  # half precision does not stand the transforms

@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 _MULTIPLE = 8  # tokens; cuDNN's backward pass takes even lengths only
 _IMPLEMENTATION = "cudnn"
 
 
 @jax.custom_vjp
-def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def cudnn_attention(
+    q: Float[Array, "N Q H D"], k: Float[Array, "N K H D"], v: Float[Array, "N K H D"]
+) -> Float[Array, "N Q H D"]:
     """Full attention, scaled by 1/sqrt(head_dim).
 
     The forward pass alone takes any length. Under differentiation an odd length (77 tokens of text) is padded to a
@@ -25,7 +28,9 @@ def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(q, k, v, implementation=_IMPLEMENTATION)
 
 
-def attend_padded(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend_padded(
+    q: Float[Array, "N Q H D"], k: Float[Array, "N K H D"], v: Float[Array, "N K H D"]
+) -> Float[Array, "N Q H D"]:
     """The same with odd lengths padded: what is differentiated."""
     q_length, k_length = q.shape[1], k.shape[1]
     if q_length % 2 == 0 and k_length % 2 == 0:

@@ -4,11 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from star_jax.ops.variants import variant_of
 
 
-def geglu(x: jax.Array) -> jax.Array:
+def geglu(x: Float[Array, "*N C2"]) -> Float[Array, "*N C"]:
     """hidden * GELU(gate) of x = [hidden, gate].
 
     Half precision evaluates the gate in float32 on a GPU, g (1 + erf(g / sqrt 2)) / 2: that is more exact, and the

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.experimental import pallas as pl
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.ops.platform import target_platform
 from star_jax.ops.variants import variant_of
@@ -24,16 +26,16 @@ _BLOCK_PIXELS, _BLOCK_CHANNELS, _WARPS = 128, 64, 4
 
 
 def group_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    x: Float[Array, "B F H W C"],
+    scale: Float[Array, " C"],
+    bias: Float[Array, " C"],
     *,
     num_groups: int,
     epsilon: float,
     over_frames: bool,
     silu: bool,
-    dtype: jnp.dtype,
-) -> jax.Array:
+    dtype: DTypeLike,
+) -> Float[Array, "B F H W C"]:
     """Normalises x [B, F, H, W, C] by statistics of one frame, or of the whole clip (`over_frames`).
 
     Args:

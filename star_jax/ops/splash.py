@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Array, Float
 
 from star_jax.errors import InputError
 
@@ -12,7 +13,9 @@ _LANES = 128  # the kernel's blocks are multiples of this many tokens
 _BLOCK = 512
 
 
-def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def splash_attention(
+    q: Float[Array, "N Q H D"], k: Float[Array, "N K H D"], v: Float[Array, "N K H D"]
+) -> Float[Array, "N Q H D"]:
     """Full attention with Pallas' splash kernel; padding tokens are masked by segment ids.
 
     Args:

@@ -5,10 +5,14 @@ STAR's `FrozenOpenCLIPEmbedder` with `layer="penultimate"`; Radford et al. 2021,
 constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from star_jax.config import TextEncoderConfig
 from star_jax.models.attention import layer_norm
@@ -21,7 +25,7 @@ class CLIPTextEmbeddings(nnx.Module):
         self.token_embedding = nnx.Embed(vocab_size, width, **kwargs)
         self.position_embedding = nnx.Embed(max_position_embeddings, width, **kwargs)
 
-    def __call__(self, input_ids: jax.Array) -> jax.Array:  # [B, L] -> [B, L, width]
+    def __call__(self, input_ids: Int[Array, "N L"]) -> Float[Array, "N L C"]:  # [B, L] -> [B, L, width]
         return self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
 
 
@@ -35,7 +39,7 @@ class CLIPAttention(nnx.Module):
         self.out_proj = nnx.Linear(width, width, **kwargs)
         self.num_heads = num_heads
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, L, width] -> same
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:  # [B, L, width] -> same
         q, k, v = (
             rearrange(project(x), "b l (heads dim) -> b l heads dim", heads=self.num_heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -52,7 +56,7 @@ class CLIPMLP(nnx.Module):
         self.fc1 = nnx.Linear(width, intermediate_size, **kwargs)
         self.fc2 = nnx.Linear(intermediate_size, width, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, L, width] -> same
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:  # [B, L, width] -> same
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
@@ -65,7 +69,7 @@ class CLIPEncoderLayer(nnx.Module):
         self.layer_norm2 = layer_norm(width, **kwargs)
         self.mlp = CLIPMLP(width, intermediate_size=intermediate_size, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, L, width] -> same
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:  # [B, L, width] -> same
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -76,7 +80,7 @@ class CLIPEncoder(nnx.Module):
     def __init__(self, width: int, *, num_layers: int, **kwargs):
         self.layers = nnx.List([CLIPEncoderLayer(width, **kwargs) for _ in range(num_layers)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, L, width] -> same
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:  # [B, L, width] -> same
         for layer in self.layers[:-1]:
             x = layer(x)
         return x
@@ -94,11 +98,11 @@ class CLIPTextEncoder(nnx.Module):
         num_layers: int,
         num_heads: int,
         intermediate_size: int,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.embeddings = CLIPTextEmbeddings(vocab_size, max_position_embeddings, width, **kwargs)
         self.encoder = CLIPEncoder(
             width, num_layers=num_layers, num_heads=num_heads, intermediate_size=intermediate_size, **kwargs
@@ -127,7 +131,7 @@ class CLIPTextEncoder(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, input_ids: jax.Array) -> jax.Array:
+    def __call__(self, input_ids: Int[Array, "N L"]) -> Float[Array, "N L C"]:
         """Embeds prompts.
 
         Args:

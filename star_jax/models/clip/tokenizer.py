@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 
 from star_jax.errors import InputError, first_line
 
@@ -43,7 +44,9 @@ def load_tokenizer(directory: str | os.PathLike) -> "CLIPTokenizer":
     return tokenizer
 
 
-def tokenize(tokenizer: "CLIPTokenizer", prompts: Sequence[str], max_length: int = 77) -> np.ndarray:
+def tokenize(
+    tokenizer: "CLIPTokenizer", prompts: Sequence[str], max_length: int = 77
+) -> Int[np.ndarray, "N L"]:
     """Token numbers as OpenCLIP lays them out: start, the prompt (cut to fit), end, zeros.
 
     Args:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Key
 
 from star_jax.models.attention import KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
@@ -107,8 +108,12 @@ class DownBlock(_Level):
         )
 
     def __call__(
-        self, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None = None
-    ) -> tuple[jax.Array, list[jax.Array]]:
+        self,
+        x: Float[Array, "B F H W C"],
+        temb: Float[Array, "B E"],
+        text: list[KeysValues],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B F h w D"], list[Float[Array, "B F _ _ _"]]]:
         """[B, F, H, W, C] -> (output, outputs of each layer and of the downsampler)."""
         skips = []
         for i in range(len(self.resnets)):
@@ -127,8 +132,12 @@ class MidBlock(_Level):
         super().__init__([(channels, channels)] * 2, spec=spec, num_attentions=1, **kwargs)
 
     def __call__(
-        self, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "B F H W C"],
+        temb: Float[Array, "B E"],
+        text: list[KeysValues],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B F H W C"]:
         for i in range(2):
             x = self.run_layer(i, x, temb, text, dropout_key)
         return x
@@ -155,12 +164,12 @@ class UpBlock(_Level):
 
     def __call__(
         self,
-        x: jax.Array,
-        skips: list[jax.Array],
-        temb: jax.Array,
+        x: Float[Array, "B F H W C"],
+        skips: list[Float[Array, "B F _ _ _"]],
+        temb: Float[Array, "B E"],
         text: list[KeysValues],
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B F h w D"]:
         """Runs the level; `skips` are in the order of use."""
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, skip], axis=-1)

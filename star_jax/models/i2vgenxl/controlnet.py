@@ -1,8 +1,10 @@
 """VideoControlNet: the UNet's encoder, fed the low-resolution latents as a hint."""
 
-import jax
-import jax.numpy as jnp
+from typing import Any
+
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import UNetConfig
 from star_jax.models.i2vgenxl.unet import TextProjections, UNetEncoder, skip_widths
@@ -19,11 +21,11 @@ class ControlNet(UNetEncoder):
         *,
         kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         super().__init__(config, kernels=kernels, remat=remat, **kwargs)
         widths = config.block_out_channels
         zeros = {"kernel_init": nnx.initializers.zeros, **kwargs}
@@ -35,13 +37,13 @@ class ControlNet(UNetEncoder):
 
     def __call__(
         self,
-        sample: jax.Array,
-        timesteps: jax.Array,
-        context: jax.Array | TextProjections,
-        hint: jax.Array,
+        sample: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        context: Float[Array, "B L E"] | TextProjections,
+        hint: Float[Array, "B F H W C"],
         *,
-        dropout_key: jax.Array | None = None,
-    ) -> list[jax.Array]:
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> list[Float[Array, "B F _ _ _"]]:
         """Computes what the base UNet adds to its skip connections and its middle.
 
         Args:

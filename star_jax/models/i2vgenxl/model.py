@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import StarConfig
 from star_jax.models.chunks import Chunk, independent_chunks
@@ -63,10 +65,10 @@ class I2VGenXL(VideoModel):
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
 
     def build(
-        self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+        self, component: str, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ) -> nnx.Module:
         config = self.config
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         if component == "vae":
             # Its one attention has a head as wide as its channels, which the flash kernels do not take.
             return AutoencoderKLTemporalDecoder.from_config(
@@ -135,10 +137,10 @@ class I2VGenXL(VideoModel):
     def load_tokenizer(self, checkpoint: str | os.PathLike) -> Any | None:
         return load_tokenizer(Path(checkpoint) / TOKENIZER_DIR) if self.has_text else None
 
-    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Int[np.ndarray, "B L"]:
         return tokenize(tokenizer, prompts, max_length=self.context_shape[0])
 
-    def encode_text(self, params: Params, input_ids: jax.Array) -> jax.Array:
+    def encode_text(self, params: Params, input_ids: Int[Array, "B L"]) -> Float[Array, "B L E"]:
         return self.bind(params, "text_encoder")(input_ids)
 
     # The autoencoder: each frame is encoded on its own, a chunk's frames are decoded together.
@@ -150,14 +152,16 @@ class I2VGenXL(VideoModel):
         return independent_chunks(num_frames, CHUNK, overlap)
 
     def encode(
-        self, params: Params, frames: jax.Array, carry: Carry = None
+        self, params: Params, frames: Float[Array, "B F H W 3"], carry: Carry = None
     ) -> tuple[DiagonalGaussian, Carry]:
         return self.bind(params, "vae").encode(frames), carry
 
     def scaled(self, latents: jax.Array) -> jax.Array:
         return latents * self.config.vae.scaling_factor
 
-    def decode(self, params: Params, latents: jax.Array, carry: Carry = None) -> tuple[jax.Array, Carry]:
+    def decode(
+        self, params: Params, latents: Float[Array, "B F h w C"], carry: Carry = None
+    ) -> tuple[Float[Array, "B F H W 3"], Carry]:
         unscaled = latents / self.config.vae.scaling_factor
         return self.bind(params, "vae").decode(unscaled.astype(self.dtype_of("vae"))), carry
 
@@ -170,13 +174,13 @@ class I2VGenXL(VideoModel):
     def velocity(
         self,
         params: Params,
-        x: jax.Array,
-        timesteps: jax.Array,
+        x: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
         conditioning: jax.Array | dict[str, TextProjections],
-        hint: jax.Array,
+        hint: Float[Array, "B F H W C"],
         *,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B F H W C"]:
         if not isinstance(conditioning, dict):
             conditioning = dict.fromkeys(self.network_components, conditioning)
         control = self.bind(params, "controlnet")(

@@ -1,9 +1,12 @@
 """Spatial and temporal transformers of the UNet, with LIEM gates."""
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.models.attention import Attention, FeedForward, KeysValues, layer_norm
 from star_jax.models.layers import GroupNorm
@@ -51,7 +54,7 @@ class SpatialTransformerBlock(nnx.Module):
         self.liem1 = SpatialLiem(**kwargs) if liem_position else None
         self.liem_position = liem_position
 
-    def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"], text: KeysValues) -> Float[Array, "B F H W C"]:
         """[B, F, H, W, C] and the text's keys and values [B, L, heads, head_dim] -> [B, F, H, W, C]."""
         b, f, h = x.shape[:3]
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
@@ -91,7 +94,7 @@ class TemporalTransformerBlock(nnx.Module):
         self.liem2 = TemporalLiem(**kwargs) if has_second else None
         self.liem_position = liem_position
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
         """[pixels, F, C] -> same, or [B, F, pixels, C] -> same, frames left where they are."""
         attn1, attn2 = (
             (self.attn1, self.attn2) if x.ndim == 3 else (self.attn1.along_frames, self.attn2.along_frames)
@@ -116,11 +119,11 @@ class SpatialTransformer(nnx.Module):
         num_groups: int = 32,
         liem_position: str | None = "before_attention",
         kernels: AttentionKernels = AttentionKernels(),
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.norm = GroupNorm(channels, num_groups=num_groups, epsilon=1e-6, **kwargs)
         self.proj_in = nnx.Linear(channels, channels, **kwargs)
         self.block = SpatialTransformerBlock(
@@ -134,11 +137,11 @@ class SpatialTransformer(nnx.Module):
         )
         self.proj_out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, **kwargs)
 
-    def project_text(self, context: jax.Array) -> KeysValues:
+    def project_text(self, context: Float[Array, "B L E"]) -> KeysValues:
         """Keys and values of text [B, L, context_dim]."""
         return self.block.attn2.project(context)
 
-    def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"], text: KeysValues) -> Float[Array, "B F H W C"]:
         """[B, F, H, W, C] and what `project_text` returns -> [B, F, H, W, C]."""
         return self.proj_out(self.block(self.proj_in(self.norm(x)), text)) + x
 
@@ -159,11 +162,11 @@ class TemporalTransformer(nnx.Module):
         num_groups: int = 32,
         liem_position: str | None = "before_attention",
         kernels: AttentionKernels = AttentionKernels(),
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         heads = heads or channels // head_dim
         inner = heads * head_dim
         self.norm = GroupNorm(channels, num_groups=num_groups, epsilon=1e-6, over_frames=True, **kwargs)
@@ -174,7 +177,7 @@ class TemporalTransformer(nnx.Module):
         self.proj_out = nnx.Linear(inner, channels, kernel_init=nnx.initializers.zeros, **kwargs)
         self.implementation, self.head_dim = kernels.temporal, head_dim
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:
         b, f, h = x.shape[:3]
         tokens = rearrange(self.proj_in(self.norm(x)), "b f h w c -> b f (h w) c")
         if self.implementation == "auto" and attends_frames_first(f, self.head_dim, self.proj_in.dtype):

@@ -1,8 +1,10 @@
 """The base UNet of STAR (I2VGen-XL's video UNet without image conditioning), and the encoder it shares."""
 
-import jax
-import jax.numpy as jnp
+from typing import Any
+
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import UNetConfig
 from star_jax.models.attention import KeysValues
@@ -28,11 +30,11 @@ class UNetEncoder(nnx.Module):
         *,
         kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         widths = config.block_out_channels
         spec = _block_spec(config, kernels, remat)
         self.time_embedding = TimestepEmbedding(widths[0], spec.time_embed_dim, **kwargs)
@@ -55,7 +57,7 @@ class UNetEncoder(nnx.Module):
         self.mid_block = MidBlock(widths[-1], spec=spec, **kwargs)
         self.dtype, self.remat = dtype, remat
 
-    def project_text(self, context: jax.Array) -> TextProjections:
+    def project_text(self, context: Float[Array, "B L E"]) -> TextProjections:
         """What the network attends to in a text [B, L, cross_attention_dim], the same at every step."""
         context = context.astype(self.dtype)
         return {
@@ -63,19 +65,19 @@ class UNetEncoder(nnx.Module):
             "mid": [self.mid_block.project_text(context)],
         }
 
-    def projected(self, context: jax.Array | TextProjections) -> TextProjections:
+    def projected(self, context: Float[Array, "B L E"] | TextProjections) -> TextProjections:
         """The projections of a text given as embeddings, or as them."""
         return context if isinstance(context, dict) else self.project_text(context)
 
     def encode(
         self,
-        sample: jax.Array,
-        temb: jax.Array,
+        sample: Float[Array, "B F H W C"],
+        temb: Float[Array, "B E"],
         text: TextProjections,
         *,
-        hint: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> tuple[jax.Array, list[jax.Array]]:
+        hint: Float[Array, "B F H W C"] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B F h w D"], list[Float[Array, "B F _ _ _"]]]:
         """Runs the encoder and the middle.
 
         Args:
@@ -106,11 +108,11 @@ class UNet(UNetEncoder):
         *,
         kernels: AttentionKernels = AttentionKernels(),
         remat: str = "none",
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         super().__init__(config, kernels=kernels, remat=remat, **kwargs)
         widths, layers = config.block_out_channels, config.layers_per_block
         spec = _block_spec(config, kernels, remat)
@@ -135,19 +137,19 @@ class UNet(UNetEncoder):
         self.conv_norm_out = GroupNorm(widths[0], num_groups=config.norm_num_groups, epsilon=1e-5, **kwargs)
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, **kwargs)
 
-    def project_text(self, context: jax.Array) -> TextProjections:
+    def project_text(self, context: Float[Array, "B L E"]) -> TextProjections:
         up = [block.project_text(context.astype(self.dtype)) for block in self.up_blocks]
         return {**super().project_text(context), "up": up}
 
     def __call__(
         self,
-        sample: jax.Array,
-        timesteps: jax.Array,
-        context: jax.Array | TextProjections,
-        control: list[jax.Array] | None = None,
+        sample: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        context: Float[Array, "B L E"] | TextProjections,
+        control: list[Float[Array, "B F _ _ _"]] | None = None,
         *,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B F H W C"]:
         """Predicts the velocity.
 
         Args:

@@ -5,10 +5,14 @@ Activations are [B, F, H, W, C]. Attribute names are those of diffusers' `Resnet
 onto the tree name by name. Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.models.layers import Conv2d, GroupNorm
 from star_jax.models.resnet import TemporalConv
@@ -23,7 +27,7 @@ class ResnetBlock2D(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))) on each frame, a 1x1 shortcut where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_groups: int, **kwargs):
-        norm_kwargs = {"num_groups": num_groups, "epsilon": SPATIAL_EPSILON, **kwargs}
+        norm_kwargs: dict[str, Any] = {"num_groups": num_groups, "epsilon": SPATIAL_EPSILON, **kwargs}
         self.norm1 = GroupNorm(in_channels, **norm_kwargs)
         self.conv1 = Conv2d(in_channels, out_channels, 3, **kwargs)
         self.norm2 = GroupNorm(out_channels, **norm_kwargs)
@@ -32,7 +36,9 @@ class ResnetBlock2D(nnx.Module):
             Conv2d(in_channels, out_channels, 1, **kwargs) if in_channels != out_channels else None
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F H W D"]:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
         hidden = self.conv1(self.norm1(x, silu=True))
         hidden = self.conv2(self.norm2(hidden, silu=True))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden
@@ -42,13 +48,18 @@ class TemporalResnetBlock(nnx.Module):
     """The same along frames: (3, 1, 1) convolutions, statistics over all frames of the group."""
 
     def __init__(self, channels: int, *, num_groups: int, **kwargs):
-        norm_kwargs = {"num_groups": num_groups, "epsilon": TEMPORAL_EPSILON, "over_frames": True, **kwargs}
+        norm_kwargs: dict[str, Any] = {
+            "num_groups": num_groups,
+            "epsilon": TEMPORAL_EPSILON,
+            "over_frames": True,
+            **kwargs,
+        }
         self.norm1 = GroupNorm(channels, **norm_kwargs)
         self.conv1 = TemporalConv(channels, columns=True, **kwargs)
         self.norm2 = GroupNorm(channels, **norm_kwargs)
         self.conv2 = TemporalConv(channels, columns=True, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:  # [B, F, H, W, C] -> same
         hidden = self.conv1(self.norm1(x, silu=True))
         return x + self.conv2(self.norm2(hidden, silu=True))
 
@@ -56,10 +67,12 @@ class TemporalResnetBlock(nnx.Module):
 class AlphaBlender(nnx.Module):
     """Learned blend of two tensors; sigmoid(mix_factor) is the temporal one's share, a half when untrained."""
 
-    def __init__(self, *, param_dtype: jnp.dtype):
+    def __init__(self, *, param_dtype: DTypeLike):
         self.mix_factor = nnx.Param(jnp.zeros((1,), param_dtype))
 
-    def __call__(self, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
+    def __call__(
+        self, spatial: Float[Array, "B F H W C"], temporal: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F H W C"]:
         # In diffusers: strategy `learned` with `switch_spatial_to_temporal_mix`, which turns the shares around.
         share = jax.nn.sigmoid(self.mix_factor[...].astype(jnp.float32)).astype(spatial.dtype)
         return (1 - share) * spatial + share * temporal
@@ -73,7 +86,9 @@ class SpatioTemporalResBlock(nnx.Module):
         self.temporal_res_block = TemporalResnetBlock(out_channels, num_groups=num_groups, **kwargs)
         self.time_mixer = AlphaBlender(param_dtype=kwargs["param_dtype"])
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F H W D"]:  # [B, F, H, W, in_channels] -> [B, F, H, W, out_channels]
         spatial = self.spatial_res_block(x)
         return self.time_mixer(spatial, self.temporal_res_block(spatial))
 
@@ -89,7 +104,7 @@ class Attention(nnx.Module):
         self.to_out = nnx.List([nnx.Linear(channels, channels, **kwargs)])  # a list for the name `to_out.0`
         self.implementation = implementation
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> same
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:  # [B, F, H, W, C] -> same
         tokens = rearrange(self.group_norm(x), "b f h w c -> (b f) (h w) 1 c")
         q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         hidden = dot_product_attention(q, k, v, implementation=self.implementation, split_queries=True)
@@ -111,7 +126,9 @@ class Downsample2D(nnx.Module):
             **kwargs,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, H / 2, W / 2, C]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F h w D"]:  # [B, F, H, W, C] -> [B, F, H / 2, W / 2, C]
         return self.conv(x)
 
 
@@ -121,5 +138,7 @@ class Upsample2D(nnx.Module):
     def __init__(self, channels: int, **kwargs):
         self.conv = Conv2d(channels, channels, 3, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, F, H, W, C] -> [B, F, 2H, 2W, C]
+    def __call__(
+        self, x: Float[Array, "B F H W C"]
+    ) -> Float[Array, "B F h w D"]:  # [B, F, H, W, C] -> [B, F, 2H, 2W, C]
         return self.conv(x.repeat(2, axis=2).repeat(2, axis=3))

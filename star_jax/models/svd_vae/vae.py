@@ -7,10 +7,13 @@ Original: diffusers' `AutoencoderKLTemporalDecoder` (attribute names are the sam
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.config import VAEConfig
 from star_jax.models.layers import Conv2d, GroupNorm
@@ -51,7 +54,7 @@ class DownEncoderBlock2D(nnx.Module):
         )
         self.downsamplers = nnx.List([Downsample2D(out_channels, **kwargs)] if add_downsample else [])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F h w D"]:
         for block in [*self.resnets, *self.downsamplers]:
             x = block(x)
         return x
@@ -68,7 +71,7 @@ class UNetMidBlock2D(nnx.Module):
             [Attention(channels, num_groups=num_groups, implementation=attention, **kwargs)]
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
@@ -107,7 +110,7 @@ class Encoder(nnx.Module):
         self.conv_norm_out = GroupNorm(coarse, num_groups=num_groups, epsilon=SPATIAL_EPSILON, **kwargs)
         self.conv_out = Conv2d(coarse, 2 * latent_channels, 3, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W 3"]) -> Float[Array, "B F h w D"]:
         x = self.conv_in(split_columns(x))
         for block in self.down_blocks:
             x = split_columns(block(x))
@@ -130,7 +133,7 @@ class MidBlockTemporalDecoder(nnx.Module):
         )
         self.remat = remat
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:
         for block in (self.resnets[0], self.attentions[0], self.resnets[1]):
             x = rematerialise(block, self.remat)(x)
         return x
@@ -157,7 +160,7 @@ class UpBlockTemporalDecoder(nnx.Module):
         self.upsamplers = nnx.List([Upsample2D(out_channels, **kwargs)] if add_upsample else [])
         self.remat = remat
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F h w D"]:
         for block in [*self.resnets, *self.upsamplers]:
             x = rematerialise(block, self.remat)(x)
         return x
@@ -202,7 +205,7 @@ class TemporalDecoder(nnx.Module):
         self.conv_out = Conv2d(fine, out_channels, 3, **kwargs)
         self.time_conv_out = TemporalConv(out_channels, columns=True, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F h w 3"]:
         x = self.conv_in(split_columns(x))
         x = self.mid_block(x)
         for block in self.up_blocks:
@@ -224,11 +227,11 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         *,
         attention: str = "auto",
         remat: str = "none",
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         sizes = {
             "block_out_channels": block_out_channels,
             "layers_per_block": layers_per_block,
@@ -270,7 +273,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
             rngs=rngs,
         )
 
-    def encode(self, frames: jax.Array) -> DiagonalGaussian:
+    def encode(self, frames: Float[Array, "B F H W 3"]) -> DiagonalGaussian:
         """Posterior of the latents, every frame on its own.
 
         Args:
@@ -282,7 +285,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         with self._precision():
             return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(frames)))
 
-    def decode(self, latents: jax.Array) -> jax.Array:
+    def decode(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B F H W 3"]:
         """Frames of one group: the temporal layers see its F frames together, and zeros before and after.
 
         Args:
