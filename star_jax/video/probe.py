@@ -78,6 +78,7 @@ class VideoInfo:
     side_data: dict[str, bytes] = dataclasses.field(default_factory=dict, compare=False)
     lost_frames: int = 0
     clock: Clock = dataclasses.field(default_factory=Clock, compare=False)
+    part: tuple[Fraction, Fraction] | None = None
 
     pictures: tuple[Path, ...] = ()
     has_profile: bool = False
