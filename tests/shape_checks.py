@@ -28,4 +28,6 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_jax(value: Any) -> Any:
-    return jnp.asarray(value) if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        return jnp.asarray(value)
+    return type(value)(map(_as_jax, value)) if type(value) in (list, tuple) else value

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key, Num
 
 from star_jax.ops.convolution import convolve_image, image_form
 from star_jax.ops.group_norm import group_norm
@@ -53,7 +53,7 @@ class GroupNorm(nnx.Module):
         )
 
 
-def timestep_embedding(timesteps: Int[Array, " B"], dim: int) -> Float[Array, "B {dim}"]:
+def timestep_embedding(timesteps: Num[Array, " B"], dim: int) -> Float[Array, "B {dim}"]:
     """Sinusoids of the timestep, cosines first (original: `sinusoidal_embedding`).
 
     Args:
@@ -80,7 +80,7 @@ class TimestepEmbedding(nnx.Module):
         self.linear_1 = nnx.Linear(dim, time_embed_dim, **kwargs)
         self.linear_2 = nnx.Linear(time_embed_dim, time_embed_dim, **kwargs)
 
-    def __call__(self, timesteps: Int[Array, " B"]) -> Float[Array, "B E"]:  # [B] -> [B, time_embed_dim]
+    def __call__(self, timesteps: Num[Array, " B"]) -> Float[Array, "B E"]:  # [B] -> [B, time_embed_dim]
         return self.linear_2(jax.nn.silu(self.linear_1(timestep_embedding(timesteps, self.dim))))
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class LoraLinear(nnx.Linear):
@@ -17,8 +18,8 @@ class LoraLinear(nnx.Linear):
         out_features: int,
         *,
         rank: int,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         super().__init__(in_features, out_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

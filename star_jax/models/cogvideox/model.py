@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from star_jax.config.cogvideox import CogVideoXConfig
 from star_jax.diffusion.noise import frame_noise
@@ -63,10 +64,10 @@ class CogVideoX(VideoModel):
         return ("text_encoder",)
 
     def build(
-        self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+        self, component: str, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ) -> nnx.Module:
         config = self.config
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         if component == "vae":
             return AutoencoderKLCogVideoX(config.vae, remat=self.remat, **kwargs)
         if component == "text_encoder":

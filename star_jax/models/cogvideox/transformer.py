@@ -6,7 +6,7 @@ Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +215,7 @@ class CogVideoXTransformer(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         width, patch = config.width, config.patch_size
         self.patch_embed = PatchEmbed(config, **kwargs)
         self.time_embedding = TimestepEmbedding(width, config.time_embed_dim, **kwargs)

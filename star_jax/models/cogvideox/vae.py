@@ -189,7 +189,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.encoder = Encoder(config, **kwargs)
         self.decoder = Decoder(config, remat=remat, **kwargs)
         self._is_float32 = dtype == jnp.float32

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
+from jax.typing import DTypeLike
 
 EPSILON = 1e-6
 Cache = Any  # a tree of [B, 2, H, W, C], or None at the beginning of a clip
@@ -76,8 +77,8 @@ class GroupNorm(nnx.Module):
         channels: int,
         *,
         num_groups: int,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         del rngs

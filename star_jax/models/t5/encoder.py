@@ -6,12 +6,14 @@ Raffel et al. 2020, arXiv 1910.10683; v1.1 has gated GELUs. Attribute names are 
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
 
 from star_jax.config.cogvideox import T5Config
 from star_jax.models.stack import scan_layers, stack_layers
@@ -38,7 +40,7 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.nda
 class RMSNorm(nnx.Module):
     """x / sqrt(mean x^2) times a weight; in float32."""
 
-    def __init__(self, dim: int, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         del rngs
         self.scale = nnx.Param(jnp.ones((dim,), param_dtype))
         self.dtype = dtype
@@ -107,7 +109,7 @@ class T5Encoder(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.shared = nnx.Embed(config.vocab_size, config.hidden_size, **kwargs)
         self.relative_attention_bias = nnx.Embed(config.num_buckets, config.num_attention_heads, **kwargs)
         self.block = stack_layers(
