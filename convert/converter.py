@@ -13,7 +13,7 @@ import numpy as np
 
 from star_jax.checkpoints.directory import TOKENIZER_DIR, check_destination, create_checkpoint, save_component
 from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig, StarConfig
 from star_jax.convert.families import get_family, recognise
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
@@ -21,7 +21,7 @@ from star_jax.convert.tensors import FLOATS, FileTensor, Tensors, cast, is_finit
 from star_jax.convert.tokenizers import write_tokenizer
 from star_jax.errors import InputError, RunError
 from star_jax.init.leaves import fresh_leaf
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS, get_preset
 from star_jax.progress import Reporter, progress
 
@@ -132,7 +132,7 @@ def choose_config(
     Raises:
       InputError: no preset has the shapes of all sources.
     """
-    if isinstance(preset, StarConfig):
+    if isinstance(preset, ArchitectureConfig):
         return preset
     if preset is not None:
         return get_preset(preset)
@@ -169,7 +169,7 @@ def _leaf_shapes(family: str, config: StarConfig) -> dict[str, Shape]:
     return {
         f"{name}/{path}": leaf.shape
         for name in get_family(family).components
-        for path, leaf in flatten(abstract_component(config, name)[1]).items()
+        for path, leaf in flatten(build_model(config).abstract(name)).items()
     }
 
 

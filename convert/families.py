@@ -8,7 +8,7 @@ from star_jax.config import StarConfig
 from star_jax.convert import text_tables, unet_tables, vae_tables
 from star_jax.convert.rules import Rule, Table, Update
 from star_jax.errors import InputError
-from star_jax.models.components import component_names
+from star_jax.models.architectures import build_model
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Family:
 
     def in_preset(self, config: StarConfig) -> bool:
         """Whether a model of these sizes has the components that this family fills."""
-        return set(self.components) <= set(component_names(config))
+        return set(self.components) <= set(build_model(config).components)
 
     def table_for(self, config: StarConfig, keys: Collection[str]) -> Table:
         """The table of this family for a source's keys, with their prefix.

@@ -81,19 +81,20 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
 
     from star_jax.benchmark.aot.programs import trace_train_step
     from star_jax.launch.experiment import read_experiment
+    from star_jax.ops.platform import targeting
     from star_jax.parallel.mesh import make_mesh
     from star_jax.train.star.objective import StarObjective
 
     config = read_experiment(args)
-    # Sizes are the preset's, so no checkpoint is read, nor clips; `auto` is resolved here as on a TPU.
-    dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype
+    # Sizes are the preset's, so no checkpoint is read, nor clips.
     config = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, dtype=dtype, checkpoint=None),
+        model=dataclasses.replace(config.model, checkpoint=None),
         train=dataclasses.replace(config.train, validate_every_steps=0),
     )
     mesh = make_mesh(config.mesh, devices)
-    objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+    with targeting("tpu"):
+        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
     data = config.data
     facts = {
         "program": "training step",

@@ -101,10 +101,10 @@ def _preset(value: str | None):
     """A preset's name stays one; a JSON file becomes sizes."""
     if value is None or not value.endswith(".json"):
         return value
-    from star_jax.config import StarConfig
+    from star_jax.models.architectures import read_model_config
 
     try:
         with open(value, encoding="utf-8") as file:
-            return StarConfig.from_json(file.read())
+            return read_model_config(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{value} cannot be read ({error}); give a preset or a config.json") from error

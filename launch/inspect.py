@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
         read_config,
     )
     from star_jax.checkpoints.trees import unflatten
-    from star_jax.models.components import component_names
+    from star_jax.models.architectures import build_model
 
     config, provenance = read_config(args.checkpoint), load_provenance(args.checkpoint)
     print(f"{args.checkpoint}: preset {config.preset}")
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         if args.rows > 0:
             tree = unflatten(leaves)
             print(parameter_overview.get_parameter_overview(tree, include_stats=False, max_lines=args.rows))
-    missing = set(component_names(config)) - set(present_components(args.checkpoint))
+    missing = set(build_model(config).components) - set(present_components(args.checkpoint))
     if missing:
         print(f"missing: {', '.join(sorted(missing))}; it cannot upscale")
     for file, digest in provenance.get("sources", {}).items():

@@ -316,8 +316,9 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
       InputError: one was given.
     """
     from star_jax.checkpoints.directory import read_config
+    from star_jax.models.architectures import build_model
 
-    if read_config(args.checkpoint).text_encoder is not None:
+    if build_model(read_config(args.checkpoint)).has_text:
         return
     given = {
         "--prompt": bool(args.prompt),

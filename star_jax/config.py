@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from star_jax.errors import InputError
 
@@ -115,21 +116,47 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class StarConfig:
-    """A whole model. `text_encoder` is None where the network is fed a null (all-zero) context."""
+class ArchitectureConfig:
+    """What the configuration of every architecture holds; each adds the sizes of its networks.
+
+    Attributes:
+      preset: name of the sizes.
+      architecture: which `star_jax.models.video_model.VideoModel` has these sizes; see
+        `star_jax.models.architectures`.
+      diffusion: noise schedule, and where sampling starts.
+      sampling: how the model is meant to be sampled.
+    """
 
     preset: str
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)
+    architecture: str = ""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def with_liem(self, liem: LiemConfig) -> Self:
+        """These sizes with another LIEM (the paper's ablations).
+
+        Raises:
+          InputError: the architecture has no LIEM to change.
+        """
+        if liem != LiemConfig():
+            raise InputError(
+                f"preset {self.preset!r} ({self.architecture}) has no LIEM that could be changed"
+            )
+        return self
+
+    def with_autoencoder(self, other: Self) -> Self:
+        """These sizes with the autoencoder of another configuration of the same architecture."""
+        raise InputError(f"preset {self.preset!r} ({self.architecture}) takes no other autoencoder")
+
+    def with_scaling_factor(self, factor: float) -> Self:
+        """These sizes with another scale of the latents."""
+        raise InputError(f"preset {self.preset!r} ({self.architecture}) has a fixed scale of its latents")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> "StarConfig":
+    def from_json(cls, text: str) -> Self:
         """Reads what `to_json` wrote.
 
         Raises:
@@ -141,13 +168,33 @@ class StarConfig:
             raise InputError(f"config.json is not a star_jax model configuration: {error}") from error
 
 
+@dataclass(frozen=True)
+class StarConfig(ArchitectureConfig):
+    """STAR on I2VGen-XL. `text_encoder` is None where the network is fed a null (all-zero) context."""
+
+    architecture: str = "i2vgen-xl"
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)
+
+    def with_liem(self, liem: LiemConfig) -> Self:
+        return dataclasses.replace(self, unet=dataclasses.replace(self.unet, liem=liem))
+
+    def with_autoencoder(self, other: Self) -> Self:
+        return dataclasses.replace(self, vae=other.vae)
+
+    def with_scaling_factor(self, factor: float) -> Self:
+        return dataclasses.replace(self, vae=dataclasses.replace(self.vae, scaling_factor=factor))
+
+
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """Rebuilds a dataclass from nested dicts; lists become tuples, unknown keys raise TypeError."""
-    parts = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": TextEncoderConfig}
-    parts |= {"diffusion": DiffusionConfig, "liem": LiemConfig, "sampling": SamplingConfig}
+    hints = typing.get_type_hints(cls)
     kwargs = {}
     for key, value in values.items():
-        if key in parts and value is not None:
-            value = _build(parts[key], value)
+        kinds = [hints.get(key), *typing.get_args(hints.get(key))]
+        part = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if part is not None and value is not None:
+            value = _build(part, value)
         kwargs[key] = tuple(value) if isinstance(value, list) else value
     return cls(**kwargs)

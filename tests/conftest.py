@@ -1,18 +1,15 @@
 """A tiny model, made, loaded and compiled once for all tests that ask for it."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.random_checkpoint import random_checkpoint
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
 
 
@@ -33,23 +30,21 @@ def tiny_pipeline(tiny_checkpoint) -> StarPipeline:
 @pytest.fixture(scope="session")
 def tiny_network() -> jax.stages.Compiled:
     """UNet and ControlNet of preset `tiny`, compiled for latents [2, 8, 18, 16, 4]."""
-    config = get_preset("tiny")
-    graphs, params = {}, {}
-    for name in ("unet", "controlnet"):
-        graphs[name], params[name] = abstract_component(config, name)
+    model = build_model(get_preset("tiny"))
+    params = model.abstract_params(model.network_components)
     latents = jax.ShapeDtypeStruct((2, 8, 18, 16, 4), jnp.float32)
-    context = jax.ShapeDtypeStruct((2, 77, config.unet.cross_attention_dim), jnp.float32)
+    context = jax.ShapeDtypeStruct((2, *model.context_shape), jnp.float32)
     steps = jax.ShapeDtypeStruct((2,), jnp.int32)
-    program = jax.jit(partial(star_velocity, graphs["unet"], graphs["controlnet"]))
-    return program.lower(params, latents, steps, context, latents).compile()
+    return jax.jit(model.velocity).lower(params, latents, steps, context, latents).compile()
 
 
 @pytest.fixture(scope="session")
 def tiny_decoder() -> jax.stages.Compiled:
     """The decoder of preset `tiny`, compiled for latents [1, 3, 18, 16, 4]."""
-    graphdef, params = abstract_component(get_preset("tiny"), "vae")
+    model = build_model(get_preset("tiny"))
+    params = model.abstract_params(model.autoencoder_components)
     latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
-    return jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x)).lower(params, latents).compile()
+    return jax.jit(model.decode).lower(params, latents).compile()
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from networks import abstract_component
 from star_weights import golden_weight
 
 from star_jax.checkpoints.trees import flatten
 from star_jax.config import StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from star_jax.convert.families import FAMILIES
-from star_jax.models.components import abstract_component
 
 # diffusers fixes 32 groups in its VAE and 8 heads after the first convolution.
 SMALL = StarConfig(

@@ -3,11 +3,11 @@
 import zlib
 
 import numpy as np
+from networks import abstract_component
 
 from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.config import StarConfig
 from star_jax.convert.unet_tables import star_table
-from star_jax.models.components import abstract_component
 
 
 def golden_weight(key: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""`star-jax benchmark`: one file per kind of measurement."""

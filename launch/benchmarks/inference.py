@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument(
         "--component",
-        default="unet",
+        default="network",
         metavar="NAME",
-        help="unet (default: UNet + ControlNet, one evaluation), vae-encode, vae-decode, text or pipeline",
+        help="network (default: one evaluation; also by the name of its first part, such as unet), vae-encode, "
+        "vae-decode, text or pipeline",
     )
     what.add_argument(
         "--preset", default="i2vgen-xl", metavar="NAME", help="sizes, with random weights (default i2vgen-xl)"
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--width", type=int, default=1280, metavar="PX", help="of the result (default 1280)")
     what.add_argument("--steps", type=int, default=15, metavar="N", help="of the pipeline (default 15)")
     what.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="of unet; guidance runs 2 (default 1)"
+        "--batch", type=int, default=1, metavar="N", help="of the network; guidance runs 2 (default 1)"
     )
     what.add_argument(
         "--published",

@@ -1,33 +1,31 @@
-"""Speed and memory of inference: one network at a time, or the whole pipeline."""
+"""Speed and memory of inference: one part of a model at a time, or the whole pipeline."""
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from star_jax.benchmark import flops
-from star_jax.benchmark.flops import FlopCount
+from star_jax.benchmark import operations
+from star_jax.benchmark.pipeline import measure_pipeline
 from star_jax.benchmark.report import memory, throughput
 from star_jax.benchmark.timing import time_program
 from star_jax.checkpoints.directory import load_component, read_config
-from star_jax.config import StarConfig
 from star_jax.errors import InputError
-from star_jax.inference.pipeline import PIECE, StarPipeline, resolve_dtype
+from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.random_params import random_params
-from star_jax.models.clip.tokenizer import load_tokenizer, write_byte_level_tokenizer
-from star_jax.models.components import abstract_component, component_names
-from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.models.architectures import build_model
+from star_jax.models.video_model import Params, VideoModel
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.flops import FlopCount, compiled_flops
 from star_jax.parallel.placement import Placement, parse_mesh
 from star_jax.presets import get_preset
 
-COMPONENTS = ("unet", "vae-encode", "vae-decode", "text", "pipeline")
+NETWORK = "network"  # or the name of the model's first network, by which reports call it
+PARTS = ("vae-encode", "vae-decode", "text", "pipeline")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +33,14 @@ class InferenceBenchmark:
     """What to measure.
 
     Attributes:
-      component: `unet` (UNet and ControlNet, one evaluation), `vae-encode` and `vae-decode` (one piece of frames),
-        `text` (both prompts), or `pipeline` (a whole clip, from frames to frames).
+      component: `network` (one evaluation of all that predicts the velocity), `vae-encode` and `vae-decode` (one
+        chunk of frames), `text` (both prompts), or `pipeline` (a whole clip, from frames to frames). The network
+        also goes by the name of its first component, such as `unet`.
       preset: sizes of the networks, with random weights; a checkpoint's own count if one is given.
       checkpoint: directory to take weights from.
       frames, height, width: of the result, in pixels; padded to what the networks take.
       steps: of the pipeline.
-      batch: clips that `unet` evaluates at once; guidance runs 2.
+      batch: clips that the network evaluates at once; guidance runs 2.
       dtype: as of `StarPipeline`; the VAE runs in float32.
       attention: kernel for every site.
       max_memory: bytes that the pipeline may plan with; None is what the device has.
@@ -50,7 +49,7 @@ class InferenceBenchmark:
       device_peak: TFLOP/s of one device in place of the table's.
     """
 
-    component: str = "unet"
+    component: str = NETWORK
     preset: str = "i2vgen-xl"
     checkpoint: str | None = None
     frames: int = 32
@@ -66,8 +65,9 @@ class InferenceBenchmark:
     device_peak: float | None = None
 
     def __post_init__(self):
-        if self.component not in COMPONENTS:
-            raise InputError(f"component is {self.component!r}; choose one of {', '.join(COMPONENTS)}")
+        choices = (self.network_name, *PARTS)
+        if self.component not in (NETWORK, *choices):
+            raise InputError(f"component is {self.component!r}; choose one of {', '.join(choices)}")
         for name in ("frames", "height", "width", "steps", "batch", "repeats"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
@@ -76,52 +76,69 @@ class InferenceBenchmark:
         parse_mesh(self.mesh)
 
     @property
-    def config(self) -> StarConfig:
-        return get_preset(self.preset) if self.checkpoint is None else read_config(self.checkpoint)
+    def model(self) -> VideoModel:
+        """What is measured."""
+        config = get_preset(self.preset) if self.checkpoint is None else read_config(self.checkpoint)
+        return build_model(config, dtype=self.dtype, kernels=AttentionKernels.all(self.attention))
+
+    @property
+    def network_name(self) -> str:
+        return self.model.network_components[0]
+
+    @property
+    def is_network(self) -> bool:
+        return self.component in (NETWORK, self.network_name)
 
     @property
     def padded_size(self) -> tuple[int, int]:
         """(height, width) that the networks see, in pixels."""
-        return UpscaleSettings().padding_of(self.height, self.width).padded_size(self.height, self.width)
+        return self.model.size_rule.padded_size(self.height, self.width)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(frames, height, width) of the latents."""
-        height, width = self.padded_size
-        factor = self.config.vae.spatial_factor
-        return self.frames, height // factor, width // factor
+        rule = self.model.size_rule
+        return rule.num_latents(self.frames), *rule.latent_size(*self.padded_size)
+
+    @property
+    def chunk(self) -> int:
+        """Frames of one chunk of the autoencoder, the first of a clip."""
+        model, frames = self.model, self.model.size_rule.padded_frames(self.frames)
+        if self.component == "vae-encode":
+            return min(frames, model.encode_chunks(frames)[0])
+        return model.decode_chunks(frames)[0].decoded
 
     def count(self) -> FlopCount:
-        """Operations of a step, counted from the sizes."""
-        config, size = self.config, self.padded_size
-        piece = min(PIECE, self.frames)
-        if self.component == "unet":
-            return flops.star_flops(config.unet, *self.latent_shape, batch=self.batch)
+        """Operations of a step, counted by tracing."""
+        model = self.model
+        if self.is_network:
+            return operations.velocity_flops(model, self.latent_shape, batch=self.batch)
         if self.component == "vae-encode":
-            return flops.vae_encode_flops(config.vae, piece, *size)
+            return operations.encode_flops(model, self.chunk, *self.padded_size)
         if self.component == "vae-decode":
-            return flops.vae_decode_flops(config.vae, piece, *size)
+            return operations.decode_flops(model, self.chunk, *self.padded_size)
         if self.component == "text":
-            return flops.text_encoder_flops(_text_config(config), batch=2)
-        return flops.pipeline_flops(
-            config, self.frames, *size, UpscaleSettings(num_inference_steps=self.steps)
-        )
+            return operations.text_flops(_with_text(model), batch=2)
+        settings = UpscaleSettings(num_inference_steps=self.steps)
+        return operations.pipeline_flops(model, self.frames, *self.padded_size, settings)
 
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the measurement."""
-        config = self.config
+        model = self.model
+        is_vae = self.component in ("vae-encode", "vae-decode")
+        runs = model.autoencoder_components if is_vae else model.network_components
         return {
             "benchmark": "inference",
-            "component": self.component,
-            "preset": config.preset,
+            "component": self.network_name if self.is_network else self.component,
+            "preset": model.config.preset,
             "weights": self.checkpoint or "random",
             "frames": self.frames,
             "height": self.height,
             "width": self.width,
             "padded_size": list(self.padded_size),
             "steps": self.steps if self.component == "pipeline" else None,
-            "batch": self.batch if self.component == "unet" else None,
-            "dtype": "float32" if self.component.startswith("vae") else str(resolve_dtype(self.dtype)),
+            "batch": self.batch if self.is_network else None,
+            "dtype": str(model.dtype_of(runs[0])),
             "attention": self.attention,
             "mesh": self.mesh,
         }
@@ -132,7 +149,7 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
 
     Returns:
       What was measured (`describe`); `seconds_per_step` (median), `spread`, `step_seconds`, `compile_seconds`,
-      `seconds_per_frame`, `frames_per_second`; `tflop_per_step` (counted from sizes), `tflop_compiled` (the
+      `seconds_per_frame`, `frames_per_second`; `tflop_per_step` (counted by tracing), `tflop_compiled` (the
       compiler's count, None where it has none), `tflops_per_second`, `peak_tflops`, `mfu`; memory, see
       `report.memory`. Of the pipeline a step is the whole clip, with `stage_seconds`.
 
@@ -140,19 +157,31 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
       InputError: a component that the model lacks, a damaged checkpoint, or attention that cannot run here.
     """
     if benchmark.component == "pipeline":
-        from star_jax.benchmark.pipeline import measure_pipeline
-
         if benchmark.mesh is not None:
             raise InputError(
                 "the pipeline runs on one device; leave out --mesh, or choose another --component"
             )
-        return measure_pipeline(benchmark, benchmark_pipeline(benchmark))
+        report = measure_pipeline(
+            benchmark_pipeline(benchmark),
+            benchmark.frames,
+            (benchmark.height, benchmark.width),
+            num_inference_steps=benchmark.steps,
+            budget=benchmark.max_memory,
+            repeats=benchmark.repeats,
+        )
+        speed = throughput(
+            benchmark.count().total,
+            report["seconds_per_step"],
+            num_devices=1,
+            device_peak=benchmark.device_peak,
+        )
+        return {**benchmark.describe(), **report, **speed}
     placement = Placement.of(parse_mesh(benchmark.mesh))
     with placement.context():
         program, args, frames = component_program(benchmark, placement)
         timing, compiled = time_program(program, args, repeats=benchmark.repeats)
     count = benchmark.count()
-    compiled_count = flops.compiled_flops(compiled)
+    compiled_count = compiled_flops(compiled)
     seconds = timing.median
     return {
         **benchmark.describe(),
@@ -180,43 +209,29 @@ def count_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
 
 def component_program(benchmark: InferenceBenchmark, placement: Placement) -> tuple[Callable, tuple, int]:
     """The jitted program of a component, its arguments on the devices, and the frames that one step handles."""
-    config, kernels = benchmark.config, AttentionKernels.all(benchmark.attention)
-    dtype = resolve_dtype(benchmark.dtype)
-    key = jax.random.key(0)
+    model, key = benchmark.model, jax.random.key(0)
 
-    def params_of(name: str, abstract: dict[str, Any]) -> dict[str, Any]:
-        return _params(benchmark, name, placement.params(abstract))
+    def params_of(components: Iterable[str]) -> Params:
+        return {name: _params(benchmark, name, placement.params(model.abstract(name))) for name in components}
 
-    if benchmark.component == "unet":
-        shape = (benchmark.batch, *benchmark.latent_shape, config.unet.in_channels)
-        parts = {
-            name: abstract_component(config, name, dtype=dtype, kernels=kernels)
-            for name in ("unet", "controlnet")
-        }
-        params = {name: params_of(name, abstract) for name, (_, abstract) in parts.items()}
-        program = jax.jit(partial(star_velocity, parts["unet"][0], parts["controlnet"][0]))
-        context = jax.random.normal(
-            key, (benchmark.batch, flops.TEXT_LENGTH, config.unet.cross_attention_dim), dtype
-        )
-        latents = jax.random.normal(key, shape)
-        timesteps = jnp.full(benchmark.batch, 500, jnp.int32)
-        inputs = map(placement.inputs, (latents, timesteps, context, latents))
-        return program, (params, *inputs), benchmark.batch * benchmark.frames
+    if benchmark.is_network:
+        batch = benchmark.batch
+        context = jax.random.normal(key, (batch, *model.context_shape), model.dtype)
+        latents = jax.random.normal(key, (batch, *benchmark.latent_shape, model.latent_channels))
+        inputs = map(placement.inputs, (latents, jnp.full(batch, 500, jnp.int32), context, latents))
+        params = params_of(model.network_components)
+        return jax.jit(model.velocity), (params, *inputs), batch * benchmark.frames
     if benchmark.component == "text":
-        text = _text_config(config)
-        graphdef, abstract = abstract_component(config, "text_encoder", dtype=dtype, kernels=kernels)
-        ids = jax.random.randint(key, (2, text.max_position_embeddings), 0, text.vocab_size)
-        program = jax.jit(lambda params, ids: nnx.merge(graphdef, params)(ids))
-        return program, (params_of("text_encoder", abstract), placement.inputs(ids)), 0
-    graphdef, abstract = abstract_component(config, "vae", dtype=jnp.float32, kernels=kernels)
-    params, piece = params_of("vae", abstract), min(PIECE, benchmark.frames)
+        # Any model's vocabulary has these numbers, and every number costs the same.
+        ids = jax.random.randint(key, (2, _with_text(model).context_shape[0]), 0, 256)
+        return jax.jit(model.encode_text), (params_of(model.text_components), placement.inputs(ids)), 0
+    params, chunk = params_of(model.autoencoder_components), benchmark.chunk
     if benchmark.component == "vae-encode":
-        frames = jax.random.uniform(key, (1, piece, *benchmark.padded_size, 3), minval=-1.0)
-        program = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x))
-        return program, (params, placement.inputs(frames)), piece
-    latents = jax.random.normal(key, (1, piece, *benchmark.latent_shape[1:], config.vae.latent_channels))
-    program = jax.jit(lambda params, x: nnx.merge(graphdef, params).decode(x))
-    return program, (params, placement.inputs(latents)), piece
+        frames = jax.random.uniform(key, (1, chunk, *benchmark.padded_size, 3), minval=-1.0)
+        return jax.jit(model.encode), (params, placement.inputs(frames)), chunk
+    num_latents = model.size_rule.num_latents(chunk)
+    latents = jax.random.normal(key, (1, num_latents, *benchmark.latent_shape[1:], model.latent_channels))
+    return jax.jit(model.decode), (params, placement.inputs(latents)), chunk
 
 
 def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
@@ -225,22 +240,14 @@ def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
         return StarPipeline.from_pretrained(
             benchmark.checkpoint, dtype=benchmark.dtype, attention=benchmark.attention
         )
-    config, dtype = benchmark.config, resolve_dtype(benchmark.dtype)
-    kernels = AttentionKernels.all(benchmark.attention)
-    params = {
-        name: random_params(
-            abstract_component(
-                config, name, dtype=jnp.dtype(jnp.float32) if name == "vae" else dtype, kernels=kernels
-            )[1]
-        )
-        for name in component_names(config)
-    }
+    model = benchmark.model
+    params = {name: random_params(tree) for name, tree in model.abstract_params().items()}
     tokenizer = None
-    if config.text_encoder is not None:
+    if model.has_text:
         with tempfile.TemporaryDirectory() as folder:
-            write_byte_level_tokenizer(folder)
-            tokenizer = load_tokenizer(folder)
-    return StarPipeline(config, params, tokenizer, dtype=dtype, kernels=kernels)
+            model.write_tokenizer(folder)
+            tokenizer = model.load_tokenizer(folder)
+    return StarPipeline(model, params, tokenizer)
 
 
 def _params(benchmark: InferenceBenchmark, name: str, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +256,7 @@ def _params(benchmark: InferenceBenchmark, name: str, abstract: dict[str, Any]) 
     return load_component(benchmark.checkpoint, name, abstract)
 
 
-def _text_config(config: StarConfig):
-    if config.text_encoder is None:
-        raise InputError(f"preset {config.preset!r} has no text encoder to measure")
-    return config.text_encoder
+def _with_text(model: VideoModel) -> VideoModel:
+    if not model.has_text:
+        raise InputError(f"preset {model.config.preset!r} has no text encoder to measure")
+    return model

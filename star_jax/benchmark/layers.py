@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from star_jax.benchmark.layer_parts import Part, layer_parts, operation_parts, vae_parts
 from star_jax.config import StarConfig
 from star_jax.errors import InputError
-from star_jax.inference.pipeline import resolve_dtype
-from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
 from star_jax.ops.flops import traced_flops
+from star_jax.ops.platform import resolve_dtype
 from star_jax.ops.variants import forms_of, using, variant_of
 from star_jax.presets import get_preset
 
@@ -70,8 +70,8 @@ class LayersBenchmark:
     @property
     def latents(self) -> tuple[int, int, int]:
         """(frames, height, width)."""
-        padded = UpscaleSettings().padding_of(self.height, self.width).padded_size(self.height, self.width)
-        return self.frames, *(side // self.config.vae.spatial_factor for side in padded)
+        rule = build_model(self.config).size_rule
+        return self.frames, *rule.latent_size(*rule.padded_size(self.height, self.width))
 
     def describe(self) -> Row:
         """Everything that identifies the measurement."""

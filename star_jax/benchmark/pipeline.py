@@ -2,51 +2,54 @@
 
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from star_jax.benchmark.report import memory, throughput
+from star_jax.benchmark.report import memory
 from star_jax.inference.memory import plan_memory
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 
-if TYPE_CHECKING:
-    from star_jax.benchmark.inference import InferenceBenchmark
-
 SCALE = 4
 
 
-def measure_pipeline(benchmark: "InferenceBenchmark", pipeline: StarPipeline) -> dict[str, Any]:
-    """Upscales a made-up clip to the asked-for size several times, as `plan` says; the first run compiles.
+def measure_pipeline(
+    pipeline: StarPipeline,
+    num_frames: int,
+    size: tuple[int, int],
+    *,
+    num_inference_steps: int = 15,
+    budget: int | None = None,
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """Upscales a made-up clip to (height, width) `size` several times, as `plan` says; the first run compiles.
 
     `compile_seconds` is what the first run took beyond the median of the others: compilation, tracing, and
     whatever else happens once.
     """
-    frames = _noise_clip(benchmark.frames, benchmark.height // SCALE, benchmark.width // SCALE)
+    height, width = size
+    frames = _noise_clip(num_frames, height // SCALE, width // SCALE)
     plan = plan_memory(
-        pipeline.config,
-        pipeline.dtype,
-        UpscaleSettings(scale=SCALE, num_inference_steps=benchmark.steps),
+        pipeline.model,
+        UpscaleSettings(scale=SCALE, num_inference_steps=num_inference_steps),
         len(frames),
         frames.shape[1:3],
-        budget=benchmark.max_memory,
+        budget=budget,
     )
-    runs = [_run(pipeline, frames, plan.settings) for _ in range(1 + benchmark.repeats)]
+    runs = [_run(pipeline, frames, plan.settings) for _ in range(1 + repeats)]
     totals = [sum(run.values()) for run in runs]
     seconds = statistics.median(totals[1:])
     stages = {name: statistics.median(run[name] for run in runs[1:]) for name in runs[0]}
     return {
-        **benchmark.describe(),
         "seconds_per_step": seconds,
         "spread": (max(totals[1:]) - min(totals[1:])) / seconds,
         "step_seconds": totals[1:],
         "stage_seconds": stages,
         "compile_seconds": totals[0] - seconds,
         "first_step_seconds": totals[0],
-        "seconds_per_frame": seconds / benchmark.frames,
-        "frames_per_second": benchmark.frames / seconds,
-        **throughput(benchmark.count().total, seconds, num_devices=1, device_peak=benchmark.device_peak),
+        "seconds_per_frame": seconds / num_frames,
+        "frames_per_second": num_frames / seconds,
         "tflop_compiled": None,  # several programs, some of them loops
         "plan": plan.describe(),
         "planned_bytes": plan.peak,

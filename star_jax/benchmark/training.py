@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from star_jax.benchmark import flops
 from star_jax.benchmark.report import memory, throughput
 from star_jax.benchmark.timing import Timing
 from star_jax.diffusion.noise import noise_key
 from star_jax.errors import InputError
 from star_jax.init.random_params import random_params
+from star_jax.ops.flops import compiled_flops
 from star_jax.parallel.mesh import make_mesh, param_shardings, replicated
 from star_jax.train.config import ExperimentConfig
 from star_jax.train.objective import Objective
+from star_jax.train.operations import step_flops
 from star_jax.train.optimizer import Optimizer, make_optimizer
 from star_jax.train.state import abstract_state, new_state
 from star_jax.train.step import abstract_arguments, jit_train_step, make_train_step, with_shardings
@@ -46,7 +47,7 @@ def measure_training(
     with jax.set_mesh(mesh):
         timing, compiled = _time_step(objective, optimizer, config, mesh, repeats)
     frames = config.train.batch_size * data.num_frames
-    compiled_count = flops.compiled_flops(compiled)
+    compiled_count = compiled_flops(compiled)
     return {
         "benchmark": "train",
         "component": "train-step",
@@ -63,7 +64,12 @@ def measure_training(
         "seconds_per_frame": timing.median / frames,
         "frames_per_second": frames / timing.median,
         "clips_per_second": config.train.batch_size / timing.median,
-        **throughput(config.step_flops(), timing.median, num_devices=mesh.size, device_peak=device_peak),
+        **throughput(
+            step_flops(objective, config.train.batch_size),
+            timing.median,
+            num_devices=mesh.size,
+            device_peak=device_peak,
+        ),
         "tflop_compiled": compiled_count and compiled_count * mesh.size / 1e12,
         **memory(compiled),
     }

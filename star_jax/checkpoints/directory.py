@@ -1,9 +1,9 @@
 """Checkpoint directories: what is in one, and reading and writing them.
 
-    DIR/{unet,controlnet,vae,text_encoder}/   one Orbax tree per component
-    DIR/tokenizer/                            CLIP tokenizer files
-    DIR/config.json                           StarConfig
-    DIR/provenance.json                       where the weights came from
+    DIR/COMPONENT/        one Orbax tree per component of the model
+    DIR/tokenizer/        tokenizer files of a model with text
+    DIR/config.json       the model's sizes, an `ArchitectureConfig`
+    DIR/provenance.json   where the weights came from
 
 A directory appears under its name only when it is complete (`create_checkpoint`). The name `tiny-star` is the small
 model that comes with the package (docs/tiny_star.md), unless there is a directory of that name.
@@ -31,15 +31,15 @@ from star_jax.checkpoints.trees import (
     save_tree,
     tree_metadata,
 )
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig
 from star_jax.errors import InputError, RunError, first_line
 from star_jax.files import appearing, write_json
-from star_jax.models.components import COMPONENTS
+from star_jax.models.architectures import build_model, read_model_config
+from star_jax.models.video_model import TOKENIZER_DIR as TOKENIZER_DIR  # part of the layout above
 from star_jax.presets import BUNDLED
 
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
-TOKENIZER_DIR = "tokenizer"
 
 
 def save_component(directory: str | os.PathLike, name: str, tree: Tree) -> None:
@@ -61,8 +61,8 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
 
     Args:
       directory: a checkpoint directory.
-      name: one of COMPONENTS.
-      abstract_tree: nested dict of jax.ShapeDtypeStruct (`abstract_component`). Leaves are cast to
+      name: a component of the model.
+      abstract_tree: nested dict of jax.ShapeDtypeStruct (`VideoModel.abstract`). Leaves are cast to
         its dtypes and placed by its shardings, each device reading its own part, whatever mesh they were saved
         from; a leaf without a sharding goes to the first device.
 
@@ -130,9 +130,9 @@ def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax
 
 
 def present_components(directory: str | os.PathLike) -> list[str]:
-    """The components that a checkpoint directory has, in the order of COMPONENTS."""
-    path = checkpoint_path(directory)
-    return [name for name in COMPONENTS if (path / name).is_dir()]
+    """The components that a checkpoint directory has, in the model's order."""
+    path, model = checkpoint_path(directory), build_model(read_config(directory))
+    return [name for name in model.components if (path / name).is_dir()]
 
 
 def check_components(directory: str | os.PathLike, names: Sequence[str]) -> None:
@@ -145,7 +145,7 @@ def check_components(directory: str | os.PathLike, names: Sequence[str]) -> None
         _component_path(directory, name)
 
 
-def read_config(directory: str | os.PathLike, *, expect_preset: str | None = None) -> StarConfig:
+def read_config(directory: str | os.PathLike, *, expect_preset: str | None = None) -> ArchitectureConfig:
     """Reads the sizes that a checkpoint was made with.
 
     Raises:
@@ -153,7 +153,7 @@ def read_config(directory: str | os.PathLike, *, expect_preset: str | None = Non
     """
     path = checkpoint_path(directory) / CONFIG_FILE
     try:
-        config = StarConfig.from_json(read_text(path))
+        config = read_model_config(read_text(path))
     except AttributeError as error:  # a text or a number where a table belongs
         raise damaged(path, error) from error
     if expect_preset is not None and config.preset != expect_preset:
@@ -178,7 +178,11 @@ def load_provenance(directory: str | os.PathLike) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def create_checkpoint(
-    directory: str | os.PathLike, config: StarConfig, provenance: dict[str, Any], *, force: bool = False
+    directory: str | os.PathLike,
+    config: ArchitectureConfig,
+    provenance: dict[str, Any],
+    *,
+    force: bool = False,
 ) -> Iterator[Path]:
     """Builds a checkpoint directory so that it appears only when it is complete.
 

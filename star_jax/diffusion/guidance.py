@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity like x; with the
 # attribute `takes_branches`, contexts of a multiple of B, and so many velocities
@@ -18,7 +19,8 @@ class Conditioning(NamedTuple):
       context: text embeddings [B, L, D], or what the network makes of them: arrays whose first axis is B.
       hint: low-resolution latents [B, F, H, W, C].
       uncond_context: the same of the negative prompt; None asks for the conditional branch alone.
-      guidance_scale: float32 scalar, weight of the difference between the branches.
+      guidance_scale: weight of the difference between the branches, a float32 scalar or one per row of the
+        solver's table [N].
       guidance_rescale: float32 scalar in [0, 1], how far the result's deviation is drawn to the conditional one's.
     """
 
@@ -34,15 +36,15 @@ def make_conditioning(
     hint: jax.Array,
     uncond_context: Any = None,
     *,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | np.ndarray = 7.5,
     guidance_rescale: float = 0.2,
 ) -> Conditioning:
-    """Puts a conditioning together; a scale of exactly 1 drops the unconditional branch and halves the work."""
+    """Puts a conditioning together; a scale of 1 everywhere drops the unconditional branch, half of the work."""
     return Conditioning(
         context=context,
         hint=hint,
-        uncond_context=None if guidance_scale == 1.0 else uncond_context,
-        guidance_scale=jnp.float32(guidance_scale),
+        uncond_context=None if np.all(np.equal(guidance_scale, 1.0)) else uncond_context,
+        guidance_scale=jnp.asarray(guidance_scale, jnp.float32),
         guidance_rescale=jnp.float32(guidance_rescale),
     )
 

@@ -54,16 +54,16 @@ def run_rows(
       noise_fn: (key, index, shape) -> noise of a stochastic solver; None for a table that adds none.
     """
 
-    def denoise_window(
-        x: jax.Array, hint: jax.Array, timesteps: jax.Array, alpha_t: jax.Array, sigma_t: jax.Array
-    ) -> jax.Array:
-        window = conditioning._replace(hint=hint)
-        return alpha_t * x - sigma_t * guided_velocity(velocity_fn, params, x, timesteps, window)
-
     def denoise(x: jax.Array, row: SolverRows) -> jax.Array:
         timesteps = jnp.full(x.shape[:1], row.timestep, jnp.int32)
-        at_level = partial(denoise_window, timesteps=timesteps, alpha_t=row.alpha_t, sigma_t=row.sigma_t)
-        return map_windows(at_level, windows, x, conditioning.hint)
+        scale = conditioning.guidance_scale
+        at_row = conditioning._replace(guidance_scale=scale if scale.ndim == 0 else scale[row.noise_index])
+
+        def denoise_window(x: jax.Array, hint: jax.Array) -> jax.Array:
+            window = at_row._replace(hint=hint)
+            return row.alpha_t * x - row.sigma_t * guided_velocity(velocity_fn, params, x, timesteps, window)
+
+        return map_windows(denoise_window, windows, x, conditioning.hint)
 
     noise = None if noise_fn is None else partial(noise_fn, key)
     return scan_rows(rows, state, denoise, noise)

@@ -35,7 +35,7 @@ class SolverRows(NamedTuple):
       alpha_t, sigma_t: float32 [N], levels of the discrete process at `timestep`.
       x_update: float32 [N, 4], coefficients of x, memory, denoised, noise in the next x.
       memory_update: float32 [N, 3], coefficients of x, memory, denoised in the next memory.
-      noise_index: int32 [N], which draw of noise the row takes.
+      noise_index: int32 [N], the row's position in its table, and so which draw of noise it takes.
     """
 
     sigma: np.ndarray

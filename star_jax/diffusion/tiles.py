@@ -17,7 +17,6 @@ from star_jax.diffusion.guidance import VelocityFn
 from star_jax.errors import InputError
 
 OVERLAP = 0.25  # least share of a tile that the next one covers, too
-ALIGNMENT = 8  # in latents: tiles start where the UNet's coarsest level has a pixel of its own
 # Deviation of a tile's weights, in tiles: with less, one tile would turn into the next within a few pixels.
 _DEVIATION = 0.2
 
@@ -42,42 +41,66 @@ class Tiles:
         return len(self.rows) * len(self.columns)
 
 
-def make_tiles(full: tuple[int, int], size: tuple[int, int] | None = None) -> Tiles:
-    """The fewest tiles that cover a frame, each sharing a quarter with the next; one without a `size`.
+def make_tiles(full: tuple[int, int], size: tuple[int, int], alignment: int) -> Tiles:
+    """The fewest tiles that cover a frame, each sharing a quarter with the next.
 
     Args:
       full: (height, width) of the latents.
-      size: (height, width) of a tile, with the same remainders modulo 8 as `full`; a side longer than the frame's
-        is cut to that.
+      size: (height, width) of a tile, with the same remainders modulo `alignment` as `full`; a side longer than the
+        frame's is cut to that.
+      alignment: latents between places where a tile may start, so that the network's coarsest level has a pixel of
+        its own there; see `SizeRule.alignment`.
 
     Raises:
       InputError: a tile that the network does not take.
     """
-    height, width = (min(of_tile, of_full) for of_tile, of_full in zip(size or full, full, strict=True))
-    if (full[0] - height) % ALIGNMENT or (full[1] - width) % ALIGNMENT or min(height, width) < ALIGNMENT:
+    height, width = (min(of_tile, of_full) for of_tile, of_full in zip(size, full, strict=True))
+    if (full[0] - height) % alignment or (full[1] - width) % alignment or min(height, width) < alignment:
         raise InputError(
             f"tiles of {height}x{width} latents do not fit frames of {full[0]}x{full[1]}; each side must be at "
-            f"least {ALIGNMENT} and differ from the frame's by a multiple of that"
+            f"least {alignment} and differ from the frame's by a multiple of that"
         )
-    return Tiles((height, width), full, _starts(full[0], height), _starts(full[1], width))
+    starts = (_starts(*sides, alignment) for sides in zip(full, (height, width), strict=True))
+    return Tiles((height, width), full, *starts)
 
 
 def map_tiles(
     fn: Callable[..., jax.Array], tiles: Tiles, *arrays: jax.Array, in_factor: int = 1, out_factor: int = 1
 ) -> jax.Array:
+    """`scan_tiles` of a function without state: arrays of one tile -> [B, F, h, w, C']."""
+
+    def without_state(state: None, *arrays: jax.Array) -> tuple[jax.Array, None]:
+        del state
+        return fn(*arrays), None
+
+    return scan_tiles(without_state, tiles, None, *arrays, in_factor=in_factor, out_factor=out_factor)[0]
+
+
+def scan_tiles(
+    fn: Callable[..., tuple[jax.Array, Any]],
+    tiles: Tiles,
+    state: Any,
+    *arrays: jax.Array,
+    in_factor: int = 1,
+    out_factor: int = 1,
+) -> tuple[jax.Array, Any]:
     """Applies `fn` to every tile of arrays [B, F, H, W, C], one after the other, and joins the results.
 
     One tile is `fn` itself; of several, the result is their weighted mean, float32, and `fn` is traced once.
 
     Args:
-      fn: arrays of one tile -> [B, F, h, w, C'].
+      fn: (state of one tile, arrays of one tile) -> ([B, F', h, w, C'], state of the tile for the next call).
       tiles: in latents.
+      state: what the call for the chunk of frames before returned; None for the first.
       arrays: whole frames.
       in_factor: pixels of the arrays per latent, along each side.
       out_factor: pixels of the result per latent.
+
+    Returns:
+      The joined results, and the states of all tiles.
     """
     if len(tiles) == 1:
-        return fn(*arrays)
+        return fn(state, *arrays)
     (height, width), (full_height, full_width) = tiles.size, tiles.full
     by_row = jnp.asarray(_weights(tiles.rows, height, full_height, out_factor))
     by_column = jnp.asarray(_weights(tiles.columns, width, full_width, out_factor))
@@ -87,19 +110,21 @@ def map_tiles(
         shape = (*array.shape[:2], height * in_factor, width * in_factor, array.shape[-1])
         return jax.lax.dynamic_slice(array, start, shape)
 
-    def add(canvas: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+    def add(canvas: jax.Array, index_and_state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        index, state = index_and_state
         i, j = index // len(tiles.columns), index % len(tiles.columns)
         row, column = jnp.asarray(tiles.rows)[i], jnp.asarray(tiles.columns)[j]
-        out = fn(*(cut(array, row, column) for array in arrays)).astype(jnp.float32)
+        out, state = fn(state, *(cut(array, row, column) for array in arrays))
+        out = out.astype(jnp.float32)
         out *= by_row[i][:, None, None] * by_column[j][:, None]
         start = (0, 0, row * out_factor, column * out_factor, 0)
         before = jax.lax.dynamic_slice(canvas, start, out.shape)
-        return jax.lax.dynamic_update_slice(canvas, before + out, start), None
+        return jax.lax.dynamic_update_slice(canvas, before + out, start), state
 
     first = [cut(array, jnp.int32(0), jnp.int32(0)) for array in arrays]
-    like = jax.eval_shape(fn, *first)
+    like, _ = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], state), *first)
     shape = (*like.shape[:2], full_height * out_factor, full_width * out_factor, like.shape[-1])
-    return jax.lax.scan(add, jnp.zeros(shape, jnp.float32), jnp.arange(len(tiles)))[0]
+    return jax.lax.scan(add, jnp.zeros(shape, jnp.float32), (jnp.arange(len(tiles)), state))
 
 
 @dataclass(frozen=True)
@@ -137,13 +162,13 @@ class TiledVelocity:
         return map_tiles(on_tile, self.tiles, x, hint)
 
 
-def _starts(full: int, length: int) -> tuple[int, ...]:
-    """Evenly spaced multiples of 8 from 0 to full - length."""
+def _starts(full: int, length: int, alignment: int) -> tuple[int, ...]:
+    """Evenly spaced multiples of `alignment` from 0 to full - length."""
     if full == length:
         return (0,)
-    stride = max(ALIGNMENT, math.floor((1 - OVERLAP) * length / ALIGNMENT) * ALIGNMENT)
+    stride = max(alignment, math.floor((1 - OVERLAP) * length / alignment) * alignment)
     steps = math.ceil((full - length) / stride)
-    return tuple(round((full - length) * i / steps / ALIGNMENT) * ALIGNMENT for i in range(steps + 1))
+    return tuple(round((full - length) * i / steps / alignment) * alignment for i in range(steps + 1))
 
 
 def _weights(starts: tuple[int, ...], length: int, full: int, factor: int) -> np.ndarray:

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from star_jax.checkpoints.directory import checkpoint_path, read_config
-from star_jax.config import StarConfig
 from star_jax.errors import InputError
 from star_jax.files import parse_bytes, real_path
 from star_jax.inference.batch import Batch, Summary
@@ -33,10 +32,13 @@ from star_jax.inference.jobs import (
 )
 from star_jax.inference.memory import plan_memory
 from star_jax.inference.overlap import read_ahead, write_behind
-from star_jax.inference.pipeline import StarPipeline, resolve_dtype
+from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.resume import Kept, file_stamp, work_folder
 from star_jax.inference.scenes import Scene, SceneReader, find_cuts, read_cuts, scenes_between
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
+from star_jax.models.video_model import VideoModel
+from star_jax.ops.attention import AttentionKernels
 from star_jax.presets import BUNDLED
 from star_jax.video.encoders import Quality
 from star_jax.video.images import DEFAULT_FRAME_RATE, is_images, open_target
@@ -116,8 +118,10 @@ def upscale(
       RunError: of a single input: it is damaged, the disk is full, numbers are not finite.
     """
     config = read_config(checkpoint)
+    model = build_model(config, dtype=dtype, kernels=AttentionKernels.all(attention))
     quality = Quality(crf, preset, codec, pixel_format, bit_depth)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
+    chosen.check_tiles(model.size_rule)
     if resolution is not None and resolution < 1:
         raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
@@ -126,8 +130,7 @@ def upscale(
         raise InputError("--frame-rate is of folders of images; a video keeps its own")
     upscaler = _Upscaler(
         checkpoint=checkpoint,
-        config=config,
-        dtype=dtype,
+        model=model,
         attention=attention,
         budget=parse_bytes(max_memory, "--max-memory") if isinstance(max_memory, str) else max_memory,
         cuts=given_cuts(scene_cuts, num_inputs=len(sources)),
@@ -163,8 +166,8 @@ class _Upscaler:
     """Upscales one clip after the other; the model is loaded for the first one that can be upscaled.
 
     Attributes:
-      checkpoint, dtype, attention: see `StarPipeline.from_pretrained`.
-      config: of the checkpoint.
+      checkpoint, attention: see `StarPipeline.from_pretrained`.
+      model: of the checkpoint, in the dtype that it runs in.
       budget: bytes to use at most, or None.
       cuts: numbers of the frames that begin a scene; None to look for them.
       resume: see `work_folder`.
@@ -172,8 +175,7 @@ class _Upscaler:
     """
 
     checkpoint: AnyPath
-    config: StarConfig
-    dtype: str
+    model: VideoModel
     attention: str
     budget: int | None
     cuts: list[int] | None
@@ -183,16 +185,14 @@ class _Upscaler:
     @cached_property
     def pipeline(self) -> StarPipeline:
         """The model."""
-        return StarPipeline.from_pretrained(self.checkpoint, dtype=self.dtype, attention=self.attention)
+        return StarPipeline.from_pretrained(self.checkpoint, dtype=self.model.dtype, attention=self.attention)
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
         """Upscales a clip, and returns the settings with the tiles and the window that fit."""
         frames = SceneReader(job.reader)
         scenes = self._scenes(job, frames, progress)
         longest = max(scene.num_frames for scene in scenes)
-        plan = plan_memory(
-            self.config, resolve_dtype(self.dtype), job.settings, longest, job.size, budget=self.budget
-        )
+        plan = plan_memory(self.model, job.settings, longest, job.size, budget=self.budget)
         height, width = plan.settings.target_size(*job.size)
         several = f" in {len(scenes)} scenes" if len(scenes) > 1 else ""
         size = f"{job.info.width}x{job.info.height} to {width}x{height}"
@@ -225,7 +225,7 @@ class _Upscaler:
             "scenes": [dataclasses.astuple(scene) for scene in scenes],
             "settings": dataclasses.asdict(settings),
             "checkpoint": file_stamp(checkpoint_path(self.checkpoint)),
-            "dtype": str(resolve_dtype(self.dtype)),
+            "dtype": str(self.model.dtype),
             "attention": self.attention,
             "device": jax.devices()[0].device_kind,
             "versions": {name: metadata.version(name) for name in _VERSIONS},

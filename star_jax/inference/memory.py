@@ -1,8 +1,7 @@
 """How much device memory an upscale needs, and the largest tiles that fit: a plan made before anything runs.
 
 The temporaries of the compiled programs grow in proportion to the pixels they see at once, and to the width of the
-finest level; the factors below are fitted to what the compiler reports (tests/inference/test_memory.py compares
-them).
+finest level: `VideoModel.memory_use` says how much (tests/inference/test_memory.py compares with the compiler).
 """
 
 import dataclasses
@@ -11,25 +10,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from star_jax.config import StarConfig
-from star_jax.diffusion.windows import make_windows
+from star_jax.diffusion.windows import Windows, make_windows
 from star_jax.errors import InputError
 from star_jax.files import bytes_text
-from star_jax.inference.pieces import PIECE
-from star_jax.inference.settings import MIN_TILE, UpscaleSettings
-from star_jax.models.components import abstract_component, component_names
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.size_rule import SizeRule
+from star_jax.models.video_model import VideoModel
 from star_jax.ops.platform import target_platform
-from star_jax.video.geometry import fit_padding
 
-# Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent pixel, frame and
-# branch (a TPU's compiler fuses more than a CPU's, a GPU's is assumed to be like it); by the VAE, per pixel, frame.
-_NETWORK_VALUES = {"cpu": 58, "other": 38}
-_ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
+_CHANNELS = 3
 _LATENTS_HELD = 8  # copies of the clip's latents: solver, hint, noise, windows
 _FRAMES_HELD = 6  # copies of a decoded piece: canvas, colour fix, result
 _SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # of a tile's sides
@@ -78,8 +70,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    config: StarConfig,
-    dtype: jnp.dtype,
+    model: VideoModel,
     settings: UpscaleSettings,
     num_frames: int,
     size: tuple[int, int],
@@ -93,27 +84,29 @@ def plan_memory(
     `settings` are taken as they are.
 
     Args:
-      config: sizes of the networks.
-      dtype: of the UNet and the ControlNet.
+      model: with the dtype that it runs in.
       settings: what the user asked for.
       num_frames: of the clip.
       size: (height, width) of the input's frames.
       budget: bytes to use at most; by default what the device has.
 
     Raises:
-      InputError: nothing fits; the message names the least that does.
+      InputError: nothing fits; the message names the least that does. Or a tile is too small.
     """
-    padded = _padded_size(settings, size)
+    rule = model.size_rule
+    settings.check_tiles(rule)
+    target = settings.target_size(*size)
+    padded = settings.padding_of(rule, *target).padded_size(*target)
     given = budget is not None
     budget = budget if given else device_memory()
-    weights = weight_bytes(config, dtype)
+    weights = weight_bytes(model)
     vae = [
-        (vae_bytes(config, settings, candidate, num_frames, padded), candidate)
-        for candidate in ([settings.vae_tile] if settings.vae_tile else _tiles(padded))
+        (vae_bytes(model, settings, candidate, num_frames, padded), candidate)
+        for candidate in ([settings.vae_tile] if settings.vae_tile else _tiles(rule, padded))
     ]
     sampling = [
-        (sampling_bytes(config, dtype, candidate, num_frames, padded), candidate)
-        for candidate in _candidates(settings, config, num_frames, padded)
+        (sampling_bytes(model, candidate, num_frames, padded), candidate)
+        for candidate in _candidates(settings, model, num_frames, padded)
     ]
     left = budget - weights
     fitting_vae = next(((needed, tile) for needed, tile in vae if needed <= left), None)
@@ -127,57 +120,61 @@ def plan_memory(
             "more, or a smaller output"
         )
     chosen = dataclasses.replace(fitting[1], vae_tile=fitting_vae[1])
-    return MemoryPlan(
-        chosen, weights, fitting[0], fitting_vae[0], budget, _longest(num_frames, chosen.window)
-    )
+    longest = _longest(latent_windows(rule, num_frames, chosen.window))
+    return MemoryPlan(chosen, weights, fitting[0], fitting_vae[0], budget, rule.num_frames(longest))
 
 
-def weight_bytes(config: StarConfig, dtype: jnp.dtype) -> int:
-    """Bytes of all networks; the VAE is kept in float32."""
-    total = 0
-    for name in component_names(config):
-        kept = jnp.dtype(jnp.float32) if name == "vae" else dtype
-        leaves: list[Any] = jax.tree.leaves(abstract_component(config, name, dtype=kept)[1])
-        total += sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    return total
+def latent_windows(rule: SizeRule, num_frames: int, window: int) -> Windows:
+    """The ranges of latents that are denoised together, of windows of `window` frames."""
+    return make_windows(rule.num_latents(num_frames), max(2, window // rule.frames_per_latent))
+
+
+def weight_bytes(model: VideoModel) -> int:
+    """Bytes of all networks."""
+    leaves = jax.tree.leaves(model.abstract_params())
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def sampling_bytes(
-    config: StarConfig, dtype: jnp.dtype, settings: UpscaleSettings, num_frames: int, padded: tuple[int, int]
+    model: VideoModel, settings: UpscaleSettings, num_frames: int, padded: tuple[int, int]
 ) -> int:
     """Bytes of latents and temporaries while a clip of `padded` = (height, width) pixels is denoised."""
-    factor = config.vae.spatial_factor
-    height, width = _cut(settings.tile, padded)
-    branches = 2 if settings.batch_guidance and _is_guided(config, settings) else 1
-    seen = branches * _longest(num_frames, settings.window) * (height // factor) * (width // factor)
+    rule = model.size_rule
+    branches = 2 if settings.batch_guidance and model.is_guided(settings.guidance_scale) else 1
+    longest = _longest(latent_windows(rule, num_frames, settings.window))
+    seen = branches * longest * math.prod(rule.latent_size(*_cut(rule, settings.tile, padded)))
     platform = target_platform()
     # A CPU computes in float32 whatever the dtype.
-    itemsize = 4 if platform == "cpu" else jnp.dtype(dtype).itemsize
-    values = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
-    temporaries = values * config.unet.block_out_channels[0] * itemsize * seen
-    clip = num_frames * math.prod(padded) // factor**2 * config.unet.in_channels
-    return temporaries + _LATENTS_HELD * 4 * clip
-
-
-def _longest(num_frames: int, window: int) -> int:
-    return max(stop - start for start, stop in make_windows(num_frames, window))
+    itemsize = 4 if platform == "cpu" else model.dtype.itemsize
+    temporaries = model.memory_use(platform).network * itemsize * seen
+    return int(temporaries + _LATENTS_HELD * 4 * _latent_values(model, num_frames, padded))
 
 
 def vae_bytes(
-    config: StarConfig,
+    model: VideoModel,
     settings: UpscaleSettings,
     tile: tuple[int, int] | None,
     num_frames: int,
     padded: tuple[int, int],
 ) -> int:
     """Bytes of latents, pieces and temporaries while a clip is encoded or decoded, whichever is more."""
-    height, width = _cut(tile, padded)
-    group = min(num_frames, PIECE + 2 * settings.decode_overlap)
-    values = max(_ENCODER_VALUES * PIECE, _DECODER_VALUES * group)
-    temporaries = values * config.vae.block_out_channels[0] * height * width
-    pieces = _FRAMES_HELD * group * math.prod(padded) * config.vae.out_channels
-    latents = num_frames * math.prod(padded) // config.vae.spatial_factor**2 * config.vae.latent_channels
-    return int(4 * (temporaries + pieces + 2 * latents))
+    encoded = max(model.encode_chunks(num_frames))
+    chunks = model.decode_chunks(model.size_rule.padded_frames(num_frames), settings.decode_overlap)
+    decoded = max(chunk.decoded for chunk in chunks)
+    use = model.memory_use(target_platform())
+    pixels = math.prod(_cut(model.size_rule, tile, padded))
+    temporaries = max(use.encoder * encoded, use.decoder * decoded) * pixels
+    pieces = _FRAMES_HELD * decoded * math.prod(padded) * _CHANNELS
+    return int(4 * (temporaries + pieces + 2 * _latent_values(model, num_frames, padded)))
+
+
+def _longest(windows: Windows) -> int:
+    return max(stop - start for start, stop in windows)
+
+
+def _latent_values(model: VideoModel, num_frames: int, padded: tuple[int, int]) -> int:
+    rule = model.size_rule
+    return rule.num_latents(num_frames) * math.prod(rule.latent_size(*padded)) * model.latent_channels
 
 
 def device_memory() -> int:
@@ -198,10 +195,11 @@ def host_memory() -> int:
 
 
 def _candidates(
-    settings: UpscaleSettings, config: StarConfig, num_frames: int, padded: tuple[int, int]
+    settings: UpscaleSettings, model: VideoModel, num_frames: int, padded: tuple[int, int]
 ) -> Iterator[UpscaleSettings]:
     """Settings from the best to the most frugal."""
-    if settings.batch_guidance and _is_guided(config, settings):
+    rule = model.size_rule
+    if settings.batch_guidance and model.is_guided(settings.guidance_scale):
         yield settings
         settings = dataclasses.replace(settings, batch_guidance=False)
     windows = [settings.window]
@@ -209,40 +207,31 @@ def _candidates(
         windows.append(windows[-1] // 2)
     options = [
         dataclasses.replace(settings, tile=tile, window=window)
-        for tile in ([settings.tile] if settings.tile else _tiles(padded))
+        for tile in ([settings.tile] if settings.tile else _tiles(rule, padded))
         for window in windows
     ]
 
     def seen_at_once(option: UpscaleSettings) -> tuple[int, int]:
-        return math.prod(_cut(option.tile, padded)) * min(option.window, num_frames), option.window
+        return math.prod(_cut(rule, option.tile, padded)) * min(option.window, num_frames), option.window
 
     yield from sorted(options, key=seen_at_once, reverse=True)
 
 
-def _tiles(padded: tuple[int, int]) -> list[tuple[int, int] | None]:
+def _tiles(rule: SizeRule, padded: tuple[int, int]) -> list[tuple[int, int] | None]:
     """None (whole frames) and ever smaller tiles of about the frame's shape, as the network takes them."""
     tiles: list[tuple[int, int] | None] = [None]
     for shrink in _SHRINKS[1:]:
         height, width = (
-            max(least, math.ceil(side / shrink)) for least, side in zip(MIN_TILE, padded, strict=True)
+            max(least, math.ceil(side / shrink)) for least, side in zip(rule.least_tile, padded, strict=True)
         )
-        tile = _cut(fit_padding(height, width).padded_size(height, width), padded)
+        tile = _cut(rule, (height, width), padded)
         if tile not in (*tiles, padded):
             tiles.append(tile)
     return tiles
 
 
-def _cut(tile: tuple[int, int] | None, padded: tuple[int, int]) -> tuple[int, int]:
+def _cut(rule: SizeRule, tile: tuple[int, int] | None, padded: tuple[int, int]) -> tuple[int, int]:
     if tile is None:
         return padded
-    height, width = fit_padding(*tile).padded_size(*tile)
+    height, width = rule.padded_size(*tile)
     return min(height, padded[0]), min(width, padded[1])
-
-
-def _padded_size(settings: UpscaleSettings, size: tuple[int, int]) -> tuple[int, int]:
-    target = settings.target_size(*size)
-    return settings.padding_of(*target).padded_size(*target)
-
-
-def _is_guided(config: StarConfig, settings: UpscaleSettings) -> bool:
-    return config.text_encoder is not None and settings.guidance_scale != 1.0

@@ -1,108 +1,138 @@
-"""How the pipeline's VAE works on a clip: a few frames at a time, whole or in tiles."""
+"""How the pipeline's autoencoder works on a clip: a chunk of frames at a time, whole or in tiles."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from star_jax.diffusion.noise import frame_noise
-from star_jax.diffusion.tiles import Tiles, map_tiles
+from star_jax.diffusion.tiles import Tiles, scan_tiles
 from star_jax.inference.color_fix import fix_colors
-from star_jax.models.svd_vae.vae import DiagonalGaussian
+from star_jax.models.posterior import DiagonalGaussian
+from star_jax.models.video_model import Carry, Params, VideoModel
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.video.geometry import Padding
 
-PIECE = 3  # frames decoded together, as in the released system; also read and encoded together
+
+@dataclass(frozen=True)
+class Canvas:
+    """How frames lie before the autoencoder; static in the compiled programs.
+
+    Attributes:
+      target: (height, width) of the output.
+      padding: from there to a size that the network takes.
+      padding_value: constant to pad frames in [-1, 1] with; None repeats the border.
+      tiles: that the autoencoder sees.
+    """
+
+    target: tuple[int, int]
+    padding: Padding
+    padding_value: float | None
+    tiles: Tiles
 
 
-def encode_piece(
-    graphdef: nnx.GraphDef,
-    scaling_factor: float,
-    params: dict,
+@dataclass(frozen=True)
+class Finish:
+    """What becomes of decoded frames; static in the compiled programs.
+
+    Attributes:
+      color_fix: `adain`, `wavelet` or `none`.
+      strength: share of the result in the output; the rest is the input, enlarged.
+    """
+
+    color_fix: str = "none"
+    strength: float = 1.0
+
+
+@partial(jax.jit, static_argnames=("model", "canvas"))
+def encode_chunk(
+    model: VideoModel,
+    canvas: Canvas,
+    params: Params,
     frames: jax.Array,
+    carry: Carry,
     key: jax.Array,
-    first_frame: jax.Array,
-    *,
-    target: tuple[int, int],
-    padding: Padding,
-    padding_value: float | None,
-    tiles: Tiles,
-) -> jax.Array:
-    """uint8 [f, H, W, 3] -> latents [f, h, w, 4]; the posterior's noise is keyed by the frame's number."""
-    enlarged = padding.apply(enlarge(to_float(frames), target), padding_value)
+    first_latent: jax.Array,
+) -> tuple[jax.Array, Carry]:
+    """uint8 [F, H, W, 3] -> latents [f, h, w, C] and the carry; noise is keyed by the latent's position."""
+    enlarged = canvas.padding.apply(enlarge(to_float(frames), canvas.target), canvas.padding_value)
 
-    def moments(frames: jax.Array) -> jax.Array:
-        posterior = nnx.merge(graphdef, params).encode(frames)
-        return jnp.concatenate([posterior.mean, posterior.logvar], axis=-1)
+    def moments(carry: Carry, frames: jax.Array) -> tuple[jax.Array, Carry]:
+        posterior, carry = model.encode(params, frames, carry)
+        return jnp.concatenate([posterior.mean, posterior.logvar], axis=-1), carry
 
-    factor = enlarged.shape[1] // tiles.full[0]
-    posterior = DiagonalGaussian.from_moments(map_tiles(moments, tiles, enlarged[None], in_factor=factor))
-    noise = frame_noise(key, "posterior", posterior.mean.shape, first_frame=first_frame)
-    return posterior.sample(noise)[0] * scaling_factor
+    factor = model.size_rule.pixels_per_latent
+    joined, carry = scan_tiles(moments, canvas.tiles, carry, enlarged[None], in_factor=factor)
+    posterior = DiagonalGaussian.from_moments(joined)
+    noise = frame_noise(key, "posterior", posterior.mean.shape, first_frame=first_latent)
+    return model.scaled(posterior.sample(noise))[0], carry
 
 
-def decode_piece(
-    graphdef: nnx.GraphDef,
-    scaling_factor: float,
-    params: dict,
+@partial(jax.jit, static_argnames=("model", "canvas", "finish"))
+def decode_chunk(
+    model: VideoModel,
+    canvas: Canvas,
+    finish: Finish,
+    params: Params,
     latents: jax.Array,
+    carry: Carry,
     first: jax.Array,
     frames_lr: jax.Array,
-    *,
-    padding: Padding,
-    color_fix: str,
-    tiles: Tiles,
-    spatial_factor: int,
-    strength: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-    """Decodes latents [1, f, h, w, 4] and keeps the frames from `first` on, as many as `frames_lr` has.
+) -> tuple[jax.Array, jax.Array, Carry]:
+    """Decodes latents [1, f, h, w, C] and keeps the frames from `first` on, as many as `frames_lr` has.
 
     Returns:
       uint8 [k, H, W, 3] with the colours of frames_lr (uint8 [k, H', W', 3]), blended with those enlarged where
-      `strength` is below 1, and whether all was finite.
+      the strength is below 1; whether all was finite; and the carry.
     """
 
-    def decode(latents: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, params).decode(latents)
+    def decode(carry: Carry, latents: jax.Array) -> tuple[jax.Array, Carry]:
+        return model.decode(params, latents, carry)
 
-    decoded = map_tiles(decode, tiles, latents / scaling_factor, out_factor=spatial_factor)[0]
-    kept = jax.lax.dynamic_slice_in_dim(decoded, first, len(frames_lr))
-    frames = padding.crop(kept.astype(jnp.float32))
+    factor = model.size_rule.pixels_per_latent
+    decoded, carry = scan_tiles(decode, canvas.tiles, carry, latents, out_factor=factor)
+    kept = jax.lax.dynamic_slice_in_dim(decoded[0], first, len(frames_lr))
+    frames = canvas.padding.crop(kept.astype(jnp.float32))
     reference = to_float(frames_lr)
-    if color_fix == "wavelet":
+    if finish.color_fix == "wavelet":
         reference = enlarge(reference, frames.shape[1:3])
-    frames = fix_colors(frames, reference, method=color_fix)
-    if strength < 1:
-        frames = strength * frames + (1 - strength) * enlarge(to_float(frames_lr), frames.shape[1:3])
-    return to_uint8(frames), jnp.isfinite(kept).all()
+    frames = fix_colors(frames, reference, method=finish.color_fix)
+    if finish.strength < 1:
+        frames = finish.strength * frames + (1 - finish.strength) * enlarge(
+            to_float(frames_lr), frames.shape[1:3]
+        )
+    return to_uint8(frames), jnp.isfinite(kept).all(), carry
+
+
+def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:
+    """Cuts a clip that comes in pieces [f, H, W, 3] into pieces of the given sizes, of which the last may be short.
+
+    A piece that has its size already is handed on as it is. At the end `pieces` is read to its own end, where a
+    reader says whether the clip was whole.
+    """
+    waiting: list[np.ndarray] = []
+    pieces = iter(pieces)
+    for size in sizes:
+        while sum(map(len, waiting)) < size and (piece := next(pieces, None)) is not None:
+            waiting.append(piece)
+        if not waiting:
+            break
+        whole = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+        del waiting[:]
+        if len(whole) > size:
+            waiting.append(whole[size:])
+            whole = whole[:size]
+        piece = None  # else this frame of the generator would keep the pixels while the next are read
+        yield whole
+        del whole
+    for _ in pieces:
+        pass
 
 
 def fill_piece(frames: np.ndarray, count: int, *, at_end: bool) -> np.ndarray:
     """Fills a short piece [f, H, W, 3] up to `count` frames by repeating its last (or first) one."""
     missing = count - len(frames)
     return np.pad(frames, ((0, missing) if at_end else (missing, 0), (0, 0), (0, 0), (0, 0)), mode="edge")
-
-
-def decode_group(num_frames: int, start: int, count: int, overlap: int) -> tuple[int, int, int, int]:
-    """Which latents are decoded together for frames [start, start + count).
-
-    Without overlap they are exactly those frames, as in the released system: a short last group is a program of
-    its own, because the decoder's temporal layers see zeros beyond a group's end, so that neither padding nor
-    shifting it would give the same frames. With overlap, all groups are of one length, shifted into the clip.
-
-    Args:
-      num_frames: of the clip.
-      start: first frame wanted.
-      count: frames wanted, at most PIECE.
-      overlap: frames decoded before and after those, for the temporal layers to see.
-
-    Returns:
-      (first latent, latents, first kept frame among the decoded, frames kept); of these the last `count` are the
-      wanted ones.
-    """
-    if overlap == 0:
-        return start, count, 0, count
-    kept, length = min(PIECE, num_frames), min(PIECE + 2 * overlap, num_frames)
-    first_kept = min(start, num_frames - kept)
-    first = min(max(first_kept - overlap, 0), num_frames - length)
-    return first, length, first_kept - first, kept

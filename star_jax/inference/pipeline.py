@@ -1,41 +1,35 @@
 """StarPipeline: low-resolution frames in, high-resolution frames out.
 
-encode (bilinear enlargement, padding, VAE) -> sample (the ControlNet sees the encoded input) -> decode (VAE in
-groups of frames, crop, colour fix). Frames come and go in small pieces: of a long clip, only the latents are held
-in memory.
+encode (bilinear enlargement, padding, VAE) -> sample (the network sees the encoded input) -> decode (VAE, crop,
+colour fix). Frames come and go in small pieces, the chunks of the model's VAE: of a long clip, only the latents are
+held in memory.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from star_jax.checkpoints.directory import TOKENIZER_DIR, check_components, load_component, read_config
-from star_jax.config import StarConfig
+from star_jax.checkpoints.directory import check_components, checkpoint_path, load_component, read_config
+from star_jax.config import ArchitectureConfig
 from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
-from star_jax.diffusion.sampler import noised_latents, sample
-from star_jax.diffusion.schedule import NoiseSchedule
-from star_jax.diffusion.solvers import solver_table
+from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.tiles import TiledVelocity
-from star_jax.diffusion.windows import make_windows
 from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
-from star_jax.inference.memory import plan_memory
-from star_jax.inference.pieces import PIECE, decode_group, decode_piece, encode_piece, fill_piece
+from star_jax.inference.memory import latent_windows, plan_memory
+from star_jax.inference.pieces import Canvas, Finish, cut_pieces, decode_chunk, encode_chunk, fill_piece
 from star_jax.inference.settings import UpscaleSettings
-from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
-from star_jax.models.components import abstract_component, component_names
-from star_jax.models.i2vgenxl.velocity import project_text, star_velocity
+from star_jax.models.architectures import build_model
+from star_jax.models.chunks import Chunk
+from star_jax.models.video_model import Carry, VideoModel
 from star_jax.ops.attention import AttentionKernels
-from star_jax.video.geometry import Padding
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
@@ -48,49 +42,17 @@ def _no_progress(stage: str, done: int, total: int) -> None:
 
 
 class StarPipeline:
-    """A loaded model; calls with the same shapes share compiled programs."""
+    """A loaded model; calls with the same shapes share compiled programs, and so do pipelines of equal models."""
 
-    def __init__(
-        self,
-        config: StarConfig,
-        params: dict[str, Any],
-        tokenizer: Any | None,
-        *,
-        dtype: jnp.dtype | str = "auto",
-        kernels: AttentionKernels = AttentionKernels(),
-    ):
+    def __init__(self, model: VideoModel, params: dict[str, Any], tokenizer: Any | None):
         """Puts a pipeline together; see `from_pretrained` for loading one.
 
         Args:
-          config: sizes.
-          params: trees by component name.
-          tokenizer: None where the configuration has no text encoder.
-          dtype: of the UNet, the ControlNet and the text encoder; the VAE runs in float32.
-          kernels: attention kernel of each site.
+          model: what runs.
+          params: trees by component.
+          tokenizer: None for a model without text.
         """
-        self.config, self.params, self.tokenizer = config, params, tokenizer
-        self.dtype = resolve_dtype(dtype)
-        self._factor = config.vae.spatial_factor
-        self.schedule = NoiseSchedule.from_config(config.diffusion)
-        graphs = {name: _abstract(config, name, self.dtype, kernels)[0] for name in component_names(config)}
-        # Made once: a jitted program is found again by the identity of its function.
-        self._encode = jax.jit(
-            partial(encode_piece, graphs["vae"], config.vae.scaling_factor),
-            static_argnames=("target", "padding", "padding_value", "tiles"),
-        )
-        self._decode = jax.jit(
-            partial(
-                decode_piece,
-                graphs["vae"],
-                config.vae.scaling_factor,
-                spatial_factor=config.vae.spatial_factor,
-            ),
-            static_argnames=("padding", "color_fix", "tiles", "strength"),
-        )
-        self._velocity = partial(star_velocity, graphs["unet"], graphs["controlnet"])
-        self._project_text = jax.jit(partial(project_text, graphs["unet"], graphs["controlnet"]))
-        if "text_encoder" in graphs:
-            self._encode_text = jax.jit(partial(_encode_text, graphs["text_encoder"]))
+        self.model, self.params, self.tokenizer = model, params, tokenizer
 
     @classmethod
     def from_pretrained(
@@ -106,16 +68,18 @@ class StarPipeline:
         Raises:
           InputError: no such directory, not a checkpoint, a component missing or of other sizes.
         """
-        config, dtype, kernels = read_config(directory), resolve_dtype(dtype), AttentionKernels.all(attention)
-        check_components(directory, component_names(config))
-        params = {}
-        for name in component_names(config):
-            _, abstract = _abstract(config, name, dtype, kernels)
-            params[name] = jax.device_put(load_component(directory, name, abstract))
-        tokenizer = None
-        if config.text_encoder is not None:
-            tokenizer = load_tokenizer(Path(directory) / TOKENIZER_DIR)
-        return cls(config, params, tokenizer, dtype=dtype, kernels=kernels)
+        model = build_model(read_config(directory), dtype=dtype, kernels=AttentionKernels.all(attention))
+        check_components(directory, model.components)
+        params = {
+            name: jax.device_put(load_component(directory, name, model.abstract(name)))
+            for name in model.components
+        }
+        return cls(model, params, model.load_tokenizer(checkpoint_path(directory)))
+
+    @property
+    def config(self) -> ArchitectureConfig:
+        """The model's sizes."""
+        return self.model.config
 
     def __call__(
         self,
@@ -149,8 +113,7 @@ class StarPipeline:
             return (frames[start : start + size] for start in range(0, len(frames), size))
 
         plan = plan_memory(
-            self.config,
-            self.dtype,
+            self.model,
             UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
             len(frames),
             frames.shape[1:3],
@@ -178,36 +141,41 @@ class StarPipeline:
           on_progress: called with (stage, done, total).
 
         Yields:
-          uint8 [f, scale H, scale W, 3], PIECE frames or, at the end, fewer.
+          uint8 [f, scale H, scale W, 3], a chunk of the VAE after the other.
 
         Raises:
           InputError: a prompt for a model without text encoder.
           RunError: the network produced non-finite numbers.
         """
         contexts = self.encode_prompts(settings)
-        target = settings.target_size(*size)
-        padding = settings.padding_of(*target)
+        canvas = self.canvas(size, settings)
         key = noise_key(settings.seed)
 
-        encoded, done = [], 0
-        for piece in read(PIECE):
-            latents = self._encode_padded(piece, key, done, target, padding, settings)
-            encoded.append(latents.block_until_ready())  # else pieces would queue up, and progress run ahead
-            done += len(piece)
+        latents = []
+        for done, part in self._encode(read, num_frames, canvas, key):
+            latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead
             on_progress("encode", done, num_frames)
-        hint = jnp.concatenate(encoded)[None]
-        del encoded
+        hint = jnp.concatenate(latents)[None]
+        del latents, part
 
         latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"))
         del hint
 
-        done = 0
-        for piece in read(PIECE):
-            frames, finite = self._decode_group(latents, piece, done, padding, settings)
-            _require_finite(finite, "decoding")
-            yield np.asarray(frames)
-            done += len(piece)
+        for done, frames in self._decode(latents, read, num_frames, canvas, settings):
+            yield frames
+            del frames
             on_progress("decode", done, num_frames)
+
+    def canvas(self, size: tuple[int, int], settings: UpscaleSettings) -> Canvas:
+        """How the autoencoder sees frames of (height, width) `size`."""
+        rule, target = self.model.size_rule, settings.target_size(*size)
+        padding = settings.padding_of(rule, *target)
+        return Canvas(
+            target,
+            padding,
+            settings.padding_value,
+            settings.vae_tiles_of(rule, rule.latent_size(*padding.padded_size(*target))),
+        )
 
     def encode_prompts(self, settings: UpscaleSettings) -> tuple[jax.Array, jax.Array | None]:
         """Text embeddings [1, L, D] of the prompt and of the negative prompt.
@@ -217,18 +185,17 @@ class StarPipeline:
         Raises:
           InputError: a prompt for a model without text encoder.
         """
-        if self.config.text_encoder is None:
+        model = self.model
+        if not model.has_text:
             if settings.prompt:
                 raise InputError(
                     f"a prompt was given, but preset {self.config.preset!r} has no text encoder; leave it out"
                 )
-            return jnp.zeros((1, 1, self.config.unet.cross_attention_dim), self.dtype), None
+            return model.empty_context(1), None
         prompts = [settings.prompt + settings.positive_prompt, settings.negative_prompt]
-        length = self.config.text_encoder.max_position_embeddings
-        embeddings = self._encode_text(
-            self.params["text_encoder"], tokenize(self.tokenizer, prompts, max_length=length)
-        )
-        return embeddings[:1], embeddings[1:]
+        params = {name: self.params[name] for name in model.text_components}
+        embeddings = _encode_text(model, params, model.tokenize(self.tokenizer, prompts))
+        return embeddings[:1], model.unconditional_context(embeddings[1:])
 
     def sample(
         self,
@@ -245,108 +212,116 @@ class StarPipeline:
         Raises:
           RunError: non-finite latents.
         """
-        table = solver_table(
-            self.schedule,
+        model = self.model
+        settings.check_tiles(model.size_rule)
+        table = model.solver_table(
             solver=settings.solver,
             spacing=settings.resolved_spacing,
             num_inference_steps=settings.num_inference_steps,
-            start_timestep=self.config.diffusion.start_timestep,
         )
-        params = {name: self.params[name] for name in ("unet", "controlnet")}
-        text, negative = (None if c is None else self._project_text(params, c) for c in contexts)
+        params = {name: self.params[name] for name in model.network_components}
+        text, negative = (None if c is None else _condition(model, params, c) for c in contexts)
         conditioning = make_conditioning(
             text,
             hint,
             negative,
-            guidance_scale=settings.guidance_scale,
+            guidance_scale=model.guidance_scales(settings.guidance_scale, table),
             guidance_rescale=self.config.diffusion.guidance_rescale,
         )
-        start = self.config.diffusion.start_timestep
-        velocity, tiles = self._velocity, settings.tiles_of(hint.shape[2:4], self._factor)
+        velocity, tiles = model, settings.tiles_of(model.size_rule, hint.shape[2:4])
         if len(tiles) > 1 or not settings.batch_guidance:
-            velocity = TiledVelocity(self._velocity, tiles, settings.batch_guidance)
+            velocity = TiledVelocity(model, tiles, settings.batch_guidance)
+        num_frames = model.size_rule.num_frames(hint.shape[1])
         latents = sample(
             velocity,
             params,
-            noised_latents(self.schedule, hint, key, start_timestep=start),
+            model.start(hint, key),
             table,
             conditioning,
             key,
-            windows=make_windows(hint.shape[1], settings.window),
+            windows=latent_windows(model.size_rule, num_frames, settings.window),
             rows_per_call=1 if progress else None,
             progress=progress,
         )
         _require_finite(jnp.isfinite(latents).all(), "sampling")
         return latents
 
-    def _encode_padded(
+    def _encode(
+        self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array
+    ) -> Iterator[tuple[int, jax.Array]]:
+        """Yields the number of frames encoded so far, and the latents [f, h, w, C] of the newest of them.
+
+        A short last chunk is filled up, so that it needs no program of its own.
+        """
+        model = self.model
+        params = {name: self.params[name] for name in model.autoencoder_components}
+        sizes = model.encode_chunks(num_frames)
+        done, first, carry = 0, 0, None
+        for size, piece in zip(sizes, cut_pieces(read(max(sizes)), sizes), strict=True):
+            frames = fill_piece(piece, size, at_end=True)
+            latents, carry = encode_chunk(model, canvas, params, frames, carry, key, np.int32(first))
+            latents = latents[: model.size_rule.num_latents(num_frames) - first]
+            done, first = done + len(piece), first + len(latents)
+            yield done, latents
+
+    def _decode(
         self,
-        piece: np.ndarray,
-        key: jax.Array,
-        first_frame: int,
-        target: tuple[int, int],
-        padding: Padding,
+        latents: jax.Array,
+        read: ReadPieces,
+        num_frames: int,
+        canvas: Canvas,
         settings: UpscaleSettings,
-    ) -> jax.Array:
-        """Encodes a piece; a short last one is filled up, so that it needs no program of its own."""
-        latent_size = tuple(side // self._factor for side in padding.padded_size(*target))
-        latents = self._encode(
-            self.params["vae"],
-            fill_piece(piece, PIECE, at_end=True),
-            key,
-            np.int32(first_frame),
-            target=target,
-            padding=padding,
-            padding_value=settings.padding_value,
-            tiles=settings.vae_tiles_of(latent_size, self._factor),
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields the number of frames decoded so far, and the newest of them, uint8 [f, H, W, 3].
+
+        Raises:
+          RunError: they are not finite.
+        """
+        padded = self.model.size_rule.padded_frames(num_frames)
+        chunks = self.model.decode_chunks(padded, settings.decode_overlap)
+        finish = Finish(settings.color_fix, settings.strength)
+        sizes = [stop - start for start, stop in (chunk.frames for chunk in chunks)]
+        done, carry = 0, None
+        for chunk, piece in zip(chunks, cut_pieces(read(max(sizes)), sizes), strict=True):
+            frames, finite, carry = self._decode_chunk(latents, chunk, carry, piece, canvas, finish)
+            _require_finite(finite, "decoding")
+            done += len(piece)
+            yield done, np.asarray(frames)
+            del frames
+
+    def _decode_chunk(
+        self,
+        latents: jax.Array,
+        chunk: Chunk,
+        carry: Carry,
+        piece: np.ndarray,
+        canvas: Canvas,
+        finish: Finish,
+    ) -> tuple[jax.Array, jax.Array, Carry]:
+        """Decodes the frames that `piece` has in low resolution, and says whether they are finite."""
+        start, stop = chunk.frames
+        reference = fill_piece(piece, stop - start, at_end=True)
+        frames, finite, carry = decode_chunk(
+            self.model,
+            canvas,
+            finish,
+            {name: self.params[name] for name in self.model.autoencoder_components},
+            latents[:, slice(*chunk.latents)],
+            carry,
+            np.int32(chunk.first_kept),
+            fill_piece(reference, chunk.kept, at_end=False),
         )
-        return latents[: len(piece)]
-
-    def _decode_group(
-        self, latents: jax.Array, piece: np.ndarray, start: int, padding: Padding, settings: UpscaleSettings
-    ) -> tuple[jax.Array, jax.Array]:
-        """Decodes the frames of a piece that starts at frame `start`, and says whether they are finite."""
-        overlap = settings.decode_overlap
-        first, length, first_kept, kept = decode_group(latents.shape[1], start, len(piece), overlap)
-        frames, finite = self._decode(
-            self.params["vae"],
-            latents[:, first : first + length],
-            np.int32(first_kept),
-            fill_piece(piece, kept, at_end=False),
-            padding=padding,
-            color_fix=settings.color_fix,
-            strength=settings.strength,
-            tiles=settings.vae_tiles_of(latents.shape[2:4], self._factor),
-        )
-        return frames[kept - len(piece) :], finite
+        return frames[chunk.kept - (stop - start) :][: len(piece)], finite, carry
 
 
-def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
-    """`auto` is bfloat16 on TPUs and GPUs, float32 on a CPU.
-
-    Raises:
-      InputError: not a floating-point type that the networks run in.
-    """
-    if isinstance(dtype, str) and dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    try:
-        resolved = jnp.dtype(dtype)
-    except TypeError:  # no dtype of that name
-        resolved = None
-    if str(resolved) not in ("float32", "bfloat16", "float16"):
-        raise InputError(f"dtype is {dtype}; choose one of auto, float32, bfloat16, float16")
-    return resolved
+@partial(jax.jit, static_argnames="model")
+def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array) -> jax.Array:
+    return model.encode_text(params, input_ids)
 
 
-def _abstract(config: StarConfig, name: str, dtype: jnp.dtype, kernels: AttentionKernels):
-    """See `abstract_component`; the VAE always computes in float32, as the released system's does."""
-    return abstract_component(
-        config, name, dtype=jnp.dtype(jnp.float32) if name == "vae" else dtype, kernels=kernels
-    )
-
-
-def _encode_text(graphdef, params, input_ids):
-    return nnx.merge(graphdef, params)(input_ids)
+@partial(jax.jit, static_argnames="model")
+def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> Any:
+    return model.condition(params, text)
 
 
 def _require_finite(finite: jax.Array, stage: str) -> None:

@@ -8,6 +8,7 @@ from star_jax.diffusion.solvers import SOLVERS
 from star_jax.diffusion.tiles import Tiles, make_tiles
 from star_jax.errors import InputError
 from star_jax.inference.color_fix import COLOR_FIXES
+from star_jax.models.size_rule import SizeRule
 from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
 
 # The released script's prompts, to the letter (the double spaces too).
@@ -22,7 +23,6 @@ NEGATIVE_PROMPT = (
     "jpeg artifacts, deformed, lowres, over-smooth"
 )
 PADDINGS = ("fit", "original")
-MIN_TILE = (80, 64)  # pixels; the coarsest level of the network is then 3x1
 MAX_STEPS = 1000  # the schedule's timesteps
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
 
@@ -90,11 +90,6 @@ class UpscaleSettings:
         _check_least("window", self.window, 2)
         _check_least("seed", self.seed, 0)
         _check_least("decode_overlap", self.decode_overlap, 0)
-        for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
-            if tile is not None and (tile[0] < MIN_TILE[0] or tile[1] < MIN_TILE[1]):
-                raise InputError(
-                    f"{name} is {tile[0]}x{tile[1]}; choose at least {MIN_TILE[0]}x{MIN_TILE[1]}"
-                )
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength is {self.strength}; choose 0 (the input, enlarged) to 1 (the result)")
         if self.seed > MAX_SEED:
@@ -118,29 +113,39 @@ class UpscaleSettings:
             return round(height * self.scale), round(width * self.scale)
         return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
 
-    def padding_of(self, height: int, width: int) -> Padding:
+    def check_tiles(self, rule: SizeRule) -> None:
+        """Refuses tiles that are too small for a network.
+
+        Raises:
+          InputError: one is.
+        """
+        least = rule.least_tile
+        for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
+            if tile is not None and (tile[0] < least[0] or tile[1] < least[1]):
+                raise InputError(f"{name} is {tile[0]}x{tile[1]}; choose at least {least[0]}x{least[1]}")
+
+    def padding_of(self, rule: SizeRule, height: int, width: int) -> Padding:
         """Padding of an output size to one that the network takes."""
-        return fit_padding(height, width) if self.padding == "fit" else pad_to_fit_original(height, width)
+        pad = fit_padding if self.padding == "fit" else pad_to_fit_original
+        return pad(rule, height, width)
 
     @property
     def padding_value(self) -> float | None:
         """Constant to pad frames in [-1, 1] with; None repeats the border."""
         return None if self.padding == "fit" else 1.0
 
-    def tiles_of(self, latent_size: tuple[int, int], factor: int) -> Tiles:
-        """The tiles that the network sees of latents of (height, width), `factor` pixels each."""
-        return _tiles(latent_size, self.tile, factor)
+    def tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
+        """The tiles that the network sees of latents of (height, width)."""
+        return _tiles(rule, latent_size, self.tile)
 
-    def vae_tiles_of(self, latent_size: tuple[int, int], factor: int) -> Tiles:
-        """The same for the VAE."""
-        return _tiles(latent_size, self.vae_tile, factor)
+    def vae_tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
+        """The tiles that the autoencoder sees of latents of (height, width)."""
+        return _tiles(rule, latent_size, self.vae_tile)
 
 
-def _tiles(latent_size: tuple[int, int], tile: tuple[int, int] | None, factor: int) -> Tiles:
-    if tile is None:
-        return make_tiles(latent_size)
-    height, width = fit_padding(*tile).padded_size(*tile)
-    return make_tiles(latent_size, (height // factor, width // factor))
+def _tiles(rule: SizeRule, latent_size: tuple[int, int], tile: tuple[int, int] | None) -> Tiles:
+    size = latent_size if tile is None else rule.latent_size(*rule.padded_size(*tile))
+    return make_tiles(latent_size, size, rule.alignment)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

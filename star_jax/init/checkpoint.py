@@ -1,6 +1,5 @@
 """A checkpoint of untrained networks, for runs that start from nothing, or from an autoencoder."""
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -9,24 +8,22 @@ import jax
 
 from star_jax.checkpoints.directory import (
     CONFIG_FILE,
-    TOKENIZER_DIR,
     checkpoint_path,
     create_checkpoint,
     load_provenance,
     read_config,
     save_component,
 )
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig
 from star_jax.errors import InputError
 from star_jax.init.component import fresh_component
-from star_jax.models.clip.tokenizer import BYTE_LEVEL_VOCABULARY, write_byte_level_tokenizer
-from star_jax.models.components import component_names
+from star_jax.models.architectures import build_model
 from star_jax.parallel.processes import wait_for_all
 
 
 def fresh_checkpoint(
     directory: str | os.PathLike,
-    sizes: StarConfig,
+    sizes: ArchitectureConfig,
     seed: int,
     *,
     vae: str | os.PathLike | None = None,
@@ -46,8 +43,8 @@ def fresh_checkpoint(
         and is something else, or `vae` is no checkpoint of the preset.
     """
     target = Path(directory)
-    text = sizes.text_encoder
-    if text is not None and text.vocab_size != BYTE_LEVEL_VOCABULARY:
+    model = build_model(sizes)
+    if model.has_text and not model.has_own_tokenizer:
         raise InputError(
             f"preset {sizes.preset!r} cannot start from nothing: its text encoder has no tokenizer here; set "
             "model.checkpoint to a directory that star-jax convert made"
@@ -60,19 +57,23 @@ def fresh_checkpoint(
     return target
 
 
-def _is_made_so(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | None) -> bool:
-    stored = load_provenance(target)
-    made_with = stored.get("fresh_seed"), stored.get("fresh_vae"), read_config(target).unet
-    return made_with == (seed, _place(vae), sizes.unet)
+def _is_made_so(target: Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None) -> bool:
+    stored, stored_sizes = load_provenance(target), read_config(target)
+    if vae is not None:  # then the autoencoder's sizes are those that its checkpoint had
+        sizes = sizes.with_autoencoder(stored_sizes)
+    return (stored.get("fresh_seed"), stored.get("fresh_vae"), stored_sizes) == (seed, _place(vae), sizes)
 
 
 def _place(vae: str | os.PathLike | None) -> str | None:
     return None if vae is None else os.path.abspath(vae)
 
 
-def _write(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | None, *, force: bool) -> None:
+def _write(
+    target: Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None, *, force: bool
+) -> None:
     if vae is not None:
-        sizes = dataclasses.replace(sizes, vae=read_config(vae, expect_preset=sizes.preset).vae)
+        sizes = sizes.with_autoencoder(read_config(vae, expect_preset=sizes.preset))
+    model = build_model(sizes)
     provenance = {
         "preset": sizes.preset,
         "fresh_seed": seed,
@@ -81,12 +82,12 @@ def _write(target: Path, sizes: StarConfig, seed: int, vae: str | os.PathLike | 
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     with create_checkpoint(target, sizes, provenance, force=force) as partial:
-        for name in component_names(sizes):
-            if name == "vae" and vae is not None:
+        for name in model.components:
+            if name in model.autoencoder_components and vae is not None:
                 shutil.copytree(checkpoint_path(vae) / name, partial / name)
                 provenance["components"][name] = load_provenance(vae)["components"][name]
                 continue
-            save_component(partial, name, fresh_component(sizes, name, seed))
+            save_component(partial, name, fresh_component(model, name, seed))
             provenance["components"][name] = {"source": "fresh"}
-        if sizes.text_encoder is not None:
-            write_byte_level_tokenizer(partial / TOKENIZER_DIR)
+        if model.has_text:
+            model.write_tokenizer(partial)

@@ -4,18 +4,17 @@ import os
 
 import numpy as np
 
-from star_jax.checkpoints.directory import TOKENIZER_DIR, create_checkpoint, save_component
+from star_jax.checkpoints.directory import create_checkpoint, save_component
 from star_jax.checkpoints.trees import flatten, unflatten
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig
 from star_jax.init.leaves import RANDOM, fresh_leaf
-from star_jax.models.clip.tokenizer import BYTE_LEVEL_VOCABULARY, write_byte_level_tokenizer
-from star_jax.models.components import abstract_component, component_names
+from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
 
 
 def random_checkpoint(
     directory: str | os.PathLike,
-    preset: str | StarConfig,
+    preset: str | ArchitectureConfig,
     *,
     seed: int = 0,
     dtype: str = "float32",
@@ -37,11 +36,11 @@ def random_checkpoint(
       InputError: no such preset, or `directory` exists.
     """
     config = get_preset(preset) if isinstance(preset, str) else preset
-    names = component_names(config)
+    model = build_model(config)
     provenance = {"preset": config.preset, "random_seed": seed, "dtype": dtype, "components": {}}
     with create_checkpoint(directory, config, provenance, force=force) as partial:
-        for name in names:
-            leaves = flatten(abstract_component(config, name)[1])
+        for name in model.components:
+            leaves = flatten(model.abstract(name))
             save_component(
                 partial,
                 name,
@@ -53,6 +52,6 @@ def random_checkpoint(
                 ),
             )
             provenance["components"][name] = {"source": f"random:{config.preset}", "family": "random"}
-        if config.text_encoder is not None and config.text_encoder.vocab_size == BYTE_LEVEL_VOCABULARY:
-            write_byte_level_tokenizer(partial / TOKENIZER_DIR)
+        if model.has_own_tokenizer:
+            model.write_tokenizer(partial)
     return provenance

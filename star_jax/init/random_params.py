@@ -22,7 +22,7 @@ def random_params(abstract: Tree, seed: int = 0) -> Tree:
     compile than a benchmark takes to run.
 
     Args:
-      abstract: nested dicts of jax.ShapeDtypeStruct, see `abstract_component`.
+      abstract: nested dicts of jax.ShapeDtypeStruct, see `VideoModel.abstract`.
       seed: of the weights.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)

@@ -15,7 +15,7 @@ from einops import rearrange
 from star_jax.errors import InputError
 from star_jax.ops.attention_rules import KERNEL_RULES, choose_implementation, refusal
 from star_jax.ops.cudnn import cudnn_attention
-from star_jax.ops.platform import target_platform
+from star_jax.ops.platform import COUNTED, target_platform
 from star_jax.ops.splash import splash_attention
 from star_jax.parallel.activations import attend_locally
 
@@ -74,6 +74,8 @@ def dot_product_attention(
       InputError: unknown implementation, or one that does not support this input or device.
     """
     _require_known(implementation)
+    if target_platform() == COUNTED:
+        return _xla_attention(q, k, v)
     if implementation == "auto":
         implementation = choose_implementation(q.shape, k.shape, q.dtype, target_platform())
     elif reason := refusal(implementation, q.shape, k.shape, q.dtype, target_platform()):

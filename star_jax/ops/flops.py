@@ -1,15 +1,18 @@
-"""Floating-point operations of a traced program, on all devices together, what remat computes twice included.
+"""Floating-point operations, counted by tracing, or asked of a compiled program.
 
-The compiler's own count has neither loops nor hand-written kernels in it. As in `star_jax.benchmark.flops`, a
-multiply-add is two operations; convolutions, matrix products and attention kernels are counted.
+A multiply-add is two operations. Convolutions, matrix products and attention kernels are counted, as is usual;
+normalisations, activations and softmax are not (about 1 %).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+
+from star_jax.ops.platform import COUNTED, targeting
 
 # Matrix products of queries' and keys' size in each attention kernel, forward and backward.
 _KERNEL_PRODUCTS = {
@@ -23,36 +26,99 @@ _KERNEL_PRODUCTS = {
 }
 
 
+@dataclass(frozen=True)
+class FlopCount:
+    """Operations by kind.
+
+    Attributes:
+      convolution: of convolutions.
+      linear: of products of activations with weights.
+      attention: of products of activations with each other.
+    """
+
+    convolution: float = 0
+    linear: float = 0
+    attention: float = 0
+
+    @property
+    def total(self) -> float:
+        return self.convolution + self.linear + self.attention
+
+    def __add__(self, other: "FlopCount") -> "FlopCount":
+        return FlopCount(
+            self.convolution + other.convolution,
+            self.linear + other.linear,
+            self.attention + other.attention,
+        )
+
+    def __mul__(self, times: float) -> "FlopCount":
+        return FlopCount(self.convolution * times, self.linear * times, self.attention * times)
+
+
+def count_flops(fn: Callable[..., Any], *arguments: Any) -> FlopCount:
+    """Operations that a function needs, whatever the device: nothing is run, and nothing is computed twice.
+
+    Attention materialises its logits, convolutions are plain ones, and blocks are not rematerialised, so that what
+    a kernel or a memory saver adds is not in the count.
+
+    Args:
+      fn: pure; derivatives are fine.
+      arguments: arrays, or shapes (jax.ShapeDtypeStruct) in their place.
+    """
+    with targeting(COUNTED):
+        # A new function each time: JAX would find an earlier trace of `fn`, made for a device.
+        return count_traced(jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments))
+
+
 def traced_flops(traced: Any) -> float:
-    """Operations of a program.
+    """Operations of a program as traced, on all devices together, what remat computes twice included.
+
+    The compiler's own count has neither loops nor hand-written kernels in it.
 
     Args:
       traced: a jaxpr, or `jax.jit(...).trace(...)`'s.
     """
+    return count_traced(traced).total
+
+
+def count_traced(traced: Any) -> FlopCount:
+    """`traced_flops` by kind of operation."""
     jaxpr = getattr(traced, "jaxpr", traced)
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    return sum(map(_of_equation, jaxpr.eqns), FlopCount())
 
 
-def _of_equation(equation: Any) -> float:
+def compiled_flops(compiled: jax.stages.Compiled) -> float | None:
+    """The compiler's own count for one device, None where it keeps none.
+
+    It counts a loop's body once, whatever the number of turns (the solver's scan, windows, `chunked` attention),
+    and nothing inside hand-written kernels (`cudnn`, `splash`).
+    """
+    analysis: Any = compiled.cost_analysis()
+    flops = (analysis or {}).get("flops", 0)
+    return float(flops) if flops > 0 else None
+
+
+def _of_equation(equation: Any) -> FlopCount:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
+        (contracted, _), (batch, _) = params["dimension_numbers"]
         lhs, out = equation.invars[0].aval, equation.outvars[0].aval
-        return 2 * math.prod(out.shape) * math.prod(lhs.shape[i] for i in contracted)
+        flops = 2 * math.prod(out.shape) * math.prod(lhs.shape[i] for i in contracted)
+        return FlopCount(attention=flops) if batch else FlopCount(linear=flops)
     if name == "conv_general_dilated":
         kernel, out = equation.invars[1].aval, equation.outvars[0].aval
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(out.shape) * math.prod(kernel.shape) / features
+        return FlopCount(convolution=2 * math.prod(out.shape) * math.prod(kernel.shape) / features)
     if name == "pallas_call" or name.startswith("dot_product_attention"):
-        return _of_kernel(equation, params["name"] if name == "pallas_call" else name)
-    inner = [traced_flops(jaxpr) for jaxpr in _inner_jaxprs(params)]
+        return FlopCount(attention=_of_kernel(equation, params["name"] if name == "pallas_call" else name))
+    inner = [count_traced(jaxpr) for jaxpr in _inner_jaxprs(params)]
     if name == "cond":
-        return max(inner)
+        return max(inner, key=lambda count: count.total)
     times = params["length"] if name == "scan" else 1
     if name == "shard_map":  # over the whole mesh; shapes inside are those of one device
         times = params["mesh"].size
-    return times * sum(inner)
+    return sum(inner, FlopCount()) * times
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

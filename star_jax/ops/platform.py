@@ -5,6 +5,11 @@ import contextvars
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
+
+from star_jax.errors import InputError
+
+COUNTED = "counted"  # no platform: programs are traced in their plainest form, to count operations
 
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target_platform", default=None)
 
@@ -22,3 +27,20 @@ def targeting(platform: str) -> Iterator[None]:
         yield
     finally:
         _target.reset(token)
+
+
+def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
+    """The type that networks compute in: `auto` is bfloat16 on TPUs and GPUs, float32 on a CPU.
+
+    Raises:
+      InputError: not a floating-point type that the networks run in.
+    """
+    if isinstance(dtype, str) and dtype == "auto":
+        return jnp.dtype(jnp.float32 if target_platform() == "cpu" else jnp.bfloat16)
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError:  # no dtype of that name
+        resolved = None
+    if str(resolved) not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"dtype is {dtype}; choose one of auto, float32, bfloat16, float16")
+    return resolved

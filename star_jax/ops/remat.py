@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from star_jax.errors import InputError
+from star_jax.ops.platform import COUNTED, target_platform
 
 REMAT_POLICIES = ("none", "dots", "full")
 
@@ -23,7 +24,7 @@ def rematerialise(fn: Callable[..., Any], policy: str) -> Callable[..., Any]:
     """
     if policy not in REMAT_POLICIES:
         raise InputError(f"remat policy {policy!r}; choose one of {', '.join(REMAT_POLICIES)}")
-    if policy == "none":
+    if policy == "none" or target_platform() == COUNTED:
         return fn
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
     return jax.checkpoint(fn, policy=saved)

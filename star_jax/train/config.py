@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from star_jax.benchmark.flops import train_step_flops
 from star_jax.config import LIEM_POSITIONS, LiemConfig, StarConfig
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
@@ -126,7 +125,7 @@ class ModelConfig:
         """
         preset = get_preset(self.preset)
         liem = LiemConfig(self.liem_spatial, self.liem_temporal, self.liem_position)
-        return dataclasses.replace(preset, unet=dataclasses.replace(preset.unet, liem=liem))
+        return preset.with_liem(liem)
 
 
 @dataclass(frozen=True)
@@ -171,19 +170,6 @@ class ExperimentConfig:
     diffusion: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-
-    def step_flops(self) -> float:
-        """Operations of one update on all devices together, see `star_jax.benchmark.flops.train_step_flops`."""
-        data, loss = self.data, self.diffusion
-        decoded = 0 if loss.frequency == "off" else min(loss.frames or data.num_frames, data.num_frames)
-        return train_step_flops(
-            self.model.star_config(),
-            data.num_frames,
-            data.height,
-            data.width,
-            batch=self.train.batch_size,
-            decoded_frames=decoded,
-        ).total
 
 
 def from_groups(kind: type, groups: Mapping[str, Mapping[str, Any]]) -> Any:

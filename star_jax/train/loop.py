@@ -15,10 +15,10 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from star_jax.benchmark.flops import compiled_flops
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.noise import noise_key
 from star_jax.errors import RunError, StarError
+from star_jax.ops.flops import compiled_flops
 from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings, replicated
 from star_jax.parallel.peaks import mfu
 from star_jax.parallel.prefetch import DevicePrefetch

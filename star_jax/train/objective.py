@@ -11,8 +11,8 @@ Tree = dict[str, Any]
 class Objective(Protocol):
     """One task: which weights it trains, what a batch is, and its loss.
 
-    Parameter trees are keyed by component ({"controlnet": {...}, "unet": {...}, "vae": {...}}). Methods that take
-    only shapes work without memory and without a device.
+    Parameter trees are keyed by the model's components. Methods that take only shapes work without memory and
+    without a device.
     """
 
     def abstract_params(self) -> tuple[Tree, Tree]:

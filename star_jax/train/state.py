@@ -31,19 +31,6 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def is_trainable(path: str, *, train_base: bool = False) -> bool:
-    """Whether STAR trains a weight: everything of the ControlNet, and LIEM in the base UNet.
-
-    Args:
-      path: component and path, such as `unet/down_blocks/0/attentions/0/block/liem1/conv/kernel`.
-      train_base: the base UNet, too.
-    """
-    component, *parts = path.split("/")
-    if component == "controlnet":
-        return True
-    return component == "unet" and (train_base or any(part.startswith("liem") for part in parts))
-
-
 def split_trainable(params: Mapping[Any, Any], predicate: Callable[[str], bool]) -> tuple[Tree, Tree]:
     """Splits trees by component into (trainable, frozen), each without the other's leaves."""
     leaves = flatten(params)

@@ -1,8 +1,4 @@
-"""Padding of frames to sizes that the network takes, and back.
-
-The VAE divides height and width by 8, the UNet halves its latents three times; its strided convolutions and
-cropped upsamplings meet again only where the latent height is 2 mod 8 and the latent width 0 mod 8.
-"""
+"""Padding of frames to sizes that the network takes, and back."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.errors import InputError
+from star_jax.models.size_rule import SizeRule
 
 Frames = TypeVar("Frames", np.ndarray, jax.Array)
 
-STEP = 64  # pixels between one size that the network takes and the next
-HEIGHT_OFFSET = 16  # height is 16 mod 64, width 0 mod 64
 ORIGINAL_MIN_HEIGHT, ORIGINAL_MIN_WIDTH = 720, 1280
 
 
@@ -53,39 +48,38 @@ class Padding:
         return frames[..., self.top : height - self.bottom, self.left : width - self.right, :]
 
 
-def fit_padding(height: int, width: int) -> Padding:
+def fit_padding(rule: SizeRule, height: int, width: int) -> Padding:
     """The least padding to a size that the network takes, split evenly between opposite sides.
-
-    The least height is 80: 16 would leave the UNet nothing after halving its latents three times.
 
     Raises:
       InputError: an empty frame.
     """
     _check_size(height, width)
-    top, bottom = _split(max((HEIGHT_OFFSET - height) % STEP, HEIGHT_OFFSET + STEP - height))
-    left, right = _split(-width % STEP)
-    return Padding(top, bottom, left, right)
+    padded_height, padded_width = rule.padded_size(height, width)
+    return Padding(*_split(padded_height - height), *_split(padded_width - width))
 
 
-def pad_to_fit_original(height: int, width: int) -> Padding:
+def pad_to_fit_original(rule: SizeRule, height: int, width: int) -> Padding:
     """The released script's sizes, which it pads with white.
 
     A side below 720 x 1280 is centred in that; a longer one is padded at its end, to the next size that the
-    network takes, or by a whole step of 64 where it already is one.
+    network takes, or by a whole step where it already is one.
 
     Raises:
       InputError: an empty frame.
     """
     _check_size(height, width)
-    top, bottom = _pad_side_original(height, ORIGINAL_MIN_HEIGHT, HEIGHT_OFFSET)
-    left, right = _pad_side_original(width, ORIGINAL_MIN_WIDTH, 0)
-    return Padding(top, bottom, left, right)
+    next_height, next_width = rule.padded_size(height + 1, width + 1)
+    return Padding(
+        *_pad_side_original(height, ORIGINAL_MIN_HEIGHT, next_height),
+        *_pad_side_original(width, ORIGINAL_MIN_WIDTH, next_width),
+    )
 
 
-def _pad_side_original(length: int, minimum: int, offset: int) -> tuple[int, int]:
+def _pad_side_original(length: int, minimum: int, next_size: int) -> tuple[int, int]:
     if length <= minimum:
         return _split(minimum - length)
-    return 0, STEP - (length - offset) % STEP
+    return 0, next_size - length
 
 
 def _split(total: int) -> tuple[int, int]:

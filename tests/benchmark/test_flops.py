@@ -1,65 +1,111 @@
-"""The analytic operation counts against published ones and against the compiler's."""
+"""Operations counted by tracing: against published figures, the compiler's, and counts by hand."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from flax import nnx
+from small_objective import make_objective
 
-from star_jax.benchmark import flops
-from star_jax.models.components import abstract_component
+from star_jax.benchmark import operations
+from star_jax.diffusion.losses import LossConfig
+from star_jax.models.architectures import build_model
+from star_jax.models.layers import Conv2d
+from star_jax.models.rngs import InitRngs
+from star_jax.ops.attention import AttentionKernels, dot_product_attention
+from star_jax.ops.flops import FlopCount, compiled_flops, count_flops
+from star_jax.ops.remat import rematerialise
 from star_jax.parallel import peaks
 from star_jax.presets import get_preset
+from star_jax.train.operations import step_flops
 
-FULL, TINY = get_preset("i2vgen-xl"), get_preset("tiny")
+FULL, TINY = build_model(get_preset("i2vgen-xl")), build_model(get_preset("tiny"))
+Shape = jax.ShapeDtypeStruct
 
 
 def test_full_size_network_at_720p():
-    count = flops.star_flops(FULL.unet, 32, 90, 160)
-    parts = (count.convolution, count.linear, count.attention)
-    assert [round(part / 1e12) for part in parts] == [95, 93, 69]
-    assert count.total == pytest.approx(258e12, rel=2e-3)
-    assert flops.star_flops(FULL.unet, 32, 90, 160, batch=2).total == 2 * count.total
+    count = operations.velocity_flops(FULL, (32, 90, 160))
+    assert [round(part / 1e12) for part in dataclasses.astuple(count)] == [90, 98, 69]
+    assert count.total == pytest.approx(258e12, rel=1e-3)
 
 
 def test_original_projects_text_for_every_frame():
     """3.91 TFLOP at 8 frames of 34x32, where once per clip does with 3.87."""
-    count = flops.star_flops(FULL.unet, 8, 34, 32).total
-    assert count == pytest.approx(3.873e12, rel=1e-3)
-    assert count + 7 * flops.text_projection_flops(FULL.unet) == pytest.approx(3.91e12, rel=1e-3)
+    whole = operations.velocity_flops(FULL, (8, 34, 32)).total
+    assert whole == pytest.approx(3.873e12, rel=1e-3)
+    text = operations.condition_flops(FULL).total
+    assert whole + 7 * text == pytest.approx(3.91e12, rel=1e-3)
+    assert whole == operations.velocity_flops(FULL, (8, 34, 32), projected=True).total + text
 
 
 # Norms, activations and softmax weigh more in a narrow network: 1 % in the full-size one.
 def test_network_against_the_compiler(tiny_network):
-    expected = flops.star_flops(TINY.unet, 8, 18, 16, batch=2).total
-    assert 0.9 < flops.compiled_flops(tiny_network) / expected < 1.35
+    expected = operations.velocity_flops(TINY, (8, 18, 16), batch=2).total
+    assert 0.9 < compiled_flops(tiny_network) / expected < 1.35
 
 
 def test_vae_against_the_compiler(tiny_decoder):
-    graphdef, params = abstract_component(TINY, "vae")
-    frames = jax.ShapeDtypeStruct((1, 2, 80, 64, 3), jnp.float32)
-    encoder = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x)).lower(params, frames).compile()
-    assert 0.9 < flops.compiled_flops(encoder) / flops.vae_encode_flops(TINY.vae, 2, 80, 64).total < 1.35
-    assert (
-        0.9 < flops.compiled_flops(tiny_decoder) / flops.vae_decode_flops(TINY.vae, 3, 144, 128).total < 1.35
-    )
+    params = TINY.abstract_params(TINY.autoencoder_components)
+    frames = Shape((1, 2, 80, 64, 3), jnp.float32)
+    encoder = jax.jit(TINY.encode).lower(params, frames).compile()
+    assert 0.9 < compiled_flops(encoder) / operations.encode_flops(TINY, 2, 80, 64).total < 1.35
+    assert 0.9 < compiled_flops(tiny_decoder) / operations.decode_flops(TINY, 3, 144, 128).total < 1.35
 
 
-def test_counts_of_a_known_layer():
-    assert flops._conv(3, 5, 9, (2, 4, 6)).total == 2 * 9 * 3 * 5 * 2 * 4 * 6
-    assert flops._image_attention(8, (1, 2, 3)).total == 2 * 6 * 4 * 64 + 4 * 6 * 6 * 8
+def test_counts_of_known_layers():
+    layer = Conv2d(192, 256, 3, dtype=jnp.float32, param_dtype=jnp.float32, rngs=InitRngs(0))
+    convolution = 2 * 9 * 192 * 256 * 2 * 16 * 64
+    # A size that a CPU would filter by Winograd's method, and one that it would take as a matrix product.
+    assert count_flops(layer, Shape((1, 2, 16, 64, 192), jnp.float32)) == FlopCount(convolution=convolution)
+    small = FlopCount(convolution=convolution / 16)
+    assert count_flops(layer, Shape((1, 2, 8, 8, 192), jnp.float32)) == small
+    linear = count_flops(jnp.dot, Shape((4, 3), jnp.float32), Shape((3, 5), jnp.float32))
+    assert linear == FlopCount(linear=2 * 4 * 3 * 5)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "chunked", "splash"])
+def test_every_kernel_of_attention_counts_alike(implementation):
+    """Also where it works on blocks, computes twice in the backward pass, or does not run on this machine."""
+    q, k = Shape((2, 300, 4, 64), jnp.float32), Shape((2, 700, 4, 64), jnp.float32)
+
+    def attend(q, k, v):
+        return dot_product_attention(q, k, v, implementation=implementation).sum()
+
+    product = 2 * 2 * 300 * 700 * 4 * 64
+    assert count_flops(attend, q, k, k) == FlopCount(attention=2 * product)
+    assert count_flops(jax.grad(attend, argnums=(0, 1, 2)), q, k, k) == FlopCount(attention=6 * product)
+
+
+def test_nothing_is_counted_twice():
+    def loss(w, x):
+        return rematerialise(lambda x: jnp.tanh(x @ w), "full")(x).sum()
+
+    w, x = Shape((8, 8), jnp.float32), Shape((4, 8), jnp.float32)
+    assert count_flops(jax.grad(loss, argnums=(0, 1)), w, x).linear == 3 * 2 * 4 * 8 * 8
 
 
 def test_training_step_counts_gradients_of_activations_and_of_the_trained_weights():
-    size = (4, 80, 64)
-    step = flops.train_step_flops(TINY, *size)
-    latents = (4, 10, 8)
-    unet, controlnet = (count(TINY.unet, *latents) for count in (flops.unet_flops, flops.controlnet_flops))
-    encoded = flops.vae_encode_flops(TINY.vae, *size)
-    assert step.convolution == 2 * (unet.convolution + encoded.convolution) + 3 * controlnet.convolution
-    assert step.attention == 3 * (unet + controlnet).attention + 2 * encoded.attention
-    decoded = flops.train_step_flops(TINY, *size, decoded_frames=4).total - step.total
-    assert decoded > 2 * flops.vae_decode_flops(TINY.vae, *size).total
-    assert flops.train_step_flops(TINY, *size, batch=3).total == 3 * step.total
+    """As much as forwards for activations, and again for the ControlNet's weights."""
+    velocity_only = make_objective(LossConfig(frequency="off"))
+    model, sizes = velocity_only.model, (velocity_only.data.height, velocity_only.data.width)
+    shape = (velocity_only.data.num_frames, *model.size_rule.latent_size(*sizes))
+    network = operations.velocity_flops(model, shape, batch=2).total
+    encoded = 2 * 2 * operations.encode_flops(model, shape[0], *sizes).total
+    step = step_flops(velocity_only, 2)
+    assert 2 * network < step - encoded < 3 * network
+    assert step_flops(velocity_only, 4) == pytest.approx(2 * step, rel=1e-6)
+    # Four frames in two groups of three, for which the spectra's few products are nothing.
+    decoded = step_flops(make_objective(LossConfig()), 2) - step
+    group = operations.decode_flops(model, 3, *sizes).total
+    assert decoded == pytest.approx(2 * 2 * 2 * group, rel=0.1)
+
+
+def test_kernels_and_dtype_of_the_model_do_not_matter():
+    other = build_model(
+        get_preset("tiny"), dtype="bfloat16", kernels=AttentionKernels.all("chunked"), remat="full"
+    )
+    np.testing.assert_equal(*(operations.velocity_flops(model, (4, 10, 8)).total for model in (TINY, other)))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import abstract_component
 
-from star_jax.benchmark import flops
+from star_jax.benchmark import operations
 from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
 from star_jax.benchmark.pipeline import measure_pipeline
 from star_jax.benchmark.report import compare, read_report, rows_of, throughput
@@ -20,7 +21,8 @@ from star_jax.errors import InputError
 from star_jax.files import write_json
 from star_jax.init.random_params import random_params
 from star_jax.launch.cli import main
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
+from star_jax.ops.flops import compiled_flops
 from star_jax.presets import get_preset
 
 SMALL = {"preset": "tiny", "frames": 4, "height": 80, "width": 64, "steps": 2, "repeats": 2}
@@ -50,7 +52,7 @@ def test_a_step_waits_for_the_device():
     assert min(long.steps) > 5 * min(short.steps)
     assert len(long.steps) == 3 and long.compile_seconds > 0
     # The documented limit of the compiler's count: one turn of the loop.
-    assert flops.compiled_flops(compiled) < 2 * 2 * 256**3
+    assert compiled_flops(compiled) < 2 * 2 * 256**3
 
 
 def test_median_and_spread():
@@ -87,21 +89,25 @@ def test_vae_piece():
 
 
 def test_whole_pipeline_by_stage(tiny_pipeline):
-    benchmark = InferenceBenchmark(component="pipeline", **SMALL | {"repeats": 1})
-    report = measure_pipeline(benchmark, tiny_pipeline)
+    report = measure_pipeline(tiny_pipeline, 4, (80, 64), num_inference_steps=2, repeats=1)
     assert sum(report["stage_seconds"].values()) == pytest.approx(report["seconds_per_step"])
     assert all(seconds > 0 for seconds in report["stage_seconds"].values())
     assert report["seconds_per_frame"] == pytest.approx(report["seconds_per_step"] / 4)
     assert "whole frames" in report["plan"] and report["planned_bytes"] > 0
-    config = get_preset("tiny")
-    guided = flops.star_flops(config.unet, 4, 10, 8, batch=2).total
-    once_more = 2 * flops.text_projection_flops(config.unet)  # in both steps' count, but done once
-    rest = report["tflop_per_step"] * 1e12 - 2 * guided + once_more
-    assert rest == pytest.approx(
-        flops.vae_encode_flops(config.vae, 4, 80, 64).total
-        + flops.vae_decode_flops(config.vae, 4, 80, 64).total
-        + flops.text_encoder_flops(config.text_encoder, batch=2).total
-    )
+
+
+def test_operations_of_the_whole_pipeline():
+    """Two guided evaluations, each frame encoded and decoded once, two prompts embedded and projected once."""
+    row = count_inference(InferenceBenchmark(component="pipeline", **SMALL))
+    model = build_model(get_preset("tiny"))
+    parts = [
+        operations.velocity_flops(model, (4, 10, 8), batch=2, projected=True) * 2,
+        operations.condition_flops(model, batch=2),
+        operations.text_flops(model, batch=2),
+        operations.encode_flops(model, 3, 80, 64) * (4 / 3),
+        operations.decode_flops(model, 3, 80, 64) * (4 / 3),
+    ]
+    assert row["tflop_per_step"] * 1e12 == pytest.approx(sum(part.total for part in parts))
 
 
 def test_published_rows_and_sweeps_without_running(tmp_path, capsys):
@@ -193,6 +199,7 @@ def test_mistakes_on_the_command_line(tmp_path, capsys):
 
 def test_counting_says_what_was_counted():
     row = count_inference(InferenceBenchmark(component="unet", batch=2, **SMALL))
+    assert row == count_inference(InferenceBenchmark(batch=2, **SMALL))
     assert (row["component"], row["preset"], row["batch"], row["padded_size"]) == (
         "unet",
         "tiny",

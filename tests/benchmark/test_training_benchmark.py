@@ -9,6 +9,7 @@ from star_jax.benchmark.training import measure_training
 from star_jax.errors import InputError
 from star_jax.launch.cli import main
 from star_jax.launch.experiment import run_config_file, with_changes
+from star_jax.train.operations import step_flops
 
 
 class Toy:
@@ -38,7 +39,7 @@ def test_a_step_is_timed():
     assert len(report["step_seconds"]) == 3
     for key in ("seconds_per_step", "compile_seconds", "mfu", "peak_device_bytes", "tflop_compiled"):
         assert report[key] > 0, key
-    assert report["tflop_per_step"] * 1e12 == pytest.approx(experiment().step_flops())
+    assert report["tflop_per_step"] * 1e12 == step_flops(Toy(), 2) > 0
     assert report["seconds_per_frame"] == pytest.approx(report["seconds_per_step"] / (2 * 4))
     assert report["mesh"] == {"data": 1, "fsdp": 1, "context": 1}
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from convert_samples import SMALL
+from networks import abstract_component
 
 from star_jax.checkpoints.directory import (
     component_metadata,
@@ -23,7 +24,6 @@ from star_jax.checkpoints.directory import (
 from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
 from star_jax.errors import InputError, RunError
 from star_jax.init.random_checkpoint import random_checkpoint
-from star_jax.models.components import abstract_component
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from convert_samples import SMALL
 from diffusers import AutoencoderKLTemporalDecoder, I2VGenXLUNet
 from flax import nnx
+from networks import abstract_component
 from torch_weights import randomize, relative_error
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -17,7 +18,6 @@ from star_jax.checkpoints.directory import load_component
 from star_jax.config import LiemConfig
 from star_jax.convert.converter import convert_checkpoint
 from star_jax.convert.exporter import export_checkpoint
-from star_jax.models.components import abstract_component
 
 TOLERANCE = 1e-4
 # What I2VGen-XL is: no LIEM; SMALL already pads its strided convolutions as diffusers does.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from convert_samples import LEFT_OUT, SMALL, family_shapes, family_state
 from diffusers import AutoencoderKLTemporalDecoder, I2VGenXLUNet
+from networks import abstract_component
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from star_jax.checkpoints.trees import flatten
@@ -17,7 +18,6 @@ from star_jax.convert.families import FAMILIES, recognise
 from star_jax.convert.rules import Table, plan
 from star_jax.convert.tensors import FileTensor
 from star_jax.errors import InputError
-from star_jax.models.components import abstract_component
 from star_jax.presets import PRESETS
 
 FULL = PRESETS["i2vgen-xl"]

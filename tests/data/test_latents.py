@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract_component
 
 from star_jax.checkpoints.directory import TOKENIZER_DIR, create_checkpoint, save_component
 from star_jax.data.clips import load_window
@@ -16,7 +17,6 @@ from star_jax.data.prepare.write import PrepareConfig, prepare
 from star_jax.data.sources import open_source
 from star_jax.errors import InputError
 from star_jax.models.clip.tokenizer import load_tokenizer, tokenize, write_byte_level_tokenizer
-from star_jax.models.components import abstract_component
 from star_jax.presets import get_preset
 
 

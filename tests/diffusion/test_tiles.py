@@ -16,7 +16,7 @@ from star_jax.errors import InputError
     [((90, 160), (90, 160)), ((122, 216), (66, 96)), ((34, 32), (10, 8)), ((50, 64), (34, 200))],
 )
 def test_tiles_cover_the_frame_and_overlap(full, size):
-    tiles = make_tiles(full, size)
+    tiles = make_tiles(full, size, 8)
     seen = np.zeros(full, int)
     for row in tiles.rows:
         for column in tiles.columns:
@@ -30,26 +30,26 @@ def test_tiles_cover_the_frame_and_overlap(full, size):
 
 
 def test_no_more_tiles_than_needed():
-    assert len(make_tiles((90, 160))) == 1
-    assert make_tiles((90, 160), (90, 96)).columns == (0, 64)
+    assert len(make_tiles((90, 160), (90, 160), 8)) == 1
+    assert make_tiles((90, 160), (90, 96), 8).columns == (0, 64)
 
 
 @pytest.mark.parametrize("size", [(88, 160), (90, 100), (2, 160)])
 def test_tiles_that_the_network_does_not_take(size):
     with pytest.raises(InputError, match="differ from the frame's by a multiple"):
-        make_tiles((90, 160), size)
+        make_tiles((90, 160), size, 8)
 
 
 def test_one_tile_is_the_function_itself():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 18, 16, 4)), jnp.float32)
-    out = map_tiles(lambda x: jnp.cumsum(x, axis=2), make_tiles((18, 16)), x)
+    out = map_tiles(lambda x: jnp.cumsum(x, axis=2), make_tiles((18, 16), (18, 16), 8), x)
     np.testing.assert_array_equal(out, jnp.cumsum(x, axis=2))
 
 
 @pytest.mark.parametrize(("in_factor", "out_factor"), [(1, 1), (1, 8), (8, 1)])
 def test_what_is_local_does_not_see_the_tiles(in_factor, out_factor):
     """A map of single latents to blocks of pixels, and back."""
-    tiles = make_tiles((34, 48), (18, 16))
+    tiles = make_tiles((34, 48), (18, 16), 8)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 34, 48, 1)), jnp.float32)
     x = x.repeat(in_factor, 2).repeat(in_factor, 3)
 
@@ -64,7 +64,7 @@ def test_what_is_local_does_not_see_the_tiles(in_factor, out_factor):
 def test_gradient_shows_no_seam():
     """Tiles that disagree by a whole unit (each returns its own mean) join without a visible step."""
     ramp = jnp.linspace(0, 10, 160)[None, None, None, :, None] * jnp.ones((1, 1, 90, 1, 1))
-    tiles = make_tiles((90, 160), (34, 48))
+    tiles = make_tiles((90, 160), (34, 48), 8)
     out = np.asarray(map_tiles(lambda x: jnp.full_like(x, x.mean()), tiles, ramp))[0, 0, :, :, 0]
     step_between_tiles = 10 / (len(tiles.columns) + 1)
     assert np.abs(np.diff(out, axis=0)).max() < 1e-4
@@ -85,11 +85,11 @@ def test_network_is_traced_once_and_found_again():
     sample = jax.jit(lambda *args, velocity: velocity(*args), static_argnames="velocity")
     x = jnp.ones((2, 3, 34, 32, 4))
     args = (2.0, x, jnp.array([1, 2]), jnp.ones((2, 5, 6)), 3 * x)
-    out = sample(*args, velocity=TiledVelocity(network, make_tiles((34, 32), (18, 16))))
+    out = sample(*args, velocity=TiledVelocity(network, make_tiles((34, 32), (18, 16), 8)))
     np.testing.assert_allclose(out[:, 0, 0, 0, 0], [7, 8], rtol=1e-6)
     assert set(calls) == {(2, 3, 18, 16, 4)}
     traced = len(calls)
-    sample(*args, velocity=TiledVelocity(network, make_tiles((34, 32), (18, 16))))
+    sample(*args, velocity=TiledVelocity(network, make_tiles((34, 32), (18, 16), 8)))
     assert len(calls) == traced
 
 
@@ -102,7 +102,7 @@ def test_branches_one_after_the_other():
     x, context = (
         jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 3, 18, 16, 4), (2, 5, 6))
     )
-    tiles, args = make_tiles((18, 16)), (2.0, x, jnp.array([1, 2]), context, 3 * x)
+    tiles, args = make_tiles((18, 16), (18, 16), 8), (2.0, x, jnp.array([1, 2]), context, 3 * x)
     one_by_one = TiledVelocity(network, tiles, batched=False)(*args)
     for i in (0, 1):
         alone = network(2.0, *(arg[i : i + 1] for arg in args[1:]))

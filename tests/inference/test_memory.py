@@ -4,18 +4,18 @@ import dataclasses
 import math
 import re
 
-import jax.numpy as jnp
 import pytest
 
 from star_jax.errors import InputError
 from star_jax.inference import memory
 from star_jax.inference.memory import plan_memory, sampling_bytes, vae_bytes
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
 from star_jax.ops.platform import targeting
 from star_jax.presets import get_preset
 
-FULL, TINY = get_preset("i2vgen-xl"), get_preset("tiny")
-F32 = jnp.dtype(jnp.float32)
+FULL, TINY = build_model(get_preset("i2vgen-xl")), build_model(get_preset("tiny"))
+HALF = build_model(get_preset("i2vgen-xl"), dtype="bfloat16")
 GIB = 2**30
 
 
@@ -42,7 +42,7 @@ def temporaries(estimate, *args) -> float:
 def test_full_size_network(shape, compiled):
     branches, frames, height, width = shape
     settings = UpscaleSettings(batch_guidance=branches == 2)
-    estimate = temporaries(sampling_bytes, FULL, F32, settings, frames, (8 * height, 8 * width))
+    estimate = temporaries(sampling_bytes, FULL, settings, frames, (8 * height, 8 * width))
     assert estimate == pytest.approx(compiled, rel=0.25)
 
 
@@ -51,8 +51,7 @@ def test_full_size_network_on_a_tpu():
     with targeting("tpu"):
         estimate = temporaries(
             sampling_bytes,
-            FULL,
-            jnp.dtype(jnp.bfloat16),
+            HALF,
             UpscaleSettings(batch_guidance=False),
             8,
             (720, 1280),
@@ -66,7 +65,7 @@ def test_full_size_decoder(size, compiled):
 
 
 def test_network_against_the_compiler(tiny_network):
-    estimate = temporaries(sampling_bytes, TINY, F32, UpscaleSettings(), 8, (144, 128))
+    estimate = temporaries(sampling_bytes, TINY, UpscaleSettings(), 8, (144, 128))
     assert estimate == pytest.approx(tiny_network.memory_analysis().temp_size_in_bytes, rel=0.25)
 
 
@@ -77,9 +76,7 @@ def test_decoder_against_the_compiler(tiny_decoder):
 
 def plan(budget: float, **settings):
     """x4 of 480p (854x480, 48 frames) with the full-size network in bfloat16."""
-    return plan_memory(
-        FULL, jnp.dtype(jnp.bfloat16), UpscaleSettings(**settings), 48, (480, 854), budget=int(budget * GIB)
-    )
+    return plan_memory(HALF, UpscaleSettings(**settings), 48, (480, 854), budget=int(budget * GIB))
 
 
 def seen_at_once(settings: UpscaleSettings) -> int:

@@ -4,6 +4,9 @@ import pytest
 
 from star_jax.errors import InputError
 from star_jax.inference.settings import MAX_SEED, NEGATIVE_PROMPT, POSITIVE_PROMPT, UpscaleSettings
+from star_jax.models.size_rule import SizeRule
+
+RULE = SizeRule(8, 64, (16, 0))  # of four levels
 
 
 def test_defaults_are_the_released_script_s():
@@ -55,7 +58,7 @@ def test_output_sizes_are_scaled_and_even(scale, size, expected):
 )
 def test_padding_reaches_a_size_that_the_network_takes(padding, value, target, padded):
     settings = UpscaleSettings(padding=padding)
-    sides = settings.padding_of(*target)
+    sides = settings.padding_of(RULE, *target)
     assert settings.padding_value == value
     assert sides.padded_size(*target) == padded
     assert padded[0] // 8 % 8 == 2 and padded[1] // 8 % 8 == 0

@@ -16,8 +16,11 @@ import pytest
 from sample_frames import LONG, SHORT, moving_clip
 
 from star_jax.errors import InputError, RunError
-from star_jax.inference.pipeline import PIECE, StarPipeline, resolve_dtype
+from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
+from star_jax.models.i2vgenxl.model import CHUNK
+from star_jax.ops.platform import resolve_dtype
 from star_jax.presets import get_preset
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -156,12 +159,12 @@ def test_host_memory_does_not_grow_with_the_clip(tiny_pipeline, monkeypatch, num
     monkeypatch.setattr(tiny_pipeline, "sample", lambda hint, *args, **kwargs: hint)
     pieces, references, most_made = Pieces(moving_clip(num_frames)), [], 0
     for frames in tiny_pipeline.stream(pieces, num_frames, (20, 16), UpscaleSettings()):
-        assert frames.shape == (PIECE, 80, 64, 3)
+        assert frames.shape == (CHUNK, 80, 64, 3)
         references.append(weakref.ref(frames))
         del frames
         most_made = max(most_made, sum(reference() is not None for reference in references))
-    assert len(references) * PIECE == num_frames
-    assert pieces.most_alive <= 4 * PIECE
+    assert len(references) * CHUNK == num_frames
+    assert pieces.most_alive <= 4 * CHUNK
     assert most_made <= 1
 
 
@@ -185,7 +188,7 @@ def test_non_finite_weights_are_reported(tiny_pipeline, clip, upscaled):
 
 def test_a_prompt_needs_a_text_encoder():
     config = dataclasses.replace(get_preset("tiny"), preset="tiny-null", text_encoder=None)
-    pipeline = StarPipeline(config, {}, None)
+    pipeline = StarPipeline(build_model(config), {}, None)
     with pytest.raises(InputError, match="preset 'tiny-null' has no text encoder; leave it out"):
         pipeline(moving_clip(1), "a panda")
     context, negative = pipeline.encode_prompts(UpscaleSettings())

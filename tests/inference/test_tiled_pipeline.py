@@ -1,8 +1,5 @@
 """Tiles and overlapping groups in the pipeline: what they leave as it is, and how smooth they are."""
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,8 +8,9 @@ from sample_frames import LONG, SHORT, moving_clip
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.tiles import make_tiles
 from star_jax.errors import InputError
-from star_jax.inference.pieces import decode_group, decode_piece
+from star_jax.inference.pieces import Canvas, Finish, decode_chunk
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.chunks import independent_chunks
 from star_jax.ops.pixels import enlarge
 from star_jax.video.geometry import Padding
 
@@ -65,85 +63,83 @@ def test_strength_blends_with_the_enlarged_input(tiny_pipeline):
 
 @pytest.fixture(scope="module")
 def decode(tiny_pipeline):
-    graphdef_and_scale = tiny_pipeline._decode.__wrapped__.args
-    return jax.jit(
-        partial(decode_piece, *graphdef_and_scale, spatial_factor=8, padding=UNPADDED, color_fix="none"),
-        static_argnames="tiles",
-    )
+    params = {name: tiny_pipeline.params[name] for name in tiny_pipeline.model.autoencoder_components}
+
+    def decode(latents, first, frames_lr, tiles):
+        canvas = Canvas(frames_lr.shape[1:3], UNPADDED, None, tiles)
+        return decode_chunk(tiny_pipeline.model, canvas, Finish(), params, latents, None, first, frames_lr)[
+            :2
+        ]
+
+    return decode
 
 
-def test_tiled_decoding_shows_no_seam(tiny_pipeline, decode):
+def test_tiled_decoding_shows_no_seam(decode):
     """Latents that change slowly over the frame: steps between pixels at the tiles' borders are like elsewhere."""
     y, x = np.meshgrid(np.linspace(-1, 1, 34), np.linspace(-1, 1, 16), indexing="ij")
     latents = jnp.asarray(np.stack([y, x, y * x, y + x], -1), jnp.float32)[None, None].repeat(3, 1)
     frames_lr = np.zeros((3, 272, 128, 3), np.uint8)
-    tiles = make_tiles((34, 16), (18, 16))
+    tiles = make_tiles((34, 16), (18, 16), 8)
     assert tiles.rows == (0, 8, 16)
-    frames, finite = decode(tiny_pipeline.params["vae"], latents, 0, frames_lr, tiles=tiles)
+    frames, finite = decode(latents, 0, frames_lr, tiles)
     assert bool(finite) and frames.shape == (3, 272, 128, 3)
     steps = np.abs(np.diff(np.asarray(frames, np.int32), axis=1)).mean((0, 2, 3))
     borders = [row * 8 - 1 for row in (8, 16)] + [(row + 18) * 8 - 1 for row in (0, 8)]
     assert max(steps[borders]) <= 1.5 * np.quantile(steps, 0.95)
 
 
-def test_groups_without_overlap_are_the_original_ones():
-    assert [decode_group(8, start, count, 0) for start, count in ((0, 3), (3, 3), (6, 2))] == [
-        (0, 3, 0, 3),
-        (3, 3, 0, 3),
-        (6, 2, 0, 2),
-    ]
+def test_chunks_without_overlap_are_the_original_ones():
+    assert [
+        (chunk.frames, chunk.latents, chunk.first_kept, chunk.kept) for chunk in independent_chunks(8, 3)
+    ] == [((0, 3), (0, 3), 0, 3), ((3, 6), (3, 6), 0, 3), ((6, 8), (6, 8), 0, 2)]
 
 
 @pytest.mark.parametrize(("num_frames", "overlap"), [(1, 1), (2, 3), (3, 1), (8, 1), (10, 2), (32, 4)])
-def test_overlapping_groups_have_one_length_and_hold_their_frames(num_frames, overlap):
-    lengths = set()
-    for start in range(0, num_frames, 3):
-        count = min(3, num_frames - start)
-        first, length, first_kept, kept = decode_group(num_frames, start, count, overlap)
-        lengths.add((length, kept))
-        assert first >= 0 and first + length <= num_frames
-        assert first + first_kept + kept == start + count  # the last `count` kept frames are the wanted ones
-        assert first_kept + kept <= length
-    assert len(lengths) == 1
+def test_overlapping_chunks_have_one_length_and_hold_their_frames(num_frames, overlap):
+    chunks = independent_chunks(num_frames, 3, overlap)
+    assert [chunk.frames[0] for chunk in chunks] == list(range(0, num_frames, 3))
+    for chunk in chunks:
+        first, stop = chunk.latents
+        assert first >= 0 and stop <= num_frames and stop - first == chunk.decoded
+        # The last of the frames kept are the wanted ones.
+        assert first + chunk.first_kept + chunk.kept == chunk.frames[1]
+        assert chunk.first_kept + chunk.kept <= chunk.decoded
+    assert len({(chunk.decoded, chunk.kept) for chunk in chunks}) == 1
 
 
-def test_overlap_decodes_the_same_frames_smoother(tiny_pipeline, decode):
+def test_overlap_decodes_the_same_frames_smoother(decode):
     """With overlap a frame at a group's end sees its neighbour: the jump to the next group becomes smaller."""
     frame = jnp.arange(6, dtype=jnp.float32)[None, :, None, None, None]
     latents = 0.2 * jnp.sin(frame + jnp.arange(4)) * jnp.ones((1, 6, 10, 8, 4))
     frames_lr = np.zeros((3, 80, 64, 3), np.uint8)
 
+    tiles = make_tiles((10, 8), (10, 8), 8)
+
     def decoded(overlap):
         pieces = []
-        for start in (0, 3):
-            first, length, first_kept, _ = decode_group(6, start, 3, overlap)
-            group = latents[:, first : first + length]
-            out, _ = decode(
-                tiny_pipeline.params["vae"], group, first_kept, frames_lr, tiles=make_tiles((10, 8))
-            )
+        for chunk in independent_chunks(6, 3, overlap):
+            out, _ = decode(latents[:, slice(*chunk.latents)], chunk.first_kept, frames_lr, tiles)
             pieces.append(np.asarray(out, np.float32))
         return np.concatenate(pieces)
 
-    together, _ = decode(
-        tiny_pipeline.params["vae"], latents, 0, np.zeros((6, 80, 64, 3), np.uint8), tiles=make_tiles((10, 8))
-    )
+    together, _ = decode(latents, 0, np.zeros((6, 80, 64, 3), np.uint8), tiles)
     error = [np.abs(decoded(overlap) - np.asarray(together, np.float32))[2:4].mean() for overlap in (0, 1)]
     assert error[1] < error[0]
 
 
 @pytest.mark.parametrize("change", [{"tile": (64, 64)}, {"vae_tile": (720, 32)}])
-def test_tiles_too_small_for_the_network(change):
+def test_tiles_too_small_for_the_network(tiny_pipeline, change):
     with pytest.raises(InputError, match="choose at least 80x64"):
-        UpscaleSettings(**change)
+        tiny_pipeline(moving_clip(2), **change)
 
 
 def test_noise_does_not_depend_on_tiles(tiny_pipeline):
     """The posterior's noise is drawn for whole frames: tiles that the encoder sees change nothing else."""
     clip = moving_clip(3, height=36)
-    settings = UpscaleSettings(scale=4)
-    padding = settings.padding_of(144, 64)
-    whole, tiled = (
-        np.asarray(tiny_pipeline._encode_padded(clip, noise_key(0), 0, (144, 64), padding, settings))
-        for settings in (settings, UpscaleSettings(scale=4, vae_tile=(80, 64)))
-    )
+
+    def encoded(**settings):
+        canvas = tiny_pipeline.canvas((36, 16), UpscaleSettings(scale=4, **settings))
+        return np.asarray(next(tiny_pipeline._encode(lambda size: [clip], 3, canvas, noise_key(0)))[1])
+
+    whole, tiled = encoded(), encoded(vae_tile=(80, 64))
     assert np.abs(whole - tiled).mean() < 0.3 * whole.std()

@@ -7,8 +7,7 @@ import pytest
 
 from star_jax.config import StarConfig, UNetConfig, VAEConfig
 from star_jax.init.component import fresh_component
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.models.architectures import build_model
 
 SIZES = StarConfig(
     "dwarf",
@@ -31,14 +30,14 @@ SIZES = StarConfig(
 @pytest.fixture(scope="module")
 def guess():
     """Low-resolution latents [1, 3, 10, 8, 4] -> minus the velocity at the noisy end."""
-    graphs = {name: abstract_component(SIZES, name, dtype=jnp.float32)[0] for name in ("unet", "controlnet")}
-    params = {name: fresh_component(SIZES, name, 0) for name in graphs}
+    model = build_model(SIZES)
+    params = {name: fresh_component(model, name, 0) for name in model.network_components}
 
     @jax.jit
     def guess(latents, noise):
         context, timesteps = jnp.zeros((1, 1, 4)), jnp.full((1,), 999)
         arguments = (params, noise, timesteps, context, latents)
-        return -star_velocity(graphs["unet"], graphs["controlnet"], *arguments)
+        return -model.velocity(*arguments)
 
     return guess
 

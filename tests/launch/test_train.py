@@ -5,13 +5,13 @@ import json
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from networks import abstract_component
 from one_level import ONE_LEVEL
 from sample_videos import moving_frames, write_video
 
 from star_jax.checkpoints.directory import load_component, load_provenance
 from star_jax.checkpoints.trees import flatten
 from star_jax.launch.cli import main
-from star_jax.models.components import abstract_component
 from star_jax.video.reader import VideoReader
 
 CONFIG = f"""

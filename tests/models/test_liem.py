@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract_component
 
 from star_jax.checkpoints.trees import flatten
 from star_jax.config import LIEM_POSITIONS, LiemConfig
 from star_jax.errors import InputError
-from star_jax.models.components import abstract_component
 from star_jax.models.i2vgenxl.transformers import SpatialTransformerBlock, TemporalTransformerBlock
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.models.rngs import InitRngs

@@ -9,8 +9,7 @@ import pytest
 from random_trees import random_tree
 from two_levels import TWO_LEVELS
 
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import project_text, star_velocity
+from star_jax.models.architectures import build_model
 
 # Attention on the finest level, too: 1 + 1 + 2 sites (down, middle, up) in the UNet, 1 + 1 in the ControlNet.
 CONFIG = replace(TWO_LEVELS, unet=replace(TWO_LEVELS.unet, attention_levels=(True, False)))
@@ -19,10 +18,9 @@ NUM_SITES = 6
 
 @pytest.fixture(scope="module")
 def star():
-    """(graphs of UNet and ControlNet, their parameters)."""
-    parts = {name: abstract_component(CONFIG, name) for name in ("unet", "controlnet")}
-    params = {name: random_tree(abstract) for name, (_, abstract) in parts.items()}
-    return (parts["unet"][0], parts["controlnet"][0]), params
+    """(the model, weights of UNet and ControlNet)."""
+    model = build_model(CONFIG)
+    return model, {name: random_tree(model.abstract(name)) for name in model.network_components}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,10 @@ def inputs():
 
 
 def test_projections_stand_for_the_embeddings(star, inputs):
-    graphs, params = star
+    model, params = star
     sample, timesteps, context, hint = inputs
-    text = jax.jit(lambda params, context: project_text(*graphs, params, context))(params, context)
-    velocity = jax.jit(lambda params, *inputs: star_velocity(*graphs, params, *inputs))
+    text = jax.jit(model.condition)(params, context)
+    velocity = jax.jit(model.velocity)
     expected = velocity(params, sample, timesteps, context, hint)
     np.testing.assert_allclose(
         velocity(params, sample, timesteps, text, hint), expected, rtol=1e-5, atol=1e-6
@@ -47,14 +45,12 @@ def test_projections_stand_for_the_embeddings(star, inputs):
 
 
 def test_a_step_projects_no_text(star, inputs):
-    graphs, params = star
+    model, params = star
     sample, timesteps, context, hint = inputs
-    text = jax.eval_shape(lambda context: project_text(*graphs, params, context), context)
+    text = jax.eval_shape(lambda context: model.condition(params, context), context)
 
     def products(text):
-        jaxpr = jax.make_jaxpr(lambda text: star_velocity(*graphs, params, sample, timesteps, text, hint))(
-            text
-        )
+        jaxpr = jax.make_jaxpr(lambda text: model.velocity(params, sample, timesteps, text, hint))(text)
         return str(jaxpr).count("dot_general[")
 
     assert len(jax.tree.leaves(text)) == 2 * NUM_SITES

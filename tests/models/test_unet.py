@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract_component
 from star_weights import golden_tree
 
-from star_jax.models.components import abstract_component
 from star_jax.presets import PRESETS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "unet_tiny.npz")

@@ -12,7 +12,8 @@ from flax import nnx
 from torch_weights import jitted, load_torch, parameter_sizes, randomize, relative_error
 
 from star_jax.config import VAEConfig
-from star_jax.models.svd_vae.vae import AutoencoderKLTemporalDecoder, DiagonalGaussian
+from star_jax.models.posterior import DiagonalGaussian
+from star_jax.models.svd_vae.vae import AutoencoderKLTemporalDecoder
 from star_jax.presets import PRESETS
 
 # diffusers fixes 32 groups, so no width below 32.

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
 from star_jax.launch.experiment import run_config_file, with_changes
 from star_jax.models import attention as attention_layers
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.models.architectures import build_model
 from star_jax.models.svd_vae import blocks as vae_blocks
 from star_jax.ops import cudnn
 from star_jax.ops.attention import dot_product_attention
@@ -50,16 +48,16 @@ def sites(preset: str, size: tuple[int, int, int]) -> frozenset:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention_layers, "dot_product_attention", record)
         patch.setattr(vae_blocks, "dot_product_attention", record)
-        graphs, params = {}, {}
-        for name in ("unet", "controlnet", "vae"):
-            graphs[name], params[name] = abstract_component(config, name)
+        model = build_model(config)
+        params = model.abstract_params()
         latents = jax.ShapeDtypeStruct((1, *size, config.unet.in_channels), jnp.float32)
         context = jax.ShapeDtypeStruct((1, 77, config.unet.cross_attention_dim), jnp.float32)
         steps = jax.ShapeDtypeStruct((1,), jnp.int32)
-        velocity = functools.partial(star_velocity, graphs["unet"], graphs["controlnet"])
-        jax.eval_shape(velocity, params, latents, steps, context, latents)
+        jax.eval_shape(
+            lambda *arguments: model.velocity(*arguments), params, latents, steps, context, latents
+        )
         group = jax.ShapeDtypeStruct((1, 3, *size[1:], config.vae.latent_channels), jnp.float32)
-        jax.eval_shape(lambda p, x: nnx.merge(graphs["vae"], p).decode(x), params["vae"], group)
+        jax.eval_shape(lambda p, x: model.decode(p, x)[0], params, group)
     return frozenset(found)
 
 

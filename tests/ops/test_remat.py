@@ -2,13 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from random_trees import random_tree
 from two_levels import TWO_LEVELS
 
 from star_jax.errors import InputError
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.models.architectures import build_model
 from star_jax.ops.remat import rematerialise
 
 SHAPE = (1, 2, 4, 4, 4)  # [B, F, h, w, C]
@@ -16,36 +14,26 @@ SHAPE = (1, 2, 4, 4, 4)  # [B, F, h, w, C]
 
 def velocity_loss(remat: str):
     """A loss of STAR's network with dropout, and its weights."""
-    graphs, params = {}, {}
-    for name in ("unet", "controlnet"):
-        graphs[name], abstract = abstract_component(TWO_LEVELS, name, remat=remat)
-        params[name] = random_tree(abstract)
+    model = build_model(TWO_LEVELS, remat=remat)
+    params = {name: random_tree(model.abstract(name)) for name in model.network_components}
     rng = np.random.default_rng(1)
     sample, hint = (jnp.asarray(rng.standard_normal(SHAPE), jnp.float32) for _ in range(2))
     context = jnp.asarray(rng.standard_normal((1, 3, 16)), jnp.float32)
 
     def loss(params):
-        out = star_velocity(
-            graphs["unet"],
-            graphs["controlnet"],
-            params,
-            sample,
-            jnp.array([500]),
-            context,
-            hint,
-            dropout_key=jax.random.key(0),
-        )
+        steps, dropout_key = jnp.array([500]), jax.random.key(0)
+        out = model.velocity(params, sample, steps, context, hint, dropout_key=dropout_key)
         return jnp.square(out).mean()
 
     return loss, params
 
 
 def decoder_loss(remat: str):
-    graph, abstract = abstract_component(TWO_LEVELS, "vae", remat=remat)
-    params = random_tree(abstract)
+    model = build_model(TWO_LEVELS, remat=remat)
+    params = {name: random_tree(model.abstract(name)) for name in model.autoencoder_components}
 
     def loss(latents):
-        return jnp.square(nnx.merge(graph, params).decode(latents)).mean()
+        return jnp.square(model.bind(params, "vae").decode(latents)).mean()
 
     return loss, jnp.asarray(np.random.default_rng(2).standard_normal(SHAPE), jnp.float32)
 

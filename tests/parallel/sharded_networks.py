@@ -6,13 +6,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import AxisType
 from random_trees import random_tree
 from two_levels import TWO_LEVELS as CONFIG
 
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import star_velocity
+from star_jax.models.architectures import build_model
 from star_jax.ops.attention import AttentionKernels, dot_product_attention
 from star_jax.ops.convolution import convolve_frames
 from star_jax.ops.platform import targeting
@@ -34,26 +32,23 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 
 def velocity_errors() -> dict[str, float]:
-    graphs, params = {}, {}
-    for name in ("unet", "controlnet"):
-        kernels = AttentionKernels("chunked", "chunked", "xla")
-        graphs[name], abstract = abstract_component(CONFIG, name, kernels=kernels)
-        params[name] = random_tree(abstract)
-    fn = partial(star_velocity, graphs["unet"], graphs["controlnet"], params)
+    model = build_model(CONFIG, kernels=AttentionKernels("chunked", "chunked", "xla"))
+    params = {name: random_tree(model.abstract(name)) for name in model.network_components}
+    fn = partial(model.velocity, params)
     latents, hint = normal(1, 2, 6, 10, 8, 4), normal(2, 2, 6, 10, 8, 4)  # 6 frames do not divide by 4
     arguments = latents, jnp.array([300, 700]), normal(3, 2, 5, CONFIG.unet.cross_attention_dim), hint
     return {"velocity": error(on_mesh((2, 1, 4), fn, *arguments), jax.jit(fn)(*arguments))}
 
 
 def vae_errors() -> dict[str, float]:
-    graph, abstract = abstract_component(CONFIG, "vae")
-    params = random_tree(abstract, scale=0.2)
+    model = build_model(CONFIG)
+    vae = model.bind({"vae": random_tree(model.abstract("vae"), scale=0.2)}, "vae")
 
     def encode(frames):
-        return nnx.merge(graph, params).encode(frames).mean
+        return vae.encode(frames).mean
 
     def decode(latents):
-        return nnx.merge(graph, params).decode(latents)
+        return vae.decode(latents)
 
     frames, latents = normal(4, 1, 3, 8, 16, 3), normal(5, 2, 3, 4, 8, 4)
     return {

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import abstract_component
 
 from star_jax.checkpoints.directory import component_metadata, load_component, load_provenance, read_config
 from star_jax.checkpoints.trees import flatten
@@ -15,12 +16,12 @@ from star_jax.errors import InputError
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.checkpoint import fresh_checkpoint
 from star_jax.launch.cli import main
-from star_jax.models.components import abstract_component, component_names
+from star_jax.models.architectures import build_model
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.star.assemble import assemble
-from star_jax.train.state import is_trainable, new_state, split_trainable
+from star_jax.train.state import new_state, split_trainable
 from star_jax.train.workdir import open_workdir
 
 
@@ -33,8 +34,9 @@ def make_run(workdir, base, *, steps=(1, 2), ema_decay=0.9, **model):
     )
     open_workdir(workdir, config)
     sizes = config.model.star_config()
-    networks = {name: abstract_component(sizes, name)[1] for name in ("unet", "controlnet")}
-    trainable, _ = split_trainable(networks, is_trainable)
+    model = build_model(sizes)
+    networks = model.abstract_params(model.network_components)
+    trainable, _ = split_trainable(networks, model.is_trainable)
     optimizer = make_optimizer(OptimizerConfig(), 2)
     checkpoints = TrainCheckpoints(workdir, config.train)
     batches = iter(grain.MapDataset.range(4).to_iter_dataset())
@@ -51,7 +53,7 @@ def leaves_of(directory, sizes):
     return flatten(
         {
             name: load_component(directory, name, abstract_component(sizes, name)[1])
-            for name in component_names(sizes)
+            for name in build_model(sizes).components
         }
     )
 
@@ -78,7 +80,7 @@ def test_weights_of_a_dtype(tmp_path, tiny_checkpoint):
     sizes, trained = make_run(tmp_path / "run", tiny_checkpoint)
     assemble(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
     base, stored = leaves_of(tiny_checkpoint, sizes), {}
-    for name in component_names(sizes):
+    for name in build_model(sizes).components:
         metadata = component_metadata(tmp_path / "out", name)
         stored |= {f"{name}/{path}": leaf.dtype for path, leaf in metadata.items()}
     assert set(stored.values()) == {jnp.dtype("bfloat16")}
@@ -139,7 +141,7 @@ def made(monkeypatch):
 def test_a_fresh_checkpoint_is_made_once(tmp_path, made):
     sizes = ModelConfig("tiny").star_config()
     directory = fresh_checkpoint(tmp_path / "run" / "initial", sizes, seed=3)
-    assert made == [(name, 3) for name in component_names(sizes)]
+    assert made == [(name, 3) for name in build_model(sizes).components]
     assert fresh_checkpoint(directory, sizes, seed=3) == directory and len(made) == 4
     assert (
         fresh_checkpoint(directory, sizes, seed=5) == directory and len(made) == 4

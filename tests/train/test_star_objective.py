@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract_component
 from small_objective import (
     FRAMES,
     HEIGHT,
@@ -27,7 +28,6 @@ from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.diffusion.noise import frame_noise
 from star_jax.errors import InputError
 from star_jax.init.random_checkpoint import random_checkpoint
-from star_jax.models.components import abstract_component
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.star.objective import StarObjective
 
@@ -145,7 +145,7 @@ def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
         "text_embedding": np.ones((2, 3, 16), np.float16),
     }
     for name in ("gt", "lq"):
-        posterior = clips._posterior(params, batch[name])
+        posterior = clips.posterior(params, batch[name])
         host[f"{name}_mean"] = np.asarray(posterior.mean, np.float16)
         host[f"{name}_logvar"] = np.asarray(posterior.logvar, np.float16)
     # Of a text encoder, not run here.

@@ -241,8 +241,6 @@ def test_the_paper_s_configuration():
     assert (config.data.num_frames, config.data.height, config.data.width) == (32, 720, 1280)
     assert config.data.caption_dropout == 0.5 and config.optimizer == OptimizerConfig()
     assert config.diffusion == LossConfig()
-    # 8 clips; a forward of UNet and ControlNet is 258 TFLOP, and the VAE encodes two clips and decodes one.
-    assert 8 * 258e12 * 3 < config.step_flops() < 8 * 258e12 * 9
 
 
 def test_the_released_script_s_configuration():

@@ -11,12 +11,12 @@ import pytest
 from toy_training import FRAMES, SIZE, ToyObjective, toy_config
 
 from star_jax.checkpoints.trees import flatten
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
 from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
 from star_jax.presets import get_preset
 from star_jax.train.config import OptimizerConfig
 from star_jax.train.optimizer import make_optimizer
-from star_jax.train.state import abstract_state, is_trainable, merge_params, new_state, split_trainable
+from star_jax.train.state import abstract_state, merge_params, new_state, split_trainable
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
 
 
@@ -99,9 +99,9 @@ def test_schedules():
 
 
 def test_trainable_weights_of_the_full_network():
-    config = get_preset("i2vgen-xl")
-    params = {name: abstract_component(config, name)[1] for name in ("unet", "controlnet")}
-    trainable, frozen = split_trainable(params, is_trainable)
+    model = build_model(get_preset("i2vgen-xl"))
+    params = model.abstract_params(model.network_components)
+    trainable, frozen = split_trainable(params, model.is_trainable)
     sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(trainable).items()}
     controlnet = sum(size for path, size in sizes.items() if path.startswith("controlnet/"))
     assert round(controlnet / 1e6, 1) == 629.9
@@ -114,6 +114,7 @@ def test_trainable_weights_of_the_full_network():
 
 
 def test_the_predicate():
+    is_trainable = build_model(get_preset("tiny")).is_trainable
     assert is_trainable("controlnet/conv_in/kernel")
     assert is_trainable("unet/transformer_in/block/liem2/proj/kernel")
     assert not is_trainable("unet/conv_in/kernel")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract_component
 
 from star_jax.checkpoints.directory import load_component, load_provenance, read_config
 from star_jax.checkpoints.trees import flatten
@@ -14,7 +15,7 @@ from star_jax.config import StarConfig, UNetConfig, VAEConfig
 from star_jax.diffusion.noise import frame_noise
 from star_jax.init.component import fresh_component
 from star_jax.launch.cli import main
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS
 from star_jax.train.autoencoder.config import VaeExperimentConfig
 from star_jax.train.autoencoder.objective import VaeObjective
@@ -62,16 +63,16 @@ def batch_of(seed=0):
 
 
 def test_fresh_weights_are_a_function_of_the_seed():
-    first, again, other = (flatten(fresh_component(SIZES, "vae", seed)) for seed in (1, 1, 2))
+    first, again, other = (flatten(fresh_component(build_model(SIZES), "vae", seed)) for seed in (1, 1, 2))
     assert all(np.array_equal(first[path], again[path]) for path in first)
     assert any(not np.array_equal(first[path], other[path]) for path in first)
 
 
 def test_a_fresh_autoencoder_has_closed_branches_and_a_fresh_controlnet_open_gates():
-    vae = flatten(fresh_component(SIZES, "vae", 0))
+    vae = flatten(fresh_component(build_model(SIZES), "vae", 0))
     ends = [path for path in vae if "conv2" in path or "to_out" in path]
     assert len(ends) > 8 and not any(np.any(vae[path]) for path in ends)
-    controlnet = flatten(fresh_component(SIZES, "controlnet", 0))
+    controlnet = flatten(fresh_component(build_model(SIZES), "controlnet", 0))
     assert np.any(controlnet["controlnet_cond_embedding/kernel"])
     gates = [path for path in controlnet if path.startswith("controlnet_") and path.endswith("kernel")]
     assert len(gates) > 3 and all(np.any(controlnet[path]) for path in gates)
@@ -81,7 +82,7 @@ def test_contrast_passes_a_fresh_autoencoder():
     """Its norms divide by a deviation that the biases hold up: twice the contrast gives about twice the latents."""
     sizes = PRESETS["tiny-star"]
     graph, _ = abstract_component(sizes, "vae")
-    vae = nnx.merge(graph, fresh_component(sizes, "vae", 0))
+    vae = nnx.merge(graph, fresh_component(build_model(sizes), "vae", 0))
     frames = jax.random.uniform(jax.random.key(0), (1, 1, 16, 16, 3)) - 0.5
     rest, weak, strong = (np.asarray(vae.encode(c * frames).mean) for c in (0.0, 0.2, 0.4))
     ratio = np.abs(strong - rest).mean() / np.abs(weak - rest).mean()
@@ -91,7 +92,7 @@ def test_contrast_passes_a_fresh_autoencoder():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_loss_against_plain_numbers(share):
     objective = objective_of(gradient_weight=2.0, kl_weight=0.25, degraded_share=share)
-    params = {"vae": fresh_component(SIZES, "vae", 0)}
+    params = {"vae": fresh_component(build_model(SIZES), "vae", 0)}
     batch, key = batch_of(), jax.random.key(3)
     loss, metrics = objective.loss(params, {}, batch, key)
 
@@ -117,7 +118,7 @@ def test_the_loss_against_plain_numbers(share):
 def test_pieces_of_a_batch_draw_what_the_whole_does():
     """As with train.grad_accumulation: the mean of the pieces' losses is the batch's."""
     objective = objective_of(degraded_share=0.5)
-    params = {"vae": fresh_component(SIZES, "vae", 0)}
+    params = {"vae": fresh_component(build_model(SIZES), "vae", 0)}
     batch, key = batch_of(), jax.random.key(3)
     whole = objective.loss(params, {}, batch, key)[0]
     pieces = [{name: x[i : i + 1] for name, x in batch.items()} for i in range(2)]
@@ -141,6 +142,6 @@ def test_the_command_makes_a_checkpoint_to_train_from(tmp_path, capsys):
     assert dataclasses.replace(stored, vae=SIZES.vae) == SIZES
     assert load_provenance(directory)["components"]["vae"]["step"] == 2
     trained = flatten(load_component(directory, "vae", abstract_component(SIZES, "vae")[1]))
-    fresh = flatten(fresh_component(SIZES, "vae", 0))
+    fresh = flatten(fresh_component(build_model(SIZES), "vae", 0))
     assert any(not np.array_equal(trained[path], fresh[path]) for path in fresh)
     assert main(arguments) == 0  # nothing left to do: written again

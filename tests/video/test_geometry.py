@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from star_jax.errors import InputError
+from star_jax.models.size_rule import SizeRule
 from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
 
 RELEASED = json.loads((Path(__file__).parents[1] / "golden" / "chunks_and_padding.json").read_text())
+RULE = SizeRule(8, 64, (16, 0))  # of four levels
 SIZES = [(height, width) for height in range(1, 400, 7) for width in (1, 5, 63, 64, 65, 128, 426, 640)]
 
 
@@ -22,19 +24,19 @@ def takes(height: int, width: int) -> bool:
 )
 def test_original_sizes(height, width, expected):
     left, right, top, bottom = expected
-    assert pad_to_fit_original(height, width) == Padding(top, bottom, left, right)
+    assert pad_to_fit_original(RULE, height, width) == Padding(top, bottom, left, right)
 
 
 def test_original_sizes_are_taken_by_the_network():
     for height in range(1, 1500, 13):
         for width in (1, 640, 1279, 1280, 1281, 1344, 1900):
-            padded_height, padded_width = pad_to_fit_original(height, width).padded_size(height, width)
+            padded_height, padded_width = pad_to_fit_original(RULE, height, width).padded_size(height, width)
             assert takes(padded_height, padded_width) and padded_height >= 720 and padded_width >= 1280
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_fit_padding_is_the_least_that_the_network_takes(height, width):
-    padding = fit_padding(height, width)
+    padding = fit_padding(RULE, height, width)
     padded_height, padded_width = padding.padded_size(height, width)
     assert takes(padded_height, padded_width)
     assert (padded_height - height < 64 or padded_height == 80) and padded_width - width < 64
@@ -43,14 +45,14 @@ def test_fit_padding_is_the_least_that_the_network_takes(height, width):
 
 
 def test_a_size_that_fits_is_left_alone():
-    assert fit_padding(720, 1280) == fit_padding(80, 64) == Padding(0, 0, 0, 0)
+    assert fit_padding(RULE, 720, 1280) == fit_padding(RULE, 80, 64) == Padding(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
 @pytest.mark.parametrize("value", [None, 1.0])
 def test_padding_and_cropping(xp, value):
     frames = xp.asarray(np.random.default_rng(0).uniform(-1, 0.9, (2, 21, 37, 3)).astype(np.float32))
-    padding = fit_padding(21, 37)
+    padding = fit_padding(RULE, 21, 37)
     padded = padding.apply(frames, value)
     assert type(padded) is type(frames) and padded.shape == (2, 80, 64, 3)
     np.testing.assert_array_equal(padding.crop(padded), frames)
@@ -61,7 +63,7 @@ def test_padding_and_cropping(xp, value):
 
 def test_padding_keeps_the_type_of_pixels():
     frames = np.zeros((1, 5, 5, 3), np.uint8)
-    padded = fit_padding(5, 5).apply(frames, 255)
+    padded = fit_padding(RULE, 5, 5).apply(frames, 255)
     assert padded.dtype == np.uint8 and padded[0, 0, 0, 0] == 255
 
 
@@ -74,4 +76,4 @@ def test_no_padding_crops_nothing():
 @pytest.mark.parametrize("rule", [fit_padding, pad_to_fit_original])
 def test_empty_frames_are_refused(rule, size):
     with pytest.raises(InputError, match="at least 1 pixel"):
-        rule(*size)
+        rule(RULE, *size)

@@ -1,21 +1,20 @@
 """The sampler's step and the training step, traced for a mesh of devices that need not exist."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig
 from star_jax.diffusion.guidance import Conditioning
 from star_jax.diffusion.noise import sde_noise
 from star_jax.diffusion.sampler import run_rows
-from star_jax.diffusion.schedule import NoiseSchedule
-from star_jax.diffusion.solvers import SamplerState, solver_table
+from star_jax.diffusion.solvers import SamplerState
 from star_jax.diffusion.windows import make_windows
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import project_text, star_velocity
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.architectures import build_model
 from star_jax.ops.platform import targeting
 from star_jax.parallel.activations import CONTEXT_AXIS
 from star_jax.parallel.mesh import param_shardings, replicated
@@ -23,13 +22,10 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state
 from star_jax.train.step import abstract_arguments, jit_train_step, make_train_step, with_shardings
-from star_jax.video.geometry import fit_padding
-
-DTYPE = jnp.dtype(jnp.bfloat16)
 
 
 def trace_sampler_step(
-    config: StarConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
+    config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
 ) -> jax.stages.Traced:
     """One step of the guided sampler (of a row of the solver's table), bfloat16, as `StarPipeline` runs it.
 
@@ -41,41 +37,45 @@ def trace_sampler_step(
       mesh: devices of a TPU topology.
       num_frames, height, width: of the upscaled clip in pixels, padded to what the network takes.
     """
-    height, width = fit_padding(height, width).padded_size(height, width)
-    factor = config.vae.spatial_factor
-    shape = (1, num_frames, height // factor, width // factor, config.unet.in_channels)
-    graphs, params = {}, {}
-    for name in ("unet", "controlnet"):
-        graphs[name], params[name] = abstract_component(config, name, dtype=DTYPE)
+    with targeting("tpu"):
+        model = build_model(config, dtype="auto")
+    rule = model.size_rule
+    num_latents = rule.num_latents(num_frames)
+    latent_size = rule.latent_size(*rule.padded_size(height, width))
+    params = model.abstract_params(model.network_components)
     whole = jax.tree.map(lambda _: replicated(mesh), params)
     params = with_shardings(params, param_shardings(mesh, params) if mesh.shape["fsdp"] > 1 else whole)
 
     def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
 
-    frames = (None, CONTEXT_AXIS) if num_frames % mesh.shape[CONTEXT_AXIS] == 0 else ()
-    latents = array(shape, jnp.float32, *frames)
-    length = config.text_encoder.max_position_embeddings if config.text_encoder else 1
-    embeddings = array((1, length, config.unet.cross_attention_dim), DTYPE)
+    frames = (None, CONTEXT_AXIS) if num_latents % mesh.shape[CONTEXT_AXIS] == 0 else ()
+    latents = array((1, num_latents, *latent_size, model.latent_channels), jnp.float32, *frames)
+    embeddings = array((1, *model.context_shape), model.dtype)
     text = jax.tree.map(
         lambda x: array(x.shape, x.dtype),
-        jax.eval_shape(partial(project_text, graphs["unet"], graphs["controlnet"]), params, embeddings),
+        jax.eval_shape(model.condition, params, embeddings),
     )
-    guided = config.text_encoder is not None
-    conditioning = Conditioning(text, latents, text if guided else None, array(()), array(()))
-    table = solver_table(NoiseSchedule.from_config(config.diffusion))
+    settings = UpscaleSettings()
+    table = model.solver_table(
+        solver=settings.solver,
+        spacing=settings.resolved_spacing,
+        num_inference_steps=settings.num_inference_steps,
+    )
+    guided = model.is_guided(settings.guidance_scale)
+    scale = array(np.shape(model.guidance_scales(settings.guidance_scale, table)))
+    conditioning = Conditioning(text, latents, text if guided else None, scale, array(()))
     rows = jax.tree.map(lambda column: array(column.shape, column.dtype), table.slice(0, 1))
     key = array((), jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype)
-    velocity = partial(star_velocity, graphs["unet"], graphs["controlnet"])
     with jax.set_mesh(mesh), targeting("tpu"):
         return run_rows.trace(
-            velocity,
+            model,
             params,
             SamplerState(latents, latents),
             rows,
             conditioning,
             key,
-            windows=make_windows(num_frames, max(2, num_frames)),
+            windows=make_windows(num_latents, max(2, num_latents)),
             noise_fn=sde_noise,
         )
 

@@ -1,0 +1,1 @@
+"""Videos made of numbers: `synthetic` for tests and benchmarks, `scenes` to train a small model on."""

@@ -1,0 +1,1 @@
+"""Prepared datasets: `write.prepare` makes one, `read.PreparedSource` reads it, `latents` encodes it beforehand."""

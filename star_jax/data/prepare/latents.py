@@ -2,19 +2,16 @@
 
 import hashlib
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from star_jax.checkpoints.directory import TOKENIZER_DIR, load_component, read_config
+from star_jax.checkpoints.directory import checkpoint_path, load_component, read_config
 from star_jax.data.prepare.read import Example, ExampleShape
 from star_jax.data.prepare.write import Encoder, PrepareConfig
 from star_jax.errors import InputError
-from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
 from star_jax.ops.pixels import enlarge, to_float
 
 # Frames per call of the encoder; each frame is encoded on its own, and this bounds the activations.
@@ -29,19 +26,25 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
 
     Args:
       config: what to prepare.
-      checkpoint: a checkpoint directory with the components `vae` and `text_encoder`.
+      checkpoint: a checkpoint directory with the autoencoder and the text encoder.
 
     Raises:
       InputError: no such checkpoint, a model without text encoder, or clips that the VAE does not take.
     """
-    model = read_config(checkpoint)
-    if model.text_encoder is None:
-        raise InputError(f"{checkpoint} (preset {model.preset!r}) has no text encoder; give one that has")
-    factor = model.vae.spatial_factor
-    data = config.data
+    model = build_model(read_config(checkpoint))  # in float32
+    if not model.has_text:
+        raise InputError(
+            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
+        )
+    rule, data = model.size_rule, config.data
+    factor = rule.pixels_per_latent
+    if rule.frames_per_latent > 1:
+        raise InputError(
+            f"{checkpoint} (preset {model.config.preset!r}) encodes {rule.frames_per_latent} frames together; "
+            "prepare clips for it, not latents"
+        )
     if data.height % factor or data.width % factor:
         raise InputError(f"latents need sizes that are multiples of {factor}, not {data.height}x{data.width}")
-    tokens = model.text_encoder.max_position_embeddings
     shape = ExampleShape(
         data.num_frames,
         data.height,
@@ -50,25 +53,25 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
         config.num_degradations,
         latents=True,
         spatial_factor=factor,
-        latent_channels=model.vae.latent_channels,
-        text_shape=(tokens, model.text_encoder.hidden_size),
+        latent_channels=model.latent_channels,
+        text_shape=model.context_shape,
     )
-    graphs, params = {}, {}
-    for name in ("vae", "text_encoder"):
-        graphs[name], abstract = abstract_component(model, name, dtype=jnp.float32)
-        params[name] = jax.device_put(load_component(checkpoint, name, abstract))
-    tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_DIR)
+    params = {
+        name: jax.device_put(load_component(checkpoint, name, model.abstract(name)))
+        for name in (*model.autoencoder_components, *model.text_components)
+    }
+    tokenizer = model.load_tokenizer(checkpoint_path(checkpoint))
 
     @jax.jit
     def encode_frames(params: dict, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
         """uint8 [f, h, w, 3] -> mean and log-variance, float16 [f, H/8, W/8, C]."""
         pixels = enlarge(to_float(frames), (data.height, data.width))
-        posterior = nnx.merge(graphs["vae"], params).encode(pixels[None])
+        posterior, _ = model.encode(params, pixels[None])
         return posterior.mean[0].astype(jnp.float16), posterior.logvar[0].astype(jnp.float16)
 
     @jax.jit
     def embed(params: dict, input_ids: jax.Array) -> jax.Array:
-        return nnx.merge(graphs["text_encoder"], params)(input_ids)[0].astype(jnp.float16)
+        return model.encode_text(params, input_ids)[0].astype(jnp.float16)
 
     def encode_clip(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = min(_FRAMES_PER_CALL, len(frames))
@@ -76,20 +79,20 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
         for start in range(0, len(frames), size):
             piece = frames[start : start + size]
             filled = np.pad(piece, ((0, size - len(piece)), (0, 0), (0, 0), (0, 0)), mode="edge")
-            moments.append([np.asarray(part)[: len(piece)] for part in encode_frames(params["vae"], filled)])
+            moments.append([np.asarray(part)[: len(piece)] for part in encode_frames(params, filled)])
         return tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
 
     def encode(truth: np.ndarray, lows: list[np.ndarray], text: str) -> Example:
         mean, logvar = encode_clip(truth)
         low_means, low_logvars = zip(*(encode_clip(low) for low in lows), strict=True)
-        input_ids = tokenize(tokenizer, [text], max_length=tokens)
+        input_ids = model.tokenize(tokenizer, [text])
         return {
             "text": text,
             "gt_mean": mean,
             "gt_logvar": logvar,
             "lq_mean": np.stack(low_means),
             "lq_logvar": np.stack(low_logvars),
-            "text_embedding": np.asarray(embed(params["text_encoder"], input_ids)),
+            "text_embedding": np.asarray(embed(params, input_ids)),
         }
 
     return Encoder(shape, encode, _sha256(params))

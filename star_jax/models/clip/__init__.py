@@ -1,0 +1,1 @@
+"""CLIP's text tower and its tokenizer."""

@@ -6,7 +6,6 @@ Original: diffusers' `AutoencoderKLTemporalDecoder` (attribute names are the sam
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +14,7 @@ from flax import nnx
 
 from star_jax.config import VAEConfig
 from star_jax.models.layers import Conv2d, GroupNorm
+from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.resnet import TemporalConv
 from star_jax.models.svd_vae.blocks import (
     SPATIAL_EPSILON,
@@ -30,34 +30,6 @@ from star_jax.parallel.activations import split_columns
 # Of products in float32, which a TPU by default makes of bfloat16 factors: then a decoded frame is off by several
 # levels of 255 (docs/benchmarks.md). `high` is three such products there, and on GPUs what they do anyway (TF32).
 FLOAT32_PRECISION = "high"
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DiagonalGaussian:
-    """Posterior of the latents: independent normal distributions, in float32.
-
-    Attributes:
-      mean: [..., latent_channels], unscaled.
-      logvar: logarithm of the variance, same shape, in [-30, 20].
-    """
-
-    mean: jax.Array
-    logvar: jax.Array
-
-    @classmethod
-    def from_moments(cls, moments: jax.Array) -> "DiagonalGaussian":
-        """Splits [..., 2 * latent_channels] into mean and log variance, which is clamped."""
-        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        return cls(mean, jnp.clip(logvar, -30.0, 20.0))
-
-    def sample(self, noise: jax.Array) -> jax.Array:
-        """The latents that standard normal `noise` of the mean's shape leads to."""
-        return self.mean + jnp.exp(0.5 * self.logvar) * noise
-
-    def mode(self) -> jax.Array:
-        """The most likely latents."""
-        return self.mean
 
 
 class DownEncoderBlock2D(nnx.Module):

@@ -38,17 +38,20 @@ def write_vae_checkpoint(
         batches = TrainBatches(objective, config.data, config.train, mesh).validation()
         scores = objective.validate(params, {}, batches, None)
         factor = objective.scaling_factor(params, batches)
-    sizes = objective.sizes
-    sizes = dataclasses.replace(sizes, vae=dataclasses.replace(sizes.vae, scaling_factor=factor))
+    model, sizes = objective.model, objective.sizes.with_scaling_factor(factor)
     provenance = {
         "preset": sizes.preset,
-        "components": {"vae": {"source": "star-jax train-vae", "step": step, **scores}},
+        "components": {
+            name: {"source": "star-jax train-vae", "step": step, **scores}
+            for name in model.autoencoder_components
+        },
         "config": dataclasses.asdict(config),
     }
     target = Path(workdir) / CHECKPOINT
     with create_checkpoint(target, sizes, provenance, force=True) as partial:
-        save_component(partial, "vae", params["vae"])
-        for name in ("unet", "controlnet"):
-            save_component(partial, name, fresh_component(sizes, name, config.train.seed))
+        for name in model.autoencoder_components:
+            save_component(partial, name, params[name])
+        for name in model.network_components:
+            save_component(partial, name, fresh_component(model, name, config.train.seed))
             provenance["components"][name] = {"source": "fresh", "seed": config.train.seed}
     return target

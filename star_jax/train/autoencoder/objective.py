@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from star_jax.errors import InputError
 from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
 from star_jax.init.component import fresh_component
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.presets import get_preset
 from star_jax.train.autoencoder.config import VaeExperimentConfig
@@ -34,21 +33,25 @@ class VaeObjective:
 
     def __init__(self, config: VaeExperimentConfig):
         self.config, self.sizes = config, get_preset(config.model.preset)
-        factor, data = self.sizes.vae.spatial_factor, config.data
+        # In float32; without a scale of the latents, which is measured at the end.
+        self.model = build_model(self.sizes.with_scaling_factor(1.0))
+        factor, data = self.model.size_rule.pixels_per_latent, config.data
         if data.height % factor or data.width % factor:
             raise InputError(
                 f"data.height x data.width is {data.height}x{data.width}; choose multiples of {factor}"
             )
-        self._graph, self._abstract = abstract_component(self.sizes, "vae", dtype=jnp.float32)
         self._reconstruct = jax.jit(self._reconstruction)
 
     def abstract_params(self) -> tuple[Tree, Tree]:
-        return {"vae": self._abstract}, {}
+        return self.model.abstract_params(self.model.autoencoder_components), {}
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
         """Fresh weights by train.seed: nothing is read."""
         del abstract_frozen
-        fresh = {"vae": fresh_component(self.sizes, "vae", self.config.train.seed)}
+        fresh = {
+            name: fresh_component(self.model, name, self.config.train.seed)
+            for name in self.model.autoencoder_components
+        }
         return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), fresh, abstract_trainable), {}
 
     def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, Any]:
@@ -73,9 +76,9 @@ class VaeObjective:
         draws = jax.vmap(lambda key: jax.random.uniform(named_key(key, "degraded")))(keys)
         chosen = (draws < config.degraded_share)[:, None, None, None, None]
         frames = jnp.where(chosen, _enlarged(batch), to_float(batch["gt"]))
-        vae = nnx.merge(self._graph, trainable["vae"])
-        posterior = vae.encode(frames)
-        decoded = vae.decode(posterior.sample(sample_noise(keys, "posterior", posterior.mean.shape)))
+        posterior, _ = self.model.encode(trainable, frames)
+        latents = posterior.sample(sample_noise(keys, "posterior", posterior.mean.shape))
+        decoded = self._decode(trainable, latents)
         terms = {
             "loss_pixel": jnp.abs(decoded - frames).mean(),
             "loss_gradient": sum(jnp.abs(step).mean() for step in _differences(decoded - frames)),
@@ -92,7 +95,7 @@ class VaeObjective:
         self, trainable: Tree, frozen: Tree, batches: list[dict[str, Any]], image_path: Path | None
     ) -> dict[str, float]:
         """PSNR of reconstructions of clean and of degraded clips; the picture shows the first clips of each."""
-        parts = [jax.device_get(self._reconstruct(trainable["vae"], batch)) for batch in batches]
+        parts = [jax.device_get(self._reconstruct(trainable, batch)) for batch in batches]
         scores = {}
         for name in ("clean", "degraded"):
             errors = [np.square(x - y).mean() for part in parts for x, y in zip(*part[name], strict=True)]
@@ -107,17 +110,20 @@ class VaeObjective:
 
     def _reconstruction(self, params: Tree, batch: dict[str, jax.Array]) -> dict[str, Any]:
         """(frames, decoded) of the clean and of the degraded clips, in [-1, 1]."""
-        vae = nnx.merge(self._graph, params)
         clips = {"clean": to_float(batch["gt"]), "degraded": _enlarged(batch)}
         return {
-            name: (frames, jnp.clip(vae.decode(vae.encode(frames).mode()), -1, 1))
+            name: (frames, jnp.clip(self._decode(params, self.model.encode(params, frames)[0].mode()), -1, 1))
             for name, frames in clips.items()
         }
 
+    def _decode(self, params: Tree, latents: jax.Array) -> jax.Array:
+        """Frames of the autoencoder's own latents."""
+        return self.model.decode(params, self.model.scaled(latents))[0]
+
     def scaling_factor(self, params: Tree, batches: list[dict[str, Any]]) -> float:
-        """What gives the latents of clean clips unit deviation (`VAEConfig.scaling_factor`)."""
-        encode = jax.jit(lambda params, frames: nnx.merge(self._graph, params).encode(frames).mode())
-        latents = [np.asarray(encode(params["vae"], to_float(batch["gt"]))) for batch in batches]
+        """What gives the latents of clean clips unit deviation (`ArchitectureConfig.with_scaling_factor`)."""
+        encode = jax.jit(lambda params, frames: self.model.encode(params, frames)[0].mode())
+        latents = [np.asarray(encode(params, to_float(batch["gt"]))) for batch in batches]
         return float(1 / np.std(np.concatenate(latents)))
 
 

@@ -17,16 +17,14 @@ from star_jax.checkpoints.directory import (
     create_checkpoint,
     iterate_leaves,
     load_provenance,
-    read_config,
     save_component,
 )
 from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
-from star_jax.config import LiemConfig, StarConfig
 from star_jax.errors import InputError
-from star_jax.models.components import abstract_component, component_names
+from star_jax.models.architectures import build_model
 from star_jax.train.checkpoints import restore_weights
-from star_jax.train.config import ExperimentConfig, ModelConfig, from_groups
-from star_jax.train.state import is_trainable
+from star_jax.train.config import ExperimentConfig, from_groups
+from star_jax.train.star.weights import model_sizes
 from star_jax.train.workdir import read_workdir_config
 
 
@@ -77,13 +75,14 @@ def assemble(
     if ema and not config.train.ema_decay:
         raise InputError(f"{workdir} kept no moving average (train.ema_decay is 0); leave out --ema")
     ema = bool(config.train.ema_decay) if ema is None else ema
-    sizes = _sizes(base, config.model)
-    networks = {name: flatten(abstract_component(sizes, name)[1]) for name in component_names(sizes)}
+    sizes = model_sizes(dataclasses.replace(config.model, checkpoint=os.fspath(base)))
+    model = build_model(sizes)
+    networks = {name: flatten(model.abstract(name)) for name in model.components}
     trained = {  # path with its component -> float32 leaf
         f"{name}/{path}": leaf
         for name, leaves in networks.items()
         for path, leaf in leaves.items()
-        if is_trainable(f"{name}/{path}", train_base=config.model.train_base)
+        if model.is_trainable(f"{name}/{path}", train_base=config.model.train_base)
     }
     chosen, weights = restore_weights(workdir, unflatten(trained), step=step, ema=ema)
     weights = flatten(weights)
@@ -101,13 +100,6 @@ def assemble(
         if tokenizer.is_dir():
             shutil.copytree(tokenizer, partial / TOKENIZER_DIR)
     return Assembled(chosen, ema, sum(leaf.size for leaf in weights.values()))
-
-
-def _sizes(base: str | os.PathLike, model: ModelConfig) -> StarConfig:
-    """The base's sizes (its VAE may have a scale of its own) with the run's LIEM."""
-    sizes = read_config(base, expect_preset=model.preset)
-    liem = LiemConfig(model.liem_spatial, model.liem_temporal, model.liem_position)
-    return dataclasses.replace(sizes, unet=dataclasses.replace(sizes.unet, liem=liem))
 
 
 def _merged(

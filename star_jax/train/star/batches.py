@@ -2,21 +2,20 @@
 
 import json
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.checkpoints.directory import TOKENIZER_DIR
-from star_jax.config import StarConfig
+from star_jax.checkpoints.directory import checkpoint_path
 from star_jax.data import storage
 from star_jax.data.config import DataConfig
 from star_jax.data.prepare.manifest import MANIFEST, root_and_split
 from star_jax.data.sources import open_source
 from star_jax.errors import InputError
-from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
+from star_jax.models.size_rule import SizeRule
+from star_jax.models.video_model import VideoModel
 from star_jax.train.star.weights import empty_prompt_embedding, require_checkpoint
 
 _LATENT_NAMES = ("gt_mean", "gt_logvar", "lq_mean", "lq_logvar")
@@ -38,11 +37,11 @@ class StarBatches:
       InputError: the networks do not take clips of that size, or latents of that dataset.
     """
 
-    def __init__(self, config: StarConfig, data: DataConfig, checkpoint: str | None):
-        self._config, self._data, self._checkpoint = config, data, checkpoint
-        self._text_shape = _latents_text_shape(config, data.source)
+    def __init__(self, model: VideoModel, data: DataConfig, checkpoint: str | None):
+        self._model, self._data, self._checkpoint = model, data, checkpoint
+        self._text_shape = _latents_text_shape(model, data.source)
         self.latents = self._text_shape is not None
-        self.latent_size = _latent_size(config, data)
+        self.latent_size = _latent_size(model.size_rule, data)
 
     def check_like(self, source: str) -> None:
         """Refuses to validate on latents what trains on clips, and the other way round: batches differ.
@@ -62,9 +61,8 @@ class StarBatches:
         batch = {"index": np.asarray(host_batch["index"]).astype(np.int32)}
         if not self.latents:
             batch |= {name: host_batch[name] for name in ("gt", "lq")}
-            if self._config.text_encoder is not None:
-                length = self._config.text_encoder.max_position_embeddings
-                batch["input_ids"] = tokenize(self._tokenizer, host_batch["text"], max_length=length)
+            if self._model.has_text:
+                batch["input_ids"] = self._model.tokenize(self._tokenizer, host_batch["text"])
             return batch
         embeddings = zip(host_batch["text"], host_batch["text_embedding"], strict=True)
         batch["text_embedding"] = np.stack([e if text else self._empty_prompt for text, e in embeddings])
@@ -75,25 +73,25 @@ class StarBatches:
         data, leaf = self._data, jax.ShapeDtypeStruct
         batch = {"index": leaf((batch_size,), jnp.int32)}
         if self.latents:
-            shape = (batch_size, data.num_frames, *self.latent_size, self._config.vae.latent_channels)
+            num_latents = self._model.size_rule.num_latents(data.num_frames)
+            shape = (batch_size, num_latents, *self.latent_size, self._model.latent_channels)
             batch["text_embedding"] = leaf((batch_size, *self._text_shape), jnp.float16)
             return batch | {name: leaf(shape, jnp.float16) for name in _LATENT_NAMES}
         scale = data.make_recipe().scale
         for name, divisor in (("gt", 1), ("lq", scale)):
             size = (data.height // divisor, data.width // divisor)
             batch[name] = leaf((batch_size, data.num_frames, *size, 3), jnp.uint8)
-        if self._config.text_encoder is not None:
-            length = self._config.text_encoder.max_position_embeddings
-            batch["input_ids"] = leaf((batch_size, length), jnp.int32)
+        if self._model.has_text:
+            batch["input_ids"] = leaf((batch_size, self._model.context_shape[0]), jnp.int32)
         return batch
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return load_tokenizer(Path(require_checkpoint(self._checkpoint)) / TOKENIZER_DIR)
+        return self._model.load_tokenizer(checkpoint_path(require_checkpoint(self._checkpoint)))
 
     @cached_property
     def _empty_prompt(self) -> np.ndarray:
-        return empty_prompt_embedding(self._config, require_checkpoint(self._checkpoint))
+        return empty_prompt_embedding(self._model, require_checkpoint(self._checkpoint))
 
 
 def prepared_shape(source: str) -> dict[str, Any] | None:
@@ -105,7 +103,7 @@ def prepared_shape(source: str) -> dict[str, Any] | None:
     return shape if shape["latents"] else None
 
 
-def _latents_text_shape(config: StarConfig, source: str) -> tuple[int, int] | None:
+def _latents_text_shape(model: VideoModel, source: str) -> tuple[int, int] | None:
     """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source.
 
     Raises:
@@ -115,7 +113,7 @@ def _latents_text_shape(config: StarConfig, source: str) -> tuple[int, int] | No
     if shape is None:
         return None
     theirs = shape["latent_channels"], shape["text_shape"][1]
-    ours = config.vae.latent_channels, config.unet.cross_attention_dim
+    ours = model.latent_channels, model.context_shape[1]
     if theirs != ours:
         raise InputError(
             f"data.source {source} has latents of {theirs[0]} channels and text embeddings of width {theirs[1]}, "
@@ -124,25 +122,22 @@ def _latents_text_shape(config: StarConfig, source: str) -> tuple[int, int] | No
     return tuple(shape["text_shape"])
 
 
-def _latent_size(config: StarConfig, data: DataConfig) -> tuple[int, int]:
+def _latent_size(rule: SizeRule, data: DataConfig) -> tuple[int, int]:
     """(height, width) of the latents.
 
-    Strided convolutions and cropped upsamplings must meet again: with the original's padding, latent heights are
-    2 mod 8 (720 pixels: 90) and widths 0 mod 8.
-
     Raises:
-      InputError: the data's size is another.
+      InputError: the model does not take clips of the data's size.
     """
-    step = config.vae.spatial_factor * 2 ** (len(config.unet.block_out_channels) - 1)
-    sizes = []
-    for name, padding in zip(("height", "width"), config.unet.downsample_padding, strict=True):
-        offset = 2 * (padding - 1) * config.vae.spatial_factor
-        size = getattr(data, name)
-        if size < step or (size - offset) % step:
-            nearest = offset + step * max(1, round((size - offset) / step))
+    nearest = rule.nearest(data.height, data.width)
+    for name, near, offset in zip(("height", "width"), nearest, rule.offset, strict=True):
+        if getattr(data, name) != near:
             raise InputError(
-                f"data.{name} is {size}, which the network does not take; choose {offset} plus a multiple of "
-                f"{step}, such as {nearest}"
+                f"data.{name} is {getattr(data, name)}, which the network does not take; choose {offset} plus a "
+                f"multiple of {rule.step}, such as {near}"
             )
-        sizes.append(size // config.vae.spatial_factor)
-    return tuple(sizes)
+    if (padded := rule.padded_frames(data.num_frames)) != data.num_frames:
+        raise InputError(
+            f"data.num_frames is {data.num_frames}, which the model does not take; choose one more than a multiple "
+            f"of {rule.frame_step}, such as {padded}"
+        )
+    return rule.latent_size(data.height, data.width)

@@ -1,47 +1,41 @@
 """Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import (
     LossConfig,
-    decode_groups,
     draw_groups,
     frequency_loss,
     frequency_weight,
     velocity_loss,
 )
 from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
-from star_jax.diffusion.schedule import NoiseSchedule
-from star_jax.models.components import abstract_component
-from star_jax.models.i2vgenxl.velocity import star_velocity
-from star_jax.models.svd_vae.vae import DiagonalGaussian
+from star_jax.errors import InputError
+from star_jax.models.architectures import build_model
 from star_jax.ops.attention import AttentionKernels
-from star_jax.ops.pixels import enlarge, to_float
-from star_jax.ops.platform import target_platform
-from star_jax.parallel.activations import gather_weights, split_columns
+from star_jax.ops.pixels import to_float
+from star_jax.ops.remat import rematerialise
+from star_jax.parallel.activations import split_columns
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
 from star_jax.train.star.batches import StarBatches
-from star_jax.train.star.validation import validate_star
+from star_jax.train.star.networks import StarNetworks
+from star_jax.train.star.validation import StarValidation
 from star_jax.train.star.weights import load_weights, model_sizes, require_checkpoint
-from star_jax.train.state import is_trainable, merge_params, split_trainable
+from star_jax.train.state import split_trainable
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
 
-# Frames that the encoder works on together; each is encoded on its own, and this bounds the activations.
-_ENCODE_FRAMES = 2
 
-
-class StarObjective:
+class StarObjective(StarNetworks):
     """Implements `star_jax.train.objective.Objective`.
 
     Batches are those of `StarBatches`. Timesteps and noise are drawn by each sample's `index`, whatever batch the
@@ -55,35 +49,40 @@ class StarObjective:
     """
 
     def __init__(self, model: ModelConfig, loss: LossConfig, data: DataConfig, train: TrainConfig):
-        self.config, self.loss_config, self.data = model_sizes(model), loss, data
-        self.checkpoint = model.checkpoint
-        self.batches = StarBatches(self.config, data, model.checkpoint)
-        if train.validate_every_steps and train.validation_source is not None:
-            self.batches.check_like(train.validation_source)
-        self.schedule = NoiseSchedule.from_config(self.config.diffusion)
-        self.dtype = _compute_dtype(model.dtype)
-        draw_groups(loss, data.num_frames, jax.random.key(0))  # refuses more frames than there are
-        self._graphs, abstract = {}, {}
-        for name in self._component_names():
-            self._graphs[name], abstract[name] = abstract_component(
-                self.config,
-                name,
-                dtype=self.dtype,
+        super().__init__(
+            build_model(
+                model_sizes(model),
+                dtype=model.dtype,
                 kernels=AttentionKernels.all(model.attention),
                 remat=train.remat,
+                training=True,
+            ),
+            data,
+            loss.decode_group,
+        )
+        self.loss_config, self.checkpoint = loss, model.checkpoint
+        self.batches = StarBatches(self.model, data, model.checkpoint)
+        if train.validate_every_steps and train.validation_source is not None:
+            self.batches.check_like(train.validation_source)
+        self.schedule = self.model.schedule
+        num_latents = self.model.size_rule.num_latents(data.num_frames)
+        draw_groups(loss, num_latents, jax.random.key(0))  # refuses more frames than there are
+        if self.model.size_rule.frames_per_latent > 1 and loss.decode_group < num_latents:
+            raise InputError(
+                f"diffusion.decode_group is {loss.decode_group}; this model decodes all {num_latents} latents of a "
+                "clip together"
             )
+        unused = self.model.text_components if self.batches.latents else ()
+        used = [name for name in self.model.components if name not in unused]
         trainable, self._frozen = split_trainable(
-            abstract, partial(is_trainable, train_base=model.train_base)
+            self.model.abstract_params(used),
+            partial(self.model.is_trainable, train_base=model.train_base),
         )
         self._trainable = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trainable)
 
     @property
     def max_timestep(self) -> int:
         return self.schedule.num_train_timesteps - 1
-
-    def _component_names(self) -> list[str]:
-        has_tower = self.config.text_encoder is not None and not self.batches.latents
-        return ["unet", "controlnet", "vae"] + ["text_encoder"] * has_tower
 
     def abstract_params(self) -> tuple[Tree, Tree]:
         return self._trainable, self._frozen
@@ -169,103 +168,33 @@ class StarObjective:
         x0_hat, x0 = split_columns(x0_hat), split_columns(x0)  # any group's frames are then on every device
         batch = {name: split_columns(clip) if name == "gt" else clip for name, clip in batch.items()}
 
-        def frames_of(clip: jax.Array, start: jax.Array) -> jax.Array:
+        num_frames = self.model.size_rule.num_frames(length)
+
+        def part_of(clip: jax.Array, start: jax.Array, length: int = length) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(clip, start, length, axis=1)
 
-        @jax.checkpoint
         def of_group(x0_hat: jax.Array, start: jax.Array, weights: jax.Array) -> jax.Array:
-            decoded = self.decode(params, frames_of(x0_hat, start))
+            decoded = self.decode(params, part_of(x0_hat, start))
             if "gt" in batch:
-                truth = to_float(frames_of(batch["gt"], start))
+                truth = to_float(part_of(batch["gt"], start, num_frames))
             else:  # of latents, the nearest thing to the ground truth is what the VAE makes of them
-                truth = jax.lax.stop_gradient(self.decode(params, frames_of(x0, start)))
+                truth = jax.lax.stop_gradient(self.decode(params, part_of(x0, start)))
             losses = frequency_loss(self.loss_config, decoded, truth, timesteps, self.max_timestep)
+            if num_frames > length:  # several frames a latent: all in one group
+                return losses.mean(1) * weights.sum()
             return (losses * weights).sum(1)
 
-        per_group = jax.lax.map(lambda group: of_group(x0_hat, *group), groups)
+        decode_again = rematerialise(of_group, "full")
+        per_group = jax.lax.map(lambda group: decode_again(x0_hat, *group), groups)
         return per_group.sum(0)
-
-    # The networks.
-
-    def cast_params(self, trainable: Tree, frozen: Tree) -> Tree:
-        """All weights by component, trained ones cast to the compute dtype."""
-        params = merge_params(jax.tree.map(lambda x: x.astype(self.dtype), trainable), frozen)
-        # The VAE runs in loops over frames, each turn of which would gather its weights again.
-        return params | {"vae": gather_weights(params["vae"])}
-
-    def velocity(self, params: Tree, *args: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        """See `star_velocity`; params as `cast_params` returns them."""
-        return star_velocity(
-            self._graphs["unet"], self._graphs["controlnet"], params, *args, dropout_key=dropout_key
-        )
-
-    def encode(self, params: Tree, batch: Batch, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Latents of the ground truth and of the enlarged low resolution, float32 [B, F, h, w, C], scaled.
-
-        Both are samples of the VAE's posterior, as in the released training.
-        """
-        latents = []
-        for name in ("gt", "lq"):
-            if not self.batches.latents:
-                posterior = self._posterior(params, batch[name])
-            else:
-                moments = (batch[f"{name}_{part}"].astype(jnp.float32) for part in ("mean", "logvar"))
-                posterior = DiagonalGaussian(*moments)
-            noise = sample_noise(keys, f"posterior_{name}", posterior.mean.shape)
-            latents.append(posterior.sample(noise) * self.config.vae.scaling_factor)
-        return tuple(latents)
-
-    def _posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
-        """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, a few at a time."""
-        batch, num_frames = frames.shape[:2]
-        frames = split_columns(frames)
-        size = (self.data.height, self.data.width)
-        piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
-
-        def encode(start: jax.Array) -> DiagonalGaussian:
-            pixels = enlarge(to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1)), size)
-            return nnx.merge(self._graphs["vae"], params["vae"]).encode(pixels)
-
-        moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, num_frames, *x.shape[3:]), moments)
-
-    def decode(self, params: Tree, latents: jax.Array) -> jax.Array:
-        """Frames [B, f, H, W, 3] float32 in about [-1, 1] of scaled latents, decoded as one group."""
-        vae = nnx.merge(self._graphs["vae"], params["vae"])
-        return vae.decode((latents / self.config.vae.scaling_factor).astype(self.dtype)).astype(jnp.float32)
-
-    def decode_clip(self, params: Tree, latents: jax.Array) -> jax.Array:
-        """All frames [B, F, H, W, 3] of scaled latents, group by group; frames of two groups are their mean."""
-        starts, weights = decode_groups(latents.shape[1], self.loss_config.decode_group)
-        length = weights.shape[1]
-
-        def of_group(start: jax.Array) -> jax.Array:
-            return self.decode(params, jax.lax.dynamic_slice_in_dim(latents, start, length, axis=1))
-
-        groups = jax.lax.map(of_group, jnp.asarray(starts))
-        groups = groups * (weights * latents.shape[1])[:, None, :, None, None, None]
-        frames = jnp.zeros((len(latents), latents.shape[1], *groups.shape[3:]), jnp.float32)
-        for start, group in zip(starts, groups, strict=True):
-            frames = frames.at[:, start : start + length].add(group)
-        return frames
-
-    def context(self, params: Tree, batch: Batch) -> jax.Array:
-        """Text embeddings [B, L, D]; zeros [B, 1, D] for a model that reads no text."""
-        if "text_embedding" in batch:
-            return batch["text_embedding"].astype(self.dtype)
-        if "input_ids" in batch:
-            return nnx.merge(self._graphs["text_encoder"], params["text_encoder"])(batch["input_ids"])
-        return jnp.zeros((len(batch["index"]), 1, self.config.unet.cross_attention_dim), self.dtype)
 
     def validate(
         self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
     ) -> dict[str, float]:
-        """See `star_jax.train.star.validation.validate_star`."""
-        return validate_star(self, trainable, frozen, batches, image_path)
+        """See `star_jax.train.star.validation.StarValidation`."""
+        return self._validation.measure(trainable, frozen, batches, image_path)
 
-
-def _compute_dtype(name: str) -> jnp.dtype:
-    """`auto` is bfloat16, on a CPU float32."""
-    if name == "auto":
-        name = "float32" if target_platform() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+    @cached_property
+    def _validation(self) -> StarValidation:
+        """Made once: its programs are compiled once."""
+        return StarValidation(self, self.loss_terms)

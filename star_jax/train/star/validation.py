@@ -5,9 +5,9 @@ the weights alone.
 """
 
 import itertools
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,13 @@ from jax.sharding import PartitionSpec
 
 from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
-from star_jax.diffusion.sampler import noised_latents, sample
-from star_jax.diffusion.solvers import solver_table
+from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.windows import make_windows
 from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
 from star_jax.ops.pixels import enlarge, to_uint8
 from star_jax.train.sample_draws import sample_keys
-
-if TYPE_CHECKING:  # the objective imports this module
-    from star_jax.train.star.objective import StarObjective
+from star_jax.train.star.networks import CastVelocity, StarNetworks
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -37,73 +34,64 @@ _STRIP_FRAMES = 4
 _GAP = 4  # white pixels between pictures
 
 
-def validate_star(
-    objective: "StarObjective", trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
-) -> dict[str, float]:
-    """Measures the given weights on batches that stay the same.
+class StarValidation:
+    """Measures weights on batches that stay the same; the programs are compiled at the first measurement.
 
-    Samples start from the noised low-resolution latents, as in upscaling, without guidance, and are decoded as
-    `diffusion.decode_group` says, without the pipeline's colour fix.
-
-    Args:
-      objective: whose loss and networks.
-      trainable: the weights to measure, moving average or not.
-      frozen: the others.
-      batches: prepared and placed.
-      image_path: PNG to write: rows of low resolution (enlarged), output and ground truth, columns of frames.
-
-    Returns:
-      `validation_loss` and `validation_loss_<first>_<last>` per bucket of timesteps (both terms, at one fixed draw
-      per sample and bucket); of clips, not latents, also `validation_psnr` of the samples and, to compare with,
-      `validation_psnr_input` of the enlarged low resolution and `validation_psnr_autoencoder` of the ground truth
-      encoded and decoded; all mean over clips, in dB.
+    Samples start where upscaling starts, without guidance, and are decoded as `diffusion.decode_group` says,
+    without the pipeline's colour fix.
     """
-    programs = _programs(objective)
-    measured = []
-    for i, batch in enumerate(batches):
-        scores = {
-            f"validation_loss_{first}_{last}": programs.loss(trainable, frozen, batch, first, last)
-            for first, last in _buckets(objective.schedule.num_train_timesteps)
-        }
-        if "gt" in batch:
-            output = programs.upscale(trainable, frozen, batch)
-            errors, strip = programs.compare(trainable, frozen, batch, output)
-            scores |= {
-                name: np.mean([psnr_of_error(e) for e in clips.tolist()]) for name, clips in errors.items()
-            }
-            if i == 0 and image_path is not None:
-                _write_strip(image_path, np.asarray(strip))
-        measured.append({name: float(value) for name, value in scores.items()})
-    means = {name: float(np.mean([scores[name] for scores in measured])) for name in measured[0]}
-    of_buckets = [value for name, value in means.items() if name.startswith("validation_loss_")]
-    return {"validation_loss": float(np.mean(of_buckets)), **means}
 
+    def __init__(self, networks: StarNetworks, loss_terms: Callable[..., dict[str, jax.Array]]):
+        """See the class.
 
-def _buckets(num_timesteps: int) -> list[tuple[int, int]]:
-    """First and last timestep of each bucket."""
-    edges = np.linspace(0, num_timesteps, NUM_BUCKETS + 1).astype(int)
-    return [(int(first), int(last) - 1) for first, last in itertools.pairwise(edges)]
-
-
-@cache  # compiled once per run
-def _programs(objective: "StarObjective") -> "_Programs":
-    return _Programs(objective)
-
-
-class _Programs:
-    """The compiled parts of a validation."""
-
-    def __init__(self, objective: "StarObjective"):
-        self.objective = objective
-        self.table = solver_table(
-            objective.schedule,
-            spacing="normal",
-            num_inference_steps=SAMPLE_STEPS,
-            start_timestep=objective.config.diffusion.start_timestep,
+        Args:
+          networks: of the objective.
+          loss_terms: (trainable, frozen, batch, key, timesteps) -> terms of the loss, each [B].
+        """
+        self.networks, self.loss_terms = networks, loss_terms
+        self.table = networks.model.solver_table(
+            solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=SAMPLE_STEPS
         )
-        self.loss = jax.jit(self._loss)
-        self.compare = jax.jit(self._compare)
-        self._condition = jax.jit(self._conditions)
+        self._loss_program = jax.jit(self._loss)
+        self._compare_program = jax.jit(self._compare)
+        self._condition_program = jax.jit(self._condition)
+
+    def measure(
+        self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
+    ) -> dict[str, float]:
+        """Measures the given weights.
+
+        Args:
+          trainable: the weights to measure, moving average or not.
+          frozen: the others.
+          batches: prepared and placed.
+          image_path: PNG to write: rows of low resolution (enlarged), output and ground truth, columns of frames.
+
+        Returns:
+          `validation_loss` and `validation_loss_<first>_<last>` per bucket of timesteps (both terms, at one fixed
+          draw per sample and bucket); of clips, not latents, also `validation_psnr` of the samples and, to compare
+          with, `validation_psnr_input` of the enlarged low resolution and `validation_psnr_autoencoder` of the
+          ground truth encoded and decoded; all mean over clips, in dB.
+        """
+        measured = []
+        for i, batch in enumerate(batches):
+            scores = {
+                f"validation_loss_{first}_{last}": self._loss_program(trainable, frozen, batch, first, last)
+                for first, last in _buckets(self.networks.model.schedule.num_train_timesteps)
+            }
+            if "gt" in batch:
+                output = self.upscale(trainable, frozen, batch)
+                errors, strip = self._compare_program(trainable, frozen, batch, output)
+                scores |= {
+                    name: np.mean([psnr_of_error(e) for e in clips.tolist()])
+                    for name, clips in errors.items()
+                }
+                if i == 0 and image_path is not None:
+                    _write_strip(image_path, np.asarray(strip))
+            measured.append({name: float(value) for name, value in scores.items()})
+        means = {name: float(np.mean([scores[name] for scores in measured])) for name in measured[0]}
+        of_buckets = [value for name, value in means.items() if name.startswith("validation_loss_")]
+        return {"validation_loss": float(np.mean(of_buckets)), **means}
 
     def _loss(
         self, trainable: Tree, frozen: Tree, batch: Batch, first: jax.Array, last: jax.Array
@@ -115,43 +103,39 @@ class _Programs:
             return jax.random.randint(jax.random.fold_in(key, index), (), first, last + 1)
 
         timesteps = jax.vmap(draw)(batch["index"])
-        terms = self.objective.loss_terms(trainable, frozen, batch, key, timesteps)
+        terms = self.loss_terms(trainable, frozen, batch, key, timesteps)
         return sum(terms.values()).mean()
 
     def upscale(self, trainable: Tree, frozen: Tree, batch: Batch) -> jax.Array:
         """Sampled latents of the batch's low resolution, float32 [B, F, h, w, C]."""
-        context, hint = self._condition(trainable, frozen, batch)
+        context, hint = self._condition_program(trainable, frozen, batch)
         key = noise_key(_SEED)
-        start = self.objective.config.diffusion.start_timestep
         return sample(
-            self.velocity,
+            CastVelocity(self.networks.model),
             (trainable, frozen),
-            noised_latents(self.objective.schedule, hint, key, start_timestep=start),
+            self.networks.model.start(hint, key),
             self.table,
             make_conditioning(context, hint),
             key,
             windows=make_windows(hint.shape[1], hint.shape[1]),
         )
 
-    def velocity(self, params: tuple[Tree, Tree], *args: jax.Array) -> jax.Array:
-        return self.objective.velocity(self.objective.cast_params(*params), *args)
-
-    def _conditions(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        params = self.objective.cast_params(trainable, frozen)
-        _, hint = self.objective.encode(params, batch, sample_keys(noise_key(_SEED), batch))
-        return self.objective.context(params, batch), hint
+    def _condition(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        params = self.networks.cast_params(trainable, frozen)
+        _, hint = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
+        return self.networks.context(params, batch), hint
 
     def _compare(
         self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Mean squared errors [B] of frames in 0..255, and the first clip's strip, uint8 [3, frames, H, W, 3]."""
-        params = self.objective.cast_params(trainable, frozen)
-        x0, _ = self.objective.encode(params, batch, sample_keys(noise_key(_SEED), batch))
+        params = self.networks.cast_params(trainable, frozen)
+        x0, _ = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
         truth = batch["gt"].astype(jnp.float32)
         clips = {
             "_input": enlarge(batch["lq"].astype(jnp.float32), truth.shape[2:4]),
-            "": to_uint8(self.objective.decode_clip(params, output)).astype(jnp.float32),
-            "_autoencoder": to_uint8(self.objective.decode_clip(params, x0)).astype(jnp.float32),
+            "": to_uint8(self.networks.decode_clip(params, output)).astype(jnp.float32),
+            "_autoencoder": to_uint8(self.networks.decode_clip(params, x0)).astype(jnp.float32),
         }
         errors = {
             f"validation_psnr{name}": _whole(jnp.square(clip - truth).mean((1, 2, 3, 4)))
@@ -159,6 +143,12 @@ class _Programs:
         }
         rows = [clip[0, :_STRIP_FRAMES] for clip in (clips["_input"], clips[""], truth)]
         return errors, _whole(jnp.rint(jnp.stack(rows)).astype(jnp.uint8))
+
+
+def _buckets(num_timesteps: int) -> list[tuple[int, int]]:
+    """First and last timestep of each bucket."""
+    edges = np.linspace(0, num_timesteps, NUM_BUCKETS + 1).astype(int)
+    return [(int(first), int(last) - 1) for first, last in itertools.pairwise(edges)]
 
 
 def _whole(x: jax.Array) -> jax.Array:

@@ -1,36 +1,33 @@
 """The weights a training run starts from."""
 
-import dataclasses
 import os
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from star_jax.checkpoints.directory import TOKENIZER_DIR, load_component, read_config
+from star_jax.checkpoints.directory import checkpoint_path, load_component, read_config
 from star_jax.checkpoints.trees import flatten, unflatten
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig, LiemConfig
 from star_jax.errors import InputError
-from star_jax.models.clip.tokenizer import load_tokenizer, tokenize
-from star_jax.models.components import abstract_component
+from star_jax.models.architectures import build_model
+from star_jax.models.video_model import VideoModel
 from star_jax.train.config import ModelConfig
 from star_jax.train.state import merge_params
 
 Tree = dict[Any, Any]
 
 
-def model_sizes(model: ModelConfig) -> StarConfig:
+def model_sizes(model: ModelConfig) -> ArchitectureConfig:
     """Sizes of a run's networks: the preset's or the checkpoint's, with the run's LIEM.
 
     Raises:
       InputError: the checkpoint is another preset's, or there is none at that place.
     """
-    config = model.star_config()
     if model.checkpoint is None:
-        return config
-    stored = read_config(model.checkpoint, expect_preset=model.preset)
-    return dataclasses.replace(stored, unet=dataclasses.replace(stored.unet, liem=config.unet.liem))
+        return model.star_config()
+    liem = LiemConfig(model.liem_spatial, model.liem_temporal, model.liem_position)
+    return read_config(model.checkpoint, expect_preset=model.preset).with_liem(liem)
 
 
 def require_checkpoint(checkpoint: str | None) -> str:
@@ -57,7 +54,7 @@ def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -
 
 def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
     """A component; LIEM weights that the run leaves out (an ablation's) are read and dropped."""
-    stored = flatten(abstract_component(read_config(checkpoint), name)[1])
+    stored = flatten(build_model(read_config(checkpoint)).abstract(name))
     wanted = flatten(wanted)
     if missing := [path for path in wanted if path not in stored]:
         raise InputError(
@@ -68,15 +65,17 @@ def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
     return unflatten({path: loaded[path] for path in wanted})
 
 
-def empty_prompt_embedding(config: StarConfig, checkpoint: str | os.PathLike) -> np.ndarray:
+def empty_prompt_embedding(model: VideoModel, checkpoint: str | os.PathLike) -> np.ndarray:
     """Text embedding of '', float16 [tokens, width], for prepared latents whose caption is dropped.
 
     Raises:
-      InputError: the checkpoint has no text encoder or no tokenizer.
+      InputError: the model reads no text, or the checkpoint lacks the text encoder or the tokenizer.
     """
-    graph, abstract = abstract_component(config, "text_encoder")
-    params = load_component(checkpoint, "text_encoder", abstract)
-    tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER_DIR))
-    ids = tokenize(tokenizer, [""], max_length=config.text_encoder.max_position_embeddings)
-    embed = jax.jit(lambda params, ids: nnx.merge(graph, params)(ids))
-    return np.asarray(embed(params, ids)[0]).astype(np.float16)
+    model = build_model(model.config)  # in float32
+    if not model.has_text:
+        raise InputError(
+            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
+        )
+    params = {name: load_component(checkpoint, name, model.abstract(name)) for name in model.text_components}
+    ids = model.tokenize(model.load_tokenizer(checkpoint_path(checkpoint)), [""])
+    return np.asarray(jax.jit(model.encode_text)(params, ids)[0]).astype(np.float16)

@@ -1,5 +1,6 @@
 """A StarObjective on a network of two levels, with random weights and clips, for tests."""
 
+from dataclasses import fields
 from functools import cache, partial
 
 import jax
@@ -10,6 +11,7 @@ from two_levels import TWO_LEVELS
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
 from star_jax.diffusion.noise import noise_key
+from star_jax.models.i2vgenxl.model import I2VGenXL
 from star_jax.presets import PRESETS
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.star.objective import StarObjective
@@ -53,8 +55,12 @@ def two_clips() -> dict[str, np.ndarray]:
 def with_stub_network(objective: StarObjective) -> StarObjective:
     """An objective whose network is a function of the noisy latents, and of noise where there is dropout."""
 
-    def velocity(params, x, *args, dropout_key=None):
-        return 0.3 * x if dropout_key is None else 0.3 * x + jax.random.normal(dropout_key, x.shape)
-
-    objective.velocity = velocity
+    objective.model = StubNetwork(
+        **{f.name: getattr(objective.model, f.name) for f in fields(objective.model)}
+    )
     return objective
+
+
+class StubNetwork(I2VGenXL):
+    def velocity(self, params, x, *args, dropout_key=None):
+        return 0.3 * x if dropout_key is None else 0.3 * x + jax.random.normal(dropout_key, x.shape)

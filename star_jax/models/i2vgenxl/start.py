@@ -14,7 +14,7 @@ they are less afterwards is the mean that it took, which the output adds again.
 import numpy as np
 
 from star_jax.config import UNetConfig
-from star_jax.init.autoencoder import SHIFT, SHIFTED
+from star_jax.models.svd_vae.start import SHIFT, SHIFTED
 
 _CONSTANT = 6.0  # several times the latents' deviation, which is 1
 

@@ -1,0 +1,105 @@
+"""Operations of a model's parts and of the whole pipeline, counted by tracing them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.inference.memory import latent_windows
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.video_model import Params, VideoModel
+from star_jax.ops.flops import FlopCount, count_flops
+
+Shape = jax.ShapeDtypeStruct
+
+
+def velocity_flops(
+    model: VideoModel, latent_shape: tuple[int, int, int], *, batch: int = 1, projected: bool = False
+) -> FlopCount:
+    """One evaluation of the network on latents [batch, *latent_shape, C]; guidance runs two branches: batch 2.
+
+    Args:
+      model: whose network.
+      latent_shape: (frames, height, width).
+      batch: clips, or branches.
+      projected: given what `VideoModel.condition` makes of the text, as the pipeline does; else the embeddings.
+    """
+    params = model.abstract_params(model.network_components)
+    text = Shape((batch, *model.context_shape), model.dtype)
+    if projected:
+        text = jax.eval_shape(model.condition, params, text)
+    latents = Shape((batch, *latent_shape, model.latent_channels), jnp.float32)
+    return count_flops(model.velocity, params, latents, Shape((batch,), jnp.int32), text, latents)
+
+
+def condition_flops(model: VideoModel, *, batch: int = 1) -> FlopCount:
+    """What is computed from the text once for all steps."""
+    params = model.abstract_params(model.network_components)
+    return count_flops(model.condition, params, Shape((batch, *model.context_shape), model.dtype))
+
+
+def text_flops(model: VideoModel, *, batch: int = 1) -> FlopCount:
+    """Embeddings of `batch` prompts; none of a model without text."""
+    if not model.has_text:
+        return FlopCount()
+    params = model.abstract_params(model.text_components)
+    return count_flops(model.encode_text, params, Shape((batch, model.context_shape[0]), jnp.int32))
+
+
+def encode_flops(model: VideoModel, num_frames: int, height: int, width: int) -> FlopCount:
+    """Encoding frames [num_frames, height, width, 3] chunk by chunk; what fills up the last chunk is left out."""
+    sizes, left = [], model.size_rule.padded_frames(num_frames)
+    for size in model.encode_chunks(num_frames):
+        sizes.append(min(size, left))
+        left -= sizes[-1]
+    chunks = [Shape((1, size, height, width, 3), jnp.float32) for size in sizes]
+    return _in_chunks(model.encode, model, chunks)
+
+
+def decode_flops(model: VideoModel, num_frames: int, height: int, width: int, overlap: int = 0) -> FlopCount:
+    """Decoding to frames [num_frames, height, width, 3] chunk by chunk."""
+    rule = model.size_rule
+    chunks = [
+        Shape((1, stop - start, *rule.latent_size(height, width), model.latent_channels), jnp.float32)
+        for start, stop in (
+            chunk.latents for chunk in model.decode_chunks(rule.padded_frames(num_frames), overlap)
+        )
+    ]
+    return _in_chunks(model.decode, model, chunks)
+
+
+def pipeline_flops(
+    model: VideoModel, num_frames: int, height: int, width: int, settings: UpscaleSettings
+) -> FlopCount:
+    """A whole upscale of one clip to (padded) frames [num_frames, height, width, 3]; overlapping windows count."""
+    table = model.solver_table(
+        solver=settings.solver,
+        spacing=settings.resolved_spacing,
+        num_inference_steps=settings.num_inference_steps,
+    )
+    branches = 1 + model.is_guided(settings.guidance_scale)
+    count = encode_flops(model, num_frames, height, width)
+    count += decode_flops(model, num_frames, height, width, settings.decode_overlap)
+    count += text_flops(model, batch=2) + condition_flops(model, batch=branches)
+    lengths = [stop - start for start, stop in latent_windows(model.size_rule, num_frames, settings.window)]
+    for length in set(lengths):
+        latent_shape = (length, *model.size_rule.latent_size(height, width))
+        step = velocity_flops(model, latent_shape, batch=branches, projected=True)
+        count += step * (lengths.count(length) * len(table))
+    return count
+
+
+def _in_chunks(
+    fn: Callable[[Params, jax.Array, Any], tuple[Any, Any]], model: VideoModel, chunks: list[Shape]
+) -> FlopCount:
+    """Operations of a coder on chunks one after the other; it is traced once for each shape of chunk and carry."""
+    params = model.abstract_params(model.autoencoder_components)
+    count, carry, known = FlopCount(), None, {}
+    for chunk in chunks:
+        key = chunk.shape, str(carry)
+        if key not in known:
+            known[key] = count_flops(fn, params, chunk, carry), jax.eval_shape(fn, params, chunk, carry)[1]
+        of_chunk, carry = known[key]
+        count += of_chunk
+    return count

@@ -1,0 +1,60 @@
+"""The architectures by name: the only place where a configuration's `architecture` decides anything."""
+
+import json
+
+import jax.numpy as jnp
+
+from star_jax.config import ArchitectureConfig, StarConfig
+from star_jax.errors import InputError
+from star_jax.models.i2vgenxl.model import I2VGenXL
+from star_jax.models.video_model import VideoModel
+from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.platform import resolve_dtype
+
+ARCHITECTURES: dict[str, type[VideoModel]] = {StarConfig.architecture: I2VGenXL}
+
+
+def register(name: str, model: type[VideoModel]) -> None:
+    """Adds an architecture, so that configurations can name it."""
+    ARCHITECTURES[name] = model
+
+
+def build_model(
+    config: ArchitectureConfig,
+    *,
+    dtype: jnp.dtype | str = "float32",
+    kernels: AttentionKernels = AttentionKernels(),
+    remat: str = "none",
+    training: bool = False,
+) -> VideoModel:
+    """The model of a configuration.
+
+    Args:
+      config: sizes.
+      dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
+      kernels, remat, training: see `VideoModel`.
+
+    Raises:
+      InputError: no such architecture or dtype.
+    """
+    model = _find(config.architecture)
+    return model(config, resolve_dtype(dtype), kernels, remat, training)
+
+
+def read_model_config(text: str) -> ArchitectureConfig:
+    """Reads a checkpoint's config.json; one that names no architecture is of the first, I2VGen-XL.
+
+    Raises:
+      InputError: not JSON, no such architecture, or a key is unknown or missing.
+    """
+    try:
+        name = json.loads(text).get("architecture", StarConfig.architecture)
+    except ValueError as error:
+        raise InputError(f"config.json is not a star_jax model configuration: {error}") from error
+    return _find(name).config_type.from_json(text)
+
+
+def _find(name: str) -> type[VideoModel]:
+    if name not in ARCHITECTURES:
+        raise InputError(f"architecture is {name!r}; choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

@@ -1,0 +1,49 @@
+"""How an autoencoder takes a clip: in chunks of a few frames, one after the other."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A stretch of a clip that is decoded at once.
+
+    Attributes:
+      frames: [start, stop) of the frames that it gives.
+      latents: [start, stop) of the latents that are decoded together.
+      decoded: number of frames that these become.
+      first_kept: position of the first frame kept among those decoded.
+      kept: number of frames kept. The last of them are `frames`; there are more where a short last chunk shares its
+        program with the others.
+    """
+
+    frames: tuple[int, int]
+    latents: tuple[int, int]
+    decoded: int
+    first_kept: int
+    kept: int
+
+
+def independent_chunks(num_frames: int, size: int, overlap: int = 0) -> tuple[Chunk, ...]:
+    """Chunks of an autoencoder with a latent per frame that keeps nothing from one chunk to the next.
+
+    Without overlap each chunk decodes exactly its frames, as the released system does: a short last chunk is a
+    program of its own, because the decoder's temporal layers see zeros beyond a chunk's end, so that neither
+    padding nor shifting it would give the same frames. With overlap, all chunks are of one length, shifted into the
+    clip.
+
+    Args:
+      num_frames: of the clip.
+      size: frames per chunk.
+      overlap: frames decoded before and after those, for the temporal layers to see.
+    """
+    chunks = []
+    for start in range(0, num_frames, size):
+        stop = min(start + size, num_frames)
+        if overlap == 0:
+            chunks.append(Chunk((start, stop), (start, stop), stop - start, 0, stop - start))
+            continue
+        kept, length = min(size, num_frames), min(size + 2 * overlap, num_frames)
+        first_kept = min(start, num_frames - kept)
+        first = min(max(first_kept - overlap, 0), num_frames - length)
+        chunks.append(Chunk((start, stop), (first, first + length), length, first_kept - first, kept))
+    return tuple(chunks)

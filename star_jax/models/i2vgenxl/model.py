@@ -1,0 +1,183 @@
+"""STAR on I2VGen-XL: UNet and ControlNet, Stable Video Diffusion's autoencoder, CLIP's text tower or none."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from star_jax.config import StarConfig
+from star_jax.models.chunks import Chunk, independent_chunks
+from star_jax.models.clip.text_encoder import CLIPTextEncoder
+from star_jax.models.clip.tokenizer import (
+    BYTE_LEVEL_VOCABULARY,
+    load_tokenizer,
+    tokenize,
+    write_byte_level_tokenizer,
+)
+from star_jax.models.i2vgenxl.controlnet import ControlNet
+from star_jax.models.i2vgenxl.start import guess_leaf
+from star_jax.models.i2vgenxl.unet import TextProjections, UNet
+from star_jax.models.layers import fold_key
+from star_jax.models.posterior import DiagonalGaussian
+from star_jax.models.size_rule import SizeRule
+from star_jax.models.svd_vae.start import pyramid_leaf
+from star_jax.models.svd_vae.vae import AutoencoderKLTemporalDecoder
+from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params, VideoModel
+
+CHUNK = 3  # frames decoded together, as in the released system; also read and encoded together
+
+# Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent, frame and branch
+# (a TPU's compiler fuses more than a CPU's, a GPU's is assumed to be like it); by the VAE, per pixel and frame.
+_NETWORK_VALUES = {"cpu": 58, "other": 38}
+_ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
+
+
+@dataclass(frozen=True)
+class I2VGenXL(VideoModel):
+    """See `VideoModel`; original: STAR's `ControlledV2VUNet` and its `VideoToVideo_sr`."""
+
+    config: StarConfig
+
+    config_type = StarConfig
+
+    @property
+    def network_components(self) -> tuple[str, ...]:
+        return "unet", "controlnet"
+
+    @property
+    def autoencoder_components(self) -> tuple[str, ...]:
+        return ("vae",)
+
+    @property
+    def text_components(self) -> tuple[str, ...]:
+        return () if self.config.text_encoder is None else ("text_encoder",)
+
+    def dtype_of(self, component: str) -> jnp.dtype:
+        """The autoencoder computes in float32 but in training, as the released system's does."""
+        return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
+
+    def build(
+        self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> nnx.Module:
+        config = self.config
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        if component == "vae":
+            # Its one attention has a head as wide as its channels, which the flash kernels do not take.
+            return AutoencoderKLTemporalDecoder.from_config(
+                config.vae, attention="auto", remat=self.remat, **kwargs
+            )
+        if component == "text_encoder":
+            return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
+        network = {"unet": UNet, "controlnet": ControlNet}[component]
+        return network(config.unet, kernels=self.kernels, remat=self.remat, **kwargs)
+
+    def is_trainable(self, path: str, *, train_base: bool = False) -> bool:
+        """Everything of the ControlNet, and LIEM in the base UNet (`train_base`: all of that)."""
+        component, *parts = path.split("/")
+        if component == "controlnet":
+            return True
+        return component == "unet" and (train_base or any(part.startswith("liem") for part in parts))
+
+    def start_leaf(self, component: str, path: str, leaf: np.ndarray) -> np.ndarray:
+        """Something useful from the first step on: a picture pyramid, and networks that hand on the hint."""
+        if component == "vae":
+            return pyramid_leaf(self.config.vae, path, leaf)
+        if component in self.network_components:
+            return guess_leaf(self.config.unet, path, leaf)
+        return leaf
+
+    @property
+    def size_rule(self) -> SizeRule:
+        """Strided convolutions and cropped upsamplings must meet again.
+
+        With the original's four levels and its padding of (2, 1), latent heights are 2 mod 8 (720 pixels: 90) and
+        latent widths 0 mod 8.
+        """
+        factor = self.config.vae.spatial_factor
+        step = factor * 2 ** (len(self.config.unet.block_out_channels) - 1)
+        rows, columns = (2 * (padding - 1) * factor % step for padding in self.config.unet.downsample_padding)
+        return SizeRule(factor, step, (rows, columns))
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.vae.latent_channels
+
+    def memory_use(self, platform: str) -> MemoryUse:
+        widths = self.config.unet.block_out_channels[0], self.config.vae.block_out_channels[0]
+        network = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
+        return MemoryUse(network * widths[0], _ENCODER_VALUES * widths[1], _DECODER_VALUES * widths[1])
+
+    # Text.
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        text = self.config.text_encoder
+        return 1 if text is None else text.max_position_embeddings, self.config.unet.cross_attention_dim
+
+    @property
+    def has_own_tokenizer(self) -> bool:
+        text = self.config.text_encoder
+        return text is not None and text.vocab_size == BYTE_LEVEL_VOCABULARY
+
+    def write_tokenizer(self, checkpoint: str | os.PathLike) -> None:
+        write_byte_level_tokenizer(Path(checkpoint) / TOKENIZER_DIR)
+
+    def load_tokenizer(self, checkpoint: str | os.PathLike) -> Any | None:
+        return load_tokenizer(Path(checkpoint) / TOKENIZER_DIR) if self.has_text else None
+
+    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+        return tokenize(tokenizer, prompts, max_length=self.context_shape[0])
+
+    def encode_text(self, params: Params, input_ids: jax.Array) -> jax.Array:
+        return self.bind(params, "text_encoder")(input_ids)
+
+    # The autoencoder: each frame is encoded on its own, a chunk's frames are decoded together.
+
+    def encode_chunks(self, num_frames: int) -> tuple[int, ...]:
+        return (CHUNK,) * -(-num_frames // CHUNK)
+
+    def decode_chunks(self, num_frames: int, overlap: int = 0) -> tuple[Chunk, ...]:
+        return independent_chunks(num_frames, CHUNK, overlap)
+
+    def encode(
+        self, params: Params, frames: jax.Array, carry: Carry = None
+    ) -> tuple[DiagonalGaussian, Carry]:
+        return self.bind(params, "vae").encode(frames), carry
+
+    def scaled(self, latents: jax.Array) -> jax.Array:
+        return latents * self.config.vae.scaling_factor
+
+    def decode(self, params: Params, latents: jax.Array, carry: Carry = None) -> tuple[jax.Array, Carry]:
+        unscaled = latents / self.config.vae.scaling_factor
+        return self.bind(params, "vae").decode(unscaled.astype(self.dtype_of("vae"))), carry
+
+    # The network: the ControlNet's outputs steer the base UNet.
+
+    def condition(self, params: Params, text: jax.Array) -> dict[str, TextProjections]:
+        """Keys and values of the text at every site of both networks."""
+        return {name: self.bind(params, name).project_text(text) for name in self.network_components}
+
+    def velocity(
+        self,
+        params: Params,
+        x: jax.Array,
+        timesteps: jax.Array,
+        conditioning: jax.Array | dict[str, TextProjections],
+        hint: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        if not isinstance(conditioning, dict):
+            conditioning = dict.fromkeys(self.network_components, conditioning)
+        control = self.bind(params, "controlnet")(
+            x, timesteps, conditioning["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
+        )
+        return self.bind(params, "unet")(
+            x, timesteps, conditioning["unet"], control, dropout_key=fold_key(dropout_key, 1)
+        )

@@ -1,0 +1,34 @@
+"""What an autoencoder's encoder says of a clip: a distribution of its latents."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiagonalGaussian:
+    """Posterior of the latents: independent normal distributions, in float32.
+
+    Attributes:
+      mean: [..., latent_channels], unscaled.
+      logvar: logarithm of the variance, same shape, in [-30, 20].
+    """
+
+    mean: jax.Array
+    logvar: jax.Array
+
+    @classmethod
+    def from_moments(cls, moments: jax.Array) -> "DiagonalGaussian":
+        """Splits [..., 2 * latent_channels] into mean and log variance, which is clamped."""
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return cls(mean, jnp.clip(logvar, -30.0, 20.0))
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """The latents that standard normal `noise` of the mean's shape leads to."""
+        return self.mean + jnp.exp(0.5 * self.logvar) * noise
+
+    def mode(self) -> jax.Array:
+        """The most likely latents."""
+        return self.mean

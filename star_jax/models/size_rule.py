@@ -1,0 +1,70 @@
+"""Which heights, widths and numbers of frames a model takes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """The sizes of clips that a model takes; its configuration decides them.
+
+    Heights are `offset[0]` plus multiples of `step`, widths `offset[1]` plus multiples of it, and numbers of frames
+    one more than multiples of `frame_step`.
+
+    Attributes:
+      pixels_per_latent: along height and along width.
+      step: pixels between one size that the network takes and the next.
+      offset: remainders of (height, width) modulo `step`.
+      frames_per_latent: of all latents but the first, which stands for one frame.
+      frame_step: frames between one length that the model takes and the next.
+      least_frames: the shortest length.
+    """
+
+    pixels_per_latent: int
+    step: int
+    offset: tuple[int, int] = (0, 0)
+    frames_per_latent: int = 1
+    frame_step: int = 1
+    least_frames: int = 1
+
+    @property
+    def alignment(self) -> int:
+        """Latents between the starts of two tiles, and between one size of a tile and the next."""
+        return self.step // self.pixels_per_latent
+
+    @property
+    def least_tile(self) -> tuple[int, int]:
+        """(height, width) in pixels of the smallest tile: the first size above the offset."""
+        return self.offset[0] + self.step, self.offset[1] + self.step
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The next (height, width) in pixels that the network takes.
+
+        The offset alone is too little: a network that halves its latents again and again would have nothing left.
+        """
+        return tuple(
+            max(offset + self.step, side + (offset - side) % self.step)
+            for side, offset in zip((height, width), self.offset, strict=True)
+        )
+
+    def nearest(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) in pixels, of at least a step, that the network takes and that is nearest."""
+        return tuple(
+            offset + self.step * max(1, round((side - offset) / self.step))
+            for side, offset in zip((height, width), self.offset, strict=True)
+        )
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the latents of frames of (height, width) pixels."""
+        return height // self.pixels_per_latent, width // self.pixels_per_latent
+
+    def padded_frames(self, num_frames: int) -> int:
+        """The next number of frames that the model takes."""
+        return max(self.least_frames, num_frames + (1 - num_frames) % self.frame_step)
+
+    def num_latents(self, num_frames: int) -> int:
+        """Latents along time of `num_frames` frames, padded to what the model takes."""
+        return (self.padded_frames(num_frames) - 1) // self.frames_per_latent + 1
+
+    def num_frames(self, num_latents: int) -> int:
+        """Frames that `num_latents` latents along time stand for."""
+        return (num_latents - 1) * self.frames_per_latent + 1
