@@ -21,6 +21,7 @@ from star_jax.models.architectures import build_model
 from star_jax.models.video_model import Params, VideoModel
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.flops import FlopCount, compiled_flops
+from star_jax.ops.platform import vae_dtypes
 from star_jax.parallel.placement import Placement, parse_mesh
 from star_jax.presets import get_preset
 
@@ -41,7 +42,7 @@ class InferenceBenchmark:
       frames, height, width: of the result, in pixels; padded to what the networks take.
       steps: of the pipeline.
       batch: clips that the network evaluates at once; guidance runs 2.
-      dtype: as of `StarPipeline`; the VAE runs in float32.
+      dtype, vae_dtype: see `StarPipeline.from_pretrained`.
       attention: kernel for every site.
       max_memory: bytes that the pipeline may plan with; None is what the device has.
       mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
@@ -58,6 +59,7 @@ class InferenceBenchmark:
     steps: int = 15
     batch: int = 1
     dtype: str = "auto"
+    vae_dtype: str = "auto"
     attention: str = "auto"
     max_memory: int | None = None
     mesh: str | None = None
@@ -79,7 +81,8 @@ class InferenceBenchmark:
     def model(self) -> VideoModel:
         """What is measured."""
         config = get_preset(self.preset) if self.checkpoint is None else read_config(self.checkpoint)
-        return build_model(config, dtype=self.dtype, kernels=AttentionKernels.all(self.attention))
+        kernels = AttentionKernels.all(self.attention)
+        return build_model(config, dtype=self.dtype, kernels=kernels, vae_dtype=self.vae_dtype)
 
     @property
     def network_name(self) -> str:
@@ -125,8 +128,8 @@ class InferenceBenchmark:
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the measurement."""
         model = self.model
-        is_vae = self.component in ("vae-encode", "vae-decode")
-        runs = model.autoencoder_components if is_vae else model.network_components
+        encoder, decoder = vae_dtypes(self.vae_dtype)
+        networks = model.dtype_of(model.network_components[0])
         return {
             "benchmark": "inference",
             "component": self.network_name if self.is_network else self.component,
@@ -138,7 +141,7 @@ class InferenceBenchmark:
             "padded_size": list(self.padded_size),
             "steps": self.steps if self.component == "pipeline" else None,
             "batch": self.batch if self.is_network else None,
-            "dtype": str(model.dtype_of(runs[0])),
+            "dtype": str({"vae-encode": encoder, "vae-decode": decoder}.get(self.component, networks)),
             "attention": self.attention,
             "mesh": self.mesh,
         }
@@ -238,7 +241,10 @@ def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
     """A pipeline with the checkpoint's weights, or random ones and a tokenizer of bytes."""
     if benchmark.checkpoint is not None:
         return StarPipeline.from_pretrained(
-            benchmark.checkpoint, dtype=benchmark.dtype, attention=benchmark.attention
+            benchmark.checkpoint,
+            dtype=benchmark.dtype,
+            vae_dtype=benchmark.vae_dtype,
+            attention=benchmark.attention,
         )
     model = benchmark.model
     params = {name: random_params(tree) for name, tree in model.abstract_params().items()}

@@ -45,6 +45,7 @@ class I2VGenXL(VideoModel):
     config: StarConfig
 
     config_type = StarConfig
+    takes_branches = True
 
     @property
     def network_components(self) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ class I2VGenXL(VideoModel):
         return () if self.config.text_encoder is None else ("text_encoder",)
 
     def dtype_of(self, component: str) -> jnp.dtype:
-        """The autoencoder computes in float32 but in training, as the released system's does."""
+        """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
 
     def build(
@@ -69,6 +70,9 @@ class I2VGenXL(VideoModel):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         if component == "vae":
             # Its one attention has a head as wide as its channels, which the flash kernels do not take.
+            if not self.training and dtype == jnp.float32:
+                encoder, decoder = self.vae_dtypes
+                kwargs |= {"dtype": encoder, "decoder_dtype": decoder}
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
