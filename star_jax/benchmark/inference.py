@@ -21,7 +21,6 @@ from star_jax.models.architectures import build_model
 from star_jax.models.video_model import Params, VideoModel
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.flops import FlopCount, compiled_flops
-from star_jax.ops.platform import vae_dtypes
 from star_jax.parallel.mesh import parse_mesh
 from star_jax.parallel.placement import Placement
 from star_jax.presets import get_preset
@@ -130,7 +129,7 @@ class InferenceBenchmark:
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the measurement."""
         model = self.model
-        encoder, decoder = vae_dtypes(self.vae_dtype)
+        encoder, decoder = model.autoencoder_dtypes
         networks = model.dtype_of(model.network_components[0])
         return {
             "benchmark": "inference",

@@ -108,6 +108,11 @@ class VideoModel(abc.ABC):
         del component
         return self.dtype
 
+    @property
+    def autoencoder_dtypes(self) -> tuple[jnp.dtype, jnp.dtype]:
+        """What the autoencoder's encoder and decoder compute in."""
+        return (self.dtype_of(self.autoencoder_components[0]),) * 2
+
     @abc.abstractmethod
     def build(
         self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs

@@ -63,6 +63,10 @@ class I2VGenXL(VideoModel):
         """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
 
+    @property
+    def autoencoder_dtypes(self) -> tuple[jnp.dtype, jnp.dtype]:
+        return super().autoencoder_dtypes if self.training else self.vae_dtypes
+
     def build(
         self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> nnx.Module:
@@ -71,7 +75,7 @@ class I2VGenXL(VideoModel):
         if component == "vae":
             # Its one attention has a head as wide as its channels, which the flash kernels do not take.
             if not self.training and dtype == jnp.float32:
-                encoder, decoder = self.vae_dtypes
+                encoder, decoder = self.autoencoder_dtypes
                 kwargs |= {"dtype": encoder, "decoder_dtype": decoder}
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
