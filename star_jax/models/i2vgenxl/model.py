@@ -73,10 +73,10 @@ class I2VGenXL(VideoModel):
         config = self.config
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         if component == "vae":
-            # Its one attention has a head as wide as its channels, which the flash kernels do not take.
             if not self.training and dtype == jnp.float32:
                 encoder, decoder = self.autoencoder_dtypes
                 kwargs |= {"dtype": encoder, "decoder_dtype": decoder}
+            # Its one attention has a head as wide as its channels, which the flash kernels do not take.
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
