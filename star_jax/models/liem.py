@@ -56,7 +56,7 @@ class SpatialLiem(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:  # [..., H, W, C] -> same
+    def __call__(self, x: Float[Array, "*N H W C"]) -> Float[Array, "*N H W C"]:
         statistics = _channel_statistics(x)
         if variant_of("spatial_liem") == "shifts":
             kernel = self.conv.kernel[...].astype(self.conv.dtype)
@@ -72,5 +72,5 @@ class TemporalLiem(nnx.Module):
     def __init__(self, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.proj = nnx.Linear(2, 1, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> same
+    def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
         return jax.nn.sigmoid(self.proj(_channel_statistics(x))) * x

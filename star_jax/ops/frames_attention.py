@@ -5,6 +5,7 @@ memory, and the F x F logits fit in registers.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def _backward(kept: tuple[jax.Array, ...], gradient: jax.Array):
 frames_attention.defvjp(_forward, _backward)
 
 
-def _call(kernel, num_outputs: int, *inputs: jax.Array) -> list[jax.Array]:
+def _call(kernel, num_outputs: int, *inputs: jax.Array) -> Sequence[jax.Array]:
     from jax.experimental.pallas import triton
 
     b, frames, pixels, heads, head_dim = inputs[0].shape

@@ -121,7 +121,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return transform_input, transform_taps, transform_output
 
 
-def _combine(matrix: np.ndarray, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+def _combine(matrix: np.ndarray | jax.Array, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """matrix @ arrays, as sums that XLA fuses; zeros are left out."""
     return [
         functools.reduce(

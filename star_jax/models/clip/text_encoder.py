@@ -114,8 +114,8 @@ class CLIPTextEncoder(nnx.Module):
         cls,
         config: TextEncoderConfig,
         *,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> "CLIPTextEncoder":
         """Builds the text tower of a preset."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
 
 from star_jax.config.cogvideox import TransformerConfig
 from star_jax.models.cogvideox.lora import LoraLinear
@@ -211,8 +212,8 @@ class CogVideoXTransformer(nnx.Module):
         *,
         attention: str = "auto",
         remat: str = "none",
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}

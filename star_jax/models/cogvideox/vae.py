@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
@@ -105,7 +106,9 @@ class Encoder(nnx.Module):
         return in_stretches(step, x, None, stretch_frames(*x.shape[2:4], stretch_pixels))[1]
 
 
-def _measured(step, x: jax.Array, cache: Cache, groups: int, pixels: int) -> tuple[jax.Array, Statistics]:
+def _measured(
+    step, x: jax.Array, cache: Cache, groups: int, pixels: int
+) -> tuple[jax.Array | None, Statistics]:
     """`in_stretches` with a carry of (cache, statistics of the results), which start empty."""
     start = cache, Statistics.empty(len(x), groups)
     (_, statistics), x = in_stretches(step, x, start, stretch_frames(*x.shape[2:4], pixels))
@@ -185,8 +188,8 @@ class AutoencoderKLCogVideoX(nnx.Module):
         config: CausalVAEConfig,
         *,
         remat: str = "none",
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}

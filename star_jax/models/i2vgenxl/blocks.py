@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from star_jax.models.attention import KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
-from star_jax.models.layers import Downsample, Upsample, fold_key
+from star_jax.models.layers import Downsample, Upsample, fold_key, repeat_branches
 from star_jax.models.resnet import ResnetBlock
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.remat import rematerialise
@@ -110,10 +110,10 @@ class DownBlock(_Level):
     def __call__(
         self,
         x: Float[Array, "B F H W C"],
-        temb: Float[Array, "B E"],
+        temb: Float[Array, "_ E"],
         text: list[KeysValues],
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B F h w D"], list[Float[Array, "B F _ _ _"]]]:
+    ) -> tuple[Float[Array, "N F h w D"], list[Float[Array, "_ F _ _ _"]]]:
         """[B, F, H, W, C] -> (output, outputs of each layer and of the downsampler)."""
         skips = []
         for i in range(len(self.resnets)):
@@ -133,11 +133,11 @@ class MidBlock(_Level):
 
     def __call__(
         self,
-        x: Float[Array, "B F H W C"],
-        temb: Float[Array, "B E"],
+        x: Float[Array, "N F H W C"],
+        temb: Float[Array, "_ E"],
         text: list[KeysValues],
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B F H W C"]:
+    ) -> Float[Array, "N F H W C"]:
         for i in range(2):
             x = self.run_layer(i, x, temb, text, dropout_key)
         return x
@@ -164,14 +164,14 @@ class UpBlock(_Level):
 
     def __call__(
         self,
-        x: Float[Array, "B F H W C"],
-        skips: list[Float[Array, "B F _ _ _"]],
-        temb: Float[Array, "B E"],
+        x: Float[Array, "N F H W C"],
+        skips: list[Float[Array, "_ F _ _ _"]],
+        temb: Float[Array, "_ E"],
         text: list[KeysValues],
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B F h w D"]:
+    ) -> Float[Array, "N F h w D"]:
         """Runs the level; `skips` are in the order of use."""
         for i, skip in enumerate(skips):
-            x = jnp.concatenate([x, skip], axis=-1)
+            x = jnp.concatenate([x, repeat_branches(skip, len(x))], axis=-1)
             x = self.run_layer(i, x, temb, text, dropout_key)
         return x if self.upsampler is None else self.upsampler(x)

@@ -39,11 +39,11 @@ class ControlNet(UNetEncoder):
         self,
         sample: Float[Array, "B F H W C"],
         timesteps: Int[Array, " B"],
-        context: Float[Array, "B L E"] | TextProjections,
+        context: Float[Array, "N L E"] | TextProjections,
         hint: Float[Array, "B F H W C"],
         *,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> list[Float[Array, "B F _ _ _"]]:
+    ) -> list[Float[Array, "_ F _ _ _"]]:
         """Computes what the base UNet adds to its skip connections and its middle.
 
         Args:

@@ -47,6 +47,7 @@ class I2VGenXL(VideoModel):
     config: StarConfig
 
     config_type = StarConfig
+    takes_branches = True
 
     @property
     def network_components(self) -> tuple[str, ...]:
@@ -61,8 +62,12 @@ class I2VGenXL(VideoModel):
         return () if self.config.text_encoder is None else ("text_encoder",)
 
     def dtype_of(self, component: str) -> jnp.dtype:
-        """The autoencoder computes in float32 but in training, as the released system's does."""
+        """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
+
+    @property
+    def autoencoder_dtypes(self) -> tuple[jnp.dtype, jnp.dtype]:
+        return super().autoencoder_dtypes if self.training else self.vae_dtypes
 
     def build(
         self, component: str, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
@@ -70,6 +75,9 @@ class I2VGenXL(VideoModel):
         config = self.config
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         if component == "vae":
+            if not self.training and dtype == jnp.float32:
+                encoder, decoder = self.autoencoder_dtypes
+                kwargs |= {"dtype": encoder, "decoder_dtype": decoder}
             # Its one attention has a head as wide as its channels, which the flash kernels do not take.
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
@@ -180,7 +188,7 @@ class I2VGenXL(VideoModel):
         hint: Float[Array, "B F H W C"],
         *,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B F H W C"]:
+    ) -> Float[Array, "N F H W C"]:
         if not isinstance(conditioning, dict):
             conditioning = dict.fromkeys(self.network_components, conditioning)
         control = self.bind(params, "controlnet")(

@@ -65,7 +65,7 @@ class UNetEncoder(nnx.Module):
             "mid": [self.mid_block.project_text(context)],
         }
 
-    def projected(self, context: Float[Array, "B L E"] | TextProjections) -> TextProjections:
+    def projected(self, context: Float[Array, "N L E"] | TextProjections) -> TextProjections:
         """The projections of a text given as embeddings, or as them."""
         return context if isinstance(context, dict) else self.project_text(context)
 
@@ -75,9 +75,9 @@ class UNetEncoder(nnx.Module):
         temb: Float[Array, "B E"],
         text: TextProjections,
         *,
-        hint: Float[Array, "B F H W C"] | None = None,
+        hint: Float[Array, "B F H W D"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B F h w D"], list[Float[Array, "B F _ _ _"]]]:
+    ) -> tuple[Float[Array, "N F h w M"], list[Float[Array, "_ F _ _ _"]]]:
         """Runs the encoder and the middle.
 
         Args:
@@ -145,11 +145,11 @@ class UNet(UNetEncoder):
         self,
         sample: Float[Array, "B F H W C"],
         timesteps: Int[Array, " B"],
-        context: Float[Array, "B L E"] | TextProjections,
-        control: list[Float[Array, "B F _ _ _"]] | None = None,
+        context: Float[Array, "N L E"] | TextProjections,
+        control: list[Float[Array, "_ F _ _ _"]] | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B F H W C"]:
+    ) -> Float[Array, "N F H W C"]:
         """Predicts the velocity.
 
         Args:
