@@ -119,13 +119,9 @@ def objective_of(config: ExperimentConfig) -> StarObjective:
     return StarObjective(config.model, config.diffusion, config.data, config.train)
 
 
-def test_training(checkpoint, tmp_path):
-    """A second step and a second validation compile nothing, and no program keeps the objective alive."""
-    config = experiment(checkpoint)
-    objective, counts = objective_of(config), []
-    validate = objective.validate
-    trainable, frozen = objective.abstract_params()
-    assert (list(trainable), list(frozen)) == (["convolution"], ["codec"])
+def programs_after_each_validation(objective, config, workdir) -> list[int]:
+    """Trains, with a validation after every step, and returns how many programs were compiled by each of them."""
+    counts, validate = [], objective.validate
 
     def counted(*arguments):
         scores = validate(*arguments)
@@ -134,14 +130,24 @@ def test_training(checkpoint, tmp_path):
 
     objective.validate = counted
     with count_compilations() as compilations:
-        assert train(objective, config, tmp_path / "run", quiet=True).finished
+        assert train(objective, config, workdir, quiet=True).finished
+    return counts
+
+
+def test_training(checkpoint, tmp_path):
+    """A second step and a second validation compile nothing, and no program keeps the objective alive."""
+    config = experiment(checkpoint)
+    objective = objective_of(config)
+    trainable, frozen = objective.abstract_params()
+    assert (list(trainable), list(frozen)) == (["convolution"], ["codec"])
+    counts = programs_after_each_validation(objective, config, tmp_path / "run")
     assert len(counts) == 3 and len(set(counts)) == 1 and counts[0] > 0
     before, _ = objective.load(trainable, frozen)
     _, after = restore_weights(tmp_path / "run", trainable, ema=False)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before, after)
     assert all(0 < distance < math.inf for distance in jax.tree.leaves(moved))
     reference = weakref.ref(objective)
-    del objective, validate, counted
+    del objective
     gc.collect()
     assert reference() is None
 
