@@ -144,9 +144,10 @@ class StarPipeline:
           uint8 [f, scale H, scale W, 3], a chunk of the VAE after the other.
 
         Raises:
-          InputError: a prompt for a model without text encoder.
+          InputError: a prompt for a model without text encoder, or tiles that are too small.
           RunError: the network produced non-finite numbers.
         """
+        settings.check_tiles(self.model.size_rule)
         contexts = self.encode_prompts(settings)
         canvas = self.canvas(size, settings)
         key = noise_key(settings.seed)
@@ -205,7 +206,7 @@ class StarPipeline:
         key: jax.Array,
         progress: Callable[[int, int], None] | None = None,
     ) -> jax.Array:
-        """Denoises: low-resolution latents [B, F, h, w, 4] -> high-resolution latents, float32.
+        """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
 
         With `progress`, one evaluation of the network per call of the compiled program; without it, all in one.
 
@@ -213,7 +214,6 @@ class StarPipeline:
           RunError: non-finite latents.
         """
         model = self.model
-        settings.check_tiles(model.size_rule)
         table = model.solver_table(
             solver=settings.solver,
             spacing=settings.resolved_spacing,
