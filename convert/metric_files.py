@@ -44,6 +44,32 @@ def read_metric_tensors(path: Path) -> Tensors:
     return read_flax_pickle(path) if is_pickle else without_prefix(read_tensors(path))
 
 
+def gives_metric_network(path: Path) -> bool:
+    """Whether a file is recognised, by its keys, as one of a network of a metric."""
+    try:
+        tensors = read_metric_tensors(path)
+    except InputError:
+        return False
+    return any(
+        table.rules[0].source in tensors for network in METRIC_NETWORKS.values() for table in network.tables
+    )
+
+
+def describe_metric_file(path: Path) -> str:
+    """What an authors' file gives, for people.
+
+    Raises:
+      InputError: see `read_metric_tensors` and `networks_in`.
+    """
+    tensors = read_metric_tensors(path)
+    digest = sha256(path)
+    lines = [f"{path}: {len(tensors)} tensors, SHA-256 {digest}"]
+    for name in networks_in(tensors, str(path)):
+        whose = "the authors' file" if is_authors_file(name, digest) else "not the authors' file"
+        lines.append(f"  gives: {name} ({METRIC_NETWORKS[name].description}); {whose}")
+    return "\n".join(lines)
+
+
 def convert_metric_file(path: Path, *, vouched: Collection[str] = ()) -> dict[str, tuple[Leaves, dict]]:
     """The networks that an authors' file gives: name -> (leaves, where they come from).
 

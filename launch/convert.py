@@ -8,7 +8,13 @@
 Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face's layout, or hf://owner/repo/path,
 and gives the components it holds. random:PRESET makes random weights. DIR appears when it is complete.
 Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks), svd-vae and svd (autoencoder),
-open-clip and clip (text tower).
+open-clip and clip (text tower); of CogVideoX: star-cogvideox, cogvideox and diffusers-cogvideox (network),
+cogvideox-vae and diffusers-cogvideox-vae (autoencoder), t5-encoder (text encoder).
+
+Networks of scores (alexnet, vgg16, lpips, dists, raft, niqe, ilniqe; see star-jax evaluate) are converted into a
+folder of them, one file each:
+
+  star-jax convert raft-things.pth ~/.cache/star_jax/metrics
 """
 
 import argparse
@@ -19,11 +25,12 @@ from star_jax.presets import PRESETS
 
 HELP = "convert PyTorch weights into a checkpoint directory"
 _RANDOM = "random:"
+METRIC_FORMATS = ("alexnet", "vgg16", "lpips", "dists", "raft", "niqe", "ilniqe")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="sources, then the directory to make")
-    parser.add_argument("--inspect", action="store_true", help="only say what the sources are")
+    parser.add_argument("--inspect", action="store_true", help="only describe the sources")
     parser.add_argument(
         "--format", default="auto", help="family of the sources, see above (auto: by their keys)"
     )
@@ -33,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: as in the sources"
+    )
+    parser.add_argument(
+        "--lora",
+        default="merge",
+        metavar="merge|keep|RANK",
+        help="low-rank updates of CogVideoX: merge them into their weights (default), keep them apart to train "
+        "them on, or start new ones of this rank",
     )
     parser.add_argument("--allow-nan", action="store_true", help="accept weights that are not finite")
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
@@ -51,10 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.inspect:
-        from star_jax.convert.report import describe_source
-
-        for path in args.paths:
-            print(describe_source(path, args.format))
+        _inspect(args)
         return
     if len(args.paths) < 2:
         raise InputError(f"{args.paths[0]}: name a source and the directory to make, or pass --inspect")
@@ -62,10 +73,43 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--seed is {args.seed}; it must not be negative")
     *sources, destination = args.paths
     with terminable():
-        if sources[0].startswith(_RANDOM):
+        if all(_is_metric(source, args.format) for source in sources):
+            _convert_metrics(sources, destination, args.sha256)
+        elif sources[0].startswith(_RANDOM):
             _make_random(args, sources, destination)
         else:
             _convert(args, sources, destination)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from star_jax.convert.metric_files import describe_metric_file
+    from star_jax.convert.report import describe_source
+
+    for path in args.paths:
+        is_metric = _is_metric(path, args.format)
+        print(describe_metric_file(Path(path)) if is_metric else describe_source(path, args.format))
+
+
+def _is_metric(source: str, format: str) -> bool:
+    """Whether a source is of a network of a score, by the format that the user names, or by its keys."""
+    from pathlib import Path
+
+    from star_jax.convert.metric_files import gives_metric_network
+
+    if format != "auto":
+        return format in METRIC_FORMATS
+    return Path(source).is_file() and gives_metric_network(Path(source))
+
+
+def _convert_metrics(sources: list[str], folder: str, vouched: list[str]) -> None:
+    from pathlib import Path
+
+    from star_jax.convert.metric_files import convert_metric_files
+
+    for name, path in convert_metric_files(list(map(Path, sources)), Path(folder), vouched=vouched).items():
+        print(f"{name}: {path}")
 
 
 def _make_random(args: argparse.Namespace, sources: list[str], destination: str) -> None:
@@ -88,6 +132,7 @@ def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> 
         format=args.format,
         preset=_preset(args.preset),
         dtype=args.dtype,
+        lora=int(args.lora) if args.lora.isdigit() else args.lora,
         allow_nan=args.allow_nan,
         force=args.force,
         expected_sha256=args.sha256,

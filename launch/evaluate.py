@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="OUT.json", help="write all scores, per frame and means, to this file"
     )
     parser.add_argument("--csv", metavar="OUT.csv", help="write a row of scores for each frame")
+    parser.add_argument("--markdown", metavar="OUT.md", help="write the table of means as Markdown")
     parser.add_argument(
         "--report", metavar="OUT.html", help="write a page: table, plots, crops that differ most"
     )
@@ -135,6 +136,7 @@ def _check_files(args: argparse.Namespace) -> None:
     for path, suffix in (
         (args.json, ".json"),
         (args.csv, ".csv"),
+        (args.markdown, ".md"),
         (args.report, ".html"),
         (args.picture, ".png"),
     ):
@@ -180,6 +182,10 @@ def _write(args: argparse.Namespace, report: "Report") -> None:
         write_json(args.json, to_json(report))
     if args.csv:
         write_bytes(args.csv, to_csv(report).encode())
+    if args.markdown:
+        from star_jax.evaluation.report.table import to_markdown
+
+        write_bytes(args.markdown, to_markdown(report).encode())
     if args.report:
         from star_jax.evaluation.report.page import to_html
 

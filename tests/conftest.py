@@ -1,5 +1,8 @@
-"""A tiny model, made, loaded and compiled once for all tests that ask for it."""
+"""What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,35 @@ from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
+
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_SHORTEST = "0.5"  # seconds of compilation that are worth a file
+# Folders whose tests take longest come first: a worker that began one of them last would leave the other waiting.
+_LONGEST = ("train", "launch", "inference", "benchmark", "models", "parallel", "convert")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder of compiled programs for all workers of the session and the processes they start."""
+    if not hasattr(config, "workerinput") and _CACHE not in os.environ:
+        config.programs = os.environ[_CACHE] = tempfile.mkdtemp(prefix="star-jax-programs-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = _SHORTEST
+    # Where there are no workers, jax has read the environment before.
+    jax.config.update("jax_compilation_cache_dir", os.environ.get(_CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(_SHORTEST))
+    config.option.loadscopereorder = False  # workers take the files in the order below
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if programs := getattr(config, "programs", None):
+        shutil.rmtree(programs, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,8 @@ def write_video(
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
             stream.codec_context.color_range = color_range
-        sound = container.add_stream(audio, rate=44100) if audio else None
+        rate_of_sound = {"bit_rate": 128_000} if audio and audio.startswith("wma") else {}
+        sound = container.add_stream(audio, rate=44100, **rate_of_sound) if audio else None
         for i, image in enumerate(frames):
             frame = reformatter.reformat(
                 av.VideoFrame.from_ndarray(image, format="rgb24"),
@@ -126,3 +127,56 @@ def _write_tone(
         frame.rate, frame.pts, frame.time_base = 44100, start + i * size, Fraction(1, 44100)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+def remux(source: Path, target: Path, change) -> Path:
+    """A copy of all packets, each as `change(kind, number, packet)` returns it; None leaves it out."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        streams = {stream.index: new.add_stream_from_template(stream, opaque=True) for stream in old.streams}
+        counts = dict.fromkeys(streams, -1)
+        for packet in old.demux():
+            if packet.size == 0:
+                continue
+            counts[packet.stream_index] += 1
+            index, kind = packet.stream_index, packet.stream.type
+            if (packet := change(kind, counts[index], packet)) is not None:
+                packet.stream = streams[index]
+                new.mux(packet)
+    return target
+
+
+def replaced(packet: av.Packet, data: bytes) -> av.Packet:
+    """A packet of other bytes at the same time."""
+    new = av.Packet(data)
+    new.time_base, new.pts, new.dts, new.duration = packet.time_base, packet.pts, packet.dts, packet.duration
+    new.is_keyframe = packet.is_keyframe
+    return new
+
+
+def pass_through(source: Path, target: Path, scale: int = 1, **options) -> Path:
+    """Reads a file as `upscale` does and writes its frames, enlarged by repeating pixels."""
+    from star_jax.video.images import open_source, open_target
+
+    reading = {name: options.pop(name) for name in ("strict", "deinterlace") if name in options}
+    reader = open_source(source, depth=None, **reading)
+    info = reader.info
+    size = {"width": info.width * scale, "height": info.height * scale}
+    options = {"crf": 8, "preset": "ultrafast"} | options
+    with open_target(target, **size, frame_rate=info.frame_rate, source=info, **options) as writer:
+        for frames, pts in reader.chunks(4):
+            writer.write(frames.repeat(scale, 1).repeat(scale, 2), pts)
+    return target
+
+
+def shown(path: Path, stream: int = 0) -> list[tuple[float, float]]:
+    """(time, duration) in seconds of every decoded frame, as PyAV alone reads them."""
+    with av.open(str(path)) as container:
+        frames = [(f.pts * f.time_base, f.duration * f.time_base) for f in container.decode(video=stream)]
+    return [(round(float(time), 4), round(float(duration), 4)) for time, duration in frames]
+
+
+def sound_times(path: Path) -> list[float]:
+    """Times in seconds of every packet of sound."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return [float(p.pts * p.time_base) for p in container.demux(stream) if p.size]

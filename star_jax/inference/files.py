@@ -261,7 +261,7 @@ def upscale_video(
       InputError: the output cannot be written there, or the prompt cannot be used.
       RunError: a damaged input, a full disk, non-finite numbers.
     """
-    info, (height, width) = job.info, settings.target_size(*job.size)
+    info, (height, width) = job.written, settings.target_size(*job.size)
     target = open_target(
         job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )

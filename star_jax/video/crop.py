@@ -1,16 +1,13 @@
 """What a container says is to be cut off the coded pictures before they are shown."""
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 
+from star_jax.video.marks import TRACK, VIDEO, video_header
 from star_jax.video.matroska import find_elements
 
-# Elements of a Matroska track: its number and kind, and the crop of its picture.
-TRACK, TRACK_TYPE, VIDEO = (0x18538067, 0x1654AE6B, 0xAE), 0x83, 0xE0
 SIDES = {"top": 0x54BB, "bottom": 0x54AA, "left": 0x54CC, "right": 0x54DD}
 
 
@@ -33,20 +30,13 @@ class Crop:
         return image[self.top : height - self.bottom, self.left : width - self.right]
 
 
-def container_crop(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Crop:
+def container_crop(stream: av.VideoStream) -> Crop:
     """Reads the crop of a stream; a crop that leaves nothing of the picture is taken for damage and not applied.
 
     FFmpeg knows the crop of Matroska's tracks and of MP4's `clap` boxes, and writes it into Matroska headers, from
     where it is read here.
     """
-    with io.BytesIO() as memory:
-        try:
-            with av.open(memory, "w", format="matroska") as trial:
-                trial.add_stream_from_template(stream, opaque=True)
-                trial.start_encoding()
-        except (av.FFmpegError, ValueError):
-            return Crop()
-        header = memory.getvalue()
+    header = video_header(stream)
     found = {
         name: int.from_bytes(value)
         for name, identifier in SIDES.items()

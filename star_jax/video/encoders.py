@@ -222,7 +222,9 @@ def _with_color(
         light = light_level(source.side_data.get("CONTENT_LIGHT_LEVEL", b""))
     is_wide = color.BT2020 in (primaries, source.colorspace if source else 0) or trc in (color.PQ, color.HLG)
     # With B-frames, MP4 says from decoding to decoding how long frames last, and not how long the last is shown.
-    has_b_frames = source is None or not source.is_variable_rate
+    # A stream copied for its marks (see marks.py) does not tell the muxer of frames out of order.
+    is_marked = source is not None and bool({"SPHERICAL", "STEREO3D"} & source.side_data.keys())
+    has_b_frames = source is None or not (source.is_variable_rate or is_marked)
     return Encoding(
         codec=name,
         encoder=codec.encoder,

@@ -78,6 +78,7 @@ class VideoInfo:
     side_data: dict[str, bytes] = dataclasses.field(default_factory=dict, compare=False)
     lost_frames: int = 0
     clock: Clock = dataclasses.field(default_factory=Clock, compare=False)
+    part: tuple[Fraction, Fraction] | None = None
 
     pictures: tuple[Path, ...] = ()
     has_profile: bool = False
@@ -103,7 +104,7 @@ def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple
     table = list_frames(path, frame, scan=scan, strict=strict)
     with open_video(path) as (container, stream):
         rate, is_variable = frame_rate(table, stream)
-        turn, crop = Turn.of(frame), container_crop(path, container, stream)
+        turn, crop = Turn.of(frame), container_crop(stream)
         width, height = turn.size(*crop.size(frame.width, frame.height))
         aspect = stream.sample_aspect_ratio or Fraction(1)
         start, last = (int(stamp) * table.time_base for stamp in table.pts[[0, -1]])

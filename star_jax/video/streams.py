@@ -5,6 +5,7 @@ packet by packet.
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from av.stream import Disposition
 from star_jax.errors import InputError
 from star_jax.video.acm import AcmTrack, takes_acm
 from star_jax.video.container import NO_FILM, film_stream, open_container
+from star_jax.video.marks import Marks, read_marks
 from star_jax.video.notes import note
 from star_jax.video.packets import Clock, is_empty
 from star_jax.video.probe import VideoInfo
@@ -26,6 +28,7 @@ FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 # Streams that say in another form what is kept anyway: MP4's chapter titles and its timecode.
 REPEATED = {"bin_data", "tmcd"}
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 # Side data that is carried, or that describes what is made anew.
 HANDLED_SIDE_DATA = {
     "DISPLAYMATRIX",
@@ -121,37 +124,46 @@ class StreamCopier:
 
     Args:
         source: the video file that the streams come from; checked by `check_streams` before.
-        output: container open for writing, before its header is written.
-        target: its format, `mp4`, `mov` or `matroska`.
+        target: format of the output, `mp4`, `mov` or `matroska`.
     """
 
-    def __init__(self, source: VideoInfo, output: av.container.OutputContainer, target: str):
+    def __init__(self, source: VideoInfo, target: str):
         self._input = open_container(source.path)
-        self._output = output
+        self._format = target
         self._clock: Clock = source.clock
         self._film = film_stream(self._input)
         self.tags = kept_tags(self._input.metadata)
-        output.metadata.update(self.tags)
         self.film_tags = kept_tags(self._film.metadata)
-        if (start := timecode(self._input)) is not None:
+        if source.part is None and (start := timecode(self._input)) is not None:
             self.film_tags["timecode"] = start
         self.film_disposition = self._film.disposition
+        self.marks: Marks = read_marks(self._film)
+        starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
+        self._part = source.part
+        self.offset: Fraction = min([source.start_time, *starts]) if source.part is None else source.part[0]
         self._targets: dict[int, av.stream.Stream] = {}
         self._converters: dict[int, TextConverter] = {}
         self.acm_tracks: list[AcmTrack] = []
-        for track in plan_tracks(self._input, target, self._film.index):
-            self._add(track, target)
-        starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
-        self.offset: Fraction = min([source.start_time, *starts])
-        if chapters := self._input.chapters():
-            shifted = [self._shifted(chapter) for chapter in chapters]
-            output.set_chapters([chapter for chapter in shifted if chapter["end"] > chapter["start"]])
-        copied = [self._input.streams[index] for index in self._targets]
-        self._packets = self._input.demux(copied) if copied else iter(())
+        self._packets: Iterator[av.Packet] = iter(())
         self._counts: dict[int, int] = {}
         self._last: dict[int, int] = {}
         self._recording = 0
         self._pending: tuple[av.Packet, Fraction] | None = None
+
+    def attach(self, output: av.container.OutputContainer) -> None:
+        """Adds tags, chapters and all kept streams to an output, before its header is written."""
+        self._output = output
+        output.metadata.update(self.tags)
+        for track in plan_tracks(self._input, self._format, self._film.index):
+            self._add(track, self._format)
+        if chapters := self._input.chapters():
+            shifted = [self._shifted(chapter) for chapter in chapters]
+            kept = [
+                chapter for chapter in shifted if chapter["end"] > chapter["start"] and self._is_in(chapter)
+            ]
+            output.set_chapters(kept)
+        if copied := [self._input.streams[index] for index in self._targets]:
+            self._packets = self._input.demux(copied)
 
     def needs_free_keys(self) -> bool:
         """Whether MP4's own list of tags would drop one of the file's."""
@@ -192,7 +204,7 @@ class StreamCopier:
             self.acm_tracks.append(AcmTrack(stream, self._output))
             copy = self.acm_tracks[-1].target
         else:
-            copy = self._output.add_stream_from_template(stream, opaque=True)
+            copy = _add_copy(stream, self._output)
         copy.metadata.update(_track_tags(stream, target))
         copy.disposition = stream.disposition
         if stream.type != "attachment":
@@ -207,9 +219,21 @@ class StreamCopier:
             number = self._counts[index] = self._counts.get(index, -1) + 1
             if index in self._clock.starts:
                 self._recording = self._clock.recording(index, number)
-            if packet.size:
-                return packet, self._clock.shifts[self._recording] - self.offset
+            shift = self._clock.shifts[self._recording] - self.offset
+            if packet.size and self._is_wanted(packet, shift):
+                return packet, shift
         return None, Fraction(0)
+
+    def _is_wanted(self, packet: av.Packet, shift: Fraction) -> bool:
+        """Whether a packet begins within the part that is taken."""
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if self._part is None or stamp is None:
+            return True
+        return 0 <= stamp * packet.time_base + shift < self._part[1] - self._part[0]
+
+    def _is_in(self, chapter: dict[str, Any]) -> bool:
+        """Whether a shifted chapter begins before the end of the part that is taken."""
+        return self._part is None or chapter["start"] * chapter["time_base"] < self._part[1] - self._part[0]
 
     def _mux(self, packet: av.Packet, target: av.stream.Stream, shift: Fraction) -> None:
         """Writes a packet with its times in the output's own ticks, each later than the last."""
@@ -305,12 +329,22 @@ def _cover(stream: av.stream.Stream) -> bytes | None:
         return next((bytes(packet) for packet in packets if packet.size), None)
 
 
+def _add_copy(stream: av.stream.Stream, output: av.container.OutputContainer) -> av.stream.Stream:
+    copy = output.add_stream_from_template(stream, opaque=True)
+    if stream.type == "audio" and stream.layout.name.endswith("channels"):
+        # WAV and AVI count channels and do not say where they are; MP4 wants to know.
+        layout = USUAL_LAYOUTS.get(stream.layout.nb_channels)
+        if layout is not None:
+            copy.codec_context.layout = layout
+    return copy
+
+
 def _takes(stream: av.stream.Stream, target: str) -> bool:
     """Whether that container takes a stream as it is: the muxer says so when it writes a header."""
     with io.BytesIO() as memory:
         try:
             with av.open(memory, "w", format=target) as trial:
-                copy = trial.add_stream_from_template(stream, opaque=True)
+                copy = _add_copy(stream, trial)
                 copy.disposition = stream.disposition & ~Disposition.attached_pic
                 trial.start_encoding()
         except (av.FFmpegError, ValueError):

@@ -19,6 +19,7 @@ from star_jax.video.captions import CaptionCarrier
 from star_jax.video.container import file_url
 from star_jax.video.encoders import PRESETS, Quality, choose_encoding
 from star_jax.video.frames import FrameMaker
+from star_jax.video.marks import CODEC_IDS, add_marked_stream, drop_second_marks
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
 from star_jax.video.streams import FORMATS, StreamCopier
@@ -136,7 +137,7 @@ class VideoWriter:
                 self._open(memory)
                 pts = 0 if self._source is None else round(self._source.start_time / self._source.time_base)
                 packets = self._encode(np.zeros((*self._size, 3), np.uint8), pts if self._keeps_pts else None)
-                self._container.mux([*packets, *self._stream.encode(None)])
+                self._container.mux([*packets, *self._packets(None)])
                 if self._copier is not None:
                     self._copier.copy_until(TRIAL_SECONDS)
                 self._container.close()
@@ -152,28 +153,55 @@ class VideoWriter:
     def _open(self, target: str | io.BytesIO) -> None:
         source, encoding = self._source, self.encoding
         self._container = av.open(target, "w", format=self._format)
-        height, width = self._size
-        stream = self._container.add_stream(encoding.encoder, rate=self._frame_rate, options=encoding.options)
-        stream.width, stream.height, stream.pix_fmt = width, height, encoding.pixel_format
-        context = stream.codec_context
-        context.colorspace, context.color_range = encoding.matrix, ColorRange.MPEG
-        context.color_primaries, context.color_trc = encoding.color_primaries, encoding.color_trc
-        if encoding.tag and self._format != "matroska":
-            context.codec_tag = encoding.tag
         start = Fraction(0)
-        if source is not None:
-            context.sample_aspect_ratio = source.sample_aspect_ratio
-            if not source.is_images:
-                self._copier = StreamCopier(source, self._container, self._format)
-                start = source.start_time - self._copier.offset
-                stream.metadata.update(self._copier.film_tags)
-                stream.disposition = self._copier.film_disposition
-                if "A53_CC" in source.side_data:
-                    self._captions = CaptionCarrier(source.path, width, height, encoding.pixel_format)
+        if source is not None and not source.is_images:
+            self._copier = StreamCopier(source, self._format)
+            start = source.start_time - self._copier.offset
+            if "A53_CC" in source.side_data:
+                self._captions = CaptionCarrier(source.path, *self._size[::-1], encoding.pixel_format)
+        self._set_time_base(start)
+        self._stream = self._add_stream()
+        if self._copier is not None:
+            self._stream.metadata.update(self._copier.film_tags)
+            self._stream.disposition = self._copier.film_disposition
+            self._copier.attach(self._container)
         if self._format != "matroska":
             flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
             flags += ["faststart"] * isinstance(target, str)  # which a file in memory cannot have
             self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
+            self._container.container_options["strict"] = "unofficial"  # for marks of 360-degree films
+        self._maker = FrameMaker(encoding)
+        self._last_pts: int | None = None
+
+    def _add_stream(self) -> av.VideoStream:
+        encoding, (height, width) = self.encoding, self._size
+        marks = self._copier.marks.elements if self._copier is not None else ()
+        if marks and encoding.codec in CODEC_IDS:
+            context = self._encoder = av.CodecContext.create(encoding.encoder, "w")
+            context.options, context.framerate = encoding.options, self._frame_rate
+            context.flags |= av.codec.context.Flags.global_header
+        else:
+            stream = self._container.add_stream(
+                encoding.encoder, rate=self._frame_rate, options=encoding.options
+            )
+            context = self._encoder = stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, encoding.pixel_format
+        context.colorspace, context.color_range = encoding.matrix, ColorRange.MPEG
+        context.color_primaries, context.color_trc = encoding.color_primaries, encoding.color_trc
+        if self._source is not None:
+            context.sample_aspect_ratio = self._source.sample_aspect_ratio
+        context.time_base = self._time_base
+        if marks and encoding.codec in CODEC_IDS:
+            context.open()
+            stream = add_marked_stream(self._container, context, encoding.codec, self._copier.marks)
+        stream.time_base = self._time_base
+        if encoding.tag and self._format != "matroska":
+            stream.codec_context.codec_tag = encoding.tag
+        return stream
+
+    def _set_time_base(self, start: Fraction) -> None:
+        """Ticks of the output, in which the first frame is shown at `start` seconds."""
+        source = self._source
         if self._keeps_pts:
             # Finer than the source's, so that the sound's place beside it is kept, too.
             factor = -(-MIN_TIMESCALE // source.time_base.denominator)
@@ -185,10 +213,6 @@ class VideoWriter:
             self._time_base = Fraction(1, self._frame_rate.numerator * ticks)
             self._start = round(start / self._time_base)
         self._ticks_per_frame = 1 / self._frame_rate / self._time_base
-        context.time_base = stream.time_base = self._time_base
-        self._stream = stream
-        self._maker = FrameMaker(encoding)
-        self._last_pts: int | None = None
 
     def _encode(self, image: np.ndarray, pts: int | None) -> list[av.Packet]:
         frame = self._maker.make(image)
@@ -201,7 +225,14 @@ class VideoWriter:
         frame.pts = self._last_pts = self._start + place
         frame.duration = round(self._ticks_per_frame)
         self.num_frames += 1
-        return self._stream.encode(frame)
+        return self._packets(frame)
+
+    def _packets(self, frame: av.VideoFrame | None) -> list[av.Packet]:
+        packets = self._encoder.encode(frame)
+        for packet in packets:
+            packet.stream = self._stream
+            packet.duration = packet.duration or round(self._ticks_per_frame)
+        return packets
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
@@ -213,18 +244,20 @@ class VideoWriter:
     def _finish(self) -> None:
         if not self.num_frames:
             raise RunError(f"{self.path} was not written: no frame came")
-        packets = self._stream.encode(None)
+        packets = self._packets(None)
         for packet in packets:
             if self._keeps_pts and packet.pts == self._last_pts:
                 packet.duration = round(self._source.last_duration / self._time_base)
         self._mux(packets)
-        if self._copier is not None:
-            self._copier.copy_until(None)
-            acm_tracks = self._copier.acm_tracks
+        copier = self._copier
+        if copier is not None:
+            copier.copy_until(None)
         self._close_sources()
         self._container.close()
-        if self._source is not None and not self._source.is_images and acm_tracks:
-            name_codecs(self.partial_path, acm_tracks)
+        if copier is not None and copier.acm_tracks:
+            name_codecs(self.partial_path, copier.acm_tracks)
+        if copier is not None and copier.marks.elements and self._format != "matroska":
+            drop_second_marks(self.partial_path)
         os.replace(self.partial_path, real_path(self.path))
 
     def _close_sources(self) -> None:

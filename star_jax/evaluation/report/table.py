@@ -17,6 +17,22 @@ def print_table(report: Report) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def to_markdown(report: Report) -> str:
+    """Means over clips as a table in Markdown, with the number of clips that each result wins, best in bold."""
+    means = {name: report.means(name) for name in report.scores}
+    best = {name: _best(name, metric, list(means.values())) for name, metric in report.metrics.items()}
+    wins = report.wins()
+    rows = [["result", *(metric.title for metric in report.metrics.values())], ["---"] * (len(best) + 1)]
+    for name, mean in means.items():
+        cells = []
+        for key, metric in report.metrics.items():
+            cell = text(metric, mean[key])
+            cell = f"**{cell}**" if mean[key] is not None and mean[key] == best[key] else cell
+            cells.append(f"{cell} ({wins[key][name]})" if len(means) > 1 else cell)
+        rows.append([name, *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def _of_one(report: Report, name: str) -> Table:
     baseline = report.baseline
     table = Table(title=f"results (difference to {baseline})" if baseline else None)
