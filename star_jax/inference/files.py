@@ -301,18 +301,19 @@ def _scene_pieces(
         if number == scene.num_frames:
             advance(stage, 1, 1)
     if number < scene.num_frames:
-        start = 0
         for piece in pipeline.stream(
             lambda count: read_ahead(frames.read(scene, count)),
             scene.num_frames,
             size,
             settings,
             on_progress=advance,
+            kept=kept,
+            skip=number,
         ):
-            if start >= number:
-                kept.save_frames(f"frames.{start}", piece)
-                yield piece
-            start += len(piece)
+            kept.save_frames(f"frames.{number}", piece)
+            yield piece
+            number += len(piece)
+    kept.drop("latents")
 
 
 def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:

@@ -20,11 +20,13 @@ from star_jax.config import ArchitectureConfig
 from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
+from star_jax.diffusion.solvers import SamplerState
 from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
 from star_jax.inference.memory import latent_windows, plan_memory
 from star_jax.inference.pieces import Canvas, Finish, cut_pieces, decode_chunk, encode_chunk, fill_piece
+from star_jax.inference.resume import NOTHING_KEPT, Kept
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
 from star_jax.models.chunks import Chunk
@@ -130,6 +132,8 @@ class StarPipeline:
         settings: UpscaleSettings,
         *,
         on_progress: OnProgress = _no_progress,
+        kept: Kept = NOTHING_KEPT,
+        skip: int = 0,
     ) -> Iterator[np.ndarray]:
         """Upscales a clip that is read, and returned, in pieces.
 
@@ -139,6 +143,8 @@ class StarPipeline:
           size: (height, width) of its frames.
           settings: see `UpscaleSettings`.
           on_progress: called with (stage, done, total).
+          kept: where latents are kept for a later call of the same arguments, and found again.
+          skip: frames at the start that an earlier call has yielded, and that are not wanted again.
 
         Yields:
           uint8 [f, scale H, scale W, 3], a chunk of the VAE after the other.
@@ -147,21 +153,20 @@ class StarPipeline:
           InputError: a prompt for a model without text encoder.
           RunError: the network produced non-finite numbers.
         """
-        contexts = self.encode_prompts(settings)
-        canvas = self.canvas(size, settings)
-        key = noise_key(settings.seed)
+        canvas, key = self.canvas(size, settings), noise_key(settings.seed)
+        latents = kept.load("latents")
+        if latents is None:
+            contexts = self.encode_prompts(settings)
+            hint = self._encode_clip(read, num_frames, canvas, key, partial(on_progress, "encode"), kept)
+            latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"), kept)
+            del hint
+            kept.save("latents", np.asarray(latents))
+            kept.drop("hint")
+        else:
+            on_progress("encode", num_frames, num_frames)
+            on_progress("sample", 1, 1)
 
-        latents = []
-        for done, part in self._encode(read, num_frames, canvas, key):
-            latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead
-            on_progress("encode", done, num_frames)
-        hint = jnp.concatenate(latents)[None]
-        del latents, part
-
-        latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"))
-        del hint
-
-        for done, frames in self._decode(latents, read, num_frames, canvas, settings):
+        for done, frames in self._decode(jnp.asarray(latents), read, num_frames, canvas, settings, skip):
             yield frames
             del frames
             on_progress("decode", done, num_frames)
@@ -204,10 +209,12 @@ class StarPipeline:
         settings: UpscaleSettings,
         key: jax.Array,
         progress: Callable[[int, int], None] | None = None,
+        kept: Kept = NOTHING_KEPT,
     ) -> jax.Array:
         """Denoises: low-resolution latents [B, F, h, w, 4] -> high-resolution latents, float32.
 
-        With `progress`, one evaluation of the network per call of the compiled program; without it, all in one.
+        With `progress`, one evaluation of the network per call of the compiled program, after each of which the
+        sampler's state is kept; without it, all in one.
 
         Raises:
           RunError: non-finite latents.
@@ -242,9 +249,33 @@ class StarPipeline:
             windows=latent_windows(model.size_rule, num_frames, settings.window),
             rows_per_call=1 if progress else None,
             progress=progress,
+            resume=_kept_state(kept, len(table)),
+            on_state=partial(_keep_state, kept),
         )
+        _keep_state(kept, len(table), None)
         _require_finite(jnp.isfinite(latents).all(), "sampling")
         return latents
+
+    def _encode_clip(
+        self,
+        read: ReadPieces,
+        num_frames: int,
+        canvas: Canvas,
+        key: jax.Array,
+        progress: Callable[[int, int], None],
+        kept: Kept,
+    ) -> jax.Array:
+        """The low-resolution latents [1, F, h, w, C] of a clip."""
+        if (hint := kept.load("hint")) is not None:
+            progress(num_frames, num_frames)
+            return jnp.asarray(hint)
+        latents = []
+        for done, part in self._encode(read, num_frames, canvas, key):
+            latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead
+            progress(done, num_frames)
+        hint = jnp.concatenate(latents)[None]
+        kept.save("hint", np.asarray(hint))
+        return hint
 
     def _encode(
         self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array
@@ -271,8 +302,11 @@ class StarPipeline:
         num_frames: int,
         canvas: Canvas,
         settings: UpscaleSettings,
+        skip: int,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the number of frames decoded so far, and the newest of them, uint8 [f, H, W, 3].
+        """Yields the number of frames decoded so far, and the newest of them, uint8 [f, H, W, 3], after `skip`.
+
+        Chunks before that are decoded only where the next one takes something over from them.
 
         Raises:
           RunError: they are not finite.
@@ -283,10 +317,13 @@ class StarPipeline:
         sizes = [stop - start for start, stop in (chunk.frames for chunk in chunks)]
         done, carry = 0, None
         for chunk, piece in zip(chunks, cut_pieces(read(max(sizes)), sizes), strict=True):
+            done += len(piece)
+            if len(piece) < done <= skip and carry is None:
+                continue
             frames, finite, carry = self._decode_chunk(latents, chunk, carry, piece, canvas, finish)
             _require_finite(finite, "decoding")
-            done += len(piece)
-            yield done, np.asarray(frames)
+            if done > skip:
+                yield done, np.asarray(frames)
             del frames
 
     def _decode_chunk(
@@ -322,6 +359,21 @@ def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array
 @partial(jax.jit, static_argnames="model")
 def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> Any:
     return model.condition(params, text)
+
+
+def _kept_state(kept: Kept, num_rows: int) -> tuple[int, SamplerState] | None:
+    """The rows of the solver's table that an earlier run has done, and its state."""
+    for row in range(num_rows - 1, 0, -1):
+        if kept.has(f"state.{row}") and (state := kept.load(f"state.{row}")) is not None:
+            return row, SamplerState(*map(jnp.asarray, state))
+    return None
+
+
+def _keep_state(kept: Kept, row: int, state: SamplerState | None) -> None:
+    """Keeps the state after a number of rows, in place of the one before."""
+    if state is not None:
+        kept.save(f"state.{row}", np.stack(state))
+    kept.drop(f"state.{row - 1}")
 
 
 def _require_finite(finite: jax.Array, stage: str) -> None:

@@ -74,7 +74,7 @@ class Kept:
             self._save(name, {str(i): cv2.imencode(".png", frame, _PNG)[1] for i, frame in enumerate(frames)})
 
     def drop(self, name: str) -> None:
-        """Forgets an array that is not needed any more."""
+        """Forgets an array that is not needed any more, if it was there."""
         if self._folder is not None:
             self._path(name).unlink(missing_ok=True)
 
