@@ -61,13 +61,13 @@ def convert_checkpoint(
       destination: the directory to make.
       format: a family's name for all sources with weights, or `auto`: recognised by their keys.
       preset: the sizes, by name or as a configuration; None: the preset that the sources' shapes are of.
-      dtype: of the stored weights; None: as in the sources (float64 becomes float32).
-      lora: of CogVideoX's transformer: `merge` low-rank updates into their weights, `keep` them apart, or the
-        rank of new ones to train.
+      dtype: type of the stored weights; None keeps that of the sources (float64 becomes float32).
+      lora: treatment of low-rank updates of CogVideoX's transformer: `merge` them into their weights, `keep` them
+        apart, or the rank of new ones to train.
       allow_nan: accept weights that are not finite.
       force: replace an existing checkpoint directory.
       expected_sha256: digests that the sources' files must have; each must be that of some file.
-      seed: of weights that no source gives.
+      seed: seed of weights that no source gives.
       quiet: show no progress.
 
     Returns:
@@ -191,7 +191,7 @@ def _fits(source: Source, family: str, config: ArchitectureConfig) -> bool:
 
 
 def preset_mismatches(source: Source, family: str, config: ArchitectureConfig) -> int:
-    """How many of a source's tensors do not fit a preset.
+    """Counts the tensors of a source that do not fit a preset.
 
     Raises:
       InputError: the preset has no such component.
@@ -302,7 +302,7 @@ def _watched(leaves: dict[str, LazyArray], bar: Reporter) -> dict[str, LazyArray
 
 
 def _describe(job: _Job, component: str) -> dict:
-    """What provenance.json says of one component."""
+    """The entry of one component in provenance.json."""
     prefix = component + "/"
     rules = {leaf: rules for leaf, rules in job.plan.rules.items() if leaf.startswith(prefix)}
     merged = [leaf for leaf, rules in rules.items() if any(rule.update for rule in rules)]

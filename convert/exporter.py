@@ -53,7 +53,7 @@ def export_checkpoint(
       directory: a checkpoint directory.
       destination: .safetensors, .pt (.pth, .bin), or, for `svd-vae` and `clip`, a folder for `from_pretrained`.
       layout: the family whose keys are written, as for `convert_checkpoint`.
-      dtype: of the file; None: as stored.
+      dtype: type of the file's numbers; None keeps the stored one.
       base: an original file of that family, for what STAR does not have (I2VGen-XL's image conditioning, CLIP's
         vision tower); its keys, their order and their spelling are kept.
       force: replace an existing file.
@@ -129,7 +129,7 @@ def _rules(family: Family, layout: str, config: ArchitectureConfig, base: Tensor
             )
         if parts[0].channels and not base:
             raise InputError(
-                f"layout {layout} has weights that STAR has not; name the original file with --base"
+                f"layout {layout} has weights that STAR does not have; name the original file with --base"
             )
     if missing := [source for source in rules if base and source not in base]:
         raise InputError(f"the original file (--base) lacks {missing[0]}; name one of the same sizes")

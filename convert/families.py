@@ -27,14 +27,14 @@ class Family:
     """One kind of checkpoint.
 
     Attributes:
-      description: what it is, for people.
-      components: what it fills.
+      description: name for people.
+      components: components that it fills.
       marks: keys that it has.
-      absent: keys that it has not, to tell it from its relatives.
+      absent: keys that must be absent, to tell it from its relatives.
       table: sizes and the source's keys (prefix removed) -> table.
-      prefixes: what may stand before every key of the part that is converted.
-      other_marks: those of the family's second layout, if it has one.
-      export_prefix: what stands before every key of an export without an original file.
+      prefixes: prefixes that every key of the converted part may have.
+      other_marks: keys of the family's second layout, if it has one.
+      export_prefix: prefix of every key of an export without an original file.
       sizes: (sizes so far, tensors without prefix, config.json's settings) -> the source's; None: a preset's.
     """
 
@@ -230,7 +230,7 @@ def get_family(name: str) -> Family:
 
 
 def recognise(keys: Collection[str], label: str) -> str:
-    """Which family a source's keys are of.
+    """Recognises the family of a source by its keys.
 
     Raises:
       InputError: none that is known.

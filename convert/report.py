@@ -1,4 +1,4 @@
-"""What a conversion did, and what a source is, as text for people."""
+"""Reports for people: what a conversion did, and what a source is."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def conversion_report(provenance: Mapping[str, Any]) -> str:
 
 
 def describe_source(spec: str, format: str = "auto") -> str:
-    """What a source is, without converting it: files, tensors, dtypes, family, what it would give.
+    """Describes a source without converting it: files, tensors, dtypes, family, what it would give.
 
     Raises:
       InputError: it cannot be read.

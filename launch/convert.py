@@ -30,7 +30,7 @@ METRIC_FORMATS = ("alexnet", "vgg16", "lpips", "dists", "raft", "niqe", "ilniqe"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="sources, then the directory to make")
-    parser.add_argument("--inspect", action="store_true", help="only say what the sources are")
+    parser.add_argument("--inspect", action="store_true", help="only describe the sources")
     parser.add_argument(
         "--format", default="auto", help="family of the sources, see above (auto: by their keys)"
     )

@@ -31,7 +31,7 @@ PARTS = ("vae-encode", "vae-decode", "text", "pipeline")
 
 @dataclasses.dataclass(frozen=True)
 class InferenceBenchmark:
-    """What to measure.
+    """A measurement to take.
 
     Attributes:
       component: `network` (one evaluation of all that predicts the velocity), `vae-encode` and `vae-decode` (one
@@ -39,10 +39,10 @@ class InferenceBenchmark:
         also goes by the name of its first component, such as `unet`.
       preset: sizes of the networks, with random weights; a checkpoint's own count if one is given.
       checkpoint: directory to take weights from.
-      frames, height, width: of the result, in pixels; padded to what the networks take.
-      steps: of the pipeline.
+      frames, height, width: size of the result in pixels; padded to what the networks take.
+      steps: number of sampling steps of the pipeline.
       batch: clips that the network evaluates at once; guidance runs 2.
-      dtype: as of `StarPipeline`; the VAE runs in float32.
+      dtype: type that the networks compute in, as in `StarPipeline`; the VAE computes in float32.
       attention: kernel for every site.
       max_memory: bytes that the pipeline may plan with; None is what the device has.
       mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
@@ -200,7 +200,7 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
 
 
 def count_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
-    """What `measure_inference` says of the operations, without running anything."""
+    """Reports the operations as `measure_inference` does, without running anything."""
     count = benchmark.count()
     return {
         **benchmark.describe(),

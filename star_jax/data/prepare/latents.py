@@ -24,7 +24,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
     VAE computes in float32; everything is stored as float16.
 
     Args:
-      config: what to prepare.
+      config: the dataset to prepare.
       checkpoint: a checkpoint directory with the autoencoder and the text encoder.
 
     Raises:
@@ -98,7 +98,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
 
 
 def _sha256(params: dict) -> str:
-    """Of all weights: latents of two autoencoders are not to end up in one dataset."""
+    """SHA-256 of all weights, so that latents of two autoencoders do not end up in one dataset."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf))
