@@ -20,13 +20,12 @@ from star_jax.config import ArchitectureConfig
 from star_jax.diffusion.guidance import make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
-from star_jax.diffusion.solvers import SamplerState
 from star_jax.diffusion.tiles import TiledVelocity
 from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
 from star_jax.inference.memory import latent_windows, plan_memory
 from star_jax.inference.pieces import Canvas, Finish, cut_pieces, decode_chunk, encode_chunk, fill_piece
-from star_jax.inference.resume import NOTHING_KEPT, Kept
+from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
 from star_jax.models.chunks import Chunk
@@ -249,10 +248,10 @@ class StarPipeline:
             windows=latent_windows(model.size_rule, num_frames, settings.window),
             rows_per_call=1 if progress else None,
             progress=progress,
-            resume=_kept_state(kept, len(table)),
-            on_state=partial(_keep_state, kept),
+            resume=kept_state(kept, len(table)),
+            on_state=partial(keep_state, kept),
         )
-        _keep_state(kept, len(table), None)
+        keep_state(kept, len(table), None)
         _require_finite(jnp.isfinite(latents).all(), "sampling")
         return latents
 
@@ -359,21 +358,6 @@ def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array
 @partial(jax.jit, static_argnames="model")
 def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> Any:
     return model.condition(params, text)
-
-
-def _kept_state(kept: Kept, num_rows: int) -> tuple[int, SamplerState] | None:
-    """The rows of the solver's table that an earlier run has done, and its state."""
-    for row in range(num_rows - 1, 0, -1):
-        if kept.has(f"state.{row}") and (state := kept.load(f"state.{row}")) is not None:
-            return row, SamplerState(*map(jnp.asarray, state))
-    return None
-
-
-def _keep_state(kept: Kept, row: int, state: SamplerState | None) -> None:
-    """Keeps the state after a number of rows, in place of the one before."""
-    if state is not None:
-        kept.save(f"state.{row}", np.stack(state))
-    kept.drop(f"state.{row - 1}")
 
 
 def _require_finite(finite: jax.Array, stage: str) -> None:

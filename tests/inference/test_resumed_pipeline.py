@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sample_frames import SHORT, moving_clip
 
+from star_jax.diffusion.noise import noise_key
 from star_jax.inference.resume import Kept
 from star_jax.inference.settings import UpscaleSettings
 
@@ -58,8 +59,6 @@ def test_a_run_that_was_stopped_anywhere_goes_on_exactly(tiny_pipeline, whole, t
 
 def test_the_sampler_goes_on_from_its_last_row(tiny_pipeline, tmp_path):
     settings = UpscaleSettings(num_inference_steps=3)
-    from star_jax.diffusion.noise import noise_key
-
     hint = np.random.default_rng(0).normal(size=(1, 4, 10, 8, 4)).astype(np.float32)
     contexts, key = tiny_pipeline.encode_prompts(settings), noise_key(0)
     rows: list[int] = []
