@@ -3,9 +3,9 @@
     python tests/kill_drill.py [KILLS] [SEED] [CHECKPOINT]
 
 The run has windows, tiles, two scenes and sound, in the small model of the package or, with the checkpoint `toy`,
-in the tests' smallest one. It is killed (SIGKILL) KILLS times in all, each at a random moment of what an undisturbed
+in the tests' smallest one. It is killed (SIGKILL) KILLS times in all, each at a random moment of what a whole
 run takes once it has begun to write; after three kills it is left to finish. Every file that comes out must be
-bit-identical to the undisturbed one's, with nothing else left beside it.
+bit-identical to the one of the run that was not killed, with nothing else left beside it.
 """
 
 import os
