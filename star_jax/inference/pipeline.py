@@ -33,7 +33,7 @@ from star_jax.ops.attention import AttentionKernels
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
-# (frames per piece) -> pieces uint8 [f, H, W, 3]; called once to encode and once more for the colour fix.
+# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called once to encode and once more for the colour fix.
 ReadPieces = Callable[[int], Iterable[np.ndarray]]
 
 
@@ -93,21 +93,28 @@ class StarPipeline:
         """Upscales a clip held in memory, in tiles and windows that fit the device.
 
         Args:
-          frames: uint8 [F, H, W, 3] RGB.
+          frames: uint8, or uint16 over its whole range, [F, H, W, 3] RGB.
           prompt: what the clip shows.
           max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
           on_progress: called with (stage, done, total).
           **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
         Returns:
-          uint8 [F, scale H, scale W, 3].
+          [F, scale H, scale W, 3] of the same type.
 
         Raises:
           InputError: frames of another shape or dtype, a setting out of range, or too little memory.
           RunError: the network produced non-finite numbers.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-            raise InputError(f"frames are {frames.dtype} {frames.shape}; expected uint8 [F, H, W, 3]")
+        if (
+            frames.ndim != 4
+            or frames.shape[-1] != 3
+            or frames.dtype not in (np.uint8, np.uint16)
+            or 0 in frames.shape
+        ):
+            raise InputError(
+                f"frames are {frames.dtype} {frames.shape}; expected uint8 (or uint16) [F, H, W, 3]"
+            )
 
         def read(size: int) -> Iterator[np.ndarray]:
             return (frames[start : start + size] for start in range(0, len(frames), size))
@@ -141,7 +148,7 @@ class StarPipeline:
           on_progress: called with (stage, done, total).
 
         Yields:
-          uint8 [f, scale H, scale W, 3], a chunk of the VAE after the other.
+          [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
 
         Raises:
           InputError: a prompt for a model without text encoder.

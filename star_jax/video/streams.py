@@ -139,7 +139,8 @@ class StreamCopier:
         self.film_disposition = self._film.disposition
         self.marks: Marks = read_marks(self._film)
         starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
-        self.offset: Fraction = min([source.start_time, *starts])
+        self._cut = source.cut
+        self.offset: Fraction = self._cut[0] if self._cut else min([source.start_time, *starts])
         self._targets: dict[int, av.stream.Stream] = {}
         self._converters: dict[int, TextConverter] = {}
         self.acm_tracks: list[AcmTrack] = []
@@ -215,9 +216,16 @@ class StreamCopier:
             number = self._counts[index] = self._counts.get(index, -1) + 1
             if index in self._clock.starts:
                 self._recording = self._clock.recording(index, number)
-            if packet.size:
-                return packet, self._clock.shifts[self._recording] - self.offset
+            shift = self._clock.shifts[self._recording]
+            if packet.size and self._is_in_part(packet, shift):
+                return packet, shift - self.offset
         return None, Fraction(0)
+
+    def _is_in_part(self, packet: av.Packet, shift: Fraction) -> bool:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if self._cut is None or stamp is None:
+            return True
+        return self._cut[0] <= stamp * packet.time_base + shift < self._cut[1]
 
     def _mux(self, packet: av.Packet, target: av.stream.Stream, shift: Fraction) -> None:
         """Writes a packet with its times in the output's own ticks, each later than the last."""
@@ -240,7 +248,10 @@ class StreamCopier:
 
     def _shifted(self, chapter: dict[str, Any]) -> dict[str, Any]:
         shift = round(self.offset / chapter["time_base"])
-        return {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
+        start, end = max(0, chapter["start"] - shift), chapter["end"] - shift
+        if self._cut is not None:
+            end = min(end, round((self._cut[1] - self.offset) / chapter["time_base"]))
+        return {**chapter, "start": start, "end": end}
 
 
 def _plan(stream: av.stream.Stream, target: str) -> Track:
