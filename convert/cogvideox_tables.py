@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from star_jax.config.cogvideox import TransformerConfig
 from star_jax.convert.rules import (
     CONV,
     CONVOLUTION,
@@ -25,8 +26,7 @@ from star_jax.convert.rules import (
     Table,
     Update,
 )
-from star_jax.init.leaves import RANDOM
-from star_jax.models.cogvideox.config import TransformerConfig
+from star_jax.init.leaves import RANDOM_LAYERS, ZEROS
 from star_jax.models.cogvideox.positions import sincos_table
 
 _ROOT = "transformer/"
@@ -36,13 +36,14 @@ _PROJECTIONS = ("to_q", "to_k", "to_v")
 _MODULATIONS = {"norm1": (0, 1, 2, 6, 7, 8), "norm2": (3, 4, 5, 9, 10, 11)}
 _TABLE = Layout(lambda x: x[0], lambda x: x[None])  # (1, tokens, width) <-> (tokens, width)
 _FRESH = (
-    (_BLOCKS + r"(spatial_liem/conv|temporal_liem/proj)/kernel", RANDOM),
-    (_BLOCKS + r"attn1/to_\w+/lora_a", RANDOM),
-    (_BLOCKS + r"attn1/to_\w+/lora_b", "zeros"),
+    (_BLOCKS + r"(spatial_liem/conv|temporal_liem/proj)/kernel", RANDOM_LAYERS),
+    (_BLOCKS + r"attn1/to_\w+/lora_a", RANDOM_LAYERS),
+    (_BLOCKS + r"attn1/to_\w+/lora_b", ZEROS),
 )
 _IGNORED = (
     r"mixins\.pos_embed\.freqs_(sin|cos)",  # tables, which are computed here
     r"transformer\.position_embeddings\.weight",  # never read
+    r"(conditioner|first_stage_model)\..+",  # text encoder and autoencoder, which stand beside it in one file
 )
 
 

@@ -1,10 +1,10 @@
-"""Tables of CogVideoX's autoencoder: the original layout (STAR's `3d-vae.pt`), and diffusers' (our names)."""
+"""Tables of CogVideoX's autoencoder: the original layout (STAR's `3d-vae.pt`) and diffusers', with our names."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.convert.rules import CONVOLUTION, NORM, POINTWISE_3D, Module, Table
-from star_jax.models.cogvideox.config import CausalVAEConfig
 
 
 class Part(NamedTuple):
@@ -78,7 +78,7 @@ def cogvideox_vae_table(config: CausalVAEConfig, keys: Collection[str]) -> Table
     rules = [
         rule for part in _parts(config) for rule in part.kind.rules(part.original, _target(part.diffusers))
     ]
-    return Table(tuple(rules), ignored=(r"loss\..+",))
+    return Table(tuple(rules), ignored=(r"(loss|model|conditioner)\..+",))
 
 
 def diffusers_cogvideox_vae_table(config: CausalVAEConfig, keys: Collection[str]) -> Table:

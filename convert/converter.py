@@ -1,5 +1,6 @@
 """Converts weights of PyTorch into a checkpoint directory, a few leaves in memory at a time."""
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -13,7 +14,9 @@ import numpy as np
 
 from star_jax.checkpoints.directory import TOKENIZER_DIR, check_destination, create_checkpoint, save_component
 from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
-from star_jax.config import ArchitectureConfig, StarConfig
+from star_jax.config import ArchitectureConfig
+from star_jax.config.cogvideox import CogVideoXConfig
+from star_jax.convert import cogvideox_sizes
 from star_jax.convert.families import get_family, recognise
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
@@ -42,8 +45,9 @@ def convert_checkpoint(
     destination: str | os.PathLike,
     *,
     format: str = "auto",
-    preset: str | StarConfig | None = None,
+    preset: str | ArchitectureConfig | None = None,
     dtype: str | None = None,
+    lora: str | int = "merge",
     allow_nan: bool = False,
     force: bool = False,
     expected_sha256: Sequence[str] = (),
@@ -56,12 +60,14 @@ def convert_checkpoint(
       sources: files, folders or hf:// addresses; each gives its components (or tokenizer files).
       destination: the directory to make.
       format: a family's name for all sources with weights, or `auto`: recognised by their keys.
-      preset: the sizes, by name or as a StarConfig; None: the preset that the sources' shapes are of.
-      dtype: of the stored weights; None: as in the sources (float64 becomes float32).
+      preset: the sizes, by name or as a configuration; None: the preset that the sources' shapes are of.
+      dtype: type of the stored weights; None keeps that of the sources (float64 becomes float32).
+      lora: treatment of low-rank updates of CogVideoX's transformer: `merge` them into their weights, `keep` them
+        apart, or the rank of new ones to train.
       allow_nan: accept weights that are not finite.
       force: replace an existing checkpoint directory.
       expected_sha256: digests that the sources' files must have; each must be that of some file.
-      seed: of weights that no source gives.
+      seed: seed of weights that no source gives.
       quiet: show no progress.
 
     Returns:
@@ -79,7 +85,7 @@ def convert_checkpoint(
     _check_outside(Path(destination).resolve(), opened)
     weights = [source for source in opened if source.tensors]
     families = [recognise(s.tensors, s.label) if format == "auto" else format for s in weights]
-    config = choose_config(weights, families, preset)
+    config = choose_config(weights, families, preset, lora)
     jobs = [_Job(s, f, _plan(s, f, config)) for s, f in zip(weights, families, strict=True)]
     _check_distinct(jobs)
     components = {
@@ -125,13 +131,21 @@ def _check_outside(destination: Path, opened: Sequence[Source]) -> None:
 
 
 def choose_config(
-    sources: Sequence[Source], families: Sequence[str], preset: str | StarConfig | None
-) -> StarConfig:
+    sources: Sequence[Source],
+    families: Sequence[str],
+    preset: str | ArchitectureConfig | None,
+    lora: str | int = "merge",
+) -> ArchitectureConfig:
     """The sizes of the model that all sources are of.
 
     Raises:
       InputError: no preset has the shapes of all sources.
     """
+    if any(get_family(family).sizes for family in families):
+        given = get_preset(preset) if isinstance(preset, str) else preset
+        return _own_sizes(sources, families, given, lora)
+    if lora != "merge":
+        raise InputError(f"lora is {lora!r}, but the sources are of no network with low-rank updates")
     if isinstance(preset, ArchitectureConfig):
         return preset
     if preset is not None:
@@ -145,12 +159,39 @@ def choose_config(
     )
 
 
-def _fits(source: Source, family: str, config: StarConfig) -> bool:
+def _own_sizes(
+    sources: Sequence[Source], families: Sequence[str], given: ArchitectureConfig | None, lora: str | int
+) -> ArchitectureConfig:
+    """The sizes that the sources' tensors have, or those that are given."""
+    if given is not None and not isinstance(given, CogVideoXConfig):
+        raise InputError(
+            f"preset {given.preset!r} is not of CogVideoX, the sources are; leave --preset out, or name another"
+        )
+    config = given or PRESETS["cogvideox-5b"]
+    for source, name in zip(sources, families, strict=True):
+        family = get_family(name)
+        prefix = family.prefix_in(source.tensors)
+        if family.sizes is None or prefix is None:
+            raise InputError(f"{source.label} is of family {name}, which does not belong to CogVideoX")
+        tensors = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in source.tensors.items()
+            if key.startswith(prefix)
+        }
+        if given is None:
+            config = family.sizes(config, tensors, cogvideox_sizes.library_settings(source.files))
+        if "transformer" in family.components:
+            transformer = cogvideox_sizes.with_lora(config.transformer, tensors, lora)
+            config = dataclasses.replace(config, transformer=transformer)
+    return config if given is not None else cogvideox_sizes.named(config)
+
+
+def _fits(source: Source, family: str, config: ArchitectureConfig) -> bool:
     return get_family(family).in_preset(config) and preset_mismatches(source, family, config) == 0
 
 
-def preset_mismatches(source: Source, family: str, config: StarConfig) -> int:
-    """How many of a source's tensors do not fit a preset.
+def preset_mismatches(source: Source, family: str, config: ArchitectureConfig) -> int:
+    """Counts the tensors of a source that do not fit a preset.
 
     Raises:
       InputError: the preset has no such component.
@@ -159,13 +200,13 @@ def preset_mismatches(source: Source, family: str, config: StarConfig) -> int:
     return shape_mismatches(table, source.tensors, _leaf_shapes(family, config))
 
 
-def _plan(source: Source, family: str, config: StarConfig) -> Plan:
+def _plan(source: Source, family: str, config: ArchitectureConfig) -> Plan:
     table = get_family(family).table_for(config, source.tensors)
     return plan(table, source.tensors, _leaf_shapes(family, config), source.label)
 
 
 @functools.cache
-def _leaf_shapes(family: str, config: StarConfig) -> dict[str, Shape]:
+def _leaf_shapes(family: str, config: ArchitectureConfig) -> dict[str, Shape]:
     return {
         f"{name}/{path}": leaf.shape
         for name in get_family(family).components
@@ -183,7 +224,7 @@ def _check_distinct(jobs: Sequence[_Job]) -> None:
 
 
 def _lazy(
-    job: _Job, config: StarConfig, dtype: str | None, allow_nan: bool, seed: int
+    job: _Job, config: ArchitectureConfig, dtype: str | None, allow_nan: bool, seed: int
 ) -> dict[str, dict[str, LazyArray]]:
     """Every leaf of a source's components, by component and path."""
     tensors, shapes = job.source.tensors, _leaf_shapes(job.family, config)
@@ -261,12 +302,14 @@ def _watched(leaves: dict[str, LazyArray], bar: Reporter) -> dict[str, LazyArray
 
 
 def _describe(job: _Job, component: str) -> dict:
-    """What provenance.json says of one component."""
+    """The entry of one component in provenance.json."""
     prefix = component + "/"
+    rules = {leaf: rules for leaf, rules in job.plan.rules.items() if leaf.startswith(prefix)}
+    merged = [leaf for leaf, rules in rules.items() if any(rule.update for rule in rules)]
     return {
         "source": job.source.label,
         "family": job.family,
-        "converted": sum(leaf.startswith(prefix) for leaf in job.plan.rules),
+        "converted": len(rules),
         "fresh": {leaf: how for leaf, how in job.plan.fresh.items() if leaf.startswith(prefix)},
         "ignored": job.plan.ignored,
-    }
+    } | ({"merged": merged} if merged else {})

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 from star_jax.checkpoints.directory import component_metadata, iterate_layers, read_config
-from star_jax.config import StarConfig
+from star_jax.config import ArchitectureConfig
+from star_jax.config.cogvideox import CogVideoXConfig
+from star_jax.convert.cogvideox_sizes import cogvideox_library_config
 from star_jax.convert.families import Family, get_family
 from star_jax.convert.rules import Rule
 from star_jax.convert.safetensors_file import write_safetensors
@@ -25,7 +27,13 @@ from star_jax.files import appearing, write_json
 from star_jax.progress import Reporter, progress
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-_FOLDER_FILES = {"svd-vae": "diffusion_pytorch_model.safetensors", "clip": "model.safetensors"}
+_FOLDER_FILES = {
+    "svd-vae": "diffusion_pytorch_model.safetensors",
+    "clip": "model.safetensors",
+    "diffusers-cogvideox": "diffusion_pytorch_model.safetensors",
+    "diffusers-cogvideox-vae": "diffusion_pytorch_model.safetensors",
+    "t5-encoder": "model.safetensors",
+}
 Specs = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
@@ -45,7 +53,7 @@ def export_checkpoint(
       directory: a checkpoint directory.
       destination: .safetensors, .pt (.pth, .bin), or, for `svd-vae` and `clip`, a folder for `from_pretrained`.
       layout: the family whose keys are written, as for `convert_checkpoint`.
-      dtype: of the file; None: as stored.
+      dtype: type of the file's numbers; None keeps the stored one.
       base: an original file of that family, for what STAR does not have (I2VGen-XL's image conditioning, CLIP's
         vision tower); its keys, their order and their spelling are kept.
       force: replace an existing file.
@@ -109,7 +117,7 @@ def _open_base(base: str, family: Family, layout: str) -> Tensors:
     return source.tensors
 
 
-def _rules(family: Family, layout: str, config: StarConfig, base: Tensors) -> dict[str, list[Rule]]:
+def _rules(family: Family, layout: str, config: ArchitectureConfig, base: Tensors) -> dict[str, list[Rule]]:
     """The rules of each key of the file; where a key fills two components, the first counts."""
     rules: dict[str, list[Rule]] = {}
     for source, parts in family.table_for(config, base).by_source().items():
@@ -121,7 +129,7 @@ def _rules(family: Family, layout: str, config: StarConfig, base: Tensors) -> di
             )
         if parts[0].channels and not base:
             raise InputError(
-                f"layout {layout} has weights that STAR has not; name the original file with --base"
+                f"layout {layout} has weights that STAR does not have; name the original file with --base"
             )
     if missing := [source for source in rules if base and source not in base]:
         raise InputError(f"the original file (--base) lacks {missing[0]}; name one of the same sizes")
@@ -194,7 +202,7 @@ def _leaves(directory: str | os.PathLike, rules: list[Rule]) -> Iterator[np.ndar
 
 
 @contextlib.contextmanager
-def _appearing(target: Path, layout: str, config: StarConfig) -> Iterator[Path]:
+def _appearing(target: Path, layout: str, config: ArchitectureConfig) -> Iterator[Path]:
     """Yields the path to write; the file, or the folder around it, appears as `target` at the end or not at all."""
     try:
         with appearing(target) as partial:
@@ -208,8 +216,10 @@ def _appearing(target: Path, layout: str, config: StarConfig) -> Iterator[Path]:
         raise RunError(f"cannot write {target}: {error}; free disk space or choose another place") from error
 
 
-def _library_config(layout: str, config: StarConfig) -> dict:
+def _library_config(layout: str, config: ArchitectureConfig) -> dict:
     """config.json for diffusers' or transformers' `from_pretrained`."""
+    if isinstance(config, CogVideoXConfig):
+        return cogvideox_library_config(layout, config)
     if layout == "svd-vae":
         vae = config.vae
         return {

@@ -3,10 +3,21 @@
 import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
-from star_jax.config import StarConfig
-from star_jax.convert import text_tables, unet_tables, vae_tables
+from star_jax.config import ArchitectureConfig, StarConfig
+from star_jax.config.cogvideox import CogVideoXConfig
+from star_jax.convert import (
+    cogvideox_sizes,
+    cogvideox_tables,
+    cogvideox_vae_tables,
+    t5_tables,
+    text_tables,
+    unet_tables,
+    vae_tables,
+)
 from star_jax.convert.rules import Rule, Table, Update
+from star_jax.convert.tensors import Tensors
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
 
@@ -16,33 +27,41 @@ class Family:
     """One kind of checkpoint.
 
     Attributes:
-      description: what it is, for people.
-      components: what it fills.
+      description: name for people.
+      components: components that it fills.
       marks: keys that it has.
-      absent: keys that it has not, to tell it from its relatives.
+      absent: keys that must be absent, to tell it from its relatives.
       table: sizes and the source's keys (prefix removed) -> table.
-      prefixes: what may stand before every key of the part that is converted.
+      prefixes: prefixes that every key of the converted part may have.
+      other_marks: keys of the family's second layout, if it has one.
+      export_prefix: prefix of every key of an export without an original file.
+      sizes: (sizes so far, tensors without prefix, config.json's settings) -> the source's; None: a preset's.
     """
 
     description: str
     components: tuple[str, ...]
     marks: tuple[str, ...]
-    table: Callable[[StarConfig, Collection[str]], Table]
+    table: Callable[[Any, Collection[str]], Table]
     absent: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
+    other_marks: tuple[str, ...] = ()
+    export_prefix: str = ""
+    sizes: Callable[[CogVideoXConfig, Tensors, dict], CogVideoXConfig] | None = None
 
     def prefix_in(self, keys: Collection[str]) -> str | None:
         """The prefix under which `keys` have this family's marks, or None."""
         for prefix in self.prefixes:
-            if all(prefix + mark in keys for mark in self.marks):
+            kinds = [marks for marks in (self.marks, self.other_marks) if marks]
+            if any(all(prefix + mark in keys for mark in marks) for marks in kinds):
                 return None if any(prefix + key in keys for key in self.absent) else prefix
         return None
 
-    def in_preset(self, config: StarConfig) -> bool:
+    def in_preset(self, config: ArchitectureConfig) -> bool:
         """Whether a model of these sizes has the components that this family fills."""
-        return set(self.components) <= set(build_model(config).components)
+        is_right = isinstance(config, CogVideoXConfig) == (self.sizes is not None)
+        return is_right and set(self.components) <= set(build_model(config).components)
 
-    def table_for(self, config: StarConfig, keys: Collection[str]) -> Table:
+    def table_for(self, config: ArchitectureConfig, keys: Collection[str]) -> Table:
         """The table of this family for a source's keys, with their prefix.
 
         Raises:
@@ -50,7 +69,7 @@ class Family:
         """
         if not self.in_preset(config):
             raise InputError(f"preset {config.preset!r} has no {' and '.join(self.components)}; name another")
-        prefix = self.prefix_in(keys) or ""
+        prefix = (self.prefix_in(keys) or "") if keys else self.export_prefix
         table = self.table(config, {key.removeprefix(prefix) for key in keys})
         if not prefix:
             return table
@@ -68,9 +87,18 @@ def _sized(table: Callable[[StarConfig], Table]) -> Callable[[StarConfig, Collec
     return lambda config, _keys: table(config)
 
 
+def _of(part: str, table: Callable[[Any, Collection[str]], Table]):
+    """A table that takes one network's sizes only."""
+    return lambda config, keys: table(getattr(config, part), keys)
+
+
+_SAT = "model.diffusion_model."
 _LIEM_KEY = "input_blocks.0.1.transformer_blocks.0.local1.conv1.weight"
 _CONTROL_KEY = "VideoControlNet.input_hint_block.weight"
 _NETWORKS = ("unet", "controlnet")
+
+_DIFFUSERS_COGVIDEOX = ("patch_embed.proj.weight", "transformer_blocks.0.norm1.linear.weight")
+_DIFFUSERS_COGVIDEOX_VAE = ("decoder.up_blocks.0.resnets.0.norm1.conv_y.conv.weight",)
 
 # In the order in which they are tried.
 FAMILIES: dict[str, Family] = {
@@ -137,6 +165,56 @@ FAMILIES: dict[str, Family] = {
         table=text_tables.clip_table,
         prefixes=("", "text_model."),
     ),
+    "star-cogvideox": Family(
+        "STAR on CogVideoX: the transformer with LIEM",
+        ("transformer",),
+        marks=("mixins.patch_embed.proj_sr.weight", "mixins.adaln_layer.adaLN_modulations.0.1.weight"),
+        table=_of("transformer", cogvideox_tables.star_cogvideox_table),
+        prefixes=(_SAT, "", "module." + _SAT),
+        export_prefix=_SAT,
+        sizes=cogvideox_sizes.sat_transformer,
+    ),
+    "cogvideox": Family(
+        "CogVideoX, its own layout or diffusers' CogVideoXTransformer3DModel: initialises the transformer",
+        ("transformer",),
+        marks=("mixins.patch_embed.proj.weight", "mixins.adaln_layer.adaLN_modulations.0.1.weight"),
+        other_marks=_DIFFUSERS_COGVIDEOX,
+        table=_of("transformer", cogvideox_tables.cogvideox_table),
+        prefixes=(_SAT, "", "module." + _SAT),
+        export_prefix=_SAT,
+        sizes=cogvideox_sizes.transformer,
+    ),
+    "diffusers-cogvideox": Family(
+        "CogVideoX, diffusers' CogVideoXTransformer3DModel; for export",
+        ("transformer",),
+        marks=_DIFFUSERS_COGVIDEOX,
+        table=_of("transformer", cogvideox_tables.diffusers_cogvideox_table),
+        sizes=cogvideox_sizes.diffusers_transformer,
+    ),
+    "cogvideox-vae": Family(
+        "CogVideoX's autoencoder, its own layout or diffusers' AutoencoderKLCogVideoX",
+        ("vae",),
+        marks=("decoder.up.0.block.0.norm1.conv_y.conv.weight",),
+        other_marks=_DIFFUSERS_COGVIDEOX_VAE,
+        table=_of("vae", cogvideox_vae_tables.cogvideox_vae_table),
+        prefixes=("", "first_stage_model."),
+        sizes=cogvideox_sizes.vae,
+    ),
+    "diffusers-cogvideox-vae": Family(
+        "CogVideoX's autoencoder, diffusers' AutoencoderKLCogVideoX; for export",
+        ("vae",),
+        marks=_DIFFUSERS_COGVIDEOX_VAE,
+        table=_of("vae", cogvideox_vae_tables.diffusers_cogvideox_vae_table),
+        sizes=cogvideox_sizes.vae,
+    ),
+    "t5-encoder": Family(
+        "T5 v1.1, transformers' T5EncoderModel: the text encoder",
+        ("text_encoder",),
+        marks=("shared.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+        table=_of("text_encoder", t5_tables.t5_table),
+        prefixes=("", "conditioner.embedders.0.transformer."),
+        sizes=cogvideox_sizes.text_encoder,
+    ),
 }
 
 
@@ -152,7 +230,7 @@ def get_family(name: str) -> Family:
 
 
 def recognise(keys: Collection[str], label: str) -> str:
-    """Which family a source's keys are of.
+    """Recognises the family of a source by its keys.
 
     Raises:
       InputError: none that is known.

@@ -29,7 +29,7 @@ PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "tokenizer")
 
 
 def choose_weights(names: list[str], label: str) -> str | None:
-    """Which of a folder's files to read; None where there is none.
+    """Chooses the file of weights to read from a folder's files; None where there is none.
 
     Raises:
       InputError: several, and no way to tell which is meant.
@@ -46,7 +46,7 @@ def choose_weights(names: list[str], label: str) -> str | None:
 
 
 def tokenizer_files(names: list[str]) -> list[str]:
-    """Which of a folder's files make a CLIP tokenizer; none where it has none."""
+    """The files of a CLIP tokenizer among a folder's files; an empty list where there is no tokenizer."""
     for files in (["vocab.json", "merges.txt"], ["tokenizer.json"]):
         if all(name in names for name in files):
             return files
@@ -54,7 +54,7 @@ def tokenizer_files(names: list[str]) -> list[str]:
 
 
 def needed_files(names: list[str], label: str) -> list[str]:
-    """Which of a folder's files to download: a tokenizer's, and the weights with the shards of an index.
+    """The files of a folder to download: a tokenizer's, and the weights with the shards of an index.
 
     Raises:
       InputError: there are several files of weights, and no way to tell which is meant.

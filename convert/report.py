@@ -1,4 +1,4 @@
-"""What a conversion did, and what a source is, as text for people."""
+"""Reports for people: what a conversion did, and what a source is."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ def conversion_report(provenance: Mapping[str, Any]) -> str:
     lines = [f"preset {provenance['preset']}, dtype {provenance['dtype']}"]
     for name, part in provenance["components"].items():
         lines.append(f"{name}: {part['converted']} leaves from {part['source']} ({part['family']})")
-        for kind, keys in (("fresh", list(part["fresh"])), ("ignored", part["ignored"])):
+        kinds = {"fresh": list(part["fresh"]), "ignored": part["ignored"], "merged": part.get("merged", [])}
+        for kind, keys in kinds.items():
             if keys:
                 lines.append(f"  {kind}: {len(keys)} ({_summary(keys)}); all named in provenance.json")
     if provenance.get("tokenizer"):
@@ -28,7 +29,7 @@ def conversion_report(provenance: Mapping[str, Any]) -> str:
 
 
 def describe_source(spec: str, format: str = "auto") -> str:
-    """What a source is, without converting it: files, tensors, dtypes, family, what it would give.
+    """Describes a source without converting it: files, tensors, dtypes, family, what it would give.
 
     Raises:
       InputError: it cannot be read.

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array is turned from PyTorch's axes to flax's, and back.
+    """Turns an array from PyTorch's axes to flax's, and back.
 
     Attributes:
       to_jax: source array -> leaf.
@@ -80,7 +80,7 @@ class Rule:
         those slices one after the other; None: all of it.
       channels: how many of the source's input channels (second axis) are taken, the first ones; None: all.
       layer: which entry of the leaf's first axis the source is, where equal layers are stacked; None: all of it.
-      update: what is added to the source before it is turned.
+      update: low-rank update that is added to the source before its axes are turned.
     """
 
     source: str
@@ -155,7 +155,7 @@ class Table:
     """A family's rules at given sizes.
 
     Attributes:
-      rules: in the order of the original's state dict.
+      rules: rules in the order of the original's state dict.
       ignored: full-match patterns of source keys that have no place here.
       fresh: full-match patterns of leaves that the family does not have -> how they start.
       computed: leaves that follow from the sizes -> what makes them.
@@ -188,7 +188,7 @@ def _grouped(rules: Iterable[Rule], key: Callable[[Rule], str]) -> dict[str, lis
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion will do with one source: the rules of each leaf, leaves that start fresh, keys left out."""
+    """The plan for one source: the rules of each leaf, the leaves that start fresh, the keys left out."""
 
     rules: dict[str, list[Rule]]
     fresh: dict[str, str]
@@ -235,7 +235,7 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
 
 
 def shape_mismatches(table: Table, tensors: Tensors, leaves: Mapping[str, Shape]) -> int:
-    """How many rules do not fit: key or leaf missing, or another shape. 0 means that the sizes are right."""
+    """Counts the rules whose key or leaf is missing or has another shape; with 0 of them the sizes are right."""
     return sum(
         any(key not in tensors for key in rule.sources)
         or rule.target not in leaves

@@ -28,10 +28,10 @@ class Source:
     """Weights of one network (or of STAR's two), or tokenizer files.
 
     Attributes:
-      label: how the user named it.
-      tensors: by key, in the file's order; empty for a tokenizer.
-      files: every file of it.
-      tokenizer: the folder or file that holds a tokenizer.
+      label: name that the user gave it.
+      tensors: tensors by key, in the file's order; empty for a tokenizer.
+      files: all of its files.
+      tokenizer: folder or file that holds a tokenizer.
     """
 
     label: str

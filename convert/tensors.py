@@ -34,7 +34,7 @@ class FileTensor:
       start: offset of the stretch of bytes it lies in, from the start of the file.
       length: number of bytes of that stretch.
       crc32: checksum of the stretch, where the format has one.
-      offset: of the first element within the stretch, in elements.
+      offset: position of the first element within the stretch, in elements.
       strides: in elements; None for C order.
     """
 

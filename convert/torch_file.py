@@ -109,6 +109,10 @@ _NAMES = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_unused: data,
     ("collections", "OrderedDict"): lambda *items: _StateDict(*items),
+    # What DeepSpeed keeps beside the weights, all of it plain.
+    ("torch", "Size"): lambda *items: None,
+    ("builtins", "set"): lambda *items: None,
+    ("__builtin__", "set"): lambda *items: None,
 }
 
 
@@ -130,7 +134,7 @@ class StateDictUnpickler(pickle.Unpickler):
 
 
 def read_torch(path: Path) -> dict[str, FileTensor]:
-    """Lists the tensors of a .pt file, flat or under the key `state_dict`, in the order of the file.
+    """Lists the tensors of a .pt file, flat or under `state_dict` or `module`, in the order of the file.
 
     Raises:
       InputError: it would run code, is damaged, or is not a state dict in the zip format.
@@ -178,13 +182,14 @@ def _unpickle(path: Path, data: bytes) -> object:
 
 
 def state_dict(path: Path, content: object) -> dict[str, _Tensor]:
-    """The tensors of an unpickled state dict, or of the one under its key `state_dict`.
+    """The tensors of an unpickled state dict, or of the one under its key `state_dict` or `module`.
 
     Raises:
       InputError: it is none.
     """
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "module"):  # of Lightning, of DeepSpeed
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict):
         raise _bad(path, "it does not hold a state dict")
     tensors = {name: value for name, value in content.items() if isinstance(value, _Tensor)}

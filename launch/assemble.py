@@ -14,9 +14,11 @@ HELP = "make a checkpoint from a training run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workdir", metavar="WORKDIR", help="of star-jax train")
+    parser.add_argument("workdir", metavar="WORKDIR", help="work directory of star-jax train")
     parser.add_argument("destination", metavar="DST", help="checkpoint directory to make")
-    parser.add_argument("--step", type=int, metavar="N", help="training checkpoint (default: the newest)")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="step of the training checkpoint (default: the newest)"
+    )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of all weights (default: trained ones float32, the others as they were)",
+        help="dtype of all weights (default: float32 for trained ones, the others as they were)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
 

@@ -110,14 +110,14 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
 
 def _inference(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[str, Any]]:
     from star_jax.benchmark.aot.programs import trace_sampler_step
-    from star_jax.parallel.mesh import MeshConfig, make_mesh
+    from star_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
     from star_jax.presets import get_preset
 
     if args.rest:
         raise InputError(f"unknown argument {args.rest[0]!r}; see --help")
-    default = {"data": 2 if len(devices) % 2 == 0 else 1, "context": -1}
-    sizes = default if args.mesh is None else {"data": 1, **_parse_mesh(args.mesh)}
-    mesh = make_mesh(MeshConfig(**sizes), devices)
+    both_branches = 2 if len(devices) % 2 == 0 else 1
+    default = MeshConfig(data=both_branches, context=-1)
+    mesh = make_mesh(default if args.mesh is None else parse_mesh(args.mesh), devices)
     size = {"num_frames": args.frames, "height": args.height, "width": args.width}
     facts = {
         "program": "sampler step",
@@ -127,17 +127,6 @@ def _inference(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[
         "mesh": dict(mesh.shape),
     }
     return trace_sampler_step(get_preset(args.preset), mesh, **size), facts
-
-
-def _parse_mesh(text: str) -> dict[str, int]:
-    """ "data=2,context=4" -> {"data": 2, "context": 4}."""
-    sizes = {}
-    for part in text.split(","):
-        name, _, size = part.partition("=")
-        if name not in _AXES or not size.lstrip("-").isdigit():
-            raise InputError(f"--mesh {text!r}; write axes of {', '.join(_AXES)}, such as data=2,context=4")
-        sizes[name] = int(size)
-    return sizes
 
 
 def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@
 Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face's layout, or hf://owner/repo/path,
 and gives the components it holds. random:PRESET makes random weights. DIR appears when it is complete.
 Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks), svd-vae and svd (autoencoder),
-open-clip and clip (text tower).
+open-clip and clip (text tower); of CogVideoX: star-cogvideox, cogvideox and diffusers-cogvideox (network),
+cogvideox-vae and diffusers-cogvideox-vae (autoencoder), t5-encoder (text encoder).
 
 Networks of scores (alexnet, vgg16, lpips, dists, raft, niqe, ilniqe; see star-jax evaluate) are converted into a
 folder of them, one file each:
@@ -29,7 +30,7 @@ METRIC_FORMATS = ("alexnet", "vgg16", "lpips", "dists", "raft", "niqe", "ilniqe"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="sources, then the directory to make")
-    parser.add_argument("--inspect", action="store_true", help="only say what the sources are")
+    parser.add_argument("--inspect", action="store_true", help="only describe the sources")
     parser.add_argument(
         "--format", default="auto", help="family of the sources, see above (auto: by their keys)"
     )
@@ -39,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: as in the sources"
+    )
+    parser.add_argument(
+        "--lora",
+        default="merge",
+        metavar="merge|keep|RANK",
+        help="low-rank updates of CogVideoX: merge them into their weights (default), keep them apart to train "
+        "them on, or start new ones of this rank",
     )
     parser.add_argument("--allow-nan", action="store_true", help="accept weights that are not finite")
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
@@ -124,6 +132,7 @@ def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> 
         format=args.format,
         preset=_preset(args.preset),
         dtype=args.dtype,
+        lora=int(args.lora) if args.lora.isdigit() else args.lora,
         allow_nan=args.allow_nan,
         force=args.force,
         expected_sha256=args.sha256,

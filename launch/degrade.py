@@ -142,7 +142,7 @@ def _read(location: str, start: int, count: int, *, multiple: int):
     from star_jax.data.made_up.synthetic import SyntheticVideo
     from star_jax.data.sources import held_out_scene
     from star_jax.video.images import open_source
-    from star_jax.video.probe import part_of
+    from star_jax.video.part import part_of
 
     kind, _, index = location.partition(":")
     if kind in ("synthetic", "scenes") and index.isdigit():

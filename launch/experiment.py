@@ -12,6 +12,7 @@ from typing import Any
 
 from star_jax.errors import InputError
 
+EXIT_SIGTERM = 143  # exit code of a run that was told to stop, and saved
 _PREFIX = "--config."
 
 
@@ -25,6 +26,23 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
         "can be changed, as in --config.train.num_steps=6",
     )
     parser.set_defaults(takes_rest=True)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a training run, --config among them."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="directory of checkpoints, metrics and pictures; a path or gs://...",
+    )
+    parser.add_argument(
+        "--allow-changed-config",
+        action="store_true",
+        help="resume although DIR was begun with other values; the new ones are recorded",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:

@@ -12,37 +12,24 @@ the same command: see docs/multihost.md.
 
 import argparse
 
+from star_jax.launch.cluster_arguments import add_cluster_arguments, join_cluster
+from star_jax.launch.experiment import EXIT_SIGTERM, add_run_arguments
+
 HELP = "train from a checkpoint, or resume"
-_EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.experiment import add_config_arguments
-    from star_jax.parallel import processes as distributed
-
-    add_config_arguments(parser)
-    distributed.add_arguments(parser)
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        metavar="DIR",
-        help="checkpoints, metrics and pictures; a path or gs://...",
-    )
-    parser.add_argument(
-        "--allow-changed-config",
-        action="store_true",
-        help="resume although DIR was begun with other values; they are recorded",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_run_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from star_jax.launch.experiment import read_experiment
-    from star_jax.parallel import processes as distributed
+    from star_jax.parallel.processes import log_to
 
     config = read_experiment(args)
-    distributed.initialize(args)
-    distributed.log_to(args.workdir)
+    join_cluster(args)
+    log_to(args.workdir)
 
     import star_jax
 
@@ -53,4 +40,4 @@ def run(args: argparse.Namespace) -> int:
         print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
         return 0
     print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
-    return _EXIT_SIGTERM
+    return EXIT_SIGTERM

@@ -8,40 +8,30 @@ trained autoencoder (its moving average) with the latents' measured scale, and a
 
 import argparse
 
+from star_jax.launch.experiment import EXIT_SIGTERM, add_run_arguments
+
 HELP = "train a small autoencoder, or resume"
-_EXIT_SIGTERM = 143
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from star_jax.launch.experiment import add_config_arguments
-
-    add_config_arguments(parser)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints, metrics and pictures")
-    parser.add_argument(
-        "--allow-changed-config", action="store_true", help="resume although DIR was begun with other values"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from star_jax.launch.experiment import read_experiment
-    from star_jax.parallel import processes as distributed
+    from star_jax.parallel.processes import log_to
     from star_jax.train.autoencoder.config import VaeExperimentConfig
-    from star_jax.train.autoencoder.objective import VaeObjective
 
     config = read_experiment(args, VaeExperimentConfig)
+    log_to(args.workdir)
 
-    from star_jax.train.autoencoder.checkpoint import write_vae_checkpoint
-    from star_jax.train.loop import train
+    from star_jax.train.autoencoder.run import train_autoencoder
 
-    distributed.log_to(args.workdir)
-    objective = VaeObjective(config)
-    outcome = train(
-        objective, config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
+    outcome, checkpoint = train_autoencoder(
+        config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
     )
     if not outcome.finished:
         print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
-        return _EXIT_SIGTERM
-    target = write_vae_checkpoint(objective, config, args.workdir)
-    print(f"step {outcome.step} of {config.train.num_steps}: done; wrote {target}")
+        return EXIT_SIGTERM
+    print(f"step {outcome.step} of {config.train.num_steps}: done; wrote {checkpoint}")
     return 0

@@ -2,7 +2,22 @@
 
 import dataclasses
 
-from star_jax.config import SamplingConfig, StarConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from star_jax.config import (
+    ArchitectureConfig,
+    SamplingConfig,
+    StarConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from star_jax.config.cogvideox import (
+    CausalVAEConfig,
+    CogVideoXConfig,
+    CogVideoXSampling,
+    T5Config,
+    TransformerConfig,
+    ZeroSNRConfig,
+)
 from star_jax.errors import InputError
 
 BUNDLED = "tiny-star"  # the checkpoint in the package, and the preset of its sizes
@@ -39,7 +54,31 @@ _TINY_STAR_VAE = VAEConfig(
     latent_channels=16, block_out_channels=(16, 16, 32, 64), layers_per_block=1, norm_num_groups=2
 )
 
-PRESETS: dict[str, StarConfig] = {
+_TINY_COGVIDEOX = CogVideoXConfig(
+    "tiny-cogvideox",
+    transformer=TransformerConfig(
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        time_embed_dim=32,
+        text_embed_dim=32,
+        text_length=32,
+        grid=(3, 4, 6),
+        lora_rank=4,
+    ),
+    vae=CausalVAEConfig(block_out_channels=(16, 16, 16, 32), layers_per_block=1, norm_num_groups=4),
+    text_encoder=T5Config(
+        vocab_size=259,
+        hidden_size=32,
+        head_dim=8,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    ),
+    sampling=CogVideoXSampling(4),
+)
+
+PRESETS: dict[str, ArchitectureConfig] = {
     # The released networks: 2.04 B parameters, SVD's VAE, OpenCLIP ViT-H/14.
     "i2vgen-xl": StarConfig("i2vgen-xl"),
     # The same architecture, small in every part and without attention on the finest level, so that it runs on a
@@ -61,10 +100,20 @@ PRESETS: dict[str, StarConfig] = {
         vae=_TINY_VAE,
         text_encoder=dataclasses.replace(_TINY_TEXT, hidden_size=1024, num_attention_heads=16),
     ),
+    # STAR on CogVideoX: 5.57 B and 1.73 B parameters, the causal autoencoder, T5 XXL.
+    "cogvideox-5b": CogVideoXConfig("cogvideox-5b"),
+    "cogvideox-2b": CogVideoXConfig(
+        "cogvideox-2b",
+        transformer=TransformerConfig(num_layers=30, num_attention_heads=30, positions="sincos"),
+        vae=CausalVAEConfig(scaling_factor=1.15258426),
+        diffusion=ZeroSNRConfig(snr_shift=3.0),
+    ),
+    # The same architecture for a laptop's CPU, with low-rank updates to train and a token for every byte.
+    "tiny-cogvideox": _TINY_COGVIDEOX,
 }
 
 
-def get_preset(name: str) -> StarConfig:
+def get_preset(name: str) -> ArchitectureConfig:
     """Returns a named preset.
 
     Raises:

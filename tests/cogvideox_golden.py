@@ -8,8 +8,8 @@ from flax import nnx
 from star_weights import golden_weight
 
 from star_jax.checkpoints.trees import flatten, unflatten
+from star_jax.config.cogvideox import CausalVAEConfig, TransformerConfig
 from star_jax.convert.rules import Table, plan
-from star_jax.models.cogvideox.config import CausalVAEConfig, TransformerConfig
 from star_jax.models.cogvideox.positions import sincos_table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,7 +55,8 @@ def transformer_state(config: TransformerConfig, kind: str) -> dict[str, np.ndar
     state = {key.removeprefix(PREFIX): array for key, array in golden_state(shapes).items()}
     if config.positions == "sincos":
         rows = ((config.text_length, 0), (0, 0))
-        state["mixins.pos_embed.pos_embedding"] = np.pad(sincos_table(config, config.grid), rows)[None]
+        table = np.pad(sincos_table(config, config.grid), rows)[None]
+        state = {"mixins.pos_embed.pos_embedding": table, **state}  # the original's order
     return state
 
 

@@ -1,5 +1,8 @@
-"""A tiny model, made, loaded and compiled once for all tests that ask for it."""
+"""What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,37 @@ from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
+
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+# Files that take longest, first: a worker that begins one of them last would leave the other waiting.
+_LONGEST = (
+    "test_star_objective.py",
+    "test_sharded_star.py",
+    "test_ablations.py",
+    "test_training_learns.py",
+    "test_compile_check.py",
+    "test_upscale.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder of compiled programs for all workers of the session and the processes they start."""
+    if not hasattr(config, "workerinput") and _CACHE not in os.environ:
+        config.programs = os.environ[_CACHE] = tempfile.mkdtemp(prefix="star-jax-programs-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    # Without workers jax, which reads the environment when it is imported, is there already.
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if programs := getattr(config, "programs", None):
+        shutil.rmtree(programs, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Imports are read from the source, those within functions too.
 
 import ast
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,13 @@ LAYERS = (
     ("launch",),
 )
 MAX_LOOSE_FILES = 6
+# Modules of distributions whose names differ.
+MODULES = {
+    "absl-py": "absl",
+    "opencv-python-headless": "cv2",
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+}
 
 
 @dataclass(frozen=True)
@@ -123,3 +131,16 @@ def test_every_package_says_what_it_offers():
 @pytest.mark.parametrize("package", ["torch", "torchvision", "diffusers"])
 def test_the_product_does_without(package):
     assert not [line.place for line in IMPORTS if line.target.split(".")[0] == package]
+
+
+def test_what_is_required_is_imported():
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    (required,) = (
+        node.value.elts
+        for node in ast.walk(setup)
+        if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    )
+    names = {re.split("[<>=\\[]", item.value)[0] for item in required}
+    imported = {line.target.split(".")[0] for line in IMPORTS}
+    unused = [name for name in names if MODULES.get(name, name.replace("-", "_")) not in imported]
+    assert unused == ["importlib_resources"]  # another package's need, see setup.py

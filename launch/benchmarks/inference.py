@@ -71,9 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
-    from star_jax.benchmark.plot import check_matplotlib, plot_sweep
+    from star_jax.benchmark.plot import plot_sweep
     from star_jax.benchmark.report import describe_run
     from star_jax.errors import InputError
+    from star_jax.evaluation.report.plots import require_matplotlib
     from star_jax.files import check_report_path, parse_bytes, write_json
     from star_jax.launch.benchmarks.table import print_rows
 
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         if path:
             check_report_path(path, suffix)
     if args.plot:
-        check_matplotlib()
+        require_matplotlib()
     measure = count_inference if args.count_only else measure_inference
     sizes = _sizes(args)
     benchmarks = [

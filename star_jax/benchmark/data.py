@@ -1,4 +1,4 @@
-"""How long the training data takes, by stage, on one core; and how many cores feed an accelerator."""
+"""Measures how long the training data takes, by stage and on one core, and how many cores feed an accelerator."""
 
 import contextlib
 import math

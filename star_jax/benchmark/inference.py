@@ -21,7 +21,8 @@ from star_jax.models.architectures import build_model
 from star_jax.models.video_model import Params, VideoModel
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.flops import FlopCount, compiled_flops
-from star_jax.parallel.placement import Placement, parse_mesh
+from star_jax.parallel.mesh import parse_mesh
+from star_jax.parallel.placement import Placement
 from star_jax.presets import get_preset
 
 NETWORK = "network"  # or the name of the model's first network, by which reports call it
@@ -30,7 +31,7 @@ PARTS = ("vae-encode", "vae-decode", "text", "pipeline")
 
 @dataclasses.dataclass(frozen=True)
 class InferenceBenchmark:
-    """What to measure.
+    """A measurement to take.
 
     Attributes:
       component: `network` (one evaluation of all that predicts the velocity), `vae-encode` and `vae-decode` (one
@@ -38,10 +39,10 @@ class InferenceBenchmark:
         also goes by the name of its first component, such as `unet`.
       preset: sizes of the networks, with random weights; a checkpoint's own count if one is given.
       checkpoint: directory to take weights from.
-      frames, height, width: of the result, in pixels; padded to what the networks take.
-      steps: of the pipeline.
+      frames, height, width: size of the result in pixels; padded to what the networks take.
+      steps: number of sampling steps of the pipeline.
       batch: clips that the network evaluates at once; guidance runs 2.
-      dtype: as of `StarPipeline`; the VAE runs in float32.
+      dtype: type that the networks compute in, as in `StarPipeline`; the VAE computes in float32.
       attention: kernel for every site.
       max_memory: bytes that the pipeline may plan with; None is what the device has.
       mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
@@ -73,7 +74,8 @@ class InferenceBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.device_peak is not None and self.device_peak <= 0:
             raise InputError(f"peak-tflops is {self.device_peak}; it must be positive")
-        parse_mesh(self.mesh)
+        if self.mesh is not None:
+            parse_mesh(self.mesh)  # refused before anything is loaded
 
     @property
     def model(self) -> VideoModel:
@@ -176,7 +178,7 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
             device_peak=benchmark.device_peak,
         )
         return {**benchmark.describe(), **report, **speed}
-    placement = Placement.of(parse_mesh(benchmark.mesh))
+    placement = Placement.of(None if benchmark.mesh is None else parse_mesh(benchmark.mesh))
     with placement.context():
         program, args, frames = component_program(benchmark, placement)
         timing, compiled = time_program(program, args, repeats=benchmark.repeats)
@@ -198,7 +200,7 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
 
 
 def count_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
-    """What `measure_inference` says of the operations, without running anything."""
+    """Reports the operations as `measure_inference` does, without running anything."""
     count = benchmark.count()
     return {
         **benchmark.describe(),

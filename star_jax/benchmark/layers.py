@@ -32,13 +32,13 @@ _MARGIN = 0.03  # what a form must save to replace the one in use
 
 @dataclasses.dataclass(frozen=True)
 class LayersBenchmark:
-    """What to measure.
+    """A measurement to take.
 
     Attributes:
       preset: sizes of the networks; weights are random.
-      frames, height, width: of a clip's result, in pixels; padded to what the networks take.
-      dtype: of UNet and ControlNet; `auto` as of `StarPipeline`.
-      vae_dtype: of the VAE's blocks.
+      frames, height, width: size of a clip's result in pixels; padded to what the networks take.
+      dtype: type that UNet and ControlNet compute in; `auto` as in `StarPipeline`.
+      vae_dtype: type that the VAE's blocks compute in.
       backward: measure the gradient of weights and inputs, too.
       budget: seconds after which no further layer is begun; None: all are measured.
       repeats: timings of each, of which the median counts.

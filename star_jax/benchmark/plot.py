@@ -6,25 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from star_jax.errors import InputError
+from star_jax.evaluation.report.plots import require_matplotlib
 from star_jax.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
-
-
-def check_matplotlib() -> None:
-    """Refuses to plot without matplotlib. Call it before the work starts.
-
-    Raises:
-      InputError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise InputError("plots need matplotlib: pip install 'star_jax[plots]'") from error
 
 
 def plot_sweep(path: str | os.PathLike, rows: list[dict[str, Any]], axis: str) -> None:
@@ -53,10 +41,7 @@ def plot_sweep(path: str | os.PathLike, rows: list[dict[str, Any]], axis: str) -
 
 def draw_lines(series: dict[str, Points], title: str, x_label: str) -> "Figure":
     """Draws named lines on logarithmic axes, with a tick at every x; points that are not positive are left out."""
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
+    figure = require_matplotlib().Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
     ticks = set()
     for name, points in series.items():

@@ -1,4 +1,4 @@
-"""How a program is timed: compilation apart, a warm-up, then the median of steps that wait for the device."""
+"""Times a program: compilation apart, then a warm-up, then the median of steps that wait for the device."""
 
 import statistics
 import time

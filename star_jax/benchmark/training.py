@@ -28,8 +28,8 @@ def measure_training(
     """Compiles and times the step that `star-jax train` would run with this configuration; nothing is read.
 
     Args:
-      objective: what is trained; asked for shapes and for the loss.
-      config: of the experiment; its data's sizes count, its files do not.
+      objective: the objective, asked for shapes and for the loss.
+      config: configuration of the experiment; the sizes of its data count, its files do not.
       repeats: measured steps.
       device_peak: TFLOP/s of one device in place of the table's.
 

@@ -78,9 +78,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
             f"{place} has no leaf {missing[0]} (and {len(missing) - 1} more are missing); {remedy}"
         )
     if extra := [path for path in stored if path not in wanted]:
-        raise InputError(
-            f"{place} has a leaf {extra[0]} that the network has not (and {len(extra) - 1} more); {remedy}"
-        )
+        raise InputError(f"{place} has an unexpected leaf {extra[0]} (and {len(extra) - 1} more); {remedy}")
     for path, leaf in wanted.items():
         if stored[path].shape != tuple(leaf.shape):
             raise InputError(

@@ -22,7 +22,7 @@ from star_jax.video.reader import VideoReader
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What a record gives before it is degraded.
+    """The contents of a record before it is degraded.
 
     Attributes:
       truth: uint8 [F, H, W, 3].

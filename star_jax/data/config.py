@@ -9,7 +9,7 @@ from star_jax.errors import InputError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a training element is and how elements are loaded.
+    """The contents of a training element, and how elements are loaded.
 
     Attributes:
       source: where the clips are (see `sources.open_source`).
@@ -19,9 +19,9 @@ class DataConfig:
         short for the interval is taken at the largest interval it has frames for.
       height, width: the bucket every clip is resized and cropped to.
       max_upscale: a video smaller than the bucket by more than this factor is skipped: it has no detail to learn.
-      flip_probability: of mirroring a clip.
+      flip_probability: probability that a clip is mirrored.
       caption_dropout: probability of an empty caption.
-      seed: of every draw.
+      seed: seed of every draw.
       shuffle: a new order in each epoch.
       num_epochs: None repeats for ever.
       num_workers: worker processes; 0 loads in threads of this process.

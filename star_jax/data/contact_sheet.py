@@ -14,7 +14,7 @@ def contact_sheet(frames: np.ndarray, seed: int, columns: int = 4) -> np.ndarray
 
     Args:
       frames: ground truth, uint8 [F, H, W, 3]; H and W multiples of 16, F at least columns + 4.
-      seed: of the draws.
+      seed: seed of the draws.
       columns: frames to show; side by side they show what flickers.
 
     Returns:

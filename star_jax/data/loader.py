@@ -36,7 +36,7 @@ class _Load:
 
     Attributes:
       numbers: record number by position, of all processes together.
-      batch_size: of a process.
+      batch_size: clips in a batch of this process.
     """
 
     records: Any
@@ -194,7 +194,7 @@ class ClipLoader(grain.DatasetIterator):
 
 
 def _identity(records: Any, config: DataConfig, batch_size: int, process_count: int) -> dict[str, Any]:
-    """What must be equal for a position to mean the same element, and the same share of all."""
+    """The settings that must be equal for a position to mean the same element and the same share of the data."""
     keys = records.digest() if hasattr(records, "digest") else _digest(record.key for record in records)
     return {
         "source_sha256": keys,

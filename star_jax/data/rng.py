@@ -12,7 +12,7 @@ def generator(seed: int, name: str, *position: int) -> np.random.Generator:
 
     Args:
       seed: the run's seed, not negative.
-      name: what is drawn (`clip`, `degradation`).
+      name: name of the thing that is drawn (`clip`, `degradation`).
       position: where: the element's index, a frame's index; not negative.
     """
     entropy = [seed, zlib.crc32(name.encode()), *position]

@@ -1,4 +1,4 @@
-"""Where clips come from: lists of records, one per video, in an order that is the same everywhere."""
+"""Sources of clips: lists of records, one per video, in an order that is the same everywhere."""
 
 import csv
 import io

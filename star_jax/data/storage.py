@@ -1,4 +1,8 @@
-"""Files by local path or by URL (gs://, s3://, https://, memory://: whatever fsspec opens)."""
+"""Files to read, by local path or by URL (gs://, s3://, https://, memory://: whatever fsspec opens).
+
+Paths are text, as users and lists of clips write them. Output paths are `etils.epath` paths, because Orbax and
+tensorflow-datasets write there; epath knows buckets, but neither https:// nor memory://.
+"""
 
 import contextlib
 import tempfile
@@ -8,11 +12,7 @@ from pathlib import Path, PurePosixPath
 import fsspec
 
 from star_jax.errors import InputError
-
-
-def is_url(path: str) -> bool:
-    """Whether a path names a protocol (`gs://...`) rather than a local file."""
-    return "://" in path
+from star_jax.files import is_url
 
 
 def join(folder: str, name: str) -> str:

@@ -12,7 +12,7 @@ VelocityFn = Callable[..., jax.Array]
 
 
 class Conditioning(NamedTuple):
-    """What the network is conditioned on.
+    """The conditioning of the network.
 
     Attributes:
       context: text embeddings [B, L, D], or what the network makes of them: arrays whose first axis is B.

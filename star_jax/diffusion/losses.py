@@ -40,8 +40,8 @@ class LossConfig:
         which takes the weakest four fifths of the spectrum for low frequencies).
       cutoff: radius of the `radius` filter in cycles per pixel; 1/8 is the highest frequency that an input four
         times smaller can carry.
-      normalization: of the Fourier transform: `ortho` keeps the loss at the size of a pixel error whatever the
-        frame's size, `backward` is the released script's (unnormalised).
+      normalization: normalisation of the Fourier transform: `ortho` keeps the loss at the size of a pixel error
+        whatever the frame's size, `backward` is the released script's (unnormalised).
       factor: on L_DF; the released script has 0.01.
       stop_gradient: True reproduces the released script, whose DF loss reaches the metrics but no weight.
       frames: frames of each clip that are decoded for it, in random groups, a multiple of decode_group; None: all.

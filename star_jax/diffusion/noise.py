@@ -28,8 +28,8 @@ def frame_noise(
     whatever number of frames, window or device it is drawn with.
 
     Args:
-      key: of the run, see `noise_key`.
-      name: what the noise is for ("start", "sde", ...).
+      key: key of the run, see `noise_key`.
+      name: purpose of the noise ("start", "sde", ...).
       index: position among the draws of that name, for example the solver's step.
       first_frame: position in the video of the first frame drawn.
     """

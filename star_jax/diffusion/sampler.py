@@ -18,7 +18,7 @@ from star_jax.diffusion.windows import Windows, map_windows
 def noised_latents(
     schedule: NoiseSchedule, latents: jax.Array, key: jax.Array, *, start_timestep: int = 899
 ) -> jax.Array:
-    """Where sampling starts: the low-resolution latents [B, F, H, W, C], diffused to start_timestep."""
+    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep."""
     noise = frame_noise(key, "start", latents.shape)
     timesteps = jnp.full(latents.shape[:1], start_timestep, jnp.int32)
     return diffuse(schedule, latents.astype(jnp.float32), noise, timesteps)
@@ -49,7 +49,7 @@ def run_rows(
       state: see `initial_state`.
       rows: see `SolverTable.slice`.
       conditioning: see `make_conditioning`.
-      key: of the run, see `noise_key`.
+      key: key of the run, see `noise_key`.
       windows: see `make_windows`; guidance sees one window at a time.
       noise_fn: (key, index, shape) -> noise of a stochastic solver; None for a table that adds none.
     """

@@ -71,7 +71,7 @@ class SolverTable:
 
 
 class SamplerState(NamedTuple):
-    """What a solver carries from row to row, both float32 [B, F, H, W, C]."""
+    """The state that a solver carries from row to row, both parts float32 [B, F, H, W, C]."""
 
     x: jax.Array
     memory: jax.Array
@@ -224,7 +224,7 @@ def scan_rows(
 
     Args:
       rows: any consecutive part of a table.
-      state: of the row before.
+      state: state after the row before.
       denoise: (c_in x [B, F, H, W, C], its row) -> denoised latents.
       noise: (index, shape) -> standard normal noise; None for a solver that adds none.
     """

@@ -90,8 +90,8 @@ def scan_tiles(
 
     Args:
       fn: (state of one tile, arrays of one tile) -> ([B, F', h, w, C'], state of the tile for the next call).
-      tiles: in latents.
-      state: what the call for the chunk of frames before returned; None for the first.
+      tiles: tiles, in latents.
+      state: state that the call for the chunk before returned; None for the first.
       arrays: whole frames.
       in_factor: pixels of the arrays per latent, along each side.
       out_factor: pixels of the result per latent.
@@ -135,7 +135,7 @@ class TiledVelocity:
 
     Attributes:
       velocity_fn: the network.
-      tiles: of the latents.
+      tiles: tiles of the latents.
       batched: whether it sees all of a batch (the branches of guidance) at once, or one after the other.
     """
 

@@ -42,7 +42,6 @@ from star_jax.ops.attention import AttentionKernels
 from star_jax.presets import BUNDLED
 from star_jax.video.encoders import Quality
 from star_jax.video.images import DEFAULT_FRAME_RATE, is_images, open_target
-from star_jax.video.probe import part_of
 
 AnyPath = str | os.PathLike
 _READ_AT_ONCE = 8  # frames, while cuts are looked for
@@ -263,10 +262,7 @@ def upscale_video(
       InputError: the output cannot be written there, or the prompt cannot be used.
       RunError: a damaged input, a full disk, non-finite numbers.
     """
-    info, (height, width) = (
-        part_of(job.info, job.reader.times(), *job.frames),
-        settings.target_size(*job.size),
-    )
+    info, (height, width) = job.written, settings.target_size(*job.size)
     target = open_target(
         job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )

@@ -1,11 +1,11 @@
 """Which clips are upscaled to which files, and what must hold before any work starts."""
 
+import bisect
 import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from star_jax.data.sources import VIDEO_SUFFIXES
 from star_jax.errors import InputError
 from star_jax.inference.resume import check_not_running
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.video.animations import AnimationReader
 from star_jax.video.images import ImageSequenceReader, is_images, is_still, open_source
 from star_jax.video.outputs import check_not_read, check_output_path, is_pattern
+from star_jax.video.part import part_of
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
 
+_ROUNDING = 1e-3  # seconds, of the times of frames in Matroska
+Reader = VideoReader | ImageSequenceReader | AnimationReader
 _PLACES = ("{name}", "{folder}")  # in the name of an output
 
 
@@ -57,19 +61,25 @@ class Part:
     start: str | None = None
     length: str | None = None
 
-    def frames_of(self, info: VideoInfo) -> tuple[int, int]:
-        """First frame, and the one after the last.
+    def frames_of(self, info: VideoInfo, times: Sequence[int]) -> tuple[int, int]:
+        """First frame, and the one after the last, of a clip whose frames have these times in `info.time_base`.
 
         Raises:
           InputError: no number and no time, or a part behind the clip's end.
         """
-        start = 0 if self.start is None else _frames(self.start, info.frame_rate, "--start")
-        length = None if self.length is None else _frames(self.length, info.frame_rate, "--frames")
-        if length == 0:
-            raise InputError(f"--frames is {self.length}; choose at least one frame")
+        seconds = [float((time - times[0]) * info.time_base) for time in times]
+        start = 0 if self.start is None else _frame(self.start, seconds, 0.0, "--start")
         if start >= info.num_frames:
             raise InputError(f"--start is {self.start}; {info.path} ends after {info.num_frames} frames")
-        return start, info.num_frames if length is None else min(start + length, info.num_frames)
+        if self.length is None:
+            return start, info.num_frames
+        if self.length.isdigit():
+            stop = start + int(self.length)
+        else:
+            stop = _frame(self.length, seconds, seconds[start], "--frames")
+        if stop <= start:
+            raise InputError(f"--frames is {self.length}; choose at least one frame")
+        return start, min(stop, info.num_frames)
 
 
 WHOLE = Part()
@@ -81,12 +91,14 @@ class Job:
 
     Attributes:
       reader: of its frames.
-      output: where they go.
+      written: properties of the part that is upscaled.
+      output: where its frames go.
       settings: how; `scale` may be the clip's own.
       frames: first frame, and the one after the last.
     """
 
-    reader: VideoReader | ImageSequenceReader
+    reader: Reader
+    written: VideoInfo
     output: Path
     settings: UpscaleSettings
     frames: tuple[int, int]
@@ -124,6 +136,8 @@ def find_sources(inputs: Sequence[str | os.PathLike], *, recursive: bool = False
     """
     sources = []
     for path in map(Path, inputs):
+        if str(path) == "-":
+            raise InputError("- is standard input, which cannot be read twice; save it to a file first")
         if not path.is_dir():
             sources.append(Source(path))
         elif found := _in_folder(path, recursive=recursive):
@@ -195,11 +209,13 @@ def make_job(
     reader = open_source(source.path, **reading)
     if source.folder != Path():
         output.parent.mkdir(parents=True, exist_ok=True)
-    frames = part.frames_of(reader.info)
-    check_output_path(output, dataclasses.replace(reader.info, num_frames=frames[1] - frames[0]))
+    times = reader.times()
+    frames = part.frames_of(reader.info, times)
+    written = part_of(reader.info, times, *frames)
+    check_output_path(output, written)
     check_not_running(_target(output))
     exact = dataclasses.replace(settings, exact_size=output.suffix.lower() == ".png")
-    return Job(reader, output, settings_for(reader.info, exact, resolution), frames)
+    return Job(reader, written, output, settings_for(reader.info, exact, resolution), frames)
 
 
 def settings_for(info: VideoInfo, settings: UpscaleSettings, resolution: int | None) -> UpscaleSettings:
@@ -269,13 +285,14 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def _frames(text: str, rate: Fraction, option: str) -> int:
-    """`48` is a number of frames; `2.5s`, `1:02` and `1:02:03.5` are times."""
+def _frame(text: str, seconds: Sequence[float], origin: float, option: str) -> int:
+    """`48` is the number of a frame; `2.5s`, `1:02` and `1:02:03.5` are the first one that late after `origin`."""
     if text.isascii() and text.isdigit():
         return int(text)
     match = re.fullmatch(r"(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d*)?)s?", text, re.ASCII)
     if match is None or ("s" not in text and ":" not in text):
         raise InputError(f"{option} is {text!r}; give a number of frames, or a time such as 2.5s or 1:02:03")
-    first, second, seconds = match.groups()
+    first, second, last = match.groups()
     hours, minutes = (first, second) if second is not None else (None, first)
-    return round((int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(seconds)) * rate)
+    time = origin + int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(last)
+    return bisect.bisect_left(seconds, time - _ROUNDING)

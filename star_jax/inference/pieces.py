@@ -58,7 +58,7 @@ def encode_chunk(
     first_latent: jax.Array,
 ) -> tuple[jax.Array, Carry]:
     """uint8 or uint16 [F, H, W, 3] -> latents [f, h, w, C] and the carry; noise is keyed by their position."""
-    enlarged = canvas.padding.apply(enlarge(to_float(frames), canvas.target), canvas.padding_value)
+    enlarged = canvas.padding.apply(model.enlarge(frames, canvas.target), canvas.padding_value)
 
     def moments(carry: Carry, frames: jax.Array) -> tuple[jax.Array, Carry]:
         posterior, carry = model.encode(params, frames, carry)

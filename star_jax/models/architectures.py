@@ -5,13 +5,18 @@ import json
 import jax.numpy as jnp
 
 from star_jax.config import ArchitectureConfig, StarConfig
+from star_jax.config.cogvideox import CogVideoXConfig
 from star_jax.errors import InputError
+from star_jax.models.cogvideox.model import CogVideoX
 from star_jax.models.i2vgenxl.model import I2VGenXL
 from star_jax.models.video_model import VideoModel
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.platform import resolve_dtype
 
-ARCHITECTURES: dict[str, type[VideoModel]] = {StarConfig.architecture: I2VGenXL}
+ARCHITECTURES: dict[str, type[VideoModel]] = {
+    StarConfig.architecture: I2VGenXL,
+    CogVideoXConfig.architecture: CogVideoX,
+}
 
 
 def register(name: str, model: type[VideoModel]) -> None:

@@ -31,6 +31,7 @@ from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.rngs import InitRngs
 from star_jax.models.size_rule import SizeRule
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.pixels import enlarge, to_float
 
 Params = dict[str, Any]  # component -> nested dicts of arrays
 Carry = Any  # what an autoencoder keeps from one chunk to the next: a pytree, or None
@@ -210,6 +211,11 @@ class VideoModel(abc.ABC):
         """Text embeddings [B, tokens, width] of token numbers int32 [B, tokens]."""
         raise NotImplementedError
 
+    @property
+    def text_dropout(self) -> float:
+        """Share of training samples whose context is that of the unconditional branch."""
+        return 0.0
+
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
         """What the unconditional branch of guidance is told, given the embeddings of the negative prompt."""
         return negative
@@ -219,6 +225,18 @@ class VideoModel(abc.ABC):
         return jnp.zeros((batch, *self.context_shape), self.dtype)
 
     # The autoencoder.
+
+    def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Low-resolution frames at the output's size, as the autoencoder takes them.
+
+        Args:
+          frames: uint8 or uint16 [..., h, w, 3].
+          size: (H, W).
+
+        Returns:
+          float32 [..., H, W, 3] in [-1, 1].
+        """
+        return enlarge(to_float(frames), size)
 
     @abc.abstractmethod
     def encode_chunks(self, num_frames: int) -> tuple[int, ...]:

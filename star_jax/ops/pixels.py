@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+_CUBIC = -0.75  # PyTorch's; others have -0.5
 
 
 def to_float(frames: jax.Array) -> jax.Array:
@@ -28,3 +31,50 @@ def enlarge(frames: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bilinear enlargement with half-pixel centres: float [..., h, w, C] -> [..., H, W, C]; size (H, W)."""
     shape = (*frames.shape[:-3], *size, frames.shape[-1])
     return frames if frames.shape == shape else jax.image.resize(frames, shape, "bilinear")
+
+
+def resize_levels(frames: jax.Array, size: tuple[int, int], method: str = "bicubic") -> jax.Array:
+    """PyTorch's resizing of uint8 frames: along the width, rounded to levels, then along the height.
+
+    Half-pixel centres, borders repeated, no filter against aliasing. Where a cubic overshoots, this is up to 23
+    levels from resizing in floating point.
+
+    Args:
+      frames: uint8 [..., h, w, C].
+      size: (H, W).
+      method: `bicubic` or `bilinear`.
+
+    Returns:
+      [..., H, W, C], whole levels 0..255 as float32.
+    """
+    levels = frames.astype(jnp.float32)
+    for axis, length in ((-2, size[1]), (-3, size[0])):
+        if levels.shape[axis] != length:
+            weights = jnp.asarray(_taps(levels.shape[axis], length, method))
+            with jax.default_matmul_precision("highest"):
+                levels = jnp.moveaxis(jnp.moveaxis(levels, axis, -1) @ weights, -1, axis)
+            levels = jnp.clip(jnp.floor(levels + 0.5), 0.0, 255.0)
+    return levels
+
+
+def _taps(before: int, after: int, method: str) -> np.ndarray:
+    """Share of each of `before` pixels in each of `after`, float32 [before, after]."""
+    place = (np.arange(after) + 0.5) * before / after - 0.5
+    first = np.floor(place).astype(int)
+    t = place - first
+    if method == "bicubic":
+        offsets = (-1, 0, 1, 2)
+        weights = [_cubic(t + 1), _cubic(t), _cubic(1 - t), _cubic(2 - t)]
+    else:
+        offsets, weights = (0, 1), [1 - t, t]
+    matrix = np.zeros((before, after))
+    for offset, weight in zip(offsets, weights, strict=True):
+        np.add.at(matrix, (np.clip(first + offset, 0, before - 1), np.arange(after)), weight)
+    return matrix.astype(np.float32)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic at distances 0..2."""
+    near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x**2 + 1
+    far = _CUBIC * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, far)

@@ -1,4 +1,4 @@
-"""The device mesh, and where weights, optimizer state and batches lie on it; all rules are here.
+"""The device mesh, and the rules that place weights, optimizer state and batches on it.
 
 Axes: `data` (replicas), `fsdp` (shares weights and state), `context` (shares the frames of a clip). A batch is
 split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them.
@@ -7,6 +7,7 @@ How activations lie is in `star_jax.parallel.activations`, where the networks us
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ _CLIP_NDIM = 5  # [B, F, H, W, C]
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged; one axis may be -1, what the others leave.
+    """How devices are arranged. One axis may be -1, which takes the devices that the others leave.
 
     Attributes:
       data: replicas of the weights, each with its share of the batch.
@@ -46,6 +47,21 @@ class MeshConfig:
                 raise InputError(f"mesh.{name} is {size}; choose a number of devices, or -1 for what is left")
         if list(sizes.values()).count(-1) > 1:
             raise InputError(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """Reads axes such as `data=2,context=4`; those left out are 1.
+
+    Raises:
+      InputError: not of that form, or no such axis.
+    """
+    sizes = dict.fromkeys(AXES, 1)
+    for part in text.split(","):
+        match = re.fullmatch(r"(\w+)=(-?\d+)", part.strip())
+        if not match or match[1] not in AXES:
+            raise InputError(f"mesh is {text!r}; give axes of {', '.join(AXES)}, such as data=2,context=4")
+        sizes[match[1]] = int(match[2])
+    return MeshConfig(**sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

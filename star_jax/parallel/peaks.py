@@ -1,4 +1,4 @@
-"""Peak matrix throughput of accelerators, which MFU (model FLOPs utilisation) is measured against."""
+"""Peak matrix throughput of accelerators, the base of MFU (model FLOPs utilisation)."""
 
 import jax
 
@@ -52,9 +52,9 @@ def mfu(flops_per_second: float, *, num_devices: int = 1, device_peak: float | N
     """Share of the peak of `num_devices` devices that is used, 0 to 1; None where the peak is not known.
 
     Args:
-      flops_per_second: of the model's own operations on all devices together, recomputation not counted.
-      num_devices: that the work is spread over.
-      device_peak: TFLOP/s of one device; that of this process's first device by default.
+      flops_per_second: rate of the model's own operations on all devices together, without recomputation.
+      num_devices: number of devices that share the work.
+      device_peak: TFLOP/s of one device; by default that of this process's first device.
     """
     peak = device_peak_tflops(device_peak)
     return None if peak is None else flops_per_second / (1e12 * peak * num_devices)

@@ -1,35 +1,16 @@
 """Where a benchmark's weights and inputs lie: on one device, or on a mesh as inference uses it."""
 
 import contextlib
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from star_jax.errors import InputError
 from star_jax.parallel.activations import BATCH_AXES, CONTEXT_AXIS
-from star_jax.parallel.mesh import AXES, MeshConfig, make_mesh, param_shardings, replicated
+from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings, replicated
 
 Tree = dict[str, Any]
-
-
-def parse_mesh(text: str | None) -> MeshConfig | None:
-    """Reads `data=2,context=4`; axes left out are 1.
-
-    Raises:
-      InputError: not of that form, or no such axis.
-    """
-    if text is None:
-        return None
-    sizes = dict.fromkeys(AXES, 1)
-    for part in text.split(","):
-        match = re.fullmatch(r"(\w+)=(-?\d+)", part.strip())
-        if not match or match[1] not in AXES:
-            raise InputError(f"mesh is {text!r}; give axes as data=2,context=4 (they are {', '.join(AXES)})")
-        sizes[match[1]] = int(match[2])
-    return MeshConfig(**sizes)
 
 
 @dataclass(frozen=True)

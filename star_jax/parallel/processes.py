@@ -1,10 +1,10 @@
-"""Several processes as one run: where they meet, which of them this is, and how they log.
+"""How several processes form one run: where they meet, which of them this one is, and how they log.
 
-Found in this order: flags or environment (which a Kubernetes manifest sets), Slurm, a TPU pod; else one process.
-jax is imported in functions, as the command line asks for the flags before it is needed.
+The settings come from flags or the environment (which a Kubernetes manifest sets), from Slurm, or from a TPU pod,
+in this order; without any of them there is one process. jax is imported in functions, as the command line needs the
+names of the flags before it needs jax.
 """
 
-import argparse
 import logging
 import os
 import re
@@ -34,9 +34,9 @@ class Cluster:
     Attributes:
       method: `address`, `slurm` or `tpu`.
       coordinator: HOST:PORT of process 0.
-      num_processes: of the run.
-      process_id: of this process.
-      local_device_ids: GPUs of this process; [] are all.
+      num_processes: number of processes of the run.
+      process_id: number of this process.
+      local_device_ids: GPUs of this process; [] means all.
     """
 
     method: str
@@ -46,54 +46,39 @@ class Cluster:
     local_device_ids: list[int] | None = None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that `initialize` reads."""
-    group = parser.add_argument_group(
-        "several processes", "Slurm and TPU pods need none of these; without any, one process trains alone."
-    )
-    group.add_argument(*COORDINATOR[:1], metavar="HOST:PORT", help=f"of process 0 (or {COORDINATOR[1]})")
-    group.add_argument(*NUM_PROCESSES[:1], metavar="N", help=f"of the run (or {NUM_PROCESSES[1]})")
-    group.add_argument(
-        *PROCESS_ID[:1],
-        metavar="I",
-        help=f"of this process, from 0 (or {PROCESS_ID[1]}, JOB_COMPLETION_INDEX)",
-    )
-    group.add_argument(
-        "--coordinator-timeout",
-        type=int,
-        default=300,
-        metavar="SECONDS",
-        help="how long processes wait for each other at the start (default 300)",
-    )
-
-
-def initialize(args: argparse.Namespace) -> None:
+def initialize(
+    coordinator: str | None = None,
+    num_processes: str | None = None,
+    process_id: str | None = None,
+    *,
+    timeout: int = 300,
+) -> None:
     """Joins the other processes of the run, if there are any; must come before any use of devices.
 
     Where they do not meet in time, the process ends with one line and exit code 1: JAX waits outside Python, and
     would abort with a core dump.
 
     Args:
-      args: parsed flags of `add_arguments`.
+      coordinator: HOST:PORT of process 0. This and the next two are texts, as they come from the command line; what
+        is None is looked for in the environment.
+      num_processes: number of processes of the run.
+      process_id: number of this process, from 0.
+      timeout: seconds that processes wait for each other.
 
     Raises:
       InputError: some settings without the others, one that makes no sense, or the coordinator's port is taken.
     """
     import jax
 
-    if args.coordinator_timeout < 1:
-        raise InputError(f"--coordinator-timeout is {args.coordinator_timeout}; it must be at least 1 second")
-    given = {
-        COORDINATOR: args.coordinator,
-        NUM_PROCESSES: args.num_processes,
-        PROCESS_ID: args.process_id,
-    }
+    if timeout < 1:
+        raise InputError(f"--coordinator-timeout is {timeout}; it must be at least 1 second")
+    given = {COORDINATOR: coordinator, NUM_PROCESSES: num_processes, PROCESS_ID: process_id}
     cluster = find_cluster(given, os.environ, jax.config.jax_platforms or "")
     if cluster is None:
         return
     if cluster.process_id == 0:
         _check_port(cluster.coordinator)
-    watchdog = threading.Timer(args.coordinator_timeout, _give_up, (cluster, args.coordinator_timeout))
+    watchdog = threading.Timer(timeout, _give_up, (cluster, timeout))
     watchdog.daemon = True
     watchdog.start()
     jax.distributed.initialize(
@@ -102,7 +87,7 @@ def initialize(args: argparse.Namespace) -> None:
         process_id=cluster.process_id,
         local_device_ids=cluster.local_device_ids,
         cluster_detection_method="deactivate" if cluster.method == "address" else None,
-        initialization_timeout=args.coordinator_timeout + 60,  # the watchdog is first
+        initialization_timeout=timeout + 60,  # the watchdog is first
     )
     watchdog.cancel()
 
@@ -145,13 +130,13 @@ def log_to(workdir: str | os.PathLike) -> None:
 
 
 def wait_for_all(name: str, seconds: int = 1800) -> None:
-    """Waits until every process is here; for work of one of them, such as writing a file, that takes its time.
+    """Waits until every process gets here, for long work of one of them, such as writing a file.
 
     Unlike `multihost_utils.sync_global_devices` it needs no device, whose first contact has to come within 30 s on
     CPUs.
 
     Args:
-      name: of the place, the same in all processes.
+      name: name of the barrier, the same in all processes.
       seconds: after which those that wait give up.
     """
     from orbax.checkpoint import multihost

@@ -17,11 +17,11 @@ Batch = dict[str, jax.Array]
 
 
 class TrainBatches:
-    """Loads, prepares and places the batches of one run; this process's share of each.
+    """Loads, prepares and places this process's share of the batches of a run.
 
     Raises:
-      InputError: the mesh does not divide the batch, there is no usable source, or one that ends for several
-        processes.
+      InputError: the mesh does not divide the batch, the source cannot be used, or it ends although there are
+        several processes.
     """
 
     def __init__(self, objective: Objective, config: DataConfig, train: TrainConfig, mesh: Mesh):
@@ -37,10 +37,10 @@ class TrainBatches:
         batch_shardings(mesh, objective.abstract_batch(train.batch_size // train.grad_accumulation))
         self._validation: list[dict[str, Any]] | None = None
         if train.validate_every_steps:
-            self._validation_loader().close()  # refuses now what would end the run at its first validation
+            self._validation_loader().close()  # an unusable source is refused now, not at the first validation
 
     def loader(self) -> ClipLoader:
-        """The training data, from its start."""
+        """The loader of the training data, at its start."""
         return self._loader(self._config)
 
     def place(self, host_batch: dict[str, Any]) -> Batch:

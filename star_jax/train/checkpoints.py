@@ -1,9 +1,9 @@
-"""Checkpoints of a run in Orbax's CheckpointManager: state, position in the data, and a few numbers, together.
+"""Checkpoints of a run in Orbax's CheckpointManager: state, position in the data and sums of metrics, together.
 
     WORKDIR/checkpoints/STEP/{state,data,meta}     a step appears under its name only when it is complete
-    WORKDIR/damaged/STEP                           what could not be read and was moved out of the way
+    WORKDIR/damaged/STEP                           a checkpoint that could not be read, moved out of the way
 
-The only file of training that knows Orbax.
+The only file of training that uses Orbax.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class TrainCheckpoints:
 
     Args:
       workdir: a path, or a URL such as gs://bucket/run.
-      config: how many are kept.
+      config: says how many are kept.
     """
 
     def __init__(self, workdir: str | os.PathLike, config: TrainConfig):
@@ -108,28 +108,6 @@ class TrainCheckpoints:
             ) from failure
         return None
 
-    def restore_state(self, step: int | None, abstract_state: TrainState) -> TrainState:
-        """Restores the state of one step (the newest by default) and nothing else.
-
-        Raises:
-          InputError: no checkpoint of that step, or it cannot be read.
-        """
-        steps = self.steps()
-        if not steps or (step is not None and step not in steps):
-            raise InputError(
-                f"{self._directory} has no checkpoint {'' if step is None else step}; it has {steps}"
-            )
-        chosen = steps[-1] if step is None else step
-        try:
-            return self._manager.restore(
-                chosen, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-            )["state"]
-        except _READ_ERRORS as error:
-            raise InputError(
-                f"checkpoint {chosen} of {self._directory} cannot be read ({first_line(error)}); choose another "
-                "step"
-            ) from error
-
     def reached_preemption(self, step: int) -> bool:
         """Whether all processes of a run on several machines are to save and stop after this step."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
@@ -192,10 +170,10 @@ def restore_weights(
     """Restores trained weights without the optimizer's state, to this process's first device.
 
     Args:
-      workdir: of a run.
-      abstract: their shapes.
-      step: the newest checkpoint by default.
-      ema: the moving average instead.
+      workdir: work directory of the run.
+      abstract: shapes of the weights.
+      step: step of the checkpoint, the newest by default.
+      ema: restore the moving average instead.
 
     Returns:
       (step, weights).

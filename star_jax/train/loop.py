@@ -5,10 +5,8 @@ import dataclasses
 import logging
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -19,19 +17,26 @@ from star_jax.data.config import DataConfig
 from star_jax.diffusion.noise import noise_key
 from star_jax.errors import RunError, StarError
 from star_jax.ops.flops import compiled_flops
-from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings, replicated
-from star_jax.parallel.peaks import mfu
+from star_jax.parallel.mesh import (
+    MeshConfig,
+    batch_shardings,
+    make_mesh,
+    param_shardings,
+    replicated,
+)
 from star_jax.parallel.prefetch import DevicePrefetch
 from star_jax.progress import progress
-from star_jax.train.batches import Batch, TrainBatches
+from star_jax.train.batches import TrainBatches
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import OptimizerConfig, TrainConfig
-from star_jax.train.metrics import MetricWindow, MultiWriter, create_writer
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer, make_optimizer
-from star_jax.train.profiling import ProfilerWindow, StepTimes
+from star_jax.train.overview import overview
+from star_jax.train.profiling import ProfilerWindow
 from star_jax.train.state import TrainState, Tree, abstract_state, new_state
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
+from star_jax.train.step_log import StepLog
+from star_jax.train.stopping import stop_requests
 from star_jax.train.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
@@ -51,8 +56,8 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-      step: of the last checkpoint.
-      finished: all steps are done; else the run was told to stop (SIGTERM) and can be resumed.
+      step: step of the last checkpoint.
+      finished: whether all steps are done; if not, the run was told to stop (SIGTERM) and can be resumed.
     """
 
     step: int
@@ -70,15 +75,15 @@ def train(
 ) -> Outcome:
     """Trains until config.train.num_steps, from the newest checkpoint of `workdir` where there is one.
 
-    Every process of a run calls it. A resumed run continues exactly as one that was not interrupted would have:
-    weights, metrics and data are bit-identical, on as many devices and processes.
+    Every process of a run calls this function. A resumed run continues exactly as an uninterrupted one would have:
+    on as many devices and processes, its weights, metrics and data are bit-identical.
 
     Args:
-      objective: what is trained.
-      config: a dataclass with the groups `train`, `data`, `optimizer` and `mesh`; recorded whole.
+      objective: the task.
+      config: dataclass with the groups `train`, `data`, `optimizer` and `mesh`; all of it is recorded.
       workdir: see `star_jax.train.workdir`.
-      flops_per_step: operations of one update on all devices together, for MFU; by default the compiler's count,
-        which includes what is computed twice and counts the body of a loop once.
+      flops_per_step: operations of one update on all devices together, for MFU. The default is the compiler's
+        count, which includes what is computed twice and counts the body of a loop once.
       allow_changed_config: resume although `workdir` was begun with another configuration.
       quiet: no progress bar.
 
@@ -88,14 +93,13 @@ def train(
     """
     root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
     mesh = make_mesh(config.mesh)
-    with _logged(), jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        run = _Run(objective, config, root, mesh, stack, flops_per_step)
-        return run.train(quiet=quiet or jax.process_index() > 0)
+    with _logged(), jax.set_mesh(mesh):
+        return _run(objective, config, root, mesh, flops_per_step, quiet=quiet or jax.process_index() > 0)
 
 
 @contextlib.contextmanager
 def _logged() -> Iterator[None]:
-    """What nobody foresaw goes into the log whole: the command line prints one line of it."""
+    """Logs an unexpected exception with its traceback: the command line prints one line of it."""
     try:
         yield
     except StarError:
@@ -105,178 +109,175 @@ def _logged() -> Iterator[None]:
         raise
 
 
-class _Run:
-    """One start of a run: the loaded weights, the program, and what is counted."""
+def _run(
+    objective: Objective,
+    config: RunConfig,
+    root: epath.Path,
+    mesh: Mesh,
+    flops: float | None,
+    *,
+    quiet: bool,
+) -> Outcome:
+    """One start of a run, from loading to the last step.
 
-    def __init__(
-        self,
-        objective: Objective,
-        config: RunConfig,
-        root: epath.Path,
-        mesh: Mesh,
-        stack: contextlib.ExitStack,
-        flops_per_step: float | None,
+    The order within the loop is what makes a resumed run exact:
+
+    1. The next batch is taken AFTER the last save, so that a checkpoint holds the position behind its own batch.
+    2. Numbers are checked BEFORE anything is logged or saved, so that every checkpoint is good.
+    3. The log takes a step's metrics BEFORE the save, as its sums since the last line are part of a checkpoint.
+    4. The save comes LAST: what a stop leaves behind is a whole number of whole steps.
+    """
+    settings = config.train
+    data = TrainBatches(objective, config.data, settings, mesh)
+    optimizer = make_optimizer(config.optimizer, settings.num_steps)
+    with (
+        contextlib.closing(DevicePrefetch(data.loader(), data.place)) as batches,
+        contextlib.closing(TrainCheckpoints(root, settings)) as checkpoints,
     ):
-        self.objective, self.config, self.root, self.mesh = objective, config.train, root, mesh
-        self.data = TrainBatches(objective, config.data, config.train, mesh)
-        self.batches = DevicePrefetch(self.data.loader(), self.data.place)
-        stack.callback(self.batches.close)
-        self.checkpoints = TrainCheckpoints(root, config.train)
-        stack.callback(self.checkpoints.close)
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-        self.state, self.frozen, meta = self._start(optimizer)
-        self.step = int(self.state.step)
-        self.key = jax.device_put(noise_key(config.train.seed), replicated(mesh))
-        self.program = jit_train_step(
-            make_train_step(objective, optimizer, config.train), mesh, jax.eval_shape(lambda: self.state)
-        )
-        self.compiled, self.flops = False, flops_per_step
-        self.window, self.times = MetricWindow(meta.get("window")), StepTimes()
-        self.profiler = ProfilerWindow(config.train, root / "profile")
-        stack.callback(self.profiler.close)
-        self.writer = create_writer(root, self.step) if jax.process_index() == 0 else MultiWriter([])
-        stack.callback(self.writer.close)
-
-    def _start(self, optimizer: Optimizer) -> tuple[TrainState, Tree, dict[str, Any]]:
-        """Loads the weights; then takes the state from the newest checkpoint, or makes it."""
-        trainable, frozen = (
-            with_shardings(tree, param_shardings(self.mesh, tree))
-            for tree in self.objective.abstract_params()
-        )
-        decay = self.config.ema_decay
-        abstract = abstract_state(trainable, optimizer, ema_decay=decay)
-        shardings = param_shardings(self.mesh, abstract)
-        params, frozen = self.objective.load(trainable, frozen)
-        restored = self.checkpoints.restore(with_shardings(abstract, shardings), self.batches)
-        if restored is not None:
-            logger.info("resumed at step %d", int(restored[0].step))
-            return restored[0], frozen, restored[1]
-        init = jax.jit(
-            lambda params: new_state(params, optimizer, ema_decay=decay),
-            out_shardings=shardings,
-            donate_argnums=0,
-        )
-        return init(params), frozen, {}
-
-    def train(self, *, quiet: bool) -> Outcome:
-        """Runs the steps that are left."""
-        num_steps, every = self.config.num_steps, self.config.checkpoint_every_steps
-        left = num_steps - self.step
-        if left <= 0:
-            return Outcome(self.step, finished=True)
-        with _on_sigterm() as told_to_stop, progress("Training", left, "steps", quiet=quiet) as bar:
+        state, frozen, meta = _load(objective, optimizer, config, mesh, checkpoints, batches)
+        step, num_steps = int(state.step), settings.num_steps
+        if step >= num_steps:
+            return Outcome(step, finished=True)
+        key = jax.device_put(noise_key(settings.seed), replicated(mesh))
+        train_step = _compile(objective, optimizer, config, mesh, (state, frozen, key))
+        flops = flops or _compiled_flops(train_step, mesh)
+        with (
+            StepLog(root, settings, step, meta.get("window"), flops) as log,
+            ProfilerWindow(settings, root / "profile") as profiler,
+            stop_requests(checkpoints) as told_to_stop,
+            progress("Training", num_steps - step, "steps", quiet=quiet) as bar,
+        ):
             stopping = False
-            while self.step < num_steps and not stopping:
-                # The next batch is drawn after the checkpoint, so that the data resumes behind the one used.
-                self._report(self._update(self._next_batch()))
+            while step < num_steps and not stopping:
+                begun = time.perf_counter()
+                batch = next(batches, None)
+                if batch is None:
+                    raise _data_ended(step, num_steps, checkpoints, state, batches, log)
+                waited = time.perf_counter() - begun
+
+                profiler.before_step(step)
+                state, metrics = train_step(state, frozen, batch, key)
+                metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                step += 1
+                profiler.after_step(step)
+
+                _check_finite(step, metrics, checkpoints)
+                log.add(step, metrics, time.perf_counter() - begun, waited)
+                if settings.validate_every_steps and step % settings.validate_every_steps == 0:
+                    log.write(step, _validate(objective, state, frozen, data, root, step))
+
                 bar.advance()
-                stopping = told_to_stop() or self.checkpoints.reached_preemption(self.step)
-                if stopping or self.step == num_steps or self.step % every == 0:
-                    self._save()
-        self.checkpoints.wait()
-        return Outcome(self.step, finished=self.step >= num_steps)
+                stopping = told_to_stop(step)
+                if stopping or step == num_steps or step % settings.checkpoint_every_steps == 0:
+                    checkpoints.save(state, batches, {"window": log.state()})
+            checkpoints.wait()
+    return Outcome(step, finished=step >= num_steps)
 
-    def _next_batch(self) -> tuple[Batch, float]:
-        """The next batch, and the seconds until it was there."""
-        started = time.perf_counter()
-        try:
-            return next(self.batches), time.perf_counter() - started
-        except StopIteration:
-            self._save()
-            self.checkpoints.wait()
-            raise RunError(
-                f"the data ended after step {self.step} of {self.config.num_steps} (saved); raise data.num_epochs, "
-                "or set it to None"
-            ) from None
 
-    def _update(self, batch_and_wait: tuple[Batch, float]) -> dict[str, float]:
-        """Runs one step to its end; returns its metrics, of which loss and gradient are finite."""
-        batch, waited = batch_and_wait
-        self._compile(batch)
-        self.profiler.before_step(self.step)
-        started = time.perf_counter()
-        self.state, metrics = self.program(self.state, self.frozen, batch, self.key)
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.times.add(time.perf_counter() - started + waited, waited)
-        self.step += 1
-        self.profiler.after_step(self.step)
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                raise RunError(self._not_finite(name, values[name]))
-        return values
+def _load(
+    objective: Objective,
+    optimizer: Optimizer,
+    config: RunConfig,
+    mesh: Mesh,
+    checkpoints: TrainCheckpoints,
+    batches: DevicePrefetch,
+) -> tuple[TrainState, Tree, dict[str, Any]]:
+    """Reads the weights, then the state and the data's position from the newest checkpoint, or makes a new state.
 
-    def _compile(self, batch: Batch) -> None:
-        if self.compiled:
-            return
-        started = time.perf_counter()
-        self.program = self.program.lower(self.state, self.frozen, batch, self.key).compile()
-        self.compiled = True
-        logger.info("compiled the step in %.1f s", time.perf_counter() - started)
-        if self.flops is None and (of_device := compiled_flops(self.program)) is not None:
-            self.flops = of_device * self.mesh.size
+    Returns:
+      (state, frozen weights, what else was saved with the state).
+    """
+    trainable, frozen = (
+        with_shardings(tree, param_shardings(mesh, tree)) for tree in objective.abstract_params()
+    )
+    logger.info("weights of this run\n%s", overview(trainable, frozen))
+    decay = config.train.ema_decay
+    abstract = abstract_state(trainable, optimizer, ema_decay=decay)
+    shardings = param_shardings(mesh, abstract)
+    params, frozen = objective.load(trainable, frozen)
+    restored = checkpoints.restore(with_shardings(abstract, shardings), batches)
+    if restored is not None:
+        logger.info("resumed at step %d", int(restored[0].step))
+        return restored[0], frozen, restored[1]
+    make_state = jax.jit(
+        lambda params: new_state(params, optimizer, ema_decay=decay),
+        out_shardings=shardings,
+        donate_argnums=0,
+    )
+    return make_state(params), frozen, {}
 
-    def _report(self, metrics: dict[str, float]) -> None:
-        """Logs and validates where it is time to."""
-        config = self.config
-        self.window.add(metrics)
-        if self.step % config.log_every_steps == 0 or self.step == config.num_steps:
-            self.writer.write_scalars(self.step, {**self.window.take(), **self._speed()})
-        if config.validate_every_steps and self.step % config.validate_every_steps == 0:
-            self.writer.write_scalars(self.step, self._validate())
-        self.writer.flush()
 
-    def _speed(self) -> dict[str, float]:
-        seconds, waited = self.times.take()
-        speed = {
-            "seconds_per_step": seconds,
-            "data_wait_seconds": waited,
-            "clips_per_second": self.config.batch_size / seconds,
-        }
-        share = None if self.flops is None else mfu(self.flops / seconds, num_devices=self.mesh.size)
-        return speed if share is None else {**speed, "mfu": share}
+def _compile(
+    objective: Objective,
+    optimizer: Optimizer,
+    config: RunConfig,
+    mesh: Mesh,
+    arguments: tuple[TrainState, Tree, jax.Array],
+) -> jax.stages.Compiled:
+    """The step of `star_jax.train.step` as a program for these arrays."""
+    state, frozen, key = arguments
+    started = time.perf_counter()
+    step = jit_train_step(
+        make_train_step(objective, optimizer, config.train), mesh, jax.eval_shape(lambda: state)
+    )
+    batch = objective.abstract_batch(config.train.batch_size)
+    batch = with_shardings(batch, batch_shardings(mesh, batch))
+    program = step.lower(state, frozen, batch, key).compile()
+    logger.info("compiled the step in %.1f s", time.perf_counter() - started)
+    return program
 
-    def _validate(self) -> dict[str, float]:
-        params = self.state.params if self.state.ema_params is None else self.state.ema_params
-        image = None
-        if jax.process_index() == 0:
-            image = self.root / "validation" / f"{self.step:07d}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-        return self.objective.validate(params, self.frozen, self.data.validation(), image)
 
-    def _save(self) -> None:
-        if self.step not in self.checkpoints.steps():
-            self.checkpoints.save(self.state, self.batches, {"window": self.window.state()})
+def _compiled_flops(program: jax.stages.Compiled, mesh: Mesh) -> float | None:
+    """The compiler's count for all devices together; it counts what is computed twice, and a loop's body once."""
+    of_device = compiled_flops(program)
+    return None if of_device is None else of_device * mesh.size
 
-    def _not_finite(self, name: str, value: float) -> str:
-        self.checkpoints.wait()
-        good = max(self.checkpoints.steps(), default=None)
+
+def _check_finite(step: int, metrics: dict[str, float], checkpoints: TrainCheckpoints) -> None:
+    """Raises RunError where the loss or the gradient is no number."""
+    for name in ("loss", "grad_norm"):
+        if math.isfinite(metrics[name]):
+            continue
+        checkpoints.wait()
+        good = max(checkpoints.steps(), default=None)
         kept = (
             "no checkpoint was saved before it" if good is None else f"the checkpoint of step {good} is good"
         )
-        return (
-            f"{name} is {value} at step {self.step}; {kept}. Lower optimizer.learning_rate or change train.seed, "
-            "and run again with --allow-changed-config"
+        raise RunError(
+            f"{name} is {metrics[name]} at step {step}; {kept}. Lower optimizer.learning_rate or change "
+            "train.seed, and run again with --allow-changed-config"
         )
 
 
-@contextlib.contextmanager
-def _on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM came: the run then saves after the step and ends.
+def _data_ended(
+    step: int,
+    num_steps: int,
+    checkpoints: TrainCheckpoints,
+    state: TrainState,
+    batches: DevicePrefetch,
+    log: StepLog,
+) -> RunError:
+    """Saves what is done; returns what to raise."""
+    if step not in checkpoints.steps():
+        checkpoints.save(state, batches, {"window": log.state()})
+    checkpoints.wait()
+    return RunError(
+        f"the data ended after step {step} of {num_steps} (saved); raise data.num_epochs, or set it to None"
+    )
 
-    With several processes JAX's own handler tells all of them (`reached_preemption`), so it is left in place; other
-    threads than the main one have no say in signals.
-    """
-    came = False
 
-    def note(*_: Any) -> None:
-        nonlocal came
-        came = True
-
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: came
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _validate(
+    objective: Objective,
+    state: TrainState,
+    frozen: Tree,
+    data: TrainBatches,
+    root: epath.Path,
+    step: int,
+) -> dict[str, float]:
+    """Figures of the averaged weights where the run keeps some, and a picture in WORKDIR/validation."""
+    image = None
+    if jax.process_index() == 0:
+        image = root / "validation" / f"{step:07d}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+    params = state.params if state.ema_params is None else state.ema_params
+    return objective.validate(params, frozen, data.validation(), image)

@@ -1,4 +1,4 @@
-"""Where metrics go: console, JSON lines, TensorBoard. The interface is that of clu's MetricWriter.
+"""Writers of metrics to the console, JSON lines and TensorBoard, with the interface of clu's MetricWriter.
 
 clu's own writers import TensorFlow; these do not.
 """
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from star_jax.files import appearing
+from star_jax.files import appearing, is_url
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,12 @@ class MetricWriter(Protocol):
 
 
 def create_writer(workdir: epath.Path, first_step: int) -> MetricWriter:
-    """All writers that can be had; TensorBoard only where tensorboardX is installed.
+    """Makes every available writer; TensorBoard needs tensorboardX.
 
     Args:
-      workdir: where metrics.jsonl and tensorboard/ are.
-      first_step: of this start. Later steps that an earlier start logged will be done again, so they are dropped.
+      workdir: directory of metrics.jsonl and tensorboard/.
+      first_step: number of steps done before this start. Lines of later steps, which an earlier start wrote and
+        this one will write again, are dropped.
     """
     writers: list[MetricWriter] = [ConsoleWriter(), JsonLinesWriter(workdir / METRICS_FILE, first_step)]
     if importlib.util.find_spec("tensorboardX"):
@@ -86,7 +87,7 @@ class JsonLinesWriter:
         lines = _lines_before(path, first_step) if path.exists() else []
         with appearing(path) as partial:
             partial.write_text("".join(line + "\n" for line in lines))
-        self._remote = "://" in str(path)
+        self._remote = is_url(path)
         self._lines = lines
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -107,7 +108,7 @@ class JsonLinesWriter:
 
 
 def _lines_before(path: epath.Path, first_step: int) -> list[str]:
-    """Whole lines of steps up to the resumed one; a kill may have cut the last line."""
+    """Complete lines of steps up to the resumed one; a killed process may have cut the last line."""
     kept = []
     for line in path.read_text().splitlines():
         try:

@@ -1,5 +1,8 @@
 """How long steps take, and a window of them recorded for TensorBoard's profiler."""
 
+import contextlib
+from typing import Any
+
 import jax
 from etils import epath
 
@@ -7,25 +10,25 @@ from star_jax.train.config import TrainConfig
 
 
 class StepTimes:
-    """Means between two lines of the log; compilation and validation are left out."""
+    """Mean times of steps between two lines of the log, without compilation and validation."""
 
     def __init__(self):
         self._count, self._seconds, self._waited = 0, 0.0, 0.0
 
     def add(self, seconds: float, waited: float) -> None:
-        """Counts a step: its time, of which `waited` passed until its batch was there."""
+        """Counts a step: its seconds, and how many of them it waited for its batch."""
         self._count += 1
         self._seconds += seconds
         self._waited += waited
 
     def take(self) -> tuple[float, float]:
-        """(seconds per step, seconds of those waited for data) since the last call."""
+        """Mean seconds per step since the last call, and how many of them a step waited for data."""
         means = self._seconds / self._count, self._waited / self._count
         self._count, self._seconds, self._waited = 0, 0.0, 0.0
         return means
 
 
-class ProfilerWindow:
+class ProfilerWindow(contextlib.AbstractContextManager):
     """Records the steps that train.profile_start_step and train.profile_steps name into WORKDIR/profile."""
 
     def __init__(self, config: TrainConfig, directory: epath.Path):
@@ -42,6 +45,9 @@ class ProfilerWindow:
         """Called with the number of steps done, this one included."""
         if self._recording and step >= self._first + self._count:
             self.close()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends a window that is still open."""

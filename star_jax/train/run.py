@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from star_jax.errors import InputError
+from star_jax.files import is_url
 from star_jax.init.checkpoint import fresh_checkpoint
 from star_jax.parallel.mesh import make_mesh
 from star_jax.parallel.peaks import device_peak_tflops
@@ -56,7 +57,7 @@ def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> Ex
     """The configuration with a checkpoint of fresh weights where it names none."""
     if config.model.checkpoint is not None:
         return config
-    if "://" in os.fspath(workdir):
+    if is_url(workdir):
         raise InputError(f"a run from random weights needs --workdir on a disk, not {workdir}")
     directory = fresh_checkpoint(
         os.path.join(os.path.abspath(workdir), "initial"),

@@ -1,4 +1,4 @@
-"""Draws by each sample's position in the data: the same in whatever batch, piece of one or device it is."""
+"""Random draws that depend on a sample's position in the data, and not on its batch, piece of a batch or device."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from star_jax.diffusion.noise import frame_noise
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
-    """The key of one purpose."""
+    """The key for one purpose, such as "timestep"."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def sample_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """One key per sample [B], by `index` int32 [B] of the batch."""
+    """One key per sample [B], from the batch's `index`, int32 [B]."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
 
 

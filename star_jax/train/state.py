@@ -1,4 +1,4 @@
-"""What training changes (TrainState), and which weights those are."""
+"""The state that training changes, and the decision which weights are trained."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,13 +16,13 @@ Tree = dict[Any, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """State of a run between two steps.
+    """The state of a run between two steps.
 
     Attributes:
-      step: updates so far, int32.
+      step: number of updates so far, int32.
       params: trained weights by component, float32.
-      ema_params: their moving average; None where the run keeps none.
-      opt_state: optax's.
+      ema_params: moving average of the trained weights; None where the run keeps none.
+      opt_state: state of the optax optimizer.
     """
 
     step: jax.Array
@@ -32,7 +32,7 @@ class TrainState:
 
 
 def split_trainable(params: Mapping[Any, Any], predicate: Callable[[str], bool]) -> tuple[Tree, Tree]:
-    """Splits trees by component into (trainable, frozen), each without the other's leaves."""
+    """Splits trees by component into (trainable, frozen); every leaf goes to one of them."""
     leaves = flatten(params)
     trainable = {path: leaf for path, leaf in leaves.items() if predicate(path)}
     return unflatten(trainable), unflatten({path: leaves[path] for path in leaves if path not in trainable})

@@ -23,8 +23,9 @@ TrainStep = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Met
 def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainConfig) -> TrainStep:
     """Builds step(state, frozen, batch, key) -> (state, metrics).
 
-    `key` is the run's, the same at every step: the step's number is folded in here. Metrics are the objective's and
-    `loss`, `grad_norm` (before clipping) and `learning_rate`. The result is pure; see `compile_train_step`.
+    `key` is the key of the run; the number of the step is folded into it here. The metrics are those of the
+    objective, `loss`, `grad_norm` (before clipping) and `learning_rate`. The step is a pure function;
+    `jit_train_step` compiles it.
     """
 
     def step(state: TrainState, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -50,7 +51,7 @@ _TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def jit_train_step(step: TrainStep, mesh: Mesh, abstract_state: TrainState) -> Any:
-    """The step as a program for a mesh; the state's memory is reused. Call and lower it under `jax.set_mesh`."""
+    """The step as a program for a mesh, which reuses the state's memory. Call and lower it under `jax.set_mesh`."""
     shardings = param_shardings(mesh, abstract_state)
     return jax.jit(
         step,

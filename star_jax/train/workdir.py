@@ -1,4 +1,4 @@
-"""The work directory of a run and the configuration that it was begun with.
+"""The work directory of a run, and the configuration that the run began with.
 
 WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
@@ -16,13 +16,13 @@ import jax
 from etils import epath
 
 from star_jax.errors import InputError
-from star_jax.files import appearing
+from star_jax.files import appearing, is_url
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 
-# What a resumed run may have otherwise than the run it continues: how long (at a constant learning rate), how fast,
-# where things are, what is reported. Everything else decides what is computed.
+# Keys that may change when a run is resumed. They say how long (at a constant learning rate) and how fast the run
+# computes, where things are, and what is reported; every other key changes what is computed.
 FREE_KEYS = frozenset(
     {
         "train.num_steps",
@@ -57,8 +57,8 @@ def open_workdir(
 
     Args:
       workdir: a path, or a URL such as gs://bucket/run.
-      config: a dataclass of groups.
-      allow_changed_config: take a directory of another configuration, and record the new one.
+      config: dataclass of groups.
+      allow_changed_config: accept a directory of another configuration, and record the new one.
 
     Raises:
       InputError: it was begun with another configuration, or cannot be made.
@@ -89,14 +89,14 @@ def open_workdir(
 
 
 def has_checkpoint(root: epath.Path) -> bool:
-    """Whether there is something to go on from; before that, a start that failed may be mended."""
+    """Whether the run can be resumed. Until then its configuration may still be changed."""
     folder = root / CHECKPOINTS
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def absolute(workdir: str | os.PathLike) -> epath.Path:
     """The absolute path that Orbax asks for; URLs stay as they are."""
-    return epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir))
+    return epath.Path(workdir if is_url(workdir) else os.path.abspath(workdir))
 
 
 def read_workdir_config(workdir: str | os.PathLike) -> dict[str, Any]:

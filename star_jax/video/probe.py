@@ -47,8 +47,7 @@ class VideoInfo:
             MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
         lost_frames: frames of the file that cannot be decoded.
         clock: where the times of the file's streams start again.
-        first_frame: number of the first frame in the file, of a part; see `part_of`.
-        cut: seconds on the file's clock between which a part lies.
+        first_frame: number of the first frame in the file, of a part; see part.py.
         pictures: files of a sequence of images, one for each frame.
         has_profile: whether images have an ICC profile.
     """
@@ -80,9 +79,8 @@ class VideoInfo:
     side_data: dict[str, bytes] = dataclasses.field(default_factory=dict, compare=False)
     lost_frames: int = 0
     clock: Clock = dataclasses.field(default_factory=Clock, compare=False)
-
+    part: tuple[Fraction, Fraction] | None = None
     first_frame: int = 0
-    cut: tuple[Fraction, Fraction] | None = None
     pictures: tuple[Path, ...] = ()
     has_profile: bool = False
 
@@ -143,31 +141,6 @@ def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple
         )
     color.check_matrix(str(path), info.colorspace, frame.format.is_rgb)
     return info, table
-
-
-def part_of(info: VideoInfo, times: list[int], first: int, stop: int) -> VideoInfo:
-    """The facts of frames [first, stop) alone: a writer cuts the sound to them.
-
-    Args:
-        info: of the whole.
-        times: of all its frames in `info.time_base`.
-        first, stop: frame numbers.
-    """
-    if (first, stop) == (0, info.num_frames):
-        return info
-    step = info.last_duration or 1 / info.frame_rate
-    start, last = times[first] * info.time_base, times[stop - 1] * info.time_base
-    end = times[stop] * info.time_base if stop < len(times) else last + step
-    return dataclasses.replace(
-        info,
-        start_time=start,
-        num_frames=stop - first,
-        duration=float(end - start),
-        last_duration=end - last,
-        first_frame=first,
-        cut=(start, end),
-        pictures=info.pictures[first:stop],
-    )
 
 
 def note_damage(info: VideoInfo, table: FrameTable) -> None:

@@ -134,13 +134,13 @@ class StreamCopier:
         self._film = film_stream(self._input)
         self.tags = kept_tags(self._input.metadata)
         self.film_tags = kept_tags(self._film.metadata)
-        if (start := timecode(self._input)) is not None:
+        if source.part is None and (start := timecode(self._input)) is not None:
             self.film_tags["timecode"] = start
         self.film_disposition = self._film.disposition
         self.marks: Marks = read_marks(self._film)
         starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
-        self._cut = source.cut
-        self.offset: Fraction = self._cut[0] if self._cut else min([source.start_time, *starts])
+        self._part = source.part
+        self.offset: Fraction = min([source.start_time, *starts]) if source.part is None else source.part[0]
         self._targets: dict[int, av.stream.Stream] = {}
         self._converters: dict[int, TextConverter] = {}
         self.acm_tracks: list[AcmTrack] = []
@@ -158,7 +158,10 @@ class StreamCopier:
             self._add(track, self._format)
         if chapters := self._input.chapters():
             shifted = [self._shifted(chapter) for chapter in chapters]
-            output.set_chapters([chapter for chapter in shifted if chapter["end"] > chapter["start"]])
+            kept = [
+                chapter for chapter in shifted if chapter["end"] > chapter["start"] and self._is_in(chapter)
+            ]
+            output.set_chapters(kept)
         if copied := [self._input.streams[index] for index in self._targets]:
             self._packets = self._input.demux(copied)
 
@@ -216,16 +219,21 @@ class StreamCopier:
             number = self._counts[index] = self._counts.get(index, -1) + 1
             if index in self._clock.starts:
                 self._recording = self._clock.recording(index, number)
-            shift = self._clock.shifts[self._recording]
-            if packet.size and self._is_in_part(packet, shift):
-                return packet, shift - self.offset
+            shift = self._clock.shifts[self._recording] - self.offset
+            if packet.size and self._is_wanted(packet, shift):
+                return packet, shift
         return None, Fraction(0)
 
-    def _is_in_part(self, packet: av.Packet, shift: Fraction) -> bool:
+    def _is_wanted(self, packet: av.Packet, shift: Fraction) -> bool:
+        """Whether a packet begins within the part that is taken."""
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if self._cut is None or stamp is None:
+        if self._part is None or stamp is None:
             return True
-        return self._cut[0] <= stamp * packet.time_base + shift < self._cut[1]
+        return 0 <= stamp * packet.time_base + shift < self._part[1] - self._part[0]
+
+    def _is_in(self, chapter: dict[str, Any]) -> bool:
+        """Whether a shifted chapter begins before the end of the part that is taken."""
+        return self._part is None or chapter["start"] * chapter["time_base"] < self._part[1] - self._part[0]
 
     def _mux(self, packet: av.Packet, target: av.stream.Stream, shift: Fraction) -> None:
         """Writes a packet with its times in the output's own ticks, each later than the last."""
@@ -248,10 +256,7 @@ class StreamCopier:
 
     def _shifted(self, chapter: dict[str, Any]) -> dict[str, Any]:
         shift = round(self.offset / chapter["time_base"])
-        start, end = max(0, chapter["start"] - shift), chapter["end"] - shift
-        if self._cut is not None:
-            end = min(end, round((self._cut[1] - self.offset) / chapter["time_base"]))
-        return {**chapter, "start": start, "end": end}
+        return {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
 
 
 def _plan(stream: av.stream.Stream, target: str) -> Track:

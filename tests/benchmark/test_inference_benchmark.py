@@ -155,7 +155,8 @@ def test_mesh_spreads_weights_and_frames():
     code = """
 import jax
 from star_jax.benchmark.inference import InferenceBenchmark, measure_inference
-from star_jax.parallel.placement import Placement, parse_mesh
+from star_jax.parallel.mesh import parse_mesh
+from star_jax.parallel.placement import Placement
 
 placement = Placement.of(parse_mesh("data=1,fsdp=2,context=2"))
 assert placement.num_devices == 4

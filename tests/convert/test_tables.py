@@ -87,7 +87,7 @@ def test_full_size_tables_take_the_libraries_models(family, make):
     assert set(done.rules) | set(done.fresh) == set(leaves)
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.sizes is None])
 def test_each_family_is_recognised_and_filled(family):
     state = family_state(family)
     assert recognise(state, "it") == family
@@ -127,6 +127,8 @@ def test_strictness():
 
 def test_tables_have_one_rule_per_part_of_a_key():
     for family in FAMILIES.values():
+        if family.sizes is not None:  # CogVideoX's have sizes of their own
+            continue
         rules = family.table_for(FULL, ()).rules
         parts = [(rule.source, rule.part, rule.target.split("/")[0]) for rule in rules]
         assert len(set(parts)) == len(parts)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from sample_frames import moving_clip
-from sample_videos import cut, moving_frames, write_video
+from sample_videos import cut, moving_frames, packets, write_video
 
 import star_jax
 from star_jax.errors import DiskError, InputError, RunError
@@ -79,6 +79,39 @@ def test_scenes_are_upscaled_as_if_they_were_clips_of_their_own(model, clip, tmp
     np.testing.assert_array_equal(ours, np.concatenate([apart, images(tmp_path / "part1")]))
     upscale(clip, tmp_path / "off" / "%02d.png", scene_cuts="off")
     assert model.sampled[-1] == 15 and np.abs(images(tmp_path / "off") - ours.astype(int)).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [("6", "4"), ("0.2s", "0:00.13"), ("0:00.2", "4"), ("12", None)]
+)
+def test_a_part_has_its_own_frames_and_sound(model, clip, tmp_path, start, length):
+    upscale(clip, tmp_path / "out.mkv", start=start, frames=length, scene_cuts="off")
+    first, count = (12, 3) if start == "12" else (6, 4)
+    whole = VideoReader(clip)
+    part = VideoReader(tmp_path / "out.mkv")
+    assert part.info.num_frames == count and part.info.start_time == 0
+    shown = part.read()[:, ::2, ::2].astype(float)
+    expected = [whole.read(first, count) / 2 + whole.read(first, count).mean((0, 1, 2)) / 2]
+    assert np.abs(shown - expected).mean() < 4
+    sound, kept = packets(clip), packets(tmp_path / "out.mkv")
+    begin, end = first / 30, (first + count) / 30
+    inside = [data for pts, _, data in sound if begin <= pts / 44100 < end]
+    assert [data for _, _, data in kept] == inside and len(inside) > 2
+    assert 0 <= kept[0][0] <= 1024 / 44100 * 1000  # Matroska counts milliseconds
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"start": "15"}, "--start is 15; .* ends after 15 frames"),
+        ({"start": "soon"}, "--start is 'soon'; give a number of frames, or a time"),
+        ({"frames": "0"}, "--frames is 0; choose at least one frame"),
+        ({"start": "2.5"}, "give a number of frames, or a time such as 2.5s"),
+    ],
+)
+def test_parts_that_are_none(model, clip, tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        upscale(clip, tmp_path / "out.mp4", **options)
 
 
 def test_cuts_from_a_file_are_of_one_input(model, clip, tmp_path):

@@ -33,10 +33,11 @@ def get_config():
 @pytest.fixture
 def compiled_once(tmp_path, unoptimised):
     """The resumed run finds the program of the first one on disk."""
+    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "programs"))
     compilation_cache.reset_cache()
     yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", before)
     compilation_cache.reset_cache()
 
 

@@ -14,9 +14,9 @@ from flax import nnx
 from torch_weights import parameter_sizes, relative_error
 
 from star_jax.config import LiemConfig
+from star_jax.config.cogvideox import TransformerConfig
 from star_jax.convert.cogvideox_tables import star_cogvideox_table
 from star_jax.errors import InputError
-from star_jax.models.cogvideox.config import TransformerConfig
 from star_jax.models.cogvideox.positions import rotary_tables, sincos_table
 from star_jax.models.cogvideox.transformer import Block, CogVideoXTransformer, Tokens
 from star_jax.models.layers import timestep_embedding

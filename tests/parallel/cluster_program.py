@@ -13,24 +13,25 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from star_jax.errors import StarError
-from star_jax.parallel import processes as distributed
+from star_jax.launch.cluster_arguments import add_cluster_arguments, join_cluster
+from star_jax.parallel.processes import log_to, wait_for_all
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    distributed.add_arguments(parser)
+    add_cluster_arguments(parser)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--wait-for-sigterm", action="store_true")
     args = parser.parse_args()
     try:
-        distributed.initialize(args)
+        join_cluster(args)
     except StarError as error:
         sys.exit(f"{error.exit_code}: {error}")
-    distributed.log_to(args.workdir)
+    log_to(args.workdir)
     if args.wait_for_sigterm and jax.process_index() == 0:
         time.sleep(2)
     arrived = time.time()
-    distributed.wait_for_all("slept")
+    wait_for_all("slept")
     passed = time.time()
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))

@@ -11,14 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from saved_state import saved_state
 
-from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
-from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import ExperimentConfig
 from star_jax.train.objective import Objective
-from star_jax.train.optimizer import make_optimizer
-from star_jax.train.state import abstract_state
-from star_jax.train.step import with_shardings
 
 FOLDER = Path(__file__).parent
 
@@ -60,15 +56,7 @@ def free_address() -> str:
 
 def results(workdir: Path, objective: Objective, config: ExperimentConfig) -> tuple[dict, Any]:
     """Metrics by (step, name), and the first step's gradients as Adam's first moments show them."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    abstract = abstract_state(
-        objective.abstract_params()[0],
-        make_optimizer(config.optimizer, config.train.num_steps),
-        ema_decay=config.train.ema_decay,
-    )
-    checkpoints = TrainCheckpoints(workdir, config.train)
-    state = checkpoints.restore_state(1, with_shardings(abstract, param_shardings(mesh, abstract)))
-    checkpoints.close()
+    state = saved_state(workdir, 1, objective, config.optimizer, config.train)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     values = {
         (line["step"], name): value for line in lines for name, value in line.items() if "second" not in name

@@ -13,15 +13,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from saved_state import saved_state
 from toy_training import ToyObjective, toy_config
 
 from star_jax.errors import InputError, RunError
-from star_jax.parallel.mesh import make_mesh, param_shardings
-from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.loop import Outcome, train
-from star_jax.train.optimizer import make_optimizer
-from star_jax.train.state import abstract_state
-from star_jax.train.step import with_shardings
 
 TIMES = ("seconds_per_step", "data_wait_seconds", "clips_per_second")
 
@@ -38,13 +34,7 @@ def metrics(workdir: Path) -> list[dict]:
 def checkpoint(workdir: Path, step: int = 6):
     """Arrays, data position and meta of a checkpoint."""
     config = toy_config()
-    mesh = make_mesh(config.mesh)
-    abstract = abstract_state(
-        ToyObjective().abstract_params()[0], make_optimizer(config.optimizer, 6), ema_decay=0.9
-    )
-    checkpoints = TrainCheckpoints(workdir, config.train)
-    state = checkpoints.restore_state(step, with_shardings(abstract, param_shardings(mesh, abstract)))
-    checkpoints.close()
+    state = saved_state(workdir, step, ToyObjective(), config.optimizer, config.train)
     folder = workdir / "checkpoints" / str(step)
     texts = [next((folder / part).iterdir()).read_text() for part in ("data", "meta")]
     return jax.device_get(state), *map(json.loads, texts)

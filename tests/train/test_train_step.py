@@ -16,6 +16,7 @@ from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
 from star_jax.presets import get_preset
 from star_jax.train.config import OptimizerConfig
 from star_jax.train.optimizer import make_optimizer
+from star_jax.train.overview import overview
 from star_jax.train.state import abstract_state, merge_params, new_state, split_trainable
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
 
@@ -120,6 +121,29 @@ def test_the_predicate():
     assert not is_trainable("unet/conv_in/kernel")
     assert is_trainable("unet/conv_in/kernel", train_base=True)
     assert not is_trainable("vae/decoder/conv_in/kernel", train_base=True)
+
+
+def test_the_predicate_decides_about_every_weight_of_a_model():
+    model = build_model(get_preset("tiny"))
+    trained = [path for path in flatten(model.abstract_params()) if model.is_trainable(path)]
+    assert {path.split("/")[0] for path in trained} == {"controlnet", "unet"}
+    with pytest.raises(
+        ValueError, match=r"upscaler/conv/kernel is a weight of no component; .* has unet, controlnet"
+    ):
+        model.is_trainable("upscaler/conv/kernel")
+
+
+def test_the_overview_counts_by_component():
+    trainable, frozen = ToyObjective().abstract_params()
+    rows = [line.split() for line in overview(trainable, frozen).splitlines()]
+    assert rows == [
+        ["component", "trained", "weights", "frozen", "weights"],
+        ["controlnet", "16,512", "0"],
+        ["unet", "2", "768"],
+        ["total", "16,514", "768"],
+    ]
+    with pytest.raises(ValueError, match="unet/out is both trained and frozen"):
+        overview({"unet": {"out": frozen["unet"]["out"]}}, frozen)
 
 
 def test_state_has_no_memory_while_it_is_abstract():

@@ -27,7 +27,7 @@ class CompileReport:
       hbm_bytes: memory of one device.
       tflop_per_step: operations on all devices together, recomputation included; see `traced_flops`.
       compile_seconds: tracing and lowering apart.
-      collectives: by kind, a step's; empty where it does not fit.
+      collectives: collectives of a step by kind; empty where the program does not fit.
       kernels: executions of hand-written kernels by name.
     """
 

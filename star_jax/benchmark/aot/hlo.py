@@ -1,4 +1,4 @@
-"""What a compiled program exchanges between devices and which kernels it calls, read from its text."""
+"""Reads from a compiled program's text what it exchanges between devices and which kernels it calls."""
 
 import math
 import re
@@ -33,10 +33,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class ProgramText:
-    """What `read_program` found.
+    """The findings of `read_program`.
 
     Attributes:
-      collectives: by kind.
+      collectives: collectives by kind.
       kernels: executions of hand-written TPU kernels, by name.
     """
 
@@ -74,7 +74,7 @@ def _instructions(text: str):
 
 
 def _times_run(text: str) -> dict[str, int]:
-    """How often each computation runs."""
+    """Number of times that each computation runs."""
     entry = next((m[2] for m in map(_COMPUTATION.match, text.splitlines()) if m and m[1]), "")
     calls, limits = defaultdict(list), defaultdict(list)
     for computation, *_, line in _instructions(text):

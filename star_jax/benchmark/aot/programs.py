@@ -35,7 +35,7 @@ def trace_sampler_step(
     Args:
       config: sizes.
       mesh: devices of a TPU topology.
-      num_frames, height, width: of the upscaled clip in pixels, padded to what the network takes.
+      num_frames, height, width: size of the upscaled clip in pixels, padded to what the network takes.
     """
     with targeting("tpu"):
         model = build_model(config, dtype="auto")
@@ -84,7 +84,7 @@ def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stage
     """The training step of an experiment, with the shardings that `star-jax train` gives it.
 
     Args:
-      objective: as for `star_jax.train.loop.train`.
+      objective: the objective, as for `star_jax.train.loop.train`.
       config: an `ExperimentConfig`; its mesh is replaced by `mesh`.
       mesh: devices of a TPU topology.
 

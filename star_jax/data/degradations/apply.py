@@ -24,7 +24,7 @@ def degrade(
 
     Args:
       frames: ground truth, uint8 [F, H, W, 3]; H and W multiples of the recipe's scale.
-      recipe: what to do to it.
+      recipe: recipe of the degradation.
       seed: the run's seed.
       position: the element's index (and, for several degradations of it, which one).
       stopwatch: takes the seconds of each stage.

@@ -24,12 +24,12 @@ class BlurConfig:
     """Blur by one kernel.
 
     Attributes:
-      probability: of blurring at all.
+      probability: probability of blurring at all.
       sizes: kernel sizes, equally likely.
       families: probability of each of GAUSSIAN_FAMILIES, where no sinc is drawn.
       sigma: pixels, for both axes.
       beta_generalized, beta_plateau: exponents; below and above 1 are equally likely.
-      sinc_probability: of a sinc kernel instead.
+      sinc_probability: probability of a sinc kernel instead.
       small_sinc_cutoff, large_sinc_cutoff: radians per pixel, for sizes below 13 and from 13 on.
     """
 
@@ -66,11 +66,11 @@ class NoiseConfig:
     """Gaussian noise, else Poisson noise.
 
     Attributes:
-      probability: of noise at all.
-      gaussian_probability: of the Gaussian kind.
+      probability: probability of noise at all.
+      gaussian_probability: probability that the noise is Gaussian.
       gaussian_sigma: levels (0..255).
       poisson_scale: times the deviation of a Poisson process.
-      grey_probability: of the same noise in all channels.
+      grey_probability: probability of the same noise in all channels.
     """
 
     probability: float = 1.0
@@ -93,10 +93,10 @@ class CodecConfig:
     """Video compression of the clip.
 
     Attributes:
-      probability: of compressing at all.
+      probability: probability of compressing at all.
       codecs: (name, probability) pairs.
       bits_per_frame: bit rate over frame rate.
-      presets: of x264, equally likely.
+      presets: presets of x264, equally likely.
     """
 
     probability: float = 1.0
@@ -123,7 +123,7 @@ class FinalConfig:
     Attributes:
       modes: resize filters, equally likely.
       sinc_probability, sinc_sizes, sinc_cutoff: the final sinc filter.
-      jpeg_first_probability: of JPEG before the resize rather than after the sinc filter.
+      jpeg_first_probability: probability of JPEG before the resize rather than after the sinc filter.
     """
 
     modes: tuple[str, ...] = ("area", "bilinear", "bicubic")
@@ -155,7 +155,7 @@ class Recipe:
     """A degradation from ground truth to low resolution.
 
     Attributes:
-      name: of the recipe.
+      name: name of the recipe.
       scale: ground truth pixels per low-resolution pixel, along each axis.
       first, second: the rounds; None leaves a round out.
       final: the resize to the low resolution.

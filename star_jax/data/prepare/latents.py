@@ -12,7 +12,6 @@ from star_jax.data.prepare.read import Example, ExampleShape
 from star_jax.data.prepare.write import Encoder, PrepareConfig
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
-from star_jax.ops.pixels import enlarge, to_float
 
 # Frames per call of the encoder; each frame is encoded on its own, and this bounds the activations.
 _FRAMES_PER_CALL = 4
@@ -25,7 +24,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
     VAE computes in float32; everything is stored as float16.
 
     Args:
-      config: what to prepare.
+      config: the dataset to prepare.
       checkpoint: a checkpoint directory with the autoencoder and the text encoder.
 
     Raises:
@@ -65,7 +64,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
     @jax.jit
     def encode_frames(params: dict, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
         """uint8 [f, h, w, 3] -> mean and log-variance, float16 [f, H/8, W/8, C]."""
-        pixels = enlarge(to_float(frames), (data.height, data.width))
+        pixels = model.enlarge(frames, (data.height, data.width))
         posterior, _ = model.encode(params, pixels[None])
         return posterior.mean[0].astype(jnp.float16), posterior.logvar[0].astype(jnp.float16)
 
@@ -99,7 +98,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
 
 
 def _sha256(params: dict) -> str:
-    """Of all weights: latents of two autoencoders are not to end up in one dataset."""
+    """SHA-256 of all weights, so that latents of two autoencoders do not end up in one dataset."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf))

@@ -32,12 +32,12 @@ class ExampleShape:
     """Sizes of an example.
 
     Attributes:
-      num_frames, height, width: of the ground truth clip.
-      scale: ground truth pixels per low-resolution pixel, along each axis.
-      num_degradations: K.
-      latents: VAE latents and text embeddings instead of encoded clips.
-      spatial_factor, latent_channels: of the VAE.
-      text_shape: of the text embedding (tokens, width).
+      num_frames, height, width: size of the ground-truth clip.
+      scale: ground-truth pixels per low-resolution pixel along each axis.
+      num_degradations: number of low-resolution clips, K.
+      latents: whether it holds VAE latents and text embeddings instead of encoded clips.
+      spatial_factor, latent_channels: pixels per latent, and channels, of the VAE.
+      text_shape: shape of the text embedding (tokens, width).
     """
 
     num_frames: int
@@ -51,7 +51,7 @@ class ExampleShape:
     text_shape: tuple[int, int] = (77, 1024)
 
     def features(self) -> tfds.features.FeaturesDict:
-        """What an example holds, by name."""
+        """The features of an example by name."""
         features = {"key": tfds.features.Text(), "text": tfds.features.Text()}
         if not self.latents:
             clip = tfds.features.Text()  # bytes of an MP4 file

@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """What to prepare.
+    """A dataset to prepare.
 
     Attributes:
       data: source, recipe, sizes and seed. Clips shorter than `num_frames` at `frame_interval` 1, or smaller
         than the bucket by more than `max_upscale`, are left out.
       output: folder of the dataset; local, or a URL that etils opens.
-      num_degradations: K, low-resolution clips per ground truth clip.
-      validation_share: of the clips, chosen by the hash of their keys.
-      clips_per_shard: a shard is the unit of work, of resuming and of distribution.
+      num_degradations: number of low-resolution clips per ground-truth clip, K.
+      validation_share: share of the clips for validation, chosen by the hash of their keys.
+      clips_per_shard: number of clips in a shard, which is the unit of work, of resuming and of distribution.
       max_bad_share: share of unusable files over which preparing stops.
     """
 
@@ -58,10 +58,10 @@ class PrepareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """How an example is stored: clips and caption -> the features of `shape`.
+    """Makes of clips and caption what an example stores: the features of `shape`.
 
     Attributes:
-      weights_sha256: of the networks that encode; None where none does.
+      weights_sha256: SHA-256 of the networks that encode; None where none does.
     """
 
     shape: ExampleShape
@@ -84,12 +84,12 @@ def clip_encoder(config: PrepareConfig) -> Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which clips go where; the same on every process.
+    """The shard of each clip; the same on every process.
 
     Attributes:
       shards: split -> one list of (position, record) per shard.
       duplicates: key -> key of the clip it repeats.
-      num_found: clips in the source.
+      num_found: number of clips in the source.
     """
 
     shards: dict[str, list[list[tuple[int, ClipRecord]]]]
@@ -167,10 +167,10 @@ def prepare(
     again.
 
     Args:
-      config: what to prepare.
-      encoder: how examples are stored.
-      process_index, process_count: this process's share of the shards.
-      quiet: show no progress on stderr.
+      config: the dataset to prepare.
+      encoder: makes the examples.
+      process_index, process_count: number of this process, and of all that share the work.
+      quiet: whether to show no progress.
 
     Returns:
       the manifest where the dataset is finished, else None (other processes still write).
@@ -242,7 +242,7 @@ def _examples(
 
 
 def _settings(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, Any]:
-    """What must be equal for a call to continue another."""
+    """The settings that must be equal for a call to continue another."""
     source = hashlib.sha256("\0".join(r.key for s in SPLITS for p in work.shards[s] for _, r in p).encode())
     settings = {
         "shape": dataclasses.asdict(encoder.shape),

@@ -7,8 +7,8 @@ embeddings: Su et al., "RoFormer", arXiv 2104.09864, with the head's channels sh
 import numpy as np
 from einops import rearrange
 
+from star_jax.config.cogvideox import TransformerConfig
 from star_jax.errors import InputError
-from star_jax.models.cogvideox.config import TransformerConfig
 
 _THETA = 10000.0
 
@@ -81,8 +81,7 @@ def _places(config: TransformerConfig, size: tuple[int, int, int]) -> list[np.nd
         frames, rows, columns = config.grid
         raise InputError(
             f"the network has positions for {rows}x{columns} tokens of up to {frames} latents, got "
-            f"{size[1]}x{size[2]} of {size[0]}; choose tiles of that size, or interpolated or extrapolated "
-            "positions"
+            f"{size[1]}x{size[2]} of {size[0]}; choose tiles of that size, or other_grids interpolated"
         )
     if config.other_grids == "interpolated":
         places[1:] = [

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from star_jax.models.cogvideox.config import TransformerConfig
+from star_jax.config.cogvideox import TransformerConfig
 from star_jax.models.cogvideox.lora import LoraLinear
 from star_jax.models.cogvideox.positions import is_own_grid, rotary_tables, sincos_table
 from star_jax.models.layers import TimestepEmbedding

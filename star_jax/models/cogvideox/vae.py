@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from star_jax.models.cogvideox.config import CausalVAEConfig
+from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
 from star_jax.models.cogvideox.vae_layers import (
     Cache,
@@ -28,12 +28,12 @@ from star_jax.models.cogvideox.vae_layers import (
     Statistics,
     Upsample3D,
 )
-from star_jax.models.svd_vae.vae import FLOAT32_PRECISION, DiagonalGaussian
+from star_jax.models.posterior import DiagonalGaussian
+from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
 STRETCH_PIXELS = 4 * 720 * 1280  # of the frames that the encoder works on together
-_LIBRARY_GROUP = 8  # frames that diffusers encodes together
 
 
 class Level(nnx.Module):
@@ -212,19 +212,19 @@ class AutoencoderKLCogVideoX(nnx.Module):
                 moments = self.encoder.whole(frames, stretch_pixels)
         return DiagonalGaussian.from_moments(moments)
 
-    def encode_in_groups(self, frames: jax.Array) -> DiagonalGaussian:
-        """diffusers' way: eight frames at a time (the first group takes what is left over), each normed by itself.
+    def encode_group(self, frames: jax.Array, caches: Cache = None) -> tuple[DiagonalGaussian, Cache]:
+        """Posterior of a stretch of a clip, normed by itself, and the caches of the next stretch.
 
-        An approximation of `encode`, the same for fewer than 16 frames.
+        diffusers encodes eight frames at a time, and what is left over with the first of them: an approximation of
+        `encode`, the same for fewer than 16 frames.
+
+        Args:
+          frames: [B, F, H, W, 3] in [-1, 1].
+          caches: what the group before returned; None for the first.
         """
-        first = frames.shape[1] % _LIBRARY_GROUP + _LIBRARY_GROUP
         with self._precision():
-            moments, caches = self.encoder(frames[:, :first])
-            parts = [moments]
-            for start in range(first, frames.shape[1], _LIBRARY_GROUP):
-                moments, caches = self.encoder(frames[:, start : start + _LIBRARY_GROUP], caches)
-                parts.append(moments)
-        return DiagonalGaussian.from_moments(jnp.concatenate(parts, axis=1))
+            moments, caches = self.encoder(frames, caches)
+        return DiagonalGaussian.from_moments(moments), caches
 
     def decode_group(self, latents: jax.Array, caches: Cache = None) -> tuple[jax.Array, Cache]:
         """Frames of one group of latents.

@@ -80,6 +80,10 @@ class I2VGenXL(VideoModel):
     def is_trainable(self, path: str, *, train_base: bool = False) -> bool:
         """Everything of the ControlNet, and LIEM in the base UNet (`train_base`: all of that)."""
         component, *parts = path.split("/")
+        if component not in self.components:  # every weight is decided on by its name
+            raise ValueError(
+                f"{path} is a weight of no component; {self.config.preset} has {', '.join(self.components)}"
+            )
         if component == "controlnet":
             return True
         return component == "unet" and (train_base or any(part.startswith("liem") for part in parts))

@@ -10,7 +10,6 @@ from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import decode_groups
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import VideoModel
-from star_jax.ops.pixels import enlarge, to_float
 from star_jax.parallel.activations import gather_weights, split_columns
 from star_jax.train.sample_draws import sample_noise
 from star_jax.train.state import merge_params
@@ -73,7 +72,7 @@ class StarNetworks:
             piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
 
         def encode(start: jax.Array) -> DiagonalGaussian:
-            pixels = enlarge(to_float(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1)), size)
+            pixels = self.model.enlarge(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1), size)
             return self.model.encode(params, pixels)[0]
 
         moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))

@@ -140,9 +140,12 @@ class StarObjective(StarNetworks):
         x0, hint = self.encode(params, batch, keys)
         noise = sample_noise(keys, "diffusion", x0.shape)
         x_t = diffuse(self.schedule, x0, noise, timesteps)
-        predicted = self.velocity(
-            params, x_t, timesteps, self.context(params, batch), hint, dropout_key=dropout_key
-        ).astype(jnp.float32)
+        context = self.context(params, batch)
+        if self.model.text_dropout and dropout_key is not None:
+            context = self._drop_text(context, keys)
+        predicted = self.velocity(params, x_t, timesteps, context, hint, dropout_key=dropout_key).astype(
+            jnp.float32
+        )
         target = velocity(self.schedule, x0, noise, timesteps)
         terms = {"loss_velocity": velocity_loss(predicted, target)}
         if self.loss_config.frequency != "off":
@@ -153,6 +156,13 @@ class StarObjective(StarNetworks):
             weight = frequency_weight(self.loss_config, timesteps, self.max_timestep)
             terms["loss_df"] = weight * self._decoded_loss(params, x0_hat, x0, batch, timesteps, groups)
         return terms
+
+    def _drop_text(self, context: jax.Array, keys: jax.Array) -> jax.Array:
+        """Some samples learn the unconditional branch of guidance."""
+        dropped = jax.vmap(
+            lambda key: jax.random.bernoulli(named_key(key, "text_dropout"), self.model.text_dropout)
+        )(keys)
+        return jnp.where(dropped[:, None, None], self.model.unconditional_context(context), context)
 
     def _decoded_loss(
         self,

@@ -1,8 +1,10 @@
-"""Sizes of the networks of STAR on CogVideoX."""
+"""Sizes and constants of STAR on CogVideoX."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Self
 
-from star_jax.config import LiemConfig
+from star_jax.config import ArchitectureConfig, LiemConfig, SamplingConfig
 from star_jax.errors import InputError
 
 POSITIONS = ("rotary", "sincos")
@@ -88,3 +90,83 @@ class CausalVAEConfig:
     def temporal_factor(self) -> int:
         """Frames per latent, but for the first."""
         return 2**self.temporal_levels
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """T5 v1.1; the defaults are the XXL encoder's, whose vocabulary is padded to 32128.
+
+    Attributes:
+      num_buckets, max_distance: of the relative positions; larger distances share the last bucket.
+    """
+
+    vocab_size: int = 32128
+    hidden_size: int = 4096
+    head_dim: int = 64
+    intermediate_size: int = 10240
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 64
+    num_buckets: int = 32
+    max_distance: int = 128
+
+
+@dataclass(frozen=True)
+class ZeroSNRConfig:
+    """Noise schedule of CogVideoX.
+
+    Attributes:
+      beta_start, beta_end: ends of the variances, which are linear in their roots.
+      snr_shift: what the signal-to-noise ratio is divided by; 1 for 5B, 3 for 2B.
+      guidance_rescale: see `star_jax.diffusion.guidance`.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    snr_shift: float = 1.0
+    guidance_rescale: float = 0.0
+
+
+@dataclass(frozen=True)
+class CogVideoXSampling(SamplingConfig):
+    """How CogVideoX is meant to be sampled; the released system's defaults.
+
+    Attributes:
+      window: frames denoised together: the 13 latents that the network was made for.
+      positive_prompt, negative_prompt: nothing is appended, and the unconditional branch is told zeros.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 6.0
+    window: int = 49
+    positive_prompt: str = ""
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class CogVideoXConfig(ArchitectureConfig):
+    """STAR on CogVideoX; the defaults are the 5B network's.
+
+    Attributes:
+      dynamic_guidance: whether the weight of the prompt changes from step to step, as in the released system.
+      encode_groups: whether clips are encoded eight frames at a time, as in diffusers; the released system encodes
+        them whole.
+    """
+
+    architecture: str = "cogvideox"
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    vae: CausalVAEConfig = field(default_factory=CausalVAEConfig)
+    text_encoder: T5Config = field(default_factory=T5Config)
+    diffusion: ZeroSNRConfig = field(default_factory=ZeroSNRConfig)
+    sampling: CogVideoXSampling = field(default_factory=CogVideoXSampling)
+    dynamic_guidance: bool = True
+    encode_groups: bool = False
+
+    def with_liem(self, liem: LiemConfig) -> Self:
+        return dataclasses.replace(self, transformer=dataclasses.replace(self.transformer, liem=liem))
+
+    def with_autoencoder(self, other: Self) -> Self:
+        return dataclasses.replace(self, vae=other.vae)
+
+    def with_scaling_factor(self, factor: float) -> Self:
+        return dataclasses.replace(self, vae=dataclasses.replace(self.vae, scaling_factor=factor))

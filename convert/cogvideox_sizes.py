@@ -1,0 +1,294 @@
+"""Sizes of CogVideoX's networks, read from the shapes of a source's tensors (and its tables), never from a name.
+
+Published files are not always what they are called; two networks of the same layout differ in nothing but these.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from star_jax.config.cogvideox import CogVideoXConfig, TransformerConfig
+from star_jax.convert.tensors import Tensors
+from star_jax.errors import InputError
+from star_jax.presets import PRESETS
+
+
+def with_lora(transformer: TransformerConfig, tensors: Tensors, lora: str | int) -> TransformerConfig:
+    """Sizes with the low-rank updates that are asked for.
+
+    Args:
+      transformer: sizes.
+      tensors: the source's.
+      lora: `merge` the source's updates into their weights, `keep` them apart, or the rank of new ones.
+
+    Raises:
+      InputError: another choice, updates to keep where there are none, or a rank that the source's are not of.
+    """
+    first = next((tensor for key, tensor in tensors.items() if key.endswith(".matrix_A.0")), None)
+    rank = 0 if first is None else first.shape[0]
+    if lora == "merge":
+        return dataclasses.replace(transformer, lora_rank=0)
+    if lora == "keep" and not rank:
+        raise InputError(
+            "lora is keep, but the source has no low-rank updates; name a rank to start new ones"
+        )
+    if lora != "keep" and (not isinstance(lora, int) or lora < 1 or (rank and lora != rank)):
+        known = f"; the source has rank {rank}" if rank else ""
+        raise InputError(f"lora is {lora!r}; choose merge, keep, or the rank of new updates{known}")
+    return dataclasses.replace(transformer, lora_rank=rank if lora == "keep" else lora)
+
+
+def transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
+    """Sizes of a transformer in either layout."""
+    of_layout = diffusers_transformer if "patch_embed.proj.weight" in tensors else sat_transformer
+    return of_layout(config, tensors, settings)
+
+
+def sat_transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
+    """Sizes of a transformer in STAR's or CogVideo's own layout; keys without prefix."""
+    del settings
+    shape = {key: tensor.shape for key, tensor in tensors.items()}
+    embed = next(
+        name
+        for name in ("mixins.patch_embed.proj_sr", "mixins.patch_embed.proj")
+        if f"{name}.weight" in shape
+    )
+    width, _, patch, _ = shape[f"{embed}.weight"]
+    head = _need(shape, "mixins.adaln_layer.query_layernorm_list.0.weight")[0]
+    transformer = dataclasses.replace(
+        config.transformer,
+        in_channels=shape[f"{embed}.weight"][1] * (1 if embed.endswith("_sr") else 2),
+        out_channels=_need(shape, "mixins.final_layer.linear.weight")[0] // patch**2,
+        patch_size=patch,
+        num_layers=_count(shape, r"transformer\.layers\.(\d+)\.input_layernorm\.weight"),
+        num_attention_heads=width // head,
+        attention_head_dim=head,
+        time_embed_dim=_need(shape, "time_embed.0.weight")[0],
+        text_embed_dim=_need(shape, "mixins.patch_embed.text_proj.weight")[1],
+    )
+    return _placed(config, _with_table(transformer, tensors))
+
+
+def _with_table(transformer: TransformerConfig, tensors: Tensors) -> TransformerConfig:
+    """The kind of positions, and the grid that the source's table is of."""
+    head, width = transformer.attention_head_dim, transformer.width
+    added, turned = (tensors.get(f"mixins.pos_embed.{name}") for name in ("pos_embedding", "freqs_cos"))
+    if added is not None:
+        transformer = dataclasses.replace(transformer, positions="sincos")
+        if added.shape[1] == _rows(transformer):
+            return transformer
+        table = added.read()[0].astype(np.float32)
+        length = int(np.argmax(np.any(table != 0, axis=1)))
+        space = width // 4, width // 8 * 3
+        grid = _grid(table[length:], columns=slice(space[0], sum(space)), rows=slice(sum(space), width))
+        stretch = 1 / np.arcsin(float(table[length + 1, space[0]])) if grid[2] > 1 else 1.0
+        return dataclasses.replace(
+            transformer, text_length=length, grid=grid, spatial_interpolation=round(float(stretch), 3)
+        )
+    transformer = dataclasses.replace(transformer, positions="rotary")
+    if turned is None or turned.shape[0] == _rows(transformer) - transformer.text_length:
+        return transformer
+    by_frame, by_side = head // 4, head // 8 * 3
+    rows, columns = slice(by_frame, by_frame + by_side), slice(by_frame + by_side, head)
+    return dataclasses.replace(transformer, grid=_grid(turned.read().astype(np.float32), columns, rows))
+
+
+def _rows(transformer: TransformerConfig) -> int:
+    return transformer.text_length + int(np.prod(transformer.grid))
+
+
+def _grid(table: np.ndarray, columns: slice, rows: slice) -> tuple[int, int, int]:
+    """(frames, rows, columns) of a table in the order (frame, row, column): how soon each part is as at first."""
+    same = [np.isclose(table[:, part], table[0, part], atol=1e-2).all(1) for part in (columns, rows)]
+    width = _period(same[0])
+    plane = _period(same[0] & same[1])
+    return len(table) // plane, plane // width, width
+
+
+def _period(same: np.ndarray) -> int:
+    later = np.flatnonzero(same[1:])
+    return int(later[0]) + 1 if len(later) else len(same)
+
+
+def diffusers_transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
+    """Sizes of diffusers' transformer; `settings` is its config.json, which alone tells the kind of positions.
+
+    Without one, sizes of the 2B network mean its kind.
+    """
+    shape = {key: tensor.shape for key, tensor in tensors.items()}
+    width, channels, patch, _ = shape["patch_embed.proj.weight"]
+    head = _need(shape, "transformer_blocks.0.attn1.norm_q.weight")[0]
+    small, layers = (
+        PRESETS["cogvideox-2b"].transformer,
+        _count(shape, r"transformer_blocks\.(\d+)\.norm1\..*"),
+    )
+    is_small = (width, layers) == (small.width, small.num_layers)
+    rotary = settings.get("use_rotary_positional_embeddings", not is_small)
+    transformer = dataclasses.replace(
+        config.transformer,
+        in_channels=2 * channels,
+        out_channels=_need(shape, "proj_out.weight")[0] // patch**2,
+        patch_size=patch,
+        num_layers=layers,
+        num_attention_heads=width // head,
+        attention_head_dim=head,
+        time_embed_dim=_need(shape, "time_embedding.linear_1.weight")[0],
+        text_embed_dim=_need(shape, "patch_embed.text_proj.weight")[1],
+        text_length=settings.get("max_text_seq_length", config.transformer.text_length),
+        positions="rotary" if rotary else "sincos",
+        grid=_settings_grid(config, settings, patch),
+        spatial_interpolation=settings.get("spatial_interpolation_scale", small.spatial_interpolation),
+    )
+    return _placed(config, transformer)
+
+
+def _settings_grid(config: CogVideoXConfig, settings: Mapping, patch: int) -> tuple[int, int, int]:
+    if not {"sample_height", "sample_width", "sample_frames"} <= settings.keys():
+        return config.transformer.grid
+    frames = (settings["sample_frames"] - 1) // config.vae.temporal_factor + 1
+    return frames, settings["sample_height"] // patch, settings["sample_width"] // patch
+
+
+def _placed(config: CogVideoXConfig, transformer: TransformerConfig) -> CogVideoXConfig:
+    """With the schedule and the scale of latents that go with the kind of positions."""
+    like = PRESETS["cogvideox-5b" if transformer.positions == "rotary" else "cogvideox-2b"]
+    vae = dataclasses.replace(config.vae, scaling_factor=like.vae.scaling_factor)
+    return dataclasses.replace(config, transformer=transformer, vae=vae, diffusion=like.diffusion)
+
+
+def vae(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
+    """Sizes of an autoencoder in either layout."""
+    shape = {key: tensor.shape for key, tensor in tensors.items()}
+    is_library = "encoder.down_blocks.0.resnets.0.conv1.conv.weight" in shape
+    level, block = ("down_blocks", "resnets") if is_library else ("down", "block")
+    widths = [
+        _need(shape, f"encoder.{level}.{i}.{block}.0.conv1.conv.weight")[0]
+        for i in range(_count(shape, rf"encoder\.{level}\.(\d+)\..*"))
+    ]
+    sizes = dataclasses.replace(
+        config.vae,
+        in_channels=_need(shape, "encoder.conv_in.conv.weight")[1],
+        out_channels=_need(shape, "decoder.conv_out.conv.weight")[0],
+        latent_channels=_need(shape, "decoder.conv_in.conv.weight")[1],
+        block_out_channels=tuple(widths),
+        layers_per_block=_count(shape, rf"encoder\.{level}\.0\.{block}\.(\d+)\..*"),
+        norm_num_groups=settings.get("norm_num_groups", config.vae.norm_num_groups),
+    )
+    return dataclasses.replace(config, vae=sizes)
+
+
+def text_encoder(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
+    """Sizes of T5's encoder."""
+    shape = {key: tensor.shape for key, tensor in tensors.items()}
+    first = "encoder.block.0.layer.0.SelfAttention."
+    buckets, heads = _need(shape, first + "relative_attention_bias.weight")
+    vocabulary, width = _need(shape, "shared.weight")
+    sizes = dataclasses.replace(
+        config.text_encoder,
+        vocab_size=vocabulary,
+        hidden_size=width,
+        head_dim=_need(shape, first + "q.weight")[0] // heads,
+        intermediate_size=_need(shape, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
+        num_hidden_layers=_count(shape, r"encoder\.block\.(\d+)\..*"),
+        num_attention_heads=heads,
+        num_buckets=buckets,
+        max_distance=settings.get("relative_attention_max_distance", config.text_encoder.max_distance),
+    )
+    return dataclasses.replace(config, text_encoder=sizes)
+
+
+def named(config: CogVideoXConfig) -> CogVideoXConfig:
+    """With the name of the preset of the same networks, if there is one; updates kept apart make no other one."""
+
+    def networks(config: CogVideoXConfig) -> CogVideoXConfig:
+        transformer = dataclasses.replace(config.transformer, lora_rank=0)
+        return dataclasses.replace(config, preset="", transformer=transformer)
+
+    for preset in PRESETS.values():
+        if isinstance(preset, CogVideoXConfig) and networks(preset) == networks(config):
+            return dataclasses.replace(config, preset=preset.preset, sampling=preset.sampling)
+    return dataclasses.replace(config, preset="cogvideox")
+
+
+def library_settings(files: tuple[Path, ...]) -> dict:
+    """config.json beside a library's weights; empty where there is none."""
+    path = files[0].parent / "config.json" if files else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); download it again, or remove it") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _need(shape: Mapping[str, tuple], key: str) -> tuple:
+    if key not in shape:
+        raise InputError(f"the source lacks {key}, which tells its sizes; download it again")
+    return shape[key]
+
+
+def _count(shape: Mapping[str, tuple], pattern: str) -> int:
+    """One more than the highest number in the keys that match."""
+    numbers = [int(match[1]) for key in shape if (match := re.fullmatch(pattern, key))]
+    if not numbers:
+        raise InputError(f"the source has no key like {pattern}; download it again")
+    return max(numbers) + 1
+
+
+def cogvideox_library_config(layout: str, config: CogVideoXConfig) -> dict:
+    """config.json for `from_pretrained` of diffusers or transformers; the inverse of what is read here."""
+    if layout == "t5-encoder":
+        sizes = config.text_encoder
+        return {
+            "architectures": ["T5EncoderModel"],
+            "model_type": "t5",
+            "vocab_size": sizes.vocab_size,
+            "d_model": sizes.hidden_size,
+            "d_kv": sizes.head_dim,
+            "d_ff": sizes.intermediate_size,
+            "num_layers": sizes.num_hidden_layers,
+            "num_heads": sizes.num_attention_heads,
+            "relative_attention_num_buckets": sizes.num_buckets,
+            "relative_attention_max_distance": sizes.max_distance,
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+        }
+    if layout == "diffusers-cogvideox-vae":
+        sizes, levels = config.vae, len(config.vae.block_out_channels)
+        return {
+            "_class_name": "AutoencoderKLCogVideoX",
+            "in_channels": sizes.in_channels,
+            "out_channels": sizes.out_channels,
+            "latent_channels": sizes.latent_channels,
+            "block_out_channels": sizes.block_out_channels,
+            "down_block_types": ["CogVideoXDownBlock3D"] * levels,
+            "up_block_types": ["CogVideoXUpBlock3D"] * levels,
+            "layers_per_block": sizes.layers_per_block,
+            "norm_num_groups": sizes.norm_num_groups,
+            "temporal_compression_ratio": sizes.temporal_factor,
+            "scaling_factor": sizes.scaling_factor,
+        }
+    sizes = config.transformer
+    frames, rows, columns = sizes.grid
+    return {
+        "_class_name": "CogVideoXTransformer3DModel",
+        "num_attention_heads": sizes.num_attention_heads,
+        "attention_head_dim": sizes.attention_head_dim,
+        "in_channels": sizes.out_channels,
+        "out_channels": sizes.out_channels,
+        "time_embed_dim": sizes.time_embed_dim,
+        "text_embed_dim": sizes.text_embed_dim,
+        "num_layers": sizes.num_layers,
+        "sample_width": columns * sizes.patch_size,
+        "sample_height": rows * sizes.patch_size,
+        "sample_frames": (frames - 1) * config.vae.temporal_factor + 1,
+        "patch_size": sizes.patch_size,
+        "max_text_seq_length": sizes.text_length,
+        "spatial_interpolation_scale": sizes.spatial_interpolation,
+        "use_rotary_positional_embeddings": sizes.positions == "rotary",
+    }

@@ -1,0 +1,234 @@
+"""STAR on CogVideoX: a diffusion transformer, a causal 3-D autoencoder, T5's encoder."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from star_jax.config.cogvideox import CogVideoXConfig
+from star_jax.diffusion.noise import frame_noise
+from star_jax.diffusion.schedule import NoiseSchedule
+from star_jax.diffusion.solvers import SolverTable
+from star_jax.diffusion.zero_snr import dynamic_guidance, zero_snr_schedule, zero_snr_table
+from star_jax.errors import InputError
+from star_jax.models.chunks import Chunk
+from star_jax.models.cogvideox.transformer import CogVideoXTransformer
+from star_jax.models.cogvideox.vae import FIRST_GROUP, NEXT_GROUPS, AutoencoderKLCogVideoX
+from star_jax.models.posterior import DiagonalGaussian
+from star_jax.models.size_rule import SizeRule
+from star_jax.models.t5.encoder import T5Encoder
+from star_jax.models.t5.tokenizer import (
+    BYTE_LEVEL_VOCABULARY,
+    load_tokenizer,
+    tokenize,
+    write_byte_level_tokenizer,
+)
+from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params, VideoModel
+from star_jax.ops.pixels import resize_levels, to_float
+
+SOLVER = "dpmpp_2m_sde"
+
+# Parts of the transformer that the released training changes: before and after its layers, and within them.
+_TRAINED_ENDS = ("patch_embed/proj/", "norm_final/", "norm_out/", "proj_out/")
+_TRAINED_WITHIN = ("lora_a", "lora_b", "spatial_liem", "temporal_liem")
+
+# Values held at once: by the transformer, per token in widths; by the encoder, per pixel in channels of the finest
+# level (one copy of the clip's activations, and those of a stretch); by the decoder, in those of the next level.
+_NETWORK_WIDTHS, _ENCODER_COPIES, _DECODER_COPIES = 16, 2.5, 7.0
+
+
+@dataclass(frozen=True)
+class CogVideoX(VideoModel):
+    """See `VideoModel`; original: the CogVideoX part of STAR's released code."""
+
+    config: CogVideoXConfig
+
+    config_type = CogVideoXConfig
+
+    @property
+    def network_components(self) -> tuple[str, ...]:
+        return ("transformer",)
+
+    @property
+    def autoencoder_components(self) -> tuple[str, ...]:
+        return ("vae",)
+
+    @property
+    def text_components(self) -> tuple[str, ...]:
+        return ("text_encoder",)
+
+    def build(
+        self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> nnx.Module:
+        config = self.config
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        if component == "vae":
+            return AutoencoderKLCogVideoX(config.vae, remat=self.remat, **kwargs)
+        if component == "text_encoder":
+            return T5Encoder(config.text_encoder, **kwargs)
+        return CogVideoXTransformer(
+            config.transformer, attention=self.kernels.spatial, remat=self.remat, **kwargs
+        )
+
+    def is_trainable(self, path: str, *, train_base: bool = False) -> bool:
+        """Low-rank updates, LIEM, the input's projection and the last layers (`train_base`: the whole network)."""
+        component, rest = path.split("/", 1)
+        if component != "transformer":
+            return False
+        is_within = any(part in _TRAINED_WITHIN for part in rest.split("/"))
+        return is_within or rest.startswith(_TRAINED_ENDS) or train_base
+
+    @property
+    def size_rule(self) -> SizeRule:
+        """Sides of whole patches, and clips of 8 k + 1 frames: latents are decoded three, then two at a time."""
+        vae, factor = self.config.vae, self.config.vae.spatial_factor
+        return SizeRule(
+            factor,
+            factor * self.config.transformer.patch_size,
+            frames_per_latent=vae.temporal_factor,
+            frame_step=NEXT_GROUPS * vae.temporal_factor,
+            least_frames=_frames_of(vae.temporal_factor, FIRST_GROUP),
+        )
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.vae.latent_channels
+
+    def memory_use(self, platform: str) -> MemoryUse:
+        del platform
+        tokens = 1 / self.config.transformer.patch_size**2
+        widths = self.config.vae.block_out_channels
+        return MemoryUse(
+            _NETWORK_WIDTHS * self.config.transformer.width * tokens,
+            _ENCODER_COPIES * widths[0],
+            _DECODER_COPIES * widths[min(1, len(widths) - 1)],
+        )
+
+    # Text: every prompt has the same number of tokens, and padding is attended to.
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        return self.config.transformer.text_length, self.config.transformer.text_embed_dim
+
+    @property
+    def has_own_tokenizer(self) -> bool:
+        return self.config.text_encoder.vocab_size == BYTE_LEVEL_VOCABULARY
+
+    def write_tokenizer(self, checkpoint: str | os.PathLike) -> None:
+        write_byte_level_tokenizer(os.path.join(checkpoint, TOKENIZER_DIR))
+
+    def load_tokenizer(self, checkpoint: str | os.PathLike) -> Any:
+        return load_tokenizer(os.path.join(checkpoint, TOKENIZER_DIR))
+
+    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+        return tokenize(tokenizer, prompts, max_length=self.context_shape[0])
+
+    def encode_text(self, params: Params, input_ids: jax.Array) -> jax.Array:
+        return self.bind(params, "text_encoder")(input_ids)
+
+    @property
+    def text_dropout(self) -> float:
+        """The released training's, beside what captions it leaves empty."""
+        return 0.1
+
+    def unconditional_context(self, negative: jax.Array) -> jax.Array:
+        """Zeros, as in the released system: not the embedding of an empty prompt."""
+        return jnp.zeros_like(negative)
+
+    def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Bicubic, in whole levels, as the released system's."""
+        if frames.dtype != jnp.uint8:  # no 8-bit step
+            shape = (*frames.shape[:-3], *size, frames.shape[-1])
+            return jax.image.resize(to_float(frames), shape, "bicubic", antialias=False)
+        return resize_levels(frames, size) / 127.5 - 1.0
+
+    # The autoencoder: a clip is encoded whole, and decoded in groups that hand on what they saw last.
+
+    def encode_chunks(self, num_frames: int) -> tuple[int, ...]:
+        padded = self.size_rule.padded_frames(num_frames)
+        if not self._encodes_groups(padded):
+            return (padded,)
+        first, later = self.size_rule.least_frames, self.size_rule.frame_step
+        return (first, *(later,) * ((padded - first) // later))
+
+    def _encodes_groups(self, num_frames: int) -> bool:
+        """Clips of more frames than the network was made for are encoded in groups: memory holds no longer ones."""
+        most = _frames_of(self.config.vae.temporal_factor, self.config.transformer.grid[0])
+        return self.config.encode_groups or num_frames > most
+
+    def decode_chunks(self, num_frames: int, overlap: int = 0) -> tuple[Chunk, ...]:
+        if overlap:
+            raise InputError(
+                f"decode_overlap is {overlap}; this model hands on what it saw from group to group, choose 0"
+            )
+        first, step = self.size_rule.least_frames, self.size_rule.frame_step
+        chunks = [Chunk((0, first), (0, FIRST_GROUP), first, 0, first)]
+        for i in range((num_frames - first) // step):
+            start, latent = first + i * step, FIRST_GROUP + i * NEXT_GROUPS
+            chunks.append(Chunk((start, start + step), (latent, latent + NEXT_GROUPS), step, 0, step))
+        return tuple(chunks)
+
+    def encode(
+        self, params: Params, frames: jax.Array, carry: Carry = None
+    ) -> tuple[DiagonalGaussian, Carry]:
+        vae = self.bind(params, "vae")
+        frames = frames.astype(self.dtype_of("vae"))
+        if carry is None and not self._is_first_group(frames.shape[1]):
+            return vae.encode(frames), None
+        return vae.encode_group(frames, carry)
+
+    def _is_first_group(self, num_frames: int) -> bool:
+        """A clip of just the first group is the same whole; its caches are then handed on in vain."""
+        return num_frames == self.size_rule.least_frames
+
+    def scaled(self, latents: jax.Array) -> jax.Array:
+        return latents * self.config.vae.scaling_factor
+
+    def decode(self, params: Params, latents: jax.Array, carry: Carry = None) -> tuple[jax.Array, Carry]:
+        """In training all latents of a clip come in one call, as in the released system."""
+        unscaled = latents / self.config.vae.scaling_factor
+        return self.bind(params, "vae").decode_group(unscaled.astype(self.dtype_of("vae")), carry)
+
+    # The network: low-resolution latents stand beside the noisy ones, and sampling starts from noise.
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return zero_snr_schedule(self.config.diffusion)
+
+    def solver_table(self, *, solver: str, spacing: str, num_inference_steps: int) -> SolverTable:
+        del spacing  # evenly from the last timestep on
+        if solver != SOLVER:
+            raise InputError(f"solver is {solver!r}; preset {self.config.preset!r} has {SOLVER} only")
+        return zero_snr_table(self.config.diffusion, num_inference_steps)
+
+    def guidance_scales(self, guidance_scale: float, table: SolverTable) -> float | np.ndarray:
+        if not self.config.dynamic_guidance or not self.is_guided(guidance_scale):
+            return guidance_scale
+        return dynamic_guidance(guidance_scale, table.rows.timestep)
+
+    def start(self, hint: jax.Array, key: jax.Array) -> jax.Array:
+        """Pure noise."""
+        return frame_noise(key, "start", hint.shape)
+
+    def velocity(
+        self,
+        params: Params,
+        x: jax.Array,
+        timesteps: jax.Array,
+        conditioning: jax.Array,
+        hint: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        del dropout_key  # the network has none
+        latents = jnp.concatenate([x, hint], axis=-1).astype(self.dtype)
+        return self.bind(params, "transformer")(latents, timesteps, conditioning.astype(self.dtype))
+
+
+def _frames_of(temporal_factor: int, latents: int) -> int:
+    return (latents - 1) * temporal_factor + 1

@@ -1,0 +1,32 @@
+"""What a run trains and what it leaves as it is, by component."""
+
+import math
+
+import jax
+
+from star_jax.checkpoints.trees import flatten
+from star_jax.train.state import Tree
+
+
+def overview(trainable: Tree, frozen: Tree) -> str:
+    """A table of the numbers of weights.
+
+    Args:
+      trainable, frozen: trees of shapes by component.
+
+    Raises:
+      ValueError: a leaf is in both trees.
+    """
+    trees = [flatten(tree) for tree in (trainable, frozen)]
+    if both := sorted(trees[0].keys() & trees[1].keys()):
+        raise ValueError(f"{both[0]} is both trained and frozen ({len(both)} leaves are)")
+    components = sorted({path.split("/")[0] for leaves in trees for path in leaves})
+    rows = [(name, *(_count(leaves, name) for leaves in trees)) for name in components]
+    total = ("total", *(sum(row[column] for row in rows) for column in (1, 2)))
+    lines = [("component", "trained weights", "frozen weights")]
+    lines += [(name, f"{trained:,}", f"{left:,}") for name, trained, left in [*rows, total]]
+    return "\n".join(f"  {name:<14}{trained:>18}{left:>18}" for name, trained, left in lines)
+
+
+def _count(leaves: dict[str, jax.ShapeDtypeStruct], component: str) -> int:
+    return sum(math.prod(leaf.shape) for path, leaf in leaves.items() if path.split("/")[0] == component)

@@ -1,0 +1,66 @@
+"""What a run writes about its steps: means of metrics, speed, and the figures of validations."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from star_jax.parallel.peaks import mfu
+from star_jax.train.config import TrainConfig
+from star_jax.train.metrics import MetricWindow, MultiWriter, create_writer
+from star_jax.train.profiling import StepTimes
+
+
+class StepLog(contextlib.AbstractContextManager):
+    """Collects the metrics of steps and writes a line every `train.log_every_steps`; only process 0 writes.
+
+    Args:
+      root: work directory.
+      config: how often a line is written.
+      first_step: number of steps that were done before this start.
+      window: state of the sums of metrics since the last line, as `state` returned it; None for a new run.
+      flops: operations of one step on all devices together; None where they are not known.
+    """
+
+    def __init__(
+        self,
+        root: epath.Path,
+        config: TrainConfig,
+        first_step: int,
+        window: Mapping[str, Any] | None,
+        flops: float | None,
+    ):
+        self._config, self._flops = config, flops
+        self._window, self._times = MetricWindow(window), StepTimes()
+        self._writer = create_writer(root, first_step) if jax.process_index() == 0 else MultiWriter([])
+
+    def add(self, step: int, metrics: Mapping[str, float], seconds: float, waited: float) -> None:
+        """Takes the metrics of a step, its seconds, and how many of them it waited for its batch."""
+        self._window.add(metrics)
+        self._times.add(seconds, waited)
+        if step % self._config.log_every_steps == 0 or step == self._config.num_steps:
+            self.write(step, {**self._window.take(), **self._speed()})
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes other figures of a step, such as those of a validation."""
+        self._writer.write_scalars(step, scalars)
+        self._writer.flush()
+
+    def state(self) -> dict[str, Any]:
+        """Sums since the last line, to be saved with a checkpoint."""
+        return self._window.state()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._writer.close()
+
+    def _speed(self) -> dict[str, float]:
+        seconds, waited = self._times.take()
+        speed = {
+            "seconds_per_step": seconds,
+            "data_wait_seconds": waited,
+            "clips_per_second": self._config.batch_size / seconds,
+        }
+        share = None if self._flops is None else mfu(self._flops / seconds, num_devices=jax.device_count())
+        return speed if share is None else {**speed, "mfu": share}

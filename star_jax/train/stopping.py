@@ -1,0 +1,34 @@
+"""When a run is told to stop: SIGTERM in one process, JAX's own notice of preemption in several."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from star_jax.train.checkpoints import TrainCheckpoints
+
+
+@contextlib.contextmanager
+def stop_requests(checkpoints: TrainCheckpoints) -> Iterator[Callable[[int], bool]]:
+    """Yields a function that says whether the run is to save and stop after a step, the same in every process.
+
+    With several processes JAX's own handler of SIGTERM tells all of them, so it is left in place. Python delivers
+    signals to the main thread only; in another thread nothing stops the run.
+    """
+    came = False
+
+    def note(*_: Any) -> None:
+        nonlocal came
+        came = True
+
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield checkpoints.reached_preemption
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda step: came
+    finally:
+        signal.signal(signal.SIGTERM, before)
