@@ -16,25 +16,20 @@ from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
-# Files that take longest, first: a worker that begins one of them last would leave the other waiting.
-_LONGEST = (
-    "test_star_objective.py",
-    "test_sharded_star.py",
-    "test_ablations.py",
-    "test_training_learns.py",
-    "test_compile_check.py",
-    "test_upscale.py",
-)
+_SHORTEST = "0.5"  # seconds of compilation that are worth a file
+# Folders whose tests take longest come first: a worker that began one of them last would leave the other waiting.
+_LONGEST = ("train", "launch", "inference", "benchmark", "models", "parallel", "convert")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """One folder of compiled programs for all workers of the session and the processes they start."""
     if not hasattr(config, "workerinput") and _CACHE not in os.environ:
         config.programs = os.environ[_CACHE] = tempfile.mkdtemp(prefix="star-jax-programs-")
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-    # Without workers jax, which reads the environment when it is imported, is there already.
-    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = _SHORTEST
+    # Where there are no workers, jax has read the environment before.
+    jax.config.update("jax_compilation_cache_dir", os.environ.get(_CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(_SHORTEST))
+    config.option.loadscopereorder = False  # workers take the files in the order below
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -43,8 +38,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
