@@ -3,6 +3,7 @@
 from star_jax.errors import InputError
 
 OPEN_CLIP_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+SENTENCEPIECE_FILE = "spiece.model"  # of T5
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # File names of Hugging Face's libraries, best first; the index names the shards of a large model.
 PREFERRED_FILES = tuple(
@@ -25,7 +26,7 @@ PREFERRED_FILES = tuple(
     )
 )
 PIPELINE_INDEX = "model_index.json"  # a folder with this file is a pipeline's
-PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "tokenizer")
+PIPELINE_FOLDERS = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
 
 
 def choose_weights(names: list[str], label: str) -> str | None:
@@ -47,7 +48,7 @@ def choose_weights(names: list[str], label: str) -> str | None:
 
 def tokenizer_files(names: list[str]) -> list[str]:
     """The files of a CLIP tokenizer among a folder's files; an empty list where there is no tokenizer."""
-    for files in (["vocab.json", "merges.txt"], ["tokenizer.json"]):
+    for files in (["vocab.json", "merges.txt"], ["tokenizer.json"], [SENTENCEPIECE_FILE]):
         if all(name in names for name in files):
             return files
     return []

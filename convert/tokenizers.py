@@ -1,23 +1,26 @@
-"""Tokenizer files of a checkpoint directory: copied, or made from OpenCLIP's vocabulary."""
+"""Tokenizer files of a checkpoint directory: copied, or made from OpenCLIP's or T5's vocabulary."""
 
 import gzip
 import json
 import shutil
 from pathlib import Path
 
-from star_jax.config import StarConfig
-from star_jax.convert.folders import tokenizer_files
+from star_jax.config import ArchitectureConfig
+from star_jax.config.cogvideox import CogVideoXConfig
+from star_jax.convert.folders import SENTENCEPIECE_FILE, tokenizer_files
 from star_jax.errors import InputError
 from star_jax.models.clip.tokenizer import END_TOKEN, START_TOKEN
+from star_jax.models.t5.tokenizer import convert_sentencepiece
 
 _OPEN_CLIP_MERGES = 49408 - 512 - 2
 
 
-def write_tokenizer(source: Path, directory: Path, config: StarConfig) -> None:
+def write_tokenizer(source: Path, directory: Path, config: ArchitectureConfig) -> None:
     """Writes the tokenizer files found at `source` into `directory`.
 
     Args:
-      source: a folder with vocab.json and merges.txt or tokenizer.json, or OpenCLIP's vocabulary (.txt.gz).
+      source: a folder with vocab.json and merges.txt, tokenizer.json or T5's spiece.model, or OpenCLIP's vocabulary
+        (.txt.gz).
       directory: made here.
       config: its vocabulary's size is checked.
 
@@ -27,12 +30,17 @@ def write_tokenizer(source: Path, directory: Path, config: StarConfig) -> None:
     directory.mkdir()
     if source.is_dir():
         for name in tokenizer_files([entry.name for entry in source.iterdir()]):
-            shutil.copyfile(source / name, directory / name)
+            if name == SENTENCEPIECE_FILE:
+                convert_sentencepiece(source / name, directory)
+            else:
+                shutil.copyfile(source / name, directory / name)
     else:
         _write_open_clip(source, directory)
     size = _vocabulary_size(directory, source)
-    if config.text_encoder is not None and size != config.text_encoder.vocab_size:
-        wanted = config.text_encoder.vocab_size
+    wanted = None if config.text_encoder is None else config.text_encoder.vocab_size
+    # T5's embeddings have a few rows more than there are tokens.
+    fits = size <= wanted if isinstance(config, CogVideoXConfig) else wanted in (None, size)
+    if not fits:
         raise InputError(
             f"{source} has {size} tokens, the text tower {wanted}; give the tokenizer that belongs to it"
         )

@@ -169,9 +169,9 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--window",
         type=int,
-        default=32,
         metavar="FRAMES",
-        help="number of frames denoised together; longer clips are cut into half-overlapping windows (default 32)",
+        help="number of frames denoised together; longer clips are cut into half-overlapping windows (default: the "
+        "checkpoint's, or 32)",
     )
 
 

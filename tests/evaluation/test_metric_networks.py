@@ -1,5 +1,6 @@
 """Networks of metrics against PyTorch with seeded random weights: values, and the way through conversion."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -299,7 +300,8 @@ def flows():
         second = torch.roll(first, (3, 5), (2, 3))
         theirs = network(first, second, 3)
     params = converted(as_source(network.state_dict()), "raft")
-    encoded = [raft.encode(params, as_jax(x)) for x in (first, second)]
+    encode = jax.jit(raft.encode)
+    encoded = [encode(params, as_jax(x)) for x in (first, second)]
     return params, encoded, theirs
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cogvideox_golden import GOLDEN, VAE_CONFIG, filled, transformer_config, transformer_state, vae_state
 
+from star_jax.benchmark.inference import InferenceBenchmark, count_inference
 from star_jax.config.cogvideox import CogVideoXConfig, ZeroSNRConfig
 from star_jax.convert.cogvideox_tables import star_cogvideox_table
 from star_jax.convert.cogvideox_vae_tables import cogvideox_vae_table
@@ -164,3 +165,16 @@ def test_guidance():
     constant = build_model(dataclasses.replace(model.config, dynamic_guidance=False))
     assert constant.guidance_scales(6.0, table) == 6.0
     assert not model.unconditional_context(jnp.ones((1, 2, 3))).any()
+
+
+@pytest.mark.parametrize(
+    ("preset", "frames", "size", "tflop"),
+    [
+        ("cogvideox-5b", 25, (480, 720), 140.4),
+        ("cogvideox-2b", 25, (480, 720), 47.3),
+        ("cogvideox-5b", 33, (720, 1280), 859.8),
+    ],
+)
+def test_operations_of_one_evaluation(preset, frames, size, tflop):
+    run = InferenceBenchmark("network", preset, frames=frames, height=size[0], width=size[1])
+    assert count_inference(run)["tflop_per_step"] == pytest.approx(tflop, rel=1e-3)

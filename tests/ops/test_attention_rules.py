@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
+from star_jax.config import StarConfig
 from star_jax.launch.experiment import run_config_file, with_changes
 from star_jax.models import attention as attention_layers
 from star_jax.models.architectures import build_model
@@ -72,7 +74,7 @@ def abstract(q_shape, k_shape, dtype):
     return tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in (q_shape, k_shape, k_shape))
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", [name for name, config in PRESETS.items() if type(config) is StarConfig])
 def test_every_site_runs_forward_and_backward_on_a_gpu(preset, cudnn_present):
     sizes = SIZES.get(preset, [(33, 34, 32)])
     every = frozenset().union(*(sites(preset, size) for size in sizes))
@@ -87,6 +89,18 @@ def test_every_site_runs_forward_and_backward_on_a_gpu(preset, cudnn_present):
                 run = functools.partial(differentiated, implementation="auto")
                 jax.eval_shape(run, *abstract(q_shape, k_shape, dtype))
     assert {"cudnn", "xla", "chunked"} <= seen
+
+
+@pytest.mark.parametrize("size", [(7, 30, 45), (9, 45, 80)])
+def test_attention_of_all_tokens_runs_forward_and_backward_on_a_gpu(size, cudnn_present):
+    """CogVideoX's one kind of site: text and video of a clip, any length."""
+    config = PRESETS["cogvideox-5b"].transformer
+    shape = (2, config.text_length + math.prod(size), config.num_attention_heads, config.attention_head_dim)
+    assert choose_implementation(shape, shape, jnp.bfloat16, "gpu") == "cudnn"
+    assert refusal("cudnn", shape, shape, jnp.bfloat16, "gpu") is None
+    with targeting("gpu"):
+        run = functools.partial(differentiated, implementation="auto")
+        jax.eval_shape(run, *abstract(shape, shape, jnp.bfloat16))
 
 
 def test_text_of_77_tokens_lowers_for_cuda_with_its_padding_masked(cudnn_present):

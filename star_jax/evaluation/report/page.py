@@ -10,7 +10,7 @@ from star_jax.evaluation.picture import crops, most_different
 from star_jax.evaluation.report.plots import plot_clip
 from star_jax.evaluation.report.table import text
 from star_jax.evaluation.scores import Report
-from star_jax.evaluation.views import panels
+from star_jax.evaluation.views import GROUND_TRUTH, panels
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
@@ -74,7 +74,8 @@ def _clip(report: Report, index: int) -> list[str]:
     clip = next(iter(report.scores.values()))[index]
     frame = clip.frames[len(clip.frames) // 2]
     shown = panels({name: pairs[index] for name, pairs in report.clips.items()}, frame, report.baseline)
-    strip = crops(shown, most_different(shown))
+    compared = {label: image for label, image in shown.items() if label != GROUND_TRUTH}
+    strip = crops(shown, most_different(compared if len(compared) > 1 else shown))
     parts = [f"<h2>{escape(clip.name)}</h2>", _image(cv2.imencode(".png", strip[..., ::-1])[1].tobytes())]
     parts.append(f"<p class='note'>Frame {frame}, where the results differ most.</p>")
     if any(metric.values != "clip" for metric in report.metrics.values()) and len(clip.frames) > 1:

@@ -14,31 +14,50 @@ if TYPE_CHECKING:
 
 PAD_ID, END_ID = 0, 1
 BYTE_LEVEL_VOCABULARY = 259  # of `write_byte_level_tokenizer`
-SENTENCEPIECE_FILE, JSON_FILE = "spiece.model", "tokenizer.json"
-_REMEDY = f"copy {SENTENCEPIECE_FILE} or {JSON_FILE} of a T5 tokenizer there, or convert the checkpoint again"
+JSON_FILE = "tokenizer.json"
+_EXTRA_IDS = 100  # of T5's vocabulary, beside what its SentencePiece file holds
+_REMEDY = f"copy {JSON_FILE} of a T5 tokenizer there, or convert the checkpoint again"
 
 
 def load_tokenizer(directory: str | os.PathLike) -> "PreTrainedTokenizerFast":
-    """Loads a T5 tokenizer from a directory with tokenizer.json or spiece.model; no downloads.
+    """Loads a T5 tokenizer from a directory with tokenizer.json; no downloads.
 
     Raises:
-      InputError: both files are missing, or the one that is there is damaged.
+      InputError: the file is missing or damaged.
     """
     # Else transformers warns on every start that it misses PyTorch, which tokenizers do without.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import PreTrainedTokenizerFast, T5Tokenizer  # a slow import, and only needed here
+    from transformers import PreTrainedTokenizerFast  # a slow import, and only needed here
 
     path = os.path.join(directory, JSON_FILE)
+    if not os.path.isfile(path):
+        raise InputError(f"{os.fspath(directory)} has no {JSON_FILE}; {_REMEDY}")
     try:
-        if os.path.isfile(path):
-            return PreTrainedTokenizerFast(tokenizer_file=path)
-        if os.path.isfile(os.path.join(directory, SENTENCEPIECE_FILE)):
-            return T5Tokenizer.from_pretrained(os.fspath(directory), local_files_only=True)
-    except Exception as error:  # what transformers raises for damaged files is of no common kind
+        return PreTrainedTokenizerFast(tokenizer_file=path)
+    except Exception as error:  # what the tokenizers library raises for damaged files is a bare Exception
+        raise InputError(f"tokenizer file {path} cannot be read ({first_line(error)}); {_REMEDY}") from error
+
+
+def convert_sentencepiece(source: str | os.PathLike, directory: str | os.PathLike) -> None:
+    """Writes tokenizer.json from T5's spiece.model, through transformers' own converter.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    from types import SimpleNamespace
+
+    from transformers.convert_slow_tokenizer import T5Converter
+
+    # All that the converter asks of the tokenizer that it was written for.
+    tokenizer = SimpleNamespace(
+        vocab_file=os.fspath(source), _extra_ids=_EXTRA_IDS, convert_tokens_to_ids=lambda token: END_ID
+    )
+    try:
+        T5Converter(tokenizer).converted().save(os.path.join(directory, JSON_FILE))
+    except Exception as error:  # of protobuf and of the tokenizers library, of no common kind
         raise InputError(
-            f"tokenizer in {os.fspath(directory)} cannot be read ({first_line(error)}); {_REMEDY}"
+            f"{os.fspath(source)} is not a SentencePiece vocabulary ({first_line(error)}); download it again"
         ) from error
-    raise InputError(f"{os.fspath(directory)} has no tokenizer; {_REMEDY}")
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str], max_length: int) -> np.ndarray:
@@ -64,12 +83,13 @@ def write_byte_level_tokenizer(directory: str | os.PathLike) -> None:
 
     The directory is made if need be.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     symbols = ["<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     os.makedirs(directory, exist_ok=True)
     content = json.loads(tokenizer.to_str())
     with open(os.path.join(directory, JSON_FILE), "w", encoding="utf-8") as file:
