@@ -56,7 +56,12 @@ class StarPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | os.PathLike, *, dtype: jnp.dtype | str = "auto", attention: str = "auto"
+        cls,
+        directory: str | os.PathLike,
+        *,
+        dtype: jnp.dtype | str = "auto",
+        attention: str = "auto",
+        vae_dtype: str | tuple[jnp.dtype, jnp.dtype] = "auto",
     ) -> "StarPipeline":
         """Loads a checkpoint directory (see `star-jax convert`).
 
@@ -64,11 +69,13 @@ class StarPipeline:
           directory: made by `star-jax convert`.
           dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
           attention: kernel for every site; see `star_jax.ops.attention`.
+          vae_dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32, but a GPU decodes in float16.
 
         Raises:
           InputError: no such directory, not a checkpoint, a component missing or of other sizes.
         """
-        model = build_model(read_config(directory), dtype=dtype, kernels=AttentionKernels.all(attention))
+        kernels = AttentionKernels.all(attention)
+        model = build_model(read_config(directory), dtype=dtype, kernels=kernels, vae_dtype=vae_dtype)
         check_components(directory, model.components)
         params = {
             name: jax.device_put(load_component(directory, name, model.abstract(name)))
@@ -334,5 +341,6 @@ def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> An
 def _require_finite(finite: jax.Array, stage: str) -> None:
     if not bool(finite):
         raise RunError(
-            f"{stage} produced numbers that are not finite; try --dtype float32, or convert the checkpoint again"
+            f"{stage} produced numbers that are not finite; try --dtype float32 --vae-dtype float32, or convert "
+            "the checkpoint again"
         )

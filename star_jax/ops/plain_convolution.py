@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.ops.platform import target_platform
+from star_jax.parallel.activations import on_several_devices
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -20,7 +21,9 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pads) -> jax.Array:
     """Convolution of images [N, H, W, in] with [h, w, in, out], [N, H', W', out]; zeros beyond the edges."""
-    run = _with_transposed_gradients if target_platform() == "cpu" else _convolve
+    # On several devices the compiler chooses how to split the gradients; there it gets JAX's own.
+    on_one_cpu = target_platform() == "cpu" and not on_several_devices()
+    run = _with_transposed_gradients if on_one_cpu else _convolve
     return run(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
