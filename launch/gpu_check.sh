@@ -57,6 +57,7 @@ part train 200 "${TRAIN[@]}" --config.diffusion.frequency=off
 part vae-decode 60 inference --component vae-decode "${SIZE[@]}" "${PEAK[@]}"
 part pipeline 200 inference --component pipeline --frames 33 --repeats 1 "${PEAK[@]}"
 part vae-encode 60 inference --component vae-encode "${SIZE[@]}" "${PEAK[@]}"
+part vae-encode-float16 60 inference --component vae-encode --vae-dtype float16 "${SIZE[@]}" "${PEAK[@]}"
 part layers-backward 90 layers --backward --budget 80 --vae-dtype float16
 part train-df 300 "${TRAIN[@]}"
 exit "$failed"

@@ -180,6 +180,11 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
         "--dtype", default="auto", help="float32, bfloat16, float16, auto (default: float32 on a CPU only)"
     )
     group.add_argument(
+        "--vae-dtype",
+        default="auto",
+        help="of the autoencoder: float32, bfloat16, float16, auto (default: float32; decoding on a GPU float16)",
+    )
+    group.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
     group.add_argument(
@@ -254,6 +259,7 @@ def run(args: argparse.Namespace) -> int:
         truth=args.compare,
         dtype=args.dtype,
         attention=args.attention,
+        vae_dtype=args.vae_dtype,
         max_memory=args.max_memory,
         compile_cache=args.compile_cache,
         crf=args.crf,
@@ -345,7 +351,7 @@ def _write_comparison(job, truth: str) -> None:
 def _write_report(args: argparse.Namespace, summary) -> None:
     from star_jax.evaluation.run_report import report_run
 
-    run = {"checkpoint": args.checkpoint, "dtype": args.dtype, "attention": args.attention}
+    run = {name: getattr(args, name) for name in ("checkpoint", "dtype", "vae_dtype", "attention")}
     report_run(
         summary, args.report, truth=args.compare, run=run, progress=not args.quiet and args.progress == "auto"
     )

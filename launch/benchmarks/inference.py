@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", help="float32, bfloat16, float16, auto (default: float32 on a CPU only)"
     )
     how.add_argument(
+        "--vae-dtype",
+        default="auto",
+        help="of the autoencoder, likewise (default: float32; decoding on a GPU float16)",
+    )
+    how.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
     how.add_argument(
@@ -98,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
             steps=args.steps,
             batch=args.batch,
             dtype=args.dtype,
+            vae_dtype=args.vae_dtype,
             attention=args.attention,
             max_memory=args.max_memory and parse_bytes(args.max_memory, "--max-memory"),
             mesh=args.mesh,

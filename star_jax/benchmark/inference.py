@@ -42,7 +42,7 @@ class InferenceBenchmark:
       frames, height, width: size of the result in pixels; padded to what the networks take.
       steps: number of sampling steps of the pipeline.
       batch: clips that the network evaluates at once; guidance runs 2.
-      dtype: type that the networks compute in, as in `StarPipeline`; the VAE computes in float32.
+      dtype, vae_dtype: types that the networks and the VAE compute in, as in `StarPipeline.from_pretrained`.
       attention: kernel for every site.
       max_memory: bytes that the pipeline may plan with; None is what the device has.
       mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
@@ -59,6 +59,7 @@ class InferenceBenchmark:
     steps: int = 15
     batch: int = 1
     dtype: str = "auto"
+    vae_dtype: str = "auto"
     attention: str = "auto"
     max_memory: int | None = None
     mesh: str | None = None
@@ -81,7 +82,8 @@ class InferenceBenchmark:
     def model(self) -> VideoModel:
         """What is measured."""
         config = get_preset(self.preset) if self.checkpoint is None else read_config(self.checkpoint)
-        return build_model(config, dtype=self.dtype, kernels=AttentionKernels.all(self.attention))
+        kernels = AttentionKernels.all(self.attention)
+        return build_model(config, dtype=self.dtype, kernels=kernels, vae_dtype=self.vae_dtype)
 
     @property
     def network_name(self) -> str:
@@ -127,8 +129,8 @@ class InferenceBenchmark:
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the measurement."""
         model = self.model
-        is_vae = self.component in ("vae-encode", "vae-decode")
-        runs = model.autoencoder_components if is_vae else model.network_components
+        encoder, decoder = model.autoencoder_dtypes
+        networks = model.dtype_of(model.network_components[0])
         return {
             "benchmark": "inference",
             "component": self.network_name if self.is_network else self.component,
@@ -140,7 +142,7 @@ class InferenceBenchmark:
             "padded_size": list(self.padded_size),
             "steps": self.steps if self.component == "pipeline" else None,
             "batch": self.batch if self.is_network else None,
-            "dtype": str(model.dtype_of(runs[0])),
+            "dtype": str({"vae-encode": encoder, "vae-decode": decoder}.get(self.component, networks)),
             "attention": self.attention,
             "mesh": self.mesh,
         }
@@ -240,7 +242,10 @@ def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
     """A pipeline with the checkpoint's weights, or random ones and a tokenizer of bytes."""
     if benchmark.checkpoint is not None:
         return StarPipeline.from_pretrained(
-            benchmark.checkpoint, dtype=benchmark.dtype, attention=benchmark.attention
+            benchmark.checkpoint,
+            dtype=benchmark.dtype,
+            vae_dtype=benchmark.vae_dtype,
+            attention=benchmark.attention,
         )
     model = benchmark.model
     params = {name: random_params(tree) for name, tree in model.abstract_params().items()}

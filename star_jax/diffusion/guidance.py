@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity like x
+# (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity like x; with the
+# attribute `takes_branches`, contexts of a multiple of B, and so many velocities
 VelocityFn = Callable[..., jax.Array]
 
 
@@ -53,15 +54,19 @@ def guided_velocity(
 ) -> jax.Array:
     """The velocity after guidance, float32 [B, F, H, W, C].
 
-    Conditional and unconditional branch run as one batch of 2B, the conditional half first.
+    Conditional and unconditional branch run as one batch of 2B, the conditional half first. A network with the
+    attribute `takes_branches` gets what is the same in both once, and the contexts of 2B: whatever it computes
+    before it looks at them, it computes once.
     """
     if conditioning.uncond_context is None:
         return velocity_fn(params, x, timesteps, conditioning.context, conditioning.hint).astype(jnp.float32)
     texts = conditioning.context, conditioning.uncond_context
     context = jax.tree.map(lambda *parts: jnp.concatenate(parts), *texts)
-    twice = (jnp.concatenate([part, part]) for part in (x, timesteps))
-    hint = jnp.concatenate([conditioning.hint, conditioning.hint])
-    both = velocity_fn(params, *twice, context, hint).astype(jnp.float32)
+    same = x, timesteps, conditioning.hint
+    if not getattr(velocity_fn, "takes_branches", False):
+        same = (jnp.concatenate([part, part]) for part in same)
+    x, timesteps, hint = same
+    both = velocity_fn(params, x, timesteps, context, hint).astype(jnp.float32)
     cond, uncond = jnp.split(both, 2)
     return combine_branches(cond, uncond, conditioning.guidance_scale, conditioning.guidance_rescale)
 

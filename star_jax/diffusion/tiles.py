@@ -143,6 +143,11 @@ class TiledVelocity:
     tiles: Tiles
     batched: bool = True
 
+    @property
+    def takes_branches(self) -> bool:
+        """Whether branches of guidance share what is the same in them; see `guided_velocity`."""
+        return self.batched and getattr(self.velocity_fn, "takes_branches", False)
+
     def __call__(
         self, params: object, x: jax.Array, timesteps: jax.Array, context: Any, hint: jax.Array
     ) -> jax.Array:

@@ -65,6 +65,7 @@ def upscale(
     truth: AnyPath | None = None,
     dtype: str = "auto",
     attention: str = "auto",
+    vae_dtype: str = "auto",
     max_memory: int | str | None = None,
     compile_cache: AnyPath | None = None,
     crf: float = 17,
@@ -99,6 +100,7 @@ def upscale(
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
+      vae_dtype: as `dtype`, of the autoencoder; see `StarPipeline.from_pretrained`.
       max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
       compile_cache: folder of compiled programs; None is ~/.cache/star_jax, "" keeps none.
       crf: x264's constant rate factor, 0 (lossless) to 51.
@@ -118,7 +120,8 @@ def upscale(
       RunError: of a single input: it is damaged, the disk is full, numbers are not finite.
     """
     config = read_config(checkpoint)
-    model = build_model(config, dtype=dtype, kernels=AttentionKernels.all(attention))
+    kernels = AttentionKernels.all(attention)
+    model = build_model(config, dtype=dtype, kernels=kernels, vae_dtype=vae_dtype)
     quality = Quality(crf, preset, codec, pixel_format, bit_depth)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
     chosen.check_tiles(model.size_rule)
@@ -147,6 +150,7 @@ def upscale(
             part=Part(start, frames),
             reading={
                 "frame_rate": frame_rate or DEFAULT_FRAME_RATE,
+                "depth": None,  # as deep as the input
                 "strict": strict,
                 "deinterlace": deinterlace,
             },
@@ -185,7 +189,8 @@ class _Upscaler:
     @cached_property
     def pipeline(self) -> StarPipeline:
         """The model."""
-        return StarPipeline.from_pretrained(self.checkpoint, dtype=self.model.dtype, attention=self.attention)
+        dtypes = {"dtype": self.model.dtype, "vae_dtype": self.model.vae_dtypes}
+        return StarPipeline.from_pretrained(self.checkpoint, attention=self.attention, **dtypes)
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
         """Upscales a clip, and returns the settings with the tiles and the window that fit."""
@@ -219,6 +224,7 @@ class _Upscaler:
 
     def _description(self, job: Job, scenes: list[Scene], settings: UpscaleSettings) -> dict[str, Any]:
         """All that the frames depend on, as `work_folder` compares it."""
+        vae = [str(dtype) for dtype in self.model.vae_dtypes]
         return {
             "input": file_stamp(job.info.path),
             "reading": dataclasses.asdict(job.info),
@@ -227,6 +233,9 @@ class _Upscaler:
             "checkpoint": file_stamp(checkpoint_path(self.checkpoint)),
             "dtype": str(self.model.dtype),
             "attention": self.attention,
+            **(
+                {} if set(vae) == {"float32"} else {"vae_dtypes": vae}
+            ),  # work begun before there was a choice
             "device": jax.devices()[0].device_kind,
             "versions": {name: metadata.version(name) for name in _VERSIONS},
         }

@@ -34,7 +34,7 @@ from star_jax.ops.attention import AttentionKernels
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
-# (frames per piece) -> pieces uint8 [f, H, W, 3]; called once to encode and once more for the colour fix.
+# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called once to encode and once more for the colour fix.
 ReadPieces = Callable[[int], Iterable[np.ndarray]]
 
 
@@ -57,7 +57,12 @@ class StarPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | os.PathLike, *, dtype: jnp.dtype | str = "auto", attention: str = "auto"
+        cls,
+        directory: str | os.PathLike,
+        *,
+        dtype: jnp.dtype | str = "auto",
+        attention: str = "auto",
+        vae_dtype: str | tuple[jnp.dtype, jnp.dtype] = "auto",
     ) -> "StarPipeline":
         """Loads a checkpoint directory (see `star-jax convert`).
 
@@ -65,11 +70,13 @@ class StarPipeline:
           directory: made by `star-jax convert`.
           dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
           attention: kernel for every site; see `star_jax.ops.attention`.
+          vae_dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32, but a GPU decodes in float16.
 
         Raises:
           InputError: no such directory, not a checkpoint, a component missing or of other sizes.
         """
-        model = build_model(read_config(directory), dtype=dtype, kernels=AttentionKernels.all(attention))
+        kernels = AttentionKernels.all(attention)
+        model = build_model(read_config(directory), dtype=dtype, kernels=kernels, vae_dtype=vae_dtype)
         check_components(directory, model.components)
         params = {
             name: jax.device_put(load_component(directory, name, model.abstract(name)))
@@ -94,21 +101,28 @@ class StarPipeline:
         """Upscales a clip held in memory, in tiles and windows that fit the device.
 
         Args:
-          frames: uint8 [F, H, W, 3] RGB.
+          frames: uint8, or uint16 over its whole range, [F, H, W, 3] RGB.
           prompt: what the clip shows.
           max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
           on_progress: called with (stage, done, total).
           **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
         Returns:
-          uint8 [F, scale H, scale W, 3].
+          [F, scale H, scale W, 3] of the same type.
 
         Raises:
           InputError: frames of another shape or dtype, a setting out of range, or too little memory.
           RunError: the network produced non-finite numbers.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-            raise InputError(f"frames are {frames.dtype} {frames.shape}; expected uint8 [F, H, W, 3]")
+        if (
+            frames.ndim != 4
+            or frames.shape[-1] != 3
+            or frames.dtype not in (np.uint8, np.uint16)
+            or 0 in frames.shape
+        ):
+            raise InputError(
+                f"frames are {frames.dtype} {frames.shape}; expected uint8 (or uint16) [F, H, W, 3]"
+            )
 
         def read(size: int) -> Iterator[np.ndarray]:
             return (frames[start : start + size] for start in range(0, len(frames), size))
@@ -146,7 +160,7 @@ class StarPipeline:
           skip: frames at the start that an earlier call has yielded, and that are not wanted again.
 
         Yields:
-          uint8 [f, scale H, scale W, 3], a chunk of the VAE after the other.
+          [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
 
         Raises:
           InputError: a prompt for a model without text encoder.
@@ -363,5 +377,6 @@ def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> An
 def _require_finite(finite: jax.Array, stage: str) -> None:
     if not bool(finite):
         raise RunError(
-            f"{stage} produced numbers that are not finite; try --dtype float32, or convert the checkpoint again"
+            f"{stage} produced numbers that are not finite; try --dtype float32 --vae-dtype float32, or convert "
+            "the checkpoint again"
         )

@@ -11,7 +11,7 @@ from star_jax.models.cogvideox.model import CogVideoX
 from star_jax.models.i2vgenxl.model import I2VGenXL
 from star_jax.models.video_model import VideoModel
 from star_jax.ops.attention import AttentionKernels
-from star_jax.ops.platform import resolve_dtype
+from star_jax.ops.platform import resolve_dtype, vae_dtypes
 
 ARCHITECTURES: dict[str, type[VideoModel]] = {
     StarConfig.architecture: I2VGenXL,
@@ -31,6 +31,7 @@ def build_model(
     kernels: AttentionKernels = AttentionKernels(),
     remat: str = "none",
     training: bool = False,
+    vae_dtype: str | tuple[jnp.dtype, jnp.dtype] = "auto",
 ) -> VideoModel:
     """The model of a configuration.
 
@@ -38,12 +39,14 @@ def build_model(
       config: sizes.
       dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
       kernels, remat, training: see `VideoModel`.
+      vae_dtype: of the autoencoder: `float32`, `bfloat16`, `float16`, or `auto`: float32, but a decoder on a GPU
+        computes in float16; or the encoder's and the decoder's.
 
     Raises:
       InputError: no such architecture or dtype.
     """
     model = _find(config.architecture)
-    return model(config, resolve_dtype(dtype), kernels, remat, training)
+    return model(config, resolve_dtype(dtype), kernels, remat, training, vae_dtypes(vae_dtype))
 
 
 def read_model_config(text: str) -> ArchitectureConfig:

@@ -143,6 +143,11 @@ class Upsample(nnx.Module):
         return self.conv(x[:, :, self.crop_rows : x.shape[2] - self.crop_rows])
 
 
+def repeat_branches(x: jax.Array, batch: int) -> jax.Array:
+    """x [B, ...], the same in all branches of guidance, for each of them: [batch, ...], branch after branch."""
+    return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of x and scales the rest; the identity without a key (inference)."""
     if key is None or rate == 0.0:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from star_jax.models.layers import Conv2d, GroupNorm, dropout, fold_key
+from star_jax.models.layers import Conv2d, GroupNorm, dropout, fold_key, repeat_branches
 from star_jax.ops.convolution import convolve_frames
 
 
@@ -100,14 +100,15 @@ class ResnetBlock(nnx.Module):
 
         Args:
           x: [B, F, H, W, in_channels].
-          temb: [B, time_embed_dim], the same for every frame.
+          temb: [B, time_embed_dim], the same for every frame; of fewer clips where x has several branches of each.
           dropout_key: None for inference.
 
         Returns:
           [B, F, H, W, out_channels].
         """
         h = self.conv1(self.norm1(x, silu=True))
-        h = h + self.time_emb_proj(jax.nn.silu(temb))[:, None, None, None, :]
+        temb = repeat_branches(self.time_emb_proj(jax.nn.silu(temb)), len(x))
+        h = h + temb[:, None, None, None, :]
         h = self.norm2(h, silu=True)
         h = self.conv2(dropout(h, self.dropout, fold_key(dropout_key, 0)))
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)

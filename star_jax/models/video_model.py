@@ -63,6 +63,8 @@ class VideoModel(abc.ABC):
       dtype: what the networks compute in and keep their weights in; see `dtypes`.
       kernels: attention kernel of each site.
       remat: what training keeps of each block; see `star_jax.ops.remat`.
+      vae_dtypes: what the autoencoder's encoder and decoder compute in when it is not trained; a backbone may have
+        one way only.
       training: whether the model is trained. An autoencoder that computes in float32 for upscaling may then compute
         in `dtype`, too.
     """
@@ -72,8 +74,12 @@ class VideoModel(abc.ABC):
     kernels: AttentionKernels
     remat: str
     training: bool
+    vae_dtypes: tuple[jnp.dtype, jnp.dtype] = (jnp.dtype(jnp.float32),) * 2
 
     config_type: ClassVar[type[ArchitectureConfig]]
+    # Whether `velocity` takes the conditioning of several branches of guidance with what they share given once, and
+    # computes once what does not depend on the text; see `guided_velocity`.
+    takes_branches: ClassVar[bool] = False
 
     # Components: the networks by name, and which of them do what.
 
@@ -101,6 +107,11 @@ class VideoModel(abc.ABC):
         """What a component computes in and keeps its weights in."""
         del component
         return self.dtype
+
+    @property
+    def autoencoder_dtypes(self) -> tuple[jnp.dtype, jnp.dtype]:
+        """What the autoencoder's encoder and decoder compute in."""
+        return (self.dtype_of(self.autoencoder_components[0]),) * 2
 
     @abc.abstractmethod
     def build(
@@ -230,7 +241,7 @@ class VideoModel(abc.ABC):
         """Low-resolution frames at the output's size, as the autoencoder takes them.
 
         Args:
-          frames: uint8 [..., h, w, 3].
+          frames: uint8 or uint16 [..., h, w, 3].
           size: (H, W).
 
         Returns:

@@ -44,3 +44,20 @@ def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
     if str(resolved) not in ("float32", "bfloat16", "float16"):
         raise InputError(f"dtype is {dtype}; choose one of auto, float32, bfloat16, float16")
     return resolved
+
+
+def vae_dtypes(dtype: str | tuple[jnp.dtype, jnp.dtype]) -> tuple[jnp.dtype, jnp.dtype]:
+    """What an autoencoder's encoder and decoder compute in.
+
+    `auto` is float32 but for the decoder on a GPU, float16, as in the released system, which decodes under autocast
+    and encodes in float32. A pair is taken as it is.
+
+    Raises:
+      InputError: not a floating-point type that the networks run in.
+    """
+    if isinstance(dtype, tuple):
+        return dtype
+    if dtype == "auto":
+        decoder = jnp.float16 if target_platform() == "gpu" else jnp.float32
+        return jnp.dtype(jnp.float32), jnp.dtype(decoder)
+    return (resolve_dtype(dtype),) * 2

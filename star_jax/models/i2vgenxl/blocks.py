@@ -8,7 +8,7 @@ from flax import nnx
 
 from star_jax.models.attention import KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
-from star_jax.models.layers import Downsample, Upsample, fold_key
+from star_jax.models.layers import Downsample, Upsample, fold_key, repeat_branches
 from star_jax.models.resnet import ResnetBlock
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.remat import rematerialise
@@ -163,6 +163,6 @@ class UpBlock(_Level):
     ) -> jax.Array:
         """Runs the level; `skips` are in the order of use."""
         for i, skip in enumerate(skips):
-            x = jnp.concatenate([x, skip], axis=-1)
+            x = jnp.concatenate([x, repeat_branches(skip, len(x))], axis=-1)
             x = self.run_layer(i, x, temb, text, dropout_key)
         return x if self.upsampler is None else self.upsampler(x)

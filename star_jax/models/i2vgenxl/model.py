@@ -45,6 +45,7 @@ class I2VGenXL(VideoModel):
     config: StarConfig
 
     config_type = StarConfig
+    takes_branches = True
 
     @property
     def network_components(self) -> tuple[str, ...]:
@@ -59,8 +60,12 @@ class I2VGenXL(VideoModel):
         return () if self.config.text_encoder is None else ("text_encoder",)
 
     def dtype_of(self, component: str) -> jnp.dtype:
-        """The autoencoder computes in float32 but in training, as the released system's does."""
+        """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
+
+    @property
+    def autoencoder_dtypes(self) -> tuple[jnp.dtype, jnp.dtype]:
+        return super().autoencoder_dtypes if self.training else self.vae_dtypes
 
     def build(
         self, component: str, *, dtype: jnp.dtype, param_dtype: jnp.dtype, rngs: nnx.Rngs
@@ -68,6 +73,9 @@ class I2VGenXL(VideoModel):
         config = self.config
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         if component == "vae":
+            if not self.training and dtype == jnp.float32:
+                encoder, decoder = self.autoencoder_dtypes
+                kwargs |= {"dtype": encoder, "decoder_dtype": decoder}
             # Its one attention has a head as wide as its channels, which the flash kernels do not take.
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs

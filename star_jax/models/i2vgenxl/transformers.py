@@ -6,7 +6,7 @@ from einops import rearrange
 from flax import nnx
 
 from star_jax.models.attention import Attention, FeedForward, KeysValues, layer_norm
-from star_jax.models.layers import GroupNorm
+from star_jax.models.layers import GroupNorm, repeat_branches
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.frames_attention import attends_frames_first
@@ -52,12 +52,17 @@ class SpatialTransformerBlock(nnx.Module):
         self.liem_position = liem_position
 
     def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
-        """[B, F, H, W, C] and the text's keys and values [B, L, heads, head_dim] -> [B, F, H, W, C]."""
+        """[B, F, H, W, C] and the text's keys and values [N, L, heads, head_dim] -> [N, F, H, W, C].
+
+        N is B, or a multiple of it: with several texts for each clip, what does not depend on them runs once.
+        """
         b, f, h = x.shape[:3]
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
         attended = self.attn1(rearrange(self.norm1(gated), "b f h w c -> (b f) (h w) c"))
         attended = rearrange(attended, "(b f) (h w) c -> b f h w c", b=b, h=h)
         x = _gate(self.liem1, attended, here=self.liem_position == "after_attention") + x
+        x = repeat_branches(x, len(text.keys))  # the first text tells the branches of guidance apart
+        b = len(x)
         # All frames of a clip see the same text: they are queries of one sequence.
         attended = self.attn2(rearrange(self.norm2(x), "b f h w c -> b (f h w) c"), text)
         x = rearrange(attended, "b (f h w) c -> b f h w c", f=f, h=h) + x
@@ -139,8 +144,9 @@ class SpatialTransformer(nnx.Module):
         return self.block.attn2.project(context)
 
     def __call__(self, x: jax.Array, text: KeysValues) -> jax.Array:
-        """[B, F, H, W, C] and what `project_text` returns -> [B, F, H, W, C]."""
-        return self.proj_out(self.block(self.proj_in(self.norm(x)), text)) + x
+        """[B, F, H, W, C] and what `project_text` returns of N texts -> [N, F, H, W, C]."""
+        hidden = self.block(self.proj_in(self.norm(x)), text)
+        return self.proj_out(hidden) + repeat_branches(x, len(hidden))
 
 
 class TemporalTransformer(nnx.Module):

@@ -225,10 +225,12 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         attention: str = "auto",
         remat: str = "none",
         dtype: jnp.dtype,
+        decoder_dtype: jnp.dtype | None = None,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        of_decoder = kwargs | {"dtype": decoder_dtype or dtype}
         sizes = {
             "block_out_channels": block_out_channels,
             "layers_per_block": layers_per_block,
@@ -238,7 +240,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         self._is_float32 = dtype == jnp.float32
         self.encoder = Encoder(in_channels, latent_channels, **sizes, **kwargs)
         self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1, **kwargs)
-        self.decoder = TemporalDecoder(latent_channels, out_channels, remat=remat, **sizes, **kwargs)
+        self.decoder = TemporalDecoder(latent_channels, out_channels, remat=remat, **sizes, **of_decoder)
 
     @classmethod
     def from_config(
@@ -246,6 +248,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         config: VAEConfig,
         *,
         dtype: jnp.dtype = jnp.float32,
+        decoder_dtype: jnp.dtype | None = None,
         param_dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
         attention: str = "auto",
@@ -254,7 +257,8 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         """Builds the autoencoder of a preset.
 
         `attention` names a kernel of `star_jax.ops.attention`, `remat` a policy of `star_jax.ops.remat` for the
-        decoder's residual blocks.
+        decoder's residual blocks. `decoder_dtype` is what the decoder computes in, if not in `dtype`: float16 as
+        the released system does; statistics of norms are float32 even then.
         """
         return cls(
             config.in_channels,
@@ -266,6 +270,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
             attention=attention,
             remat=remat,
             dtype=dtype,
+            decoder_dtype=decoder_dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
