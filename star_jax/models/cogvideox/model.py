@@ -29,7 +29,7 @@ from star_jax.models.t5.tokenizer import (
     write_byte_level_tokenizer,
 )
 from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params, VideoModel
-from star_jax.ops.pixels import resize_levels
+from star_jax.ops.pixels import resize_levels, to_float
 
 SOLVER = "dpmpp_2m_sde"
 
@@ -142,6 +142,9 @@ class CogVideoX(VideoModel):
 
     def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
         """Bicubic, in whole levels, as the released system's."""
+        if frames.dtype != jnp.uint8:  # no 8-bit step
+            shape = (*frames.shape[:-3], *size, frames.shape[-1])
+            return jax.image.resize(to_float(frames), shape, "bicubic", antialias=False)
         return resize_levels(frames, size) / 127.5 - 1.0
 
     # The autoencoder: a clip is encoded whole, and decoded in groups that hand on what they saw last.
