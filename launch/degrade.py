@@ -7,7 +7,8 @@
 
 A folder/%05d.png gets images, which keep every bit (to measure on). A single .png gets a contact sheet: four frames
 under every recipe. IN may be a folder of images, or synthetic:N, the N-th made-up clip.
-One draw of the recipe for the whole clip; another seed gives another draw.
+One draw of the recipe for the whole clip; another seed gives another draw. Times, sound, the shape of pixels and
+the rest that is not the picture stay, cut to the frames that are taken.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def _write_sheet(args: argparse.Namespace) -> None:
 
     check_report_path(args.output, ".png")
     check_not_read([args.output], [args.input])
-    frames, _ = _read(args.input, args.start, min(args.frames, 16), multiple=16)
+    frames, *_ = _read(args.input, args.start, min(args.frames, 16), multiple=16)
     if len(frames) < 8:
         raise InputError(f"{args.input} gives {len(frames)} frames; a contact sheet needs 8")
     sheet = contact_sheet(frames, args.seed)
@@ -91,24 +92,29 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
     import numpy as np
 
     from star_jax.data.degradations import degrade
+    from star_jax.video.encoders import Quality
     from star_jax.video.images import open_target
 
     _check_outputs(args)
-    frames, frame_rate = _read(args.input, args.start, args.frames, multiple=args.scale)
+    frames, frame_rate, source, times = _read(args.input, args.start, args.frames, multiple=args.scale)
     truth, low = degrade(frames, recipe, args.seed)
+    # The recipes work on 8 bits, whatever the input has.
+    options = {
+        "frame_rate": frame_rate,
+        "source": source,
+        "quality": Quality(crf=args.crf, codec="h264", bit_depth=8),
+    }
     if args.truth:
         height, width = truth.shape[1:3]
-        with open_target(
-            args.truth, width=width, height=height, frame_rate=frame_rate, crf=args.crf
-        ) as writer:
-            writer.write(truth)
+        with open_target(args.truth, width=width, height=height, **options) as writer:
+            writer.write(truth, times)
     if args.compare:
         size = truth.shape[2:0:-1]
         enlarged = [cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST) for frame in low]
         low = np.concatenate([truth, np.stack(enlarged)], axis=2)
     height, width = low.shape[1:3]
-    with open_target(args.output, width=width, height=height, frame_rate=frame_rate, crf=args.crf) as writer:
-        writer.write(low)
+    with open_target(args.output, width=width, height=height, **options) as writer:
+        writer.write(low, times)
     print(f"wrote {args.output}: {len(low)} frames of {width}x{height}, {args.recipe}, seed {args.seed}")
 
 
@@ -123,7 +129,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _read(location: str, start: int, count: int, *, multiple: int):
-    """Frames uint8 [F, H, W, 3] of a video, images, synthetic:N or scenes:N, cut to a multiple, and their rate."""
+    """Reads a video, images, synthetic:N or scenes:N.
+
+    Returns:
+      Frames uint8 [F, H, W, 3], cut to a multiple; their rate; the facts of what a file has beside them, and their
+      times.
+    """
     from fractions import Fraction
 
     import numpy as np
@@ -131,14 +142,15 @@ def _read(location: str, start: int, count: int, *, multiple: int):
     from star_jax.data.made_up.synthetic import SyntheticVideo
     from star_jax.data.sources import held_out_scene
     from star_jax.video.images import open_source
+    from star_jax.video.part import part_of
 
     kind, _, index = location.partition(":")
     if kind in ("synthetic", "scenes") and index.isdigit():
         video = SyntheticVideo(int(index)) if kind == "synthetic" else held_out_scene(int(index), 224, 288)
-        num_frames, frame_rate = video.num_frames, Fraction(24)
+        num_frames, frame_rate, times = video.num_frames, Fraction(24), None
     else:
         video = open_source(location)
-        num_frames, frame_rate = video.info.num_frames, video.info.frame_rate
+        num_frames, frame_rate, times = video.info.num_frames, video.info.frame_rate, video.times()
     count = min(count, num_frames - start)
     if count < 1:
         raise InputError(f"{location} has {num_frames} frames; --start is {start}")
@@ -148,4 +160,5 @@ def _read(location: str, start: int, count: int, *, multiple: int):
         raise InputError(
             f"{location} is {frames.shape[1]}x{frames.shape[2]}, too small for --scale {multiple}"
         )
-    return np.ascontiguousarray(frames[:, :height, :width]), frame_rate
+    source = part_of(video.info, times, start, start + count) if times else None
+    return np.ascontiguousarray(frames[:, :height, :width]), frame_rate, source, (times or [])[start:][:count]

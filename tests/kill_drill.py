@@ -1,24 +1,28 @@
 """Kills `star-jax upscale` at random moments, goes on, and compares with a run that was not killed.
 
-    python tests/kill_drill.py [KILLS] [SEED]
+    python tests/kill_drill.py [KILLS] [SEED] [CHECKPOINT]
 
-The run has windows, tiles, two scenes and sound, in the small model of the package. It is killed (SIGKILL) KILLS
-times in all, each at a random moment of what an undisturbed run takes; after three kills it is left to finish.
-Every file that comes out must be bit-identical to the undisturbed one's, with nothing else left beside it.
+The run has windows, tiles, two scenes and sound, in the small model of the package or, with the checkpoint `toy`,
+in the tests' smallest one. It is killed (SIGKILL) KILLS times in all, each at a random moment of what a whole
+run takes once it has begun to write; after three kills it is left to finish. Every file that comes out must be
+bit-identical to the one of the run that was not killed, with nothing else left beside it.
 """
 
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import toy_architecture  # noqa: F401 (registers it)
 from sample_frames import moving_clip
 from sample_videos import moving_frames, write_video
+
+from star_jax.files import work_folder_path
+from star_jax.launch.cli import main as command
 
 OPTIONS = [
     "--scale",
@@ -36,49 +40,92 @@ OPTIONS = [
 KILLS_IN_A_ROW = 3
 
 
-def start(clip: Path, output: Path, cache: Path) -> subprocess.Popen:
-    """Starts the command, as a user would."""
-    command = [sys.executable, "-m", "star_jax.launch.cli", "upscale", clip, "-o", output, *OPTIONS]
-    return subprocess.Popen([*map(str, command), "--compile-cache", str(cache)])
+class Run:
+    """The command in a process of its own."""
+
+    def __init__(self, clip: Path, output: Path, checkpoint: str):
+        self.output = output
+        self.pid = os.fork()
+        if self.pid == 0:
+            cache = output.parents[1] / "cache"
+            arguments = [clip, "-o", output, "--checkpoint", checkpoint, "--compile-cache", cache, *OPTIONS]
+            os._exit(command(["upscale", *map(str, arguments)]))
+
+    def begins(self) -> float:
+        """Waits until it has begun to write; returns the time."""
+        while not self.is_over() and not work_folder_path(self.output).exists():
+            time.sleep(0.01)
+        return time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether it has ended by itself."""
+        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
+            self.pid = 0
+        return self.pid == 0
+
+    def wait(self) -> None:
+        """Waits for its end, which must be a good one."""
+        if self.pid:
+            assert os.waitpid(self.pid, 0)[1] == 0
+            self.pid = 0
+
+    def kill(self) -> None:
+        """Ends it as a power failure would."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
 
-def main(kills: int = 20, seed: int = 0) -> None:
+def main(kills: int, seed: int, checkpoint: str) -> None:
     """Runs the drill, and prints what it found."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        root, cache = Path(folder), Path(folder) / "cache"
+        root = Path(folder)
+        for name in ("whole", "out"):
+            (root / name).mkdir()
         frames = np.concatenate([moving_clip(14, 48, 64), moving_frames(10, 64, 48)])
         clip = write_video(root / "clip.mp4", frames, audio="aac")
-        (root / "out").mkdir()
-        assert start(clip, root / "whole.mp4", cache).wait() == 0  # fills the compile cache
-        began = time.monotonic()
-        assert start(clip, root / "whole.mp4", cache).wait() == 0
+        if checkpoint == "toy":
+            checkpoint = str(root / "toy")
+            run_alone(lambda: command(["convert", "random:toy", checkpoint]))
+        whole = root / "whole" / "0.mp4"
+        Run(clip, whole, checkpoint).wait()  # fills the compile cache
+        run = Run(clip, whole.with_name("1.mp4"), checkpoint)
+        began = run.begins()
+        run.wait()
         seconds = time.monotonic() - began
-        print(f"undisturbed: {seconds:.0f} s, {(root / 'whole.mp4').stat().st_size} bytes", flush=True)
-        killed = finished = resumed = 0
+        print(f"undisturbed: {seconds:.1f} s, {whole.stat().st_size} bytes", flush=True)
+        killed = resumed = finished = 0
         while killed < kills:
             output = root / "out" / f"{finished}.mp4"
             for _ in range(min(KILLS_IN_A_ROW, kills - killed)):
-                process = start(clip, output, cache)
-                time.sleep(rng.uniform(0.2, 1) * seconds)
-                if process.poll() is not None:
+                run = Run(clip, output, checkpoint)
+                run.begins()
+                time.sleep(rng.uniform(0, seconds))
+                if run.is_over():
                     break
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                run.kill()
                 killed += 1
-                kept = sorted(path.name for path in (root / "out").glob(".*.star-jax/*.npz"))
+                kept = sorted(path.name for path in work_folder_path(output).glob("*.npz"))
                 resumed += bool(kept)
                 print(f"killed {killed}: kept {', '.join(kept) or 'nothing'}", flush=True)
-            assert output.exists() or start(clip, output, cache).wait() == 0
-            assert output.read_bytes() == (root / "whole.mp4").read_bytes(), "another file"
+            if run.pid:  # the last one was killed, if only while it tidied up
+                Run(clip, output, checkpoint).wait()
+            assert output.read_bytes() == whole.read_bytes(), f"{output.name} is another file"
             finished += 1
-            assert sorted(os.listdir(root / "out")) == sorted(f"{i}.mp4" for i in range(finished)), (
-                "left over"
-            )
+            left = sorted(os.listdir(root / "out"))
+            assert left == sorted(f"{number}.mp4" for number in range(finished)), left
         print(
-            f"{killed} kills, {resumed} with something kept, {finished} files, all bit-identical, nothing left over"
+            f"{killed} kills, {resumed} with something kept, {finished} files: bit-identical, nothing left over"
         )
 
 
+def run_alone(work) -> None:
+    """Runs something in a process of its own, so that this one never starts a device."""
+    if (pid := os.fork()) == 0:
+        os._exit(work() or 0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    given = dict(zip(("kills", "seed", "checkpoint"), sys.argv[1:], strict=False))
+    main(int(given.get("kills", 20)), int(given.get("seed", 0)), given.get("checkpoint", "tiny-star"))

@@ -47,6 +47,7 @@ def write_video(
     audio: str | None = None,
     audio_start: int = 0,
     faststart: bool = False,
+    sample_aspect_ratio: Fraction | None = None,
 ) -> Path:
     """Encodes frames, with B-frames and a key frame every `gop`; `colorspace` None leaves the file untagged."""
     options = {"movflags": "faststart"} if faststart else {}
@@ -56,6 +57,8 @@ def write_video(
         stream = container.add_stream(codec, rate=rate, options=x264)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
+        if sample_aspect_ratio is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         if rotation:
             stream.set_display_rotation(rotation)
         if time_base is not None:

@@ -85,6 +85,8 @@ def sample(
     windows: Windows,
     rows_per_call: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    resume: tuple[int, SamplerState] | None = None,
+    on_state: Callable[[int, SamplerState], None] | None = None,
 ) -> Float[Array, "B F H W C"]:
     """Runs a whole solver table and returns the clean latents, float32 [B, F, H, W, C].
 
@@ -95,10 +97,12 @@ def sample(
       rows_per_call: rows to run between two reports of progress; None runs all in one call. The result is
         the same up to rounding.
       progress: called with (rows done, rows in all) after each call has finished on the device.
+      resume: rows done by an earlier run of the same arguments, and its state after them.
+      on_state: called with (rows done, state) after each call but the last, before the next one takes the state.
     """
-    state = initial_state(table, x_t)
+    first, state = (0, initial_state(table, x_t)) if resume is None else resume
     noise_fn = sde_noise if table.stochastic else None
-    for start in range(0, len(table), rows_per_call or len(table)):
+    for start in range(first, len(table), rows_per_call or len(table)):
         stop = min(start + (rows_per_call or len(table)), len(table))
         rows = table.slice(start, stop)
         state = run_rows(
@@ -107,4 +111,6 @@ def sample(
         if progress is not None:
             state.x.block_until_ready()
             progress(stop, len(table))
+        if on_state is not None and stop < len(table):
+            on_state(stop, state)
     return state.x

@@ -156,7 +156,7 @@ class TiledVelocity:
         timesteps: Int[Array, " B"],
         context: Any,
         hint: Float[Array, "B F H W ..."],
-    ) -> Float[Array, "B F H W C"]:
+    ) -> Float[Array, "N F H W C"]:
         """The velocity of x [B, F, H, W, C]; see `VelocityFn`."""
 
         def on_tile(x: jax.Array, hint: jax.Array) -> jax.Array:

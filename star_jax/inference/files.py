@@ -150,6 +150,7 @@ def upscale(
             part=Part(start, frames),
             reading={
                 "frame_rate": frame_rate or DEFAULT_FRAME_RATE,
+                "depth": None,  # as deep as the input
                 "strict": strict,
                 "deinterlace": deinterlace,
             },
@@ -309,18 +310,19 @@ def _scene_pieces(
         if number == scene.num_frames:
             advance(stage, 1, 1)
     if number < scene.num_frames:
-        start = 0
         for piece in pipeline.stream(
             lambda count: read_ahead(frames.read(scene, count)),
             scene.num_frames,
             size,
             settings,
             on_progress=advance,
+            kept=kept,
+            skip=number,
         ):
-            if start >= number:
-                kept.save_frames(f"frames.{start}", piece)
-                yield piece
-            start += len(piece)
+            kept.save_frames(f"frames.{number}", piece)
+            yield piece
+            number += len(piece)
+    kept.drop("latents")
 
 
 def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:

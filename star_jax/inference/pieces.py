@@ -13,7 +13,7 @@ from star_jax.diffusion.tiles import Tiles, scan_tiles
 from star_jax.inference.color_fix import fix_colors
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import Carry, Params, VideoModel
-from star_jax.ops.pixels import enlarge, to_float, to_uint8
+from star_jax.ops.pixels import enlarge, to_float, to_pixels
 from star_jax.video.geometry import Padding
 
 
@@ -57,7 +57,7 @@ def encode_chunk(
     key: jax.Array,
     first_latent: jax.Array,
 ) -> tuple[jax.Array, Carry]:
-    """uint8 [F, H, W, 3] -> latents [f, h, w, C] and the carry; noise is keyed by the latent's position."""
+    """uint8 or uint16 [F, H, W, 3] -> latents [f, h, w, C] and the carry; noise is keyed by their position."""
     enlarged = canvas.padding.apply(model.enlarge(frames, canvas.target), canvas.padding_value)
 
     def moments(carry: Carry, frames: jax.Array) -> tuple[jax.Array, Carry]:
@@ -85,8 +85,8 @@ def decode_chunk(
     """Decodes latents [1, f, h, w, C] and keeps the frames from `first` on, as many as `frames_lr` has.
 
     Returns:
-      uint8 [k, H, W, 3] with the colours of frames_lr (uint8 [k, H', W', 3]), blended with those enlarged where
-      the strength is below 1; whether all was finite; and the carry.
+      [k, H, W, 3] of the type and with the colours of frames_lr (uint8 or uint16 [k, H', W', 3]), blended with
+      those enlarged where the strength is below 1; whether all was finite; and the carry.
     """
 
     def decode(carry: Carry, latents: jax.Array) -> tuple[jax.Array, Carry]:
@@ -104,7 +104,7 @@ def decode_chunk(
         frames = finish.strength * frames + (1 - finish.strength) * enlarge(
             to_float(frames_lr), frames.shape[1:3]
         )
-    return to_uint8(frames), jnp.isfinite(kept).all(), carry
+    return to_pixels(frames, frames_lr.dtype), jnp.isfinite(kept).all(), carry
 
 
 def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:

@@ -25,6 +25,7 @@ from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
 from star_jax.inference.memory import latent_windows, plan_memory
 from star_jax.inference.pieces import Canvas, Finish, cut_pieces, decode_chunk, encode_chunk, fill_piece
+from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
 from star_jax.models.chunks import Chunk
@@ -33,7 +34,7 @@ from star_jax.ops.attention import AttentionKernels
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
-# (frames per piece) -> pieces uint8 [f, H, W, 3]; called once to encode and once more for the colour fix.
+# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called once to encode and once more for the colour fix.
 ReadPieces = Callable[[int], Iterable[np.ndarray]]
 
 
@@ -100,21 +101,28 @@ class StarPipeline:
         """Upscales a clip held in memory, in tiles and windows that fit the device.
 
         Args:
-          frames: uint8 [F, H, W, 3] RGB.
+          frames: uint8, or uint16 over its whole range, [F, H, W, 3] RGB.
           prompt: what the clip shows.
           max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
           on_progress: called with (stage, done, total).
           **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
         Returns:
-          uint8 [F, scale H, scale W, 3].
+          [F, scale H, scale W, 3] of the same type.
 
         Raises:
           InputError: frames of another shape or dtype, a setting out of range, or too little memory.
           RunError: the network produced non-finite numbers.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-            raise InputError(f"frames are {frames.dtype} {frames.shape}; expected uint8 [F, H, W, 3]")
+        if (
+            frames.ndim != 4
+            or frames.shape[-1] != 3
+            or frames.dtype not in (np.uint8, np.uint16)
+            or 0 in frames.shape
+        ):
+            raise InputError(
+                f"frames are {frames.dtype} {frames.shape}; expected uint8 (or uint16) [F, H, W, 3]"
+            )
 
         def read(size: int) -> Iterator[np.ndarray]:
             return (frames[start : start + size] for start in range(0, len(frames), size))
@@ -137,6 +145,8 @@ class StarPipeline:
         settings: UpscaleSettings,
         *,
         on_progress: OnProgress = _no_progress,
+        kept: Kept = NOTHING_KEPT,
+        skip: int = 0,
     ) -> Iterator[np.ndarray]:
         """Upscales a clip that is read, and returned, in pieces.
 
@@ -146,29 +156,31 @@ class StarPipeline:
           size: (height, width) of its frames.
           settings: see `UpscaleSettings`.
           on_progress: called with (stage, done, total).
+          kept: where latents are kept for a later call of the same arguments, and found again.
+          skip: frames at the start that an earlier call has yielded, and that are not wanted again.
 
         Yields:
-          uint8 [f, scale H, scale W, 3], a chunk of the VAE after the other.
+          [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
 
         Raises:
-          InputError: a prompt for a model without text encoder.
+          InputError: a prompt for a model without text encoder, or tiles that are too small.
           RunError: the network produced non-finite numbers.
         """
-        contexts = self.encode_prompts(settings)
-        canvas = self.canvas(size, settings)
-        key = noise_key(settings.seed)
+        settings.check_tiles(self.model.size_rule)
+        canvas, key = self.canvas(size, settings), noise_key(settings.seed)
+        latents = kept.load("latents")
+        if latents is None:
+            contexts = self.encode_prompts(settings)
+            hint = self._encode_clip(read, num_frames, canvas, key, partial(on_progress, "encode"), kept)
+            latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"), kept)
+            del hint
+            kept.save("latents", np.asarray(latents))
+            kept.drop("hint")
+        else:
+            on_progress("encode", num_frames, num_frames)
+            on_progress("sample", 1, 1)
 
-        latents = []
-        for done, part in self._encode(read, num_frames, canvas, key):
-            latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead
-            on_progress("encode", done, num_frames)
-        hint = jnp.concatenate(latents)[None]
-        del latents, part
-
-        latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"))
-        del hint
-
-        for done, frames in self._decode(latents, read, num_frames, canvas, settings):
+        for done, frames in self._decode(jnp.asarray(latents), read, num_frames, canvas, settings, skip):
             yield frames
             del frames
             on_progress("decode", done, num_frames)
@@ -211,16 +223,17 @@ class StarPipeline:
         settings: UpscaleSettings,
         key: jax.Array,
         progress: Callable[[int, int], None] | None = None,
+        kept: Kept = NOTHING_KEPT,
     ) -> jax.Array:
-        """Denoises: low-resolution latents [B, F, h, w, 4] -> high-resolution latents, float32.
+        """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
 
-        With `progress`, one evaluation of the network per call of the compiled program; without it, all in one.
+        With `progress`, one evaluation of the network per call of the compiled program, after each of which the
+        sampler's state is kept; without it, all in one.
 
         Raises:
           RunError: non-finite latents.
         """
         model = self.model
-        settings.check_tiles(model.size_rule)
         table = model.solver_table(
             solver=settings.solver,
             spacing=settings.resolved_spacing,
@@ -249,9 +262,33 @@ class StarPipeline:
             windows=latent_windows(model.size_rule, num_frames, settings.window),
             rows_per_call=1 if progress else None,
             progress=progress,
+            resume=kept_state(kept, len(table)),
+            on_state=partial(keep_state, kept),
         )
+        keep_state(kept, len(table), None)
         _require_finite(jnp.isfinite(latents).all(), "sampling")
         return latents
+
+    def _encode_clip(
+        self,
+        read: ReadPieces,
+        num_frames: int,
+        canvas: Canvas,
+        key: jax.Array,
+        progress: Callable[[int, int], None],
+        kept: Kept,
+    ) -> jax.Array:
+        """The low-resolution latents [1, F, h, w, C] of a clip."""
+        if (hint := kept.load("hint")) is not None:
+            progress(num_frames, num_frames)
+            return jnp.asarray(hint)
+        latents = []
+        for done, part in self._encode(read, num_frames, canvas, key):
+            latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead
+            progress(done, num_frames)
+        hint = jnp.concatenate(latents)[None]
+        kept.save("hint", np.asarray(hint))
+        return hint
 
     def _encode(
         self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array
@@ -278,8 +315,11 @@ class StarPipeline:
         num_frames: int,
         canvas: Canvas,
         settings: UpscaleSettings,
+        skip: int,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the number of frames decoded so far, and the newest of them, uint8 [f, H, W, 3].
+        """Yields the number of frames decoded so far, and the newest of them, uint8 [f, H, W, 3], after `skip`.
+
+        Chunks before that are decoded only where the next one takes something over from them.
 
         Raises:
           RunError: they are not finite.
@@ -290,10 +330,13 @@ class StarPipeline:
         sizes = [stop - start for start, stop in (chunk.frames for chunk in chunks)]
         done, carry = 0, None
         for chunk, piece in zip(chunks, cut_pieces(read(max(sizes)), sizes), strict=True):
+            done += len(piece)
+            if len(piece) < done <= skip and carry is None:
+                continue
             frames, finite, carry = self._decode_chunk(latents, chunk, carry, piece, canvas, finish)
             _require_finite(finite, "decoding")
-            done += len(piece)
-            yield done, np.asarray(frames)
+            if done > skip:
+                yield done, np.asarray(frames)
             del frames
 
     def _decode_chunk(

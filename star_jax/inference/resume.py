@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 
+from star_jax.diffusion.solvers import SamplerState
 from star_jax.errors import DiskError, InputError, StarError
 from star_jax.files import real_path, work_folder_path
 
@@ -74,7 +76,7 @@ class Kept:
             self._save(name, {str(i): cv2.imencode(".png", frame, _PNG)[1] for i, frame in enumerate(frames)})
 
     def drop(self, name: str) -> None:
-        """Forgets an array that is not needed any more."""
+        """Forgets an array that is not needed any more, if it was there."""
         if self._folder is not None:
             self._path(name).unlink(missing_ok=True)
 
@@ -101,6 +103,21 @@ class Kept:
 
 
 NOTHING_KEPT = Kept()
+
+
+def kept_state(kept: Kept, num_rows: int) -> tuple[int, SamplerState] | None:
+    """The rows of the solver's table that an earlier run has done, and its state."""
+    for row in range(num_rows - 1, 0, -1):
+        if kept.has(f"state.{row}") and (state := kept.load(f"state.{row}")) is not None:
+            return row, SamplerState(*map(jnp.asarray, state))
+    return None
+
+
+def keep_state(kept: Kept, row: int, state: SamplerState | None) -> None:
+    """Keeps the state after a number of rows, in place of the one before."""
+    if state is not None:
+        kept.save(f"state.{row}", np.stack(state))
+    kept.drop(f"state.{row - 1}")
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ class DiagonalGaussian:
       logvar: logarithm of the variance, same shape, in [-30, 20].
     """
 
-    mean: jax.Array
-    logvar: jax.Array
+    mean: jax.Array | jax.ShapeDtypeStruct  # shapes, where only those are asked for
+    logvar: jax.Array | jax.ShapeDtypeStruct
 
     @classmethod
     def from_moments(cls, moments: jax.Array) -> "DiagonalGaussian":

@@ -106,7 +106,7 @@ class ResnetBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B F H W C"],
-        temb: Float[Array, "B E"],
+        temb: Float[Array, "_ E"],
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B F H W D"]:
         """Applies the block.

@@ -243,7 +243,7 @@ class VideoModel(abc.ABC):
         """Low-resolution frames at the output's size, as the autoencoder takes them.
 
         Args:
-          frames: uint8 [..., h, w, 3].
+          frames: uint8 or uint16 [..., h, w, 3].
           size: (H, W).
 
         Returns:

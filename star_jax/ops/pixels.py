@@ -1,23 +1,35 @@
-"""Frames as pixels and as what the networks take: uint8, and float in [-1, 1]."""
+"""Frames as pixels and as what the networks take: uint8 or uint16, and float in [-1, 1]."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt, UInt8
 
 _CUBIC = -0.75  # PyTorch's; others have -0.5
 
 
-def to_float(frames: jax.Array) -> jax.Array:
-    """uint8 of any shape -> float32 in [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0
+def to_float(frames: UInt[Array, "*F H W 3"]) -> Float[Array, "*F H W 3"]:
+    """uint8 or uint16 (over its whole range) of any shape -> float32 in [-1, 1]."""
+    return frames.astype(jnp.float32) / _half_range(frames.dtype) - 1.0
 
 
-def to_uint8(frames: jax.Array) -> jax.Array:
-    """Float in about [-1, 1], of any shape -> uint8, clipped and rounded (halves to the even level)."""
-    return jnp.rint(jnp.clip((frames + 1.0) * 127.5, 0.0, 255.0)).astype(jnp.uint8)
+def to_pixels(frames: Float[Array, "*F H W 3"], dtype: DTypeLike) -> UInt[Array, "*F H W 3"]:
+    """Float in about [-1, 1], of any shape -> uint8 or uint16, clipped and rounded (halves to the even level)."""
+    half = _half_range(dtype)
+    return jnp.rint(jnp.clip((frames + 1.0) * half, 0.0, 2 * half)).astype(dtype)
 
 
-def enlarge(frames: jax.Array, size: tuple[int, int]) -> jax.Array:
+def to_uint8(frames: Float[Array, "*F H W 3"]) -> UInt8[Array, "*F H W 3"]:
+    """`to_pixels` with 8 bits."""
+    return to_pixels(frames, jnp.uint8)
+
+
+def _half_range(dtype: jnp.dtype) -> float:
+    return jnp.iinfo(dtype).max / 2
+
+
+def enlarge(frames: UInt[Array, "F H W 3"], size: tuple[int, int]) -> Float[Array, "F h w 3"]:
     """Bilinear enlargement with half-pixel centres: float [..., h, w, C] -> [..., H, W, C]; size (H, W)."""
     shape = (*frames.shape[:-3], *size, frames.shape[-1])
     return frames if frames.shape == shape else jax.image.resize(frames, shape, "bilinear")

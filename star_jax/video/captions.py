@@ -19,12 +19,16 @@ class CaptionCarrier:
     Args:
         path: the source.
         width, height, pixel_format: of the frames to be dressed.
+        first_frame: number of the first of these.
     """
 
-    def __init__(self, path: Path, width: int, height: int, pixel_format: str):
+    def __init__(self, path: Path, width: int, height: int, pixel_format: str, first_frame: int = 0):
         self._opened = open_video(path)
         container, stream = self._opened.__enter__()
-        self._frames = (frame for _, frame in decode_frames(container, stream, Damage()))
+        frames = (frame for _, frame in decode_frames(container, stream, Damage()))
+        self._frames = frames
+        for _ in range(first_frame):
+            next(frames, None)
         self._target = (width, height, pixel_format)
         self._graph: av.filter.Graph | None = None
         self._shape: tuple | None = None

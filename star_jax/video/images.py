@@ -27,8 +27,13 @@ DEFAULT_FRAME_RATE = Fraction(24)
 
 
 def is_still(path: Path) -> bool:
-    """Whether a path is a single picture, and no animation."""
-    return path.is_file() and path.suffix.lower() in SUFFIXES and inspect_picture(path).num_frames == 1
+    """Whether a path is a single picture, and no animation; of a damaged one its name is all that is known."""
+    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        return False
+    try:
+        return inspect_picture(path).num_frames == 1
+    except InputError:
+        return True
 
 
 def is_images(path: Path) -> bool:

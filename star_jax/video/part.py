@@ -4,10 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 
-from star_jax.video.notes import note
 from star_jax.video.probe import VideoInfo
-
-CAPTIONS = "A53_CC"
 
 
 def part_of(info: VideoInfo, times: Sequence[int], start: int, stop: int) -> VideoInfo:
@@ -22,14 +19,13 @@ def part_of(info: VideoInfo, times: Sequence[int], start: int, stop: int) -> Vid
         else (times[stop] - times[stop - 1]) * info.time_base
     )
     end = times[stop - 1] * info.time_base + last
-    if CAPTIONS in info.side_data:
-        note(f"{info.path}: the captions within its pictures are left out of a part")
     return dataclasses.replace(
         info,
         num_frames=stop - start,
         start_time=begin,
         duration=float(end - begin),
         last_duration=Fraction(last),
-        side_data={name: data for name, data in info.side_data.items() if name != CAPTIONS},
         part=(begin, end),
+        first_frame=start,
+        pictures=info.pictures[start:stop],
     )

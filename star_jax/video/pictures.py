@@ -22,6 +22,8 @@ ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in one line
+
 with contextlib.suppress(ImportError):
     import pillow_heif
 
@@ -98,11 +100,10 @@ def read_picture(file: Path, *, depth: int | None = 8) -> Picture:
     facts = inspect_picture(file)
     deep = depth is None and facts.bit_depth > 8
     with open_picture(file) as image:
-        by_pillow = image.format not in ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP") or image.mode == "CMYK"
+        by_cv2 = image.format in ("JPEG", "MPO", "BMP", "TIFF", "WEBP") or facts.bit_depth > 8
         orientation = image.getexif().get(ORIENTATION, 1)
-        has_palette = image.mode == "P"
-        if by_pillow or has_palette:
-            return _decode_by_pillow(file, image)
+        if not by_cv2 or image.mode in ("CMYK", "P"):
+            return from_pillow(ImageOps.exif_transpose(image))
     data = np.fromfile(file, np.uint8)
     if not facts.has_alpha and not deep:
         pixels = _decode(file, data, cv2.IMREAD_COLOR)
@@ -224,11 +225,6 @@ def _decode(file: Path, data: np.ndarray, flags: int) -> np.ndarray:
     if pixels is None:
         raise InputError(f"cannot read {file} as an image; it is damaged or no image: replace or remove it")
     return pixels
-
-
-def _decode_by_pillow(file: Path, image: Image.Image) -> Picture:
-    del file
-    return from_pillow(ImageOps.exif_transpose(image))
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -47,6 +47,7 @@ class VideoInfo:
             MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
         lost_frames: frames of the file that cannot be decoded.
         clock: where the times of the file's streams start again.
+        first_frame: number of the first frame in the file, of a part; see part.py.
         pictures: files of a sequence of images, one for each frame.
         has_profile: whether images have an ICC profile.
     """
@@ -79,7 +80,7 @@ class VideoInfo:
     lost_frames: int = 0
     clock: Clock = dataclasses.field(default_factory=Clock, compare=False)
     part: tuple[Fraction, Fraction] | None = None
-
+    first_frame: int = 0
     pictures: tuple[Path, ...] = ()
     has_profile: bool = False
 

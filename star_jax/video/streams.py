@@ -301,7 +301,7 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
 
 def _title(stream: av.stream.Stream) -> str:
     """A stream in a user's words."""
-    codec = stream.codec_context.name if stream.codec_context is not None else stream.name or "unknown"
+    codec = _codec(stream)
     language = stream.metadata.get("language")
     name = f" ({language})" if language and language != "und" else ""
     kinds = {
@@ -310,6 +310,12 @@ def _title(stream: av.stream.Stream) -> str:
         "data": f"the {codec} data",
     }
     return kinds.get(stream.type, f"the {stream.type} stream {stream.index} ({codec})") + name
+
+
+def _codec(stream: av.stream.Stream) -> str:
+    """Name of a stream's codec; FFmpeg may know none."""
+    context = stream.codec_context
+    return (context.name if context is not None else getattr(stream, "name", None)) or "unknown"
 
 
 def _track_tags(stream: av.stream.Stream, target: str) -> dict[str, str]:
@@ -331,7 +337,11 @@ def _cover(stream: av.stream.Stream) -> bytes | None:
 
 def _add_copy(stream: av.stream.Stream, output: av.container.OutputContainer) -> av.stream.Stream:
     copy = output.add_stream_from_template(stream, opaque=True)
-    if stream.type == "audio" and stream.layout.name.endswith("channels"):
+    if (
+        stream.type == "audio"
+        and stream.codec_context is not None
+        and stream.layout.name.endswith("channels")
+    ):
         # WAV and AVI count channels and do not say where they are; MP4 wants to know.
         layout = USUAL_LAYOUTS.get(stream.layout.nb_channels)
         if layout is not None:
@@ -353,7 +363,7 @@ def _takes(stream: av.stream.Stream, target: str) -> bool:
 
 
 def _sound_refusal(path: Path, source: Path, stream: av.stream.Stream, target: str) -> str:
-    codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
+    codec = _codec(stream)
     convert = f"convert the sound first: ffmpeg -i {source.name} -c:v copy -c:a aac converted.mkv"
     by_mkv = target != "matroska" and (_takes(stream, "matroska") or takes_acm(stream))
     remedy = f"write .mkv, or {convert}" if by_mkv else convert

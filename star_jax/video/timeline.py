@@ -28,6 +28,8 @@ PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "p
 NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
 # Containers in which libavformat makes up other times after a seek.
 NO_SEEK = {*NO_TIMESTAMPS, "avi"}
+USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
+USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
 # Two frames are never nearer than this where times are repaired.
 TICK = Fraction(1, 1000)
 
@@ -250,7 +252,13 @@ def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, boo
     span = int(table.pts[-1] - table.pts[0]) * table.time_base
     mean = steps / span
     unit = max(table.time_base, stream.time_base)
-    rate = next((r for r in said if abs(span - steps / r) <= 2 * unit), mean.limit_denominator(1001))
+    fitting = [rate for rate in said if abs(span - steps / rate) <= 2 * unit]
+    # A container that says nothing of the rate has it estimated, and of few frames badly.
+    usual = [rate for rate in USUAL_RATES if abs(span - steps / rate) <= unit]
+    rate = next((rate for rate in fitting if rate in USUAL_RATES), None)
+    if rate is None and usual:
+        rate = min(usual, key=lambda rate: abs(rate - mean))
+    rate = rate or next(iter(fitting), mean.limit_denominator(1001))
     ticks = float(1 / (mean * table.time_base))
     grid = table.pts[0] + np.arange(steps + 1) * ticks
     # Matroska rounds to milliseconds: two units are no variable rate unless they are much of a frame.

@@ -158,7 +158,9 @@ class VideoWriter:
             self._copier = StreamCopier(source, self._format)
             start = source.start_time - self._copier.offset
             if "A53_CC" in source.side_data:
-                self._captions = CaptionCarrier(source.path, *self._size[::-1], encoding.pixel_format)
+                self._captions = CaptionCarrier(
+                    source.path, *self._size[::-1], encoding.pixel_format, source.first_frame
+                )
         self._set_time_base(start)
         self._stream = self._add_stream()
         if self._copier is not None:

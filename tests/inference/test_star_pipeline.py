@@ -4,7 +4,6 @@ Compiling the network dominates, so nearly all tests run one of two programs: SH
 guided, dpmpp_2m_sde) and LONG (six frames in two windows, unguided, a solver or step that adds no noise).
 """
 
-import contextlib
 import copy
 import dataclasses
 import weakref
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
+from compilations import count_compilations
 from sample_frames import LONG, SHORT, moving_clip
 
 from star_jax.errors import InputError, RunError
@@ -22,24 +22,6 @@ from star_jax.models.architectures import build_model
 from star_jax.models.i2vgenxl.model import CHUNK
 from star_jax.ops.platform import resolve_dtype
 from star_jax.presets import get_preset
-
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-@contextlib.contextmanager
-def count_compilations() -> Iterator[list[str]]:
-    """Yields a list that grows by an entry for each program compiled meanwhile."""
-    events: list[str] = []
-
-    def listen(event: str, seconds: float, **_) -> None:
-        if event == COMPILE_EVENT:
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """star-jax degrade, prepare and benchmark data, as a user runs them."""
 
 import json
+from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 import pytest
+from sample_videos import moving_frames, packets, shown, sound_times, write_video
 
 from star_jax.data.degradations import RECIPES
 from star_jax.data.made_up.synthetic import SyntheticVideo
@@ -159,3 +161,30 @@ def test_benchmark_data_prints_a_table(capsys):
     assert "decode" in out and "cores that feed one accelerator" in out
     assert main(["benchmark", "data", "--size", "720p"]) == 2
     assert "is not HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_degrade_keeps_times_sound_and_the_shape_of_pixels(tmp_path):
+    """A part of a clip of variable rate, with sound and pixels that are not square."""
+    times = [0, 40, 80, 200, 240, 320, 360, 400, 440, 480]
+    clip = write_video(
+        tmp_path / "clip.mp4",
+        moving_frames(10),
+        pts=times,
+        time_base=Fraction(1, 1000),
+        audio="aac",
+        sample_aspect_ratio=Fraction(4, 3),
+    )
+    low = tmp_path / "low.mp4"
+    command = ["degrade", str(clip), "-o", str(low), "--recipe", "none", "--start", "2", "--frames", "5"]
+    assert main(command) == 0
+    info = VideoReader(low).info
+    assert (info.num_frames, info.sample_aspect_ratio) == (5, Fraction(4, 3))
+    assert [time for time, _ in shown(low)] == [0, 0.12, 0.16, 0.24, 0.28]
+    start, end = 0.08, 0.4
+    expected = [
+        (time - start, data)
+        for time, (*_, data) in zip(sound_times(clip), packets(clip), strict=True)
+        if start <= time < end
+    ]
+    assert [data for *_, data in packets(low)] == [data for _, data in expected]
+    assert sound_times(low) == pytest.approx([time for time, _ in expected], abs=1e-3)

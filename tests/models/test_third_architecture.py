@@ -1,11 +1,15 @@
 """An architecture that is only registered runs through everything that is asked of a model."""
 
+import dataclasses
+import gc
 import math
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import count_compilations
 from toy_architecture import Toy
 
 from star_jax.benchmark.inference import InferenceBenchmark, count_inference
@@ -45,7 +49,7 @@ def clip():
 def test_the_registry_finds_it_by_name(checkpoint):
     config = read_config(checkpoint)
     assert config == get_preset("toy") and isinstance(build_model(config), Toy)
-    with pytest.raises(InputError, match="architecture is 'none'; choose one of i2vgen-xl, toy"):
+    with pytest.raises(InputError, match="architecture is 'none'; choose one of i2vgen-xl, cogvideox, toy"):
         read_model_config('{"preset": "x", "architecture": "none"}')
 
 
@@ -101,27 +105,65 @@ def test_count_of_operations():
     assert whole["tflop_per_step"] == pytest.approx(3 * row["tflop_per_step"] + codec)
 
 
-def test_training(checkpoint, tmp_path):
-    config = ExperimentConfig(
-        TrainConfig(2, 2, validate_every_steps=2),
-        DataConfig("synthetic:4", num_frames=FRAMES, frame_interval=1, height=16, width=16),
+def experiment(checkpoint, **data) -> ExperimentConfig:
+    sizes = {"num_frames": FRAMES, "frame_interval": 1, "height": 16, "width": 16}
+    return ExperimentConfig(
+        TrainConfig(num_steps=3, batch_size=2, validate_every_steps=1),
+        DataConfig("synthetic:4", **{**sizes, **data}),
         ModelConfig("toy", checkpoint=str(checkpoint)),
         LossConfig(decode_group=LATENTS),
     )
-    objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+
+
+def objective_of(config: ExperimentConfig) -> StarObjective:
+    return StarObjective(config.model, config.diffusion, config.data, config.train)
+
+
+def programs_after_each_validation(objective, config, workdir) -> list[int]:
+    """Trains, with a validation after every step, and returns how many programs were compiled by each of them."""
+    counts, validate = [], objective.validate
+
+    def counted(*arguments):
+        scores = validate(*arguments)
+        counts.append(len(compilations))
+        return scores
+
+    objective.validate = counted
+    with count_compilations() as compilations:
+        assert train(objective, config, workdir, quiet=True).finished
+    return counts
+
+
+def test_training(checkpoint, tmp_path):
+    """A second step and a second validation compile nothing, and no program keeps the objective alive."""
+    config = experiment(checkpoint)
+    objective = objective_of(config)
     trainable, frozen = objective.abstract_params()
     assert (list(trainable), list(frozen)) == (["convolution"], ["codec"])
-    assert train(objective, config, tmp_path / "run", quiet=True).finished
+    counts = programs_after_each_validation(objective, config, tmp_path / "run")
+    assert len(counts) == 3 and len(set(counts)) == 1 and counts[0] > 0
     before, _ = objective.load(trainable, frozen)
     _, after = restore_weights(tmp_path / "run", trainable, ema=False)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before, after)
     assert all(0 < distance < math.inf for distance in jax.tree.leaves(moved))
+    reference = weakref.ref(objective)
+    del objective
+    gc.collect()
+    assert reference() is None
+
+
+def test_operations_of_a_training_step(checkpoint):
     network, codec = 2 * 9 * 6 * 3 * 2 * LATENTS * 16, 2 * 3 * 3 * 2 * LATENTS * 16
     enlarged = 10 * 2 * 3 * (16 * 4 * 4 + 16 * 4 * 16)  # frames, along height and along width
     # Forward and the gradient of the weights; both clips are encoded, and nothing is decoded by a product.
-    assert step_flops(objective, 2) == 2 * network + 2 * codec + enlarged
+    assert step_flops(objective_of(experiment(checkpoint)), 2) == 2 * network + 2 * codec + enlarged
+
+
+def test_clips_that_training_does_not_take(checkpoint):
+    config = experiment(checkpoint)
     with pytest.raises(InputError, match="decodes all 3 latents of a clip together"):
-        StarObjective(config.model, LossConfig(decode_group=2), config.data, config.train)
+        objective_of(dataclasses.replace(config, diffusion=LossConfig(decode_group=2)))
     with pytest.raises(InputError, match=r"num_frames is 4, which the model does not take; .* such as 5"):
-        data = DataConfig("synthetic:4", num_frames=4, height=16, width=16)
-        StarObjective(config.model, LossConfig(), data, config.train)
+        objective_of(experiment(checkpoint, num_frames=4))
+    with pytest.raises(InputError, match=r"width is 20, which the network does not take; .* such as 16"):
+        objective_of(experiment(checkpoint, width=20))

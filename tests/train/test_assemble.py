@@ -130,9 +130,9 @@ def made(monkeypatch):
     """Fresh components are zeros (drawing takes half a minute: each shape compiles) and their names noted."""
     made = []
 
-    def zeros(sizes, name, seed):
+    def zeros(model, name, seed):
         made.append((name, seed))
-        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_component(sizes, name)[1])
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), model.abstract(name))
 
     monkeypatch.setattr("star_jax.init.checkpoint.fresh_component", zeros)
     return made

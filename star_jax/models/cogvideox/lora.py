@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 
 class LoraLinear(nnx.Linear):
@@ -29,7 +30,9 @@ class LoraLinear(nnx.Linear):
             self.lora_a = nnx.Param(start)
             self.lora_b = nnx.Param(jnp.zeros((rank, out_features), param_dtype))
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [..., in_features] -> [..., out_features]
+    def __call__(
+        self, x: Float[Array, "*N C"]
+    ) -> Float[Array, "*N D"]:  # [..., in_features] -> [..., out_features]
         out = super().__call__(x)
         if not self.rank:
             return out

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config.cogvideox import CogVideoXConfig
 from star_jax.diffusion.noise import frame_noise
@@ -30,7 +31,7 @@ from star_jax.models.t5.tokenizer import (
     write_byte_level_tokenizer,
 )
 from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params, VideoModel
-from star_jax.ops.pixels import resize_levels
+from star_jax.ops.pixels import resize_levels, to_float
 
 SOLVER = "dpmpp_2m_sde"
 
@@ -126,10 +127,10 @@ class CogVideoX(VideoModel):
     def load_tokenizer(self, checkpoint: str | os.PathLike) -> Any:
         return load_tokenizer(os.path.join(checkpoint, TOKENIZER_DIR))
 
-    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+    def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Int[np.ndarray, "B L"]:
         return tokenize(tokenizer, prompts, max_length=self.context_shape[0])
 
-    def encode_text(self, params: Params, input_ids: jax.Array) -> jax.Array:
+    def encode_text(self, params: Params, input_ids: Int[Array, "B L"]) -> Float[Array, "B L E"]:
         return self.bind(params, "text_encoder")(input_ids)
 
     @property
@@ -143,6 +144,9 @@ class CogVideoX(VideoModel):
 
     def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
         """Bicubic, in whole levels, as the released system's."""
+        if frames.dtype != jnp.uint8:  # no 8-bit step
+            shape = (*frames.shape[:-3], *size, frames.shape[-1])
+            return jax.image.resize(to_float(frames), shape, "bicubic", antialias=False)
         return resize_levels(frames, size) / 127.5 - 1.0
 
     # The autoencoder: a clip is encoded whole, and decoded in groups that hand on what they saw last.
@@ -172,7 +176,7 @@ class CogVideoX(VideoModel):
         return tuple(chunks)
 
     def encode(
-        self, params: Params, frames: jax.Array, carry: Carry = None
+        self, params: Params, frames: Float[Array, "B F H W 3"], carry: Carry = None
     ) -> tuple[DiagonalGaussian, Carry]:
         vae = self.bind(params, "vae")
         frames = frames.astype(self.dtype_of("vae"))
@@ -187,7 +191,9 @@ class CogVideoX(VideoModel):
     def scaled(self, latents: jax.Array) -> jax.Array:
         return latents * self.config.vae.scaling_factor
 
-    def decode(self, params: Params, latents: jax.Array, carry: Carry = None) -> tuple[jax.Array, Carry]:
+    def decode(
+        self, params: Params, latents: Float[Array, "B f h w C"], carry: Carry = None
+    ) -> tuple[Float[Array, "B F H W 3"], Carry]:
         """In training all latents of a clip come in one call, as in the released system."""
         unscaled = latents / self.config.vae.scaling_factor
         return self.bind(params, "vae").decode_group(unscaled.astype(self.dtype_of("vae")), carry)
@@ -209,20 +215,20 @@ class CogVideoX(VideoModel):
             return guidance_scale
         return dynamic_guidance(guidance_scale, table.rows.timestep)
 
-    def start(self, hint: jax.Array, key: jax.Array) -> jax.Array:
+    def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
         """Pure noise."""
         return frame_noise(key, "start", hint.shape)
 
     def velocity(
         self,
         params: Params,
-        x: jax.Array,
-        timesteps: jax.Array,
-        conditioning: jax.Array,
-        hint: jax.Array,
+        x: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        conditioning: Float[Array, "B L E"],
+        hint: Float[Array, "B F H W C"],
         *,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B F H W C"]:
         del dropout_key  # the network has none
         latents = jnp.concatenate([x, hint], axis=-1).astype(self.dtype)
         return self.bind(params, "transformer")(latents, timesteps, conditioning.astype(self.dtype))

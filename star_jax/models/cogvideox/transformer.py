@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from star_jax.config.cogvideox import TransformerConfig
 from star_jax.models.cogvideox.lora import LoraLinear
@@ -159,7 +160,7 @@ class FeedForward(nnx.Module):
         self.proj_in = nnx.Linear(width, 4 * width, **kwargs)
         self.proj_out = nnx.Linear(4 * width, width, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [..., width] -> same
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:  # [..., width] -> same
         return self.proj_out(jax.nn.gelu(self.proj_in(x), approximate=True))
 
 
@@ -230,7 +231,9 @@ class CogVideoXTransformer(nnx.Module):
         self.proj_out = nnx.Linear(width, config.out_channels * patch**2, **kwargs)
         self.config, self.remat = config, remat
 
-    def __call__(self, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(
+        self, latents: Float[Array, "B F H W C"], timesteps: Int[Array, " B"], context: Float[Array, "B L E"]
+    ) -> Float[Array, "B F H W D"]:
         """The predicted velocity.
 
         Args:

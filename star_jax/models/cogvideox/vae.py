@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from star_jax.config.cogvideox import CausalVAEConfig
 from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
@@ -197,7 +198,9 @@ class AutoencoderKLCogVideoX(nnx.Module):
         self.decoder = Decoder(config, remat=remat, **kwargs)
         self._is_float32 = dtype == jnp.float32
 
-    def encode(self, frames: jax.Array, stretch_pixels: int = STRETCH_PIXELS) -> DiagonalGaussian:
+    def encode(
+        self, frames: Float[Array, "B F H W 3"], stretch_pixels: int = STRETCH_PIXELS
+    ) -> DiagonalGaussian:
         """Posterior of the latents of a whole clip; every norm sees all of it.
 
         Args:
@@ -229,7 +232,9 @@ class AutoencoderKLCogVideoX(nnx.Module):
             moments, caches = self.encoder(frames, caches)
         return DiagonalGaussian.from_moments(moments), caches
 
-    def decode_group(self, latents: jax.Array, caches: Cache = None) -> tuple[jax.Array, Cache]:
+    def decode_group(
+        self, latents: Float[Array, "B f h w C"], caches: Cache = None
+    ) -> tuple[Float[Array, "B F H W 3"], Cache]:
         """Frames of one group of latents.
 
         Args:
@@ -243,7 +248,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
         with self._precision():
             return self.decoder(latents, caches)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
+    def decode(self, latents: Float[Array, "B f h w C"]) -> Float[Array, "B F H W 3"]:
         """Frames of a clip, in the groups that the released system decodes.
 
         Args:

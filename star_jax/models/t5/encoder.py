@@ -14,6 +14,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from star_jax.config.cogvideox import T5Config
 from star_jax.models.stack import scan_layers, stack_layers
@@ -45,7 +46,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((dim,), param_dtype))
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + _EPSILON)
         return (x * self.scale[...].astype(jnp.float32)).astype(self.dtype)
@@ -62,7 +63,7 @@ class SelfAttention(nnx.Module):
         self.o = nnx.Linear(inner, config.hidden_size, use_bias=False, **kwargs)
         self.heads = config.num_attention_heads
 
-    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N L C"], bias: jax.Array) -> Float[Array, "N L C"]:
         """[B, L, hidden_size] -> same; `bias` is [heads, L, L]."""
         q, k, v = (
             rearrange(project(x), "b n (heads c) -> b n heads c", heads=self.heads)
@@ -80,7 +81,7 @@ class GatedFeedForward(nnx.Module):
         self.wi_1 = nnx.Linear(config.hidden_size, config.intermediate_size, use_bias=False, **kwargs)
         self.wo = nnx.Linear(config.intermediate_size, config.hidden_size, use_bias=False, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:
         return self.wo(jax.nn.gelu(self.wi_0(x), approximate=True) * self.wi_1(x))
 
 
@@ -93,7 +94,7 @@ class Block(nnx.Module):
         self.feed_forward_norm = RMSNorm(config.hidden_size, **kwargs)
         self.feed_forward = GatedFeedForward(config, **kwargs)
 
-    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "N L C"], bias: jax.Array) -> Float[Array, "N L C"]:
         x = x + self.attention(self.attention_norm(x), bias)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -120,7 +121,7 @@ class T5Encoder(nnx.Module):
         self.final_layer_norm = RMSNorm(config.hidden_size, **kwargs)
         self.config = config
 
-    def __call__(self, input_ids: jax.Array) -> jax.Array:
+    def __call__(self, input_ids: Int[Array, "N L"]) -> Float[Array, "N L C"]:
         """Embeds prompts.
 
         Args:

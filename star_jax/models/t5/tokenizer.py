@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 
 from star_jax.errors import InputError, first_line
 
@@ -60,7 +61,9 @@ def convert_sentencepiece(source: str | os.PathLike, directory: str | os.PathLik
         ) from error
 
 
-def tokenize(tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str], max_length: int) -> np.ndarray:
+def tokenize(
+    tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str], max_length: int
+) -> Int[np.ndarray, "N L"]:
     """Token numbers: the prompt, cut to fit, an end token, and padding.
 
     Args:

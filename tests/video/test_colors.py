@@ -1,0 +1,343 @@
+"""Colours, depth and timing over containers, codecs, rates, ranges and matrices, against formulas of their own."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from sample_videos import NTSC_FILM, _write_tone, packets, pass_through, shown, sound_times
+
+from star_jax.errors import InputError
+from star_jax.video.encoders import Quality
+from star_jax.video.images import open_source
+from star_jax.video.reader import VideoReader
+
+WIDTH, HEIGHT, PATCH = 96, 64, 16
+# (Kr, Kb) of ITU-T H.273.
+WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+CENTRES = (slice(PATCH // 2, None, PATCH), slice(PATCH // 2, None, PATCH))
+
+
+def patches(frames: int = 6, seed: int = 0) -> np.ndarray:
+    """RGB in 0..1, [F, 4, 6, 3]: the colours of flat patches."""
+    return np.random.default_rng(seed).uniform(0.05, 0.95, (frames, HEIGHT // PATCH, WIDTH // PATCH, 3))
+
+
+def levels(rgb: np.ndarray, matrix: int, is_full: bool, bits: int) -> np.ndarray:
+    """Y, Cb, Cr levels of colours, by the definitions (limited: 219 and 224 steps; full: all)."""
+    red, blue = WEIGHTS[matrix]
+    luma = red * rgb[..., 0] + (1 - red - blue) * rgb[..., 1] + blue * rgb[..., 2]
+    chroma = (rgb[..., 2] - luma) / (2 - 2 * blue), (rgb[..., 0] - luma) / (2 - 2 * red)
+    unit, top = 2 ** (bits - 8), 2**bits - 1
+    scale, low = (top, 0) if is_full else (219 * unit, 16 * unit)
+    scale_c = top if is_full else 224 * unit
+    planes = [luma * scale + low, *(c * scale_c + 128 * unit for c in chroma)]
+    return np.clip(np.round(np.stack(planes)), 0, top)
+
+
+def colors(planes: np.ndarray, matrix: int, is_full: bool, bits: int) -> np.ndarray:
+    """And back: RGB in 0..1 of levels [3, ...]."""
+    red, blue = WEIGHTS[matrix]
+    unit, top = 2 ** (bits - 8), 2**bits - 1
+    scale, low = (top, 0) if is_full else (219 * unit, 16 * unit)
+    scale_c = top if is_full else 224 * unit
+    luma = (planes[0] - low) / scale
+    b, r = ((plane - 128 * unit) / scale_c for plane in planes[1:])
+    green = luma - (2 * blue * (1 - blue) * b + 2 * red * (1 - red) * r) / (1 - red - blue)
+    return np.clip(np.stack([luma + 2 * (1 - red) * r, green, luma + 2 * (1 - blue) * b], -1), 0, 1)
+
+
+def coded(frame: av.VideoFrame) -> np.ndarray:
+    """Levels at the centres of the patches, [3, 4, 6], straight from the planes."""
+    dtype = np.uint8 if frame.format.components[0].bits == 8 else np.uint16
+    found = []
+    for plane in frame.planes[:3]:
+        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
+        down, across = frame.height // plane.height, frame.width // plane.width
+        found.append(rows[PATCH // 2 // down :: PATCH // down, PATCH // 2 // across :: PATCH // across])
+    return np.stack(found).astype(float)
+
+
+def write(
+    path: Path,
+    rgb: np.ndarray,
+    *,
+    encoder,
+    pix_fmt,
+    matrix,
+    tag=None,
+    is_full=False,
+    rate=Fraction(25),
+    audio=None,
+    **tags,
+) -> Path:
+    """Patches as a lossless or nearly lossless file; `tag` is the matrix that it names."""
+    bits = av.VideoFormat(pix_fmt).components[0].bits
+    options = {
+        "libx264": {"crf": "0", "preset": "ultrafast"},
+        "libx265": {"preset": "ultrafast", "x265-params": "lossless=1:log-level=error"},
+        "libvpx-vp9": {"lossless": "1", "cpu-used": "8"},
+    }.get(encoder, {})
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        context = stream.codec_context
+        context.colorspace, context.color_range = matrix if tag is None else tag, 2 if is_full else 1
+        for name, value in tags.items():
+            setattr(context, name, value)
+        sound = container.add_stream(audio, rate=44100) if audio else None
+        for i, image in enumerate(levels(rgb, matrix, is_full, bits).swapaxes(0, 1)):
+            frame = av.VideoFrame(WIDTH, HEIGHT, pix_fmt)
+            frame.colorspace, frame.color_range = context.colorspace, context.color_range
+            for plane, values in zip(frame.planes, image, strict=True):
+                size = (PATCH * plane.height // HEIGHT, PATCH * plane.width // WIDTH)
+                dtype = np.uint8 if bits == 8 else np.uint16
+                rows = np.zeros((plane.height, plane.line_size // dtype().itemsize), dtype)
+                rows[:, : plane.width] = values.repeat(size[0], 0).repeat(size[1], 1)
+                plane.update(rows)
+            frame.pts, frame.time_base = i, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if sound is not None:
+            _write_tone(container, sound, float(len(rgb) / rate), 0)
+    return path
+
+
+COMBINATIONS = [
+    # container, encoder, pixel format, rate, matrix, full range, output, sound
+    ("mp4", "libx264", "yuv420p", Fraction(25), 1, False, "mp4", "aac"),
+    ("mp4", "libx264", "yuv420p", NTSC_FILM, 5, False, "mkv", "aac"),
+    ("mp4", "libx264", "yuv420p", Fraction(30000, 1001), 6, True, "mov", "aac"),
+    ("mp4", "libx264", "yuv444p", Fraction(50), 9, False, "mp4", "aac"),
+    ("mp4", "libx264", "yuv422p", Fraction(60), 1, True, "mkv", "ac3"),
+    ("mkv", "libx264", "yuv420p", Fraction(24), 7, False, "mp4", "aac"),
+    ("mkv", "libx264", "yuv420p", Fraction(15), 1, True, "mkv", "flac"),
+    ("mov", "libx264", "yuv420p", NTSC_FILM, 6, False, "mov", "pcm_s16le"),
+    ("ts", "libx264", "yuv420p", Fraction(25), 5, False, "mp4", "mp2"),
+    ("ts", "libx264", "yuv420p", Fraction(60000, 1001), 1, False, "mkv", "mp2"),
+    ("mkv", "libvpx-vp9", "yuv420p", Fraction(30), 5, False, "mp4", "flac"),
+    ("mkv", "libvpx-vp9", "yuv444p", Fraction(25), 1, False, "mkv", "ac3"),
+    ("mkv", "ffv1", "yuv420p", Fraction(12), 6, False, "mp4", "aac"),
+    ("mkv", "ffv1", "yuv422p", NTSC_FILM, 9, False, "mkv", "pcm_s16le"),
+    ("avi", "ffv1", "yuv420p", Fraction(25), 5, False, "mp4", "mp2"),
+    ("mp4", "libx265", "yuv420p", Fraction(48), 1, False, "mp4", "aac"),
+    ("mp4", "libx265", "yuv420p10le", Fraction(25), 9, False, "mp4", "aac"),
+    ("mkv", "libx265", "yuv420p10le", NTSC_FILM, 1, True, "mkv", "aac"),
+    ("mkv", "ffv1", "yuv444p10le", Fraction(30), 6, False, "mov", "aac"),
+    ("mov", "prores_ks", "yuv422p10le", Fraction(25), 1, False, "mp4", "pcm_s16le"),
+]
+
+
+@pytest.mark.parametrize(
+    ("container", "encoder", "pix_fmt", "rate", "matrix", "is_full", "target", "audio"), COMBINATIONS
+)
+def test_combinations(tmp_path, container, encoder, pix_fmt, rate, matrix, is_full, target, audio):
+    rgb = patches()
+    source = write(
+        tmp_path / f"in.{container}",
+        rgb,
+        encoder=encoder,
+        pix_fmt=pix_fmt,
+        matrix=matrix,
+        is_full=is_full,
+        rate=rate,
+        audio=audio,
+    )
+    bits = av.VideoFormat(pix_fmt).components[0].bits
+    out = pass_through(source, tmp_path / f"out.{target}", crf=0)
+    with av.open(str(source)) as before, av.open(str(out)) as after:
+        pairs = list(zip(before.decode(video=0), after.decode(video=0), strict=True))
+        assert float(after.streams.video[0].average_rate) == pytest.approx(float(rate), rel=1e-5)
+    assert VideoReader(out).info.frame_rate == rate
+    assert len(pairs) == len(rgb)
+    # One level of the reader's RGB on either side: 8 bits are shown in 8 bits.
+    one = 1 / 255 if bits == 8 else 1 / 1023
+    is_tagged_as_meant = container != "avi"  # which holds no tags
+    with_reader = open_source(source, depth=None).read()[(slice(None), *CENTRES)]
+    for number, (old, new) in enumerate(pairs):
+        assert new.format.components[0].bits == bits
+        meant = matrix if is_tagged_as_meant or matrix in (5, 6) else 6
+        true = colors(coded(old), meant, is_full, bits)
+        assert np.abs(with_reader[number] / np.iinfo(with_reader.dtype).max - true).max() <= one
+        again = colors(coded(new), new.colorspace, False, bits)
+        assert np.abs(again - true).max() <= 2 * one  # rounded twice: to RGB, and to the levels of the output
+        assert np.abs(again - true).mean() <= 0.7 * one
+    start = shown(source)[0][0] - shown(out)[0][0]
+    times = [time + start for time, _ in shown(out)]
+    assert times == pytest.approx([time for time, _ in shown(source)], abs=1.1e-3)
+    assert [data for *_, data in packets(source)] == [data for *_, data in packets(out)]
+    sync = np.subtract(sound_times(out), sound_times(source)) + start
+    assert np.abs(sync).max() < 2.1e-3
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [(None, ".mp4"), (None, ".mkv"), ("av1", ".mp4"), ("h264", ".mkv")]
+)
+@pytest.mark.parametrize("curve", [16, 18])
+def test_high_dynamic_range_stays(tmp_path, codec, suffix, curve):
+    rgb = patches(4)
+    source = write(
+        tmp_path / "in.mp4",
+        rgb,
+        encoder="libx265",
+        pix_fmt="yuv420p10le",
+        matrix=9,
+        color_primaries=9,
+        color_trc=curve,
+    )
+    out = pass_through(
+        source, tmp_path / f"out{suffix}", quality=Quality(crf=2, preset="ultrafast", codec=codec)
+    )
+    with av.open(str(out)) as container:
+        frame = next(container.decode(video=0))
+        assert container.streams.video[0].codec_context.codec.canonical_name == (codec or "hevc")
+    tags = (frame.format.name, frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range)
+    assert tags == ("yuv420p10le", 9, 9, curve, 1)
+    assert np.abs(coded(frame) - levels(rgb[0], 9, False, 10)).mean() < 3
+
+
+def test_mastering_and_light_level_data(tmp_path):
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    params = f"log-level=error:master-display={display}:max-cll=1000,400:hdr10=1"
+    source = tmp_path / "in.mp4"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream(
+            "libx265", rate=25, options={"x265-params": params, "preset": "ultrafast"}
+        )
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p10le"
+        stream.codec_context.colorspace, stream.codec_context.color_trc = 9, 16
+        stream.codec_context.color_primaries = 9
+        for i in range(3):
+            frame = av.VideoFrame(WIDTH, HEIGHT, "yuv420p10le")
+            for plane in frame.planes:
+                plane.update(np.full(plane.buffer_size // 2, 512, np.uint16))
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    from star_jax.video.encoders import light_level, mastering_display
+
+    for codec in (None, "av1"):
+        out = pass_through(source, tmp_path / "out.mkv", quality=Quality(codec=codec, preset="ultrafast"))
+        data = VideoReader(out).info.side_data
+        assert light_level(data["CONTENT_LIGHT_LEVEL"]) == "1000,400"
+        found = mastering_display(data["MASTERING_DISPLAY_METADATA"])
+        numbers = [[int(n) for n in part.split("(")[1].split(",")] for part in found.split(")")[:-1]]
+        expected = [[int(n) for n in part.split("(")[1].split(",")] for part in display.split(")")[:-1]]
+        for ours, theirs in zip(numbers, expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=5)
+
+
+def test_untagged_hd_is_bt709_and_sd_bt601(tmp_path):
+    from star_jax.video.color import matrix_of
+
+    assert [matrix_of(2, *size) for size in ((64, 720), (1280, 100), (720, 576), (640, 480))] == [1, 1, 6, 6]
+    assert matrix_of(5, 1920, 1080) == 5
+
+
+def test_ycgco(tmp_path):
+    """Y = (R + 2 G + B) / 4, Cg = (-R + 2 G - B) / 4, Co = (R - B) / 2, in H.264's limited range."""
+    rgb = patches(2)
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    planes = np.stack([(red + 2 * green + blue) / 4, (-red + 2 * green - blue) / 4, (red - blue) / 2])
+    coded_levels = np.round(
+        planes * np.array([219, 224, 224])[:, None, None, None]
+        + np.array([16, 128, 128])[:, None, None, None]
+    )
+    path = tmp_path / "in.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = 8, 1
+        for i in range(2):
+            frame = av.VideoFrame(WIDTH, HEIGHT, "yuv444p")
+            for plane, values in zip(frame.planes, coded_levels[:, i], strict=True):
+                rows = np.zeros((plane.height, plane.line_size), np.uint8)
+                rows[:, :WIDTH] = values.repeat(PATCH, 0).repeat(PATCH, 1)
+                plane.update(rows)
+            frame.pts, frame.colorspace = i, 8
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = open_source(path).read()[(slice(None), *CENTRES)]
+    assert np.abs(found / 255 - rgb).max() <= 2 / 255
+
+
+@pytest.mark.parametrize(("tag", "name"), [(10, "BT.2020 constant luminance"), (14, "ICtCp")])
+def test_matrices_that_are_no_sums_of_rgb_are_named(tmp_path, tag, name):
+    path = write(tmp_path / "in.mkv", patches(1), encoder="libx264", pix_fmt="yuv420p", matrix=9, tag=tag)
+    with pytest.raises(InputError, match=f"has the colour matrix {name}.*convert it first"):
+        open_source(path)
+
+
+def interlace(frames: np.ndarray) -> np.ndarray:
+    """Even lines of one moment and odd lines of the next."""
+    woven = frames[::2].copy()
+    woven[:, 1::2] = frames[1::2, 1::2]
+    return woven
+
+
+@pytest.mark.parametrize(
+    ("choice", "is_flagged", "combs"),
+    [("auto", True, False), ("auto", False, True), ("on", False, False), ("off", True, True)],
+)
+def test_interlaced_pictures_are_made_whole(tmp_path, choice, is_flagged, combs):
+    bar = np.zeros((20, 48, 64, 3), np.uint8)
+    for number, frame in enumerate(bar):
+        frame[:, 4 + 2 * number : 14 + 2 * number] = 255
+    flags = {"x264-params": "tff=1"} if is_flagged else {}
+    path = tmp_path / "in.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "2", **flags})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for image in interlace(bar):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    reader = open_source(path, deinterlace=choice)
+    frames = np.concatenate([part for part, _ in reader.chunks(4)]).astype(int)
+    assert len(frames) == 10
+    luma = frames.mean(-1)
+    comb = np.abs(luma[:, 1:-1] - (luma[:, :-2] + luma[:, 2:]) / 2).mean()
+    assert (comb > 4) == combs
+
+
+@pytest.mark.parametrize(
+    ("quality", "suffix", "message"),
+    [
+        ({"codec": "h263"}, ".mp4", "codec is 'h263'; choose one of h264, hevc, av1"),
+        ({"codec": "prores"}, ".mp4", r"ProRes does not go into .mp4; .* write .mov or .mkv"),
+        ({"codec": "h264", "pixel_format": "yuv420p12le"}, ".mp4", "H.264 takes no pixel format yuv420p12le"),
+        ({"pixel_format": "what"}, ".mp4", "pixel format 'what' is unknown"),
+        ({"bit_depth": 9}, ".mp4", "bit depth is 9; choose 8, 10 or 12"),
+        ({"bit_depth": 8, "pixel_format": "yuv420p10le"}, ".mp4", "has 10 bits, not 8"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, quality, suffix, message):
+    source = write(tmp_path / "in.mp4", patches(2), encoder="libx264", pix_fmt="yuv420p", matrix=1)
+    with pytest.raises(InputError, match=message):
+        pass_through(source, tmp_path / f"out{suffix}", quality=Quality(**quality))
+    assert not (tmp_path / f"out{suffix}").exists()
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pixel_format"),
+    [
+        ("vp9", ".mkv", None),
+        ("prores", ".mov", None),
+        ("ffv1", ".mkv", "yuv444p16le"),
+        ("av1", ".mkv", None),
+        ("hevc", ".mov", "yuv422p12le"),
+    ],
+)
+def test_codecs_that_can_be_chosen(tmp_path, codec, suffix, pixel_format):
+    rgb = patches(3)
+    source = write(tmp_path / "in.mp4", rgb, encoder="libx265", pix_fmt="yuv420p10le", matrix=1)
+    quality = Quality(
+        crf=4,
+        preset="ultrafast",
+        codec=codec,
+        pixel_format=pixel_format,
+        bit_depth=None if pixel_format or codec == "prores" else 8 if codec == "vp9" else None,
+    )
+    out = pass_through(source, tmp_path / f"out{suffix}", quality=quality)
+    found = open_source(out, depth=None).read()[(slice(None), *CENTRES)]
+    assert np.abs(found / np.iinfo(found.dtype).max - rgb).mean() < 0.01

@@ -1,0 +1,144 @@
+"""Pictures with all that belongs to them: transparency, depth, profiles, EXIF; animations; names and sizes."""
+
+import os
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from sample_videos import moving_frames, pass_through, shown
+
+from star_jax.errors import InputError
+from star_jax.inference.settings import UpscaleSettings
+from star_jax.video.images import is_still, open_source
+from star_jax.video.outputs import check_output_path, is_pattern
+from star_jax.video.pictures import read_picture
+
+FRAMES = moving_frames(6, 64, 48)
+
+
+def test_transparency_is_enlarged_and_what_it_hides_does_not_bleed(tmp_path):
+    rgba = np.zeros((48, 64, 4), np.uint8)
+    rgba[..., :3], rgba[8:40, 16:48, :3], rgba[8:40, 16:48, 3] = (0, 255, 0), (200, 40, 40), 255
+    Image.fromarray(rgba).save(tmp_path / "in.png")
+    reader = open_source(tmp_path / "in.png")
+    assert reader.info.has_alpha
+    assert np.abs(reader.read()[0].astype(int) - (200, 40, 40)).max() <= 2  # no green anywhere
+    pass_through(tmp_path / "in.png", tmp_path / "out.png", scale=2)
+    with Image.open(tmp_path / "out.png") as out:
+        assert (out.mode, out.size) == ("RGBA", (128, 96))
+        alpha = np.asarray(out)[..., 3]
+    assert alpha[40, 64] == 255 and alpha[4, 4] == 0 and set(np.unique(alpha)) != {0, 255}
+
+
+def test_transparency_in_a_video_is_named(tmp_path, capsys):
+    Image.new("RGBA", (64, 48), (10, 20, 30, 128)).save(tmp_path / "in.png")
+    check_output_path(tmp_path / "out.mp4", open_source(tmp_path / "in.png").info)
+    assert "transparency is left out; write .png to keep that of images" in capsys.readouterr().err
+
+
+def test_profile_and_exif_are_kept(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0132], exif[0x0112] = "2015:06:07 08:09:10", 6  # a date, and a turned camera
+    Image.fromarray(FRAMES[0]).save(tmp_path / "in.jpg", icc_profile=profile, exif=exif, quality=95)
+    pass_through(tmp_path / "in.jpg", tmp_path / "out.png", scale=2)
+    with Image.open(tmp_path / "out.png") as out:
+        assert out.info["icc_profile"] == profile and out.size == (96, 128)
+        assert out.getexif()[0x0132] == "2015:06:07 08:09:10" and out.getexif().get(0x0112, 1) == 1
+
+
+def test_sixteen_bits_stay_sixteen(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (48, 64, 3)).astype(np.uint16)
+    for name in ("in.png", "in.tif"):
+        cv2.imwrite(str(tmp_path / name), deep[..., ::-1])
+        out = pass_through(tmp_path / name, tmp_path / "out.png")
+        np.testing.assert_array_equal(cv2.imread(str(out), cv2.IMREAD_UNCHANGED)[..., ::-1], deep)
+    assert open_source(tmp_path / "in.png").read().dtype == np.uint8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation(tmp_path, orientation):
+    """With transparency the pixels are turned here, without it by the decoder."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = FRAMES[0]
+    alpha = np.full((48, 64, 1), 255, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "rgb.png", exif=exif)
+    Image.fromarray(np.concatenate([pixels, alpha], -1)).save(tmp_path / "rgba.png", exif=exif)
+    turned = read_picture(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(turned.rgb, read_picture(tmp_path / "rgb.png").rgb)
+    assert turned.alpha.shape == turned.rgb.shape[:2] == ((64, 48) if orientation >= 5 else (48, 64))
+
+
+@pytest.mark.parametrize("name", ["in.webp", "in.png", "in.avif"])
+def test_animations_keep_their_times(tmp_path, name):
+    durations = [40, 80, 200, 40, 40, 40]
+    images = [Image.fromarray(frame) for frame in FRAMES]
+    images[0].save(
+        tmp_path / name, save_all=True, append_images=images[1:], duration=durations, lossless=True
+    )
+    assert not is_still(tmp_path / name)
+    out = pass_through(tmp_path / name, tmp_path / "out.mp4", scale=2)
+    starts = np.cumsum([0, *durations[:-1]]) / 1000
+    expected = list(zip(starts.tolist(), np.array(durations) / 1000, strict=True))
+    assert np.array(shown(out)) == pytest.approx(np.array(expected), abs=1e-3)
+    read = open_source(tmp_path / name).read(2, 2, 3)
+    assert np.abs(read.astype(int) - FRAMES[2::3]).mean() < 4
+    with pytest.raises(InputError, match="one image for 6 frames"):
+        check_output_path(tmp_path / "out.png", open_source(tmp_path / name).info)
+
+
+def test_pages_of_a_tiff(tmp_path):
+    images = [Image.fromarray(frame) for frame in FRAMES]
+    images[0].save(tmp_path / "in.tif", save_all=True, append_images=images[1:])
+    reader = open_source(tmp_path / "in.tif", frame_rate=Fraction(10))
+    assert (reader.info.num_frames, reader.info.frame_rate) == (6, 10)
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in reader.chunks(4)]), FRAMES)
+    images[0].save(tmp_path / "small.tif", save_all=True, append_images=[images[0].resize((16, 12))])
+    assert open_source(tmp_path / "small.tif").info.num_frames == 1  # a picture with a small copy
+
+
+def test_names_with_percent_signs(tmp_path):
+    cv2.imwrite(str(tmp_path / "50%.png"), FRAMES[0])
+    pass_through(tmp_path / "50%.png", tmp_path / "50%_x2.png", scale=2)
+    assert sorted(os.listdir(tmp_path)) == ["50%.png", "50%_x2.png"]
+    assert not is_pattern(tmp_path / "50%.png") and is_pattern(tmp_path / "50%_%04d.png")
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(FRAMES):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), frame)
+    pass_through(tmp_path / "in", tmp_path / "out" / "50%_%02d.png")
+    assert sorted(os.listdir(tmp_path / "out")) == [f"50%_{number:02d}.png" for number in range(6)]
+
+
+def test_too_many_pixels_are_refused_by_the_header(tmp_path):
+    Image.new("1", (40_000, 40_000)).save(tmp_path / "in.png")
+    with pytest.raises(InputError, match=r"has 40000x40000 pixels, over 134 million; cut it into parts"):
+        open_source(tmp_path / "in.png")
+
+
+def test_images_of_two_sizes_are_refused_before_any_work(tmp_path):
+    for name, size in (("a.png", (64, 48)), ("b.png", (64, 48)), ("c.png", (48, 64))):
+        Image.new("RGB", size).save(tmp_path / name)
+    with pytest.raises(InputError, match=r"c\.png is 48x64, the first image 64x48; all images of a folder"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_kind_of_pixels_is_read(tmp_path, mode):
+    image = Image.fromarray(FRAMES[0]).convert("L" if mode == "I;16" else mode)
+    name = "in.tif" if mode == "CMYK" else "in.png"
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image.save(tmp_path / name)
+    picture = read_picture(tmp_path / name)
+    assert picture.rgb.shape == (48, 64, 3) and picture.rgb.dtype == np.uint8
+    expected = np.asarray(image.convert("RGB")) if mode != "I;16" else None
+    if expected is not None and mode != "CMYK":
+        assert np.abs(picture.rgb.astype(int) - expected).max() <= 1
+
+
+def test_images_may_have_odd_sizes_and_videos_even_ones():
+    assert UpscaleSettings(scale=3, exact_size=True).target_size(35, 33) == (105, 99)
+    assert UpscaleSettings(scale=3).target_size(35, 33) == (104, 100)
