@@ -47,7 +47,7 @@ class LazyArray:
 class _LazyArrayHandler(type_handlers.NumpyHandler):
     """Writes LazyArrays batch by batch, reading the next one meanwhile; on disk they are plain arrays."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
         self._failures: list[ValueError] = []
 
@@ -107,7 +107,7 @@ def _checkpointer() -> ocp.Checkpointer:
 
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     """Flattens nested dicts to {`down_blocks/0/resnets/0/norm1/scale`: leaf}, in the tree's order."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
         leaves |= flatten(value, path + "/") if isinstance(value, Mapping) else {path: value}

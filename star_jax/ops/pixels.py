@@ -25,7 +25,7 @@ def to_uint8(frames: Float[Array, "*F H W 3"]) -> UInt8[Array, "*F H W 3"]:
     return to_pixels(frames, jnp.uint8)
 
 
-def _half_range(dtype: jnp.dtype) -> float:
+def _half_range(dtype: DTypeLike) -> float:
     return jnp.iinfo(dtype).max / 2
 
 
@@ -64,6 +64,7 @@ def _taps(before: int, after: int, method: str) -> np.ndarray:
     place = (np.arange(after) + 0.5) * before / after - 0.5
     first = np.floor(place).astype(int)
     t = place - first
+    offsets: tuple[int, ...]
     if method == "bicubic":
         offsets = (-1, 0, 1, 2)
         weights = [_cubic(t + 1), _cubic(t), _cubic(1 - t), _cubic(2 - t)]

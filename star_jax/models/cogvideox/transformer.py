@@ -81,7 +81,8 @@ class PatchEmbed(nnx.Module):
         """[B, F, h, w, in_channels] and [B, text_length, text_embed_dim] to tokens."""
         video = self.proj(latents)
         if self.config.positions == "sincos":
-            video = video + self._positions(video.shape[1:4]).reshape(video.shape[1:])
+            frames, height, width = video.shape[1:4]
+            video = video + self._positions((frames, height, width)).reshape(video.shape[1:])
         return Tokens(self.text_proj(context), video)
 
     def _positions(self, size: tuple[int, int, int]) -> jax.Array:
@@ -252,7 +253,8 @@ class CogVideoXTransformer(nnx.Module):
         tokens = self.patch_embed(latents, context)
         rotary = None
         if self.config.positions == "rotary":
-            rotary = rotary_tables(self.config, tokens.video.shape[1:4])
+            frames, height, width = tokens.video.shape[1:4]
+            rotary = rotary_tables(self.config, (frames, height, width))
         apply = partial(_apply_block, temb=temb, rotary=rotary)
         tokens = scan_layers(self.transformer_blocks, apply, tokens, remat=self.remat)
         video = self.proj_out(self.norm_out(self.norm_final(tokens.video), temb))
