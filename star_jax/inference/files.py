@@ -189,7 +189,7 @@ class _Upscaler:
     @cached_property
     def pipeline(self) -> StarPipeline:
         """The model."""
-        dtypes = {"dtype": self.model.dtype, "vae_dtype": self.model.vae_dtypes}
+        dtypes: dict[str, Any] = {"dtype": self.model.dtype, "vae_dtype": self.model.vae_dtypes}
         return StarPipeline.from_pretrained(self.checkpoint, attention=self.attention, **dtypes)
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:

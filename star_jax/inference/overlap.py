@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-_END = object()
+_END: Any = object()
 
 
 def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -26,7 +26,7 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 @contextmanager
-def write_behind(write: Callable[[Item], None]) -> Iterator[Callable[[Item], None]]:
+def write_behind(write: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     """Yields a function that has `write` called with an item in a thread, once the item before is done.
 
     An exception of `write` is raised by the next call, or at the end; leaving the context waits for the last item.
@@ -34,7 +34,7 @@ def write_behind(write: Callable[[Item], None]) -> Iterator[Callable[[Item], Non
     with ThreadPoolExecutor(1, "write-behind") as thread:
         pending: Future | None = None
 
-        def hand_over(item: Item) -> None:
+        def hand_over(item: Any) -> None:
             nonlocal pending
             if pending is not None:
                 pending.result()
