@@ -22,15 +22,15 @@ def prefetch_to_devices(
 ) -> grain.DatasetIterator:
     """Places batches on devices in a background thread.
 
-    The iterator's state is that of the loader after the last batch handed out, not of those waiting: a resume repeats
-    none and skips none. Closing it ends the thread and closes the loader.
+    The iterator's state is that of the loader after the last batch handed out, not of those waiting: a resume
+    repeats none and skips none. Closing it ends the thread and closes the loader.
 
     Args:
       loader: host batches.
       place: host batch -> device batch, such as `lambda batch: jax.device_put(batch, sharding)`; with several
         processes it calls `jax.make_array_from_process_local_data`.
-      buffer_size: batches that wait. One more is in the thread's hands, so that `buffer_size` + 1 are on the devices
-        beside the one in use.
+      buffer_size: batches that wait. One more is in the thread's hands, so that `buffer_size` + 1 are on the
+        devices beside the one in use.
     """
     placed = _Batches(loader).map(place)
     return iter(grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=buffer_size))

@@ -145,15 +145,14 @@ def test_placement_keeps_the_state_of_the_batch_in_use():
 
 
 def test_placement_ends_with_its_thread_and_hands_on_the_loaders_errors():
-    batches = loader()
-    closed = threading.Event()
+    batches, closed = loader(), threading.Event()
     batches.close = closed.set
-    before = set(threading.enumerate())
-    placed = prefetch_to_devices(batches, lambda batch: batch)
-    next(placed)
-    started = set(threading.enumerate()) - before
+    placed = prefetch_to_devices(batches, lambda batch: threading.current_thread())
+    thread = next(placed)
+    assert thread is not threading.current_thread() and thread.is_alive()
     placed.close()
-    assert started and not any(thread.is_alive() for thread in started) and closed.is_set()
+    assert not thread.is_alive() and closed.is_set()
+    ClipLoader.close(batches)
 
     def place(batch):
         raise RunError("no room")
