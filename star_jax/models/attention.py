@@ -14,7 +14,7 @@ from star_jax.ops.geglu import geglu
 
 
 class KeysValues(NamedTuple):
-    """What one attention attends to.
+    """The keys and values of one attention.
 
     Attributes:
       keys, values: [batch, length, heads, head_dim].
