@@ -259,7 +259,7 @@ def upscale_video(
     Args:
       pipeline: a loaded model.
       job: the clip and its output.
-      frames: first frame to upscale, and the one after the last.
+      frames: reader of the clip's frames.
       scenes: scenes to upscale, in order.
       settings: see `UpscaleSettings`.
       kept: work that an earlier run has done.

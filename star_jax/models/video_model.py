@@ -330,11 +330,11 @@ class VideoModel(abc.ABC):
         return guidance_scale
 
     def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
-        """Where sampling starts, float32 like `hint`: the low-resolution latents [B, F, h, w, C], noised."""
+        """Start of sampling, float32 like `hint`: the low-resolution latents [B, F, h, w, C] with noise added."""
         return noised_latents(self.schedule, hint, key, start_timestep=self.config.diffusion.start_timestep)
 
     def condition(self, params: Params, text: jax.Array) -> Any:
-        """The network's view of text embeddings [B, tokens, width], the same at every step of sampling.
+        """Prepares text embeddings [B, tokens, width] for the network; the result holds for every step of sampling.
 
         Arrays whose first axis is B. `velocity` takes it, or the embeddings themselves.
         """
