@@ -44,9 +44,9 @@ def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
 
 
 def vae_dtypes(dtype: str | tuple[jnp.dtype, jnp.dtype]) -> tuple[jnp.dtype, jnp.dtype]:
-    """What an autoencoder's encoder and decoder compute in.
+    """The dtypes in which an autoencoder's encoder and decoder compute.
 
-    `auto` is float32 but for the decoder on a GPU, float16, as in the released system, which decodes under autocast
+    `auto` is float32, but float16 for the decoder on a GPU, as in the released system, which decodes under autocast
     and encodes in float32. A pair is taken as it is.
 
     Raises:

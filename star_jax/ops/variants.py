@@ -49,7 +49,7 @@ def variant_of(operation: str, platform: str | None = None) -> str:
 
     Args:
       operation: one of `VARIANTS`.
-      platform: in place of the one that programs are traced for.
+      platform: platform to use in place of the one that programs are traced for.
     """
     forms = VARIANTS[operation]
     platform = platform or target_platform()
