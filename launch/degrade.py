@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="realbasicvsr (default), realbasicvsr-crops, star, light, heavy or none",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--scale", type=int, default=4, help="input size / output size (default 4)")
     parser.add_argument("--start", type=int, default=0, metavar="FRAME", help="first frame (default 0)")
     parser.add_argument(

@@ -79,8 +79,8 @@ class ClipLoader(grain.DatasetIterator):
 
     Args:
       config: the data.
-      batch_size: B, of this process.
-      process_index, process_count: which share of the elements is this process's.
+      batch_size: B, the batch size of this process.
+      process_index, process_count: this process takes the share `process_index` of `process_count` of the elements.
 
     Attributes:
       bad: key -> reason of every record skipped since the start of this process.

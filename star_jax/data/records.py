@@ -1,4 +1,4 @@
-"""What a source lists (a record) and what a record gives (an element)."""
+"""Types: a source lists records, and a record gives an element."""
 
 import dataclasses
 from typing import Protocol

@@ -20,7 +20,7 @@ class ClipPair:
     """A clip to score.
 
     Attributes:
-      name: of the result within its folder, without extension.
+      name: name of the result within its folder, without extension.
       result: reader of the result.
       truth: reader of the ground truth, or None.
       low: reader of the low-resolution input, or None.
@@ -98,11 +98,11 @@ def pair_clips(
 
     Args:
       results: a clip, or a folder of clips.
-      truth: the same of the ground truth; None: there is none.
-      low: the same of the low-resolution input.
+      truth: the ground truth, in the same form; None: there is none.
+      low: the low-resolution input, in the same form.
       crop: score the top-left part that result and truth have in common, where their sizes differ.
-      num_frames: score only as many, the first; the clips may then have more, and not all as many.
-      frames: score only the frames of these numbers.
+      num_frames: score only the first frames, this number; clips may then be longer, and of different lengths.
+      frames: score only the frames with these numbers.
 
     Raises:
       InputError: a clip without a partner, too few frames or frame counts that differ, sizes that differ without

@@ -55,17 +55,17 @@ def evaluate(
 
 
 class Evaluation:
-    """What is to be scored, checked whole before anything is computed.
+    """Clips and scores to compute, checked whole before anything is computed.
 
     Args:
       results: a video, a folder of images, or a folder of these; several by the names that they have in the report.
-      truth: the same of the ground truth; None: only scores that need none.
+      truth: the ground truth, in the same form; None: only scores that need none.
       metrics: names of registry.METRICS; None: the protocol's, or PSNR, SSIM and flicker.
       protocol: name of one of PROTOCOLS, whose frames, crop and scores hold.
       input: the low-resolution clips, which are enlarged and scored like a result.
-      baseline: how they are enlarged: bicubic, bilinear or lanczos.
+      baseline: method that enlarges them: bicubic, bilinear or lanczos.
       crop: score the top-left part where sizes differ.
-      num_frames: score only the first ones of each clip.
+      num_frames: score only this number of frames of each clip.
       weights: files and folders of weights, which come before the folder of converted ones and before packages.
 
     Attributes:
@@ -153,8 +153,8 @@ def score_clip(
     Args:
       pair: the clip.
       metrics: the scores by name.
-      networks: those that the scores need.
-      baseline: how its input is enlarged and scored, too; None: it is not.
+      networks: networks that the scores need.
+      baseline: method that enlarges the input, which is then scored, too; None: it is not scored.
       on_frames: called with the number of frames scored since the last call.
 
     Returns:

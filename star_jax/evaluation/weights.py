@@ -1,4 +1,4 @@
-"""Where the weights of scores come from. Nothing is downloaded here.
+"""Finds the weights of scores. Nothing is downloaded here.
 
 A network is looked for in the files and folders that the user names, then in the folder of converted weights
 (`STAR_JAX_METRIC_WEIGHTS`, else `~/.cache/star_jax/metrics`), then in installed packages. An authors' file is
@@ -27,12 +27,12 @@ from star_jax.errors import InputError, RunError
 
 @dataclass(frozen=True)
 class Origin:
-    """How a network's weights are had.
+    """Sources of a network's weights.
 
     Attributes:
       files: names that its authors' files have.
       packages: (module, path within it) of packages that carry one.
-      remedy: what to do when there is none.
+      remedy: advice for the user when there is no file.
     """
 
     files: tuple[str, ...]

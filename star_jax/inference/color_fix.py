@@ -73,7 +73,7 @@ def _wavelet(target: jax.Array, reference: jax.Array) -> jax.Array:
 
 
 def _coarse(frames: jax.Array) -> jax.Array:
-    """What remains after blurring with the kernel (1, 2, 1)/4 along both axes, its taps 1, 2, 4, 8, 16 apart.
+    """Coarse part of frames: blurred with the kernel (1, 2, 1)/4 along both axes, its taps 1, 2, 4, 8, 16 apart.
 
     Shifted sums rather than a depthwise convolution, which XLA runs very slowly on a CPU.
     """

@@ -90,9 +90,9 @@ def upscale(
         or out/{name}_x4.mkv for several clips, or a folder.
       checkpoint: directory made by `star_jax.convert`; by default tiny-star, the small model in the package.
       resolution: pixels of the output's shorter side, in place of the setting `scale`.
-      frame_rate: of folders of images; 24 by default.
-      start: where to begin, in frames or as a time such as "2.5s" or "1:02:03".
-      frames: how much to upscale, likewise.
+      frame_rate: frame rate of folders of images; 24 by default.
+      start: first frame to upscale, as a number or a time such as "2.5s" or "1:02:03".
+      frames: length to upscale, in frames or as a time.
       scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
       recursive: look for videos in folders of folders, too.
       skip_existing: leave inputs alone whose output is there.
@@ -101,24 +101,24 @@ def upscale(
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
-      vae_dtype: as `dtype`, of the autoencoder; see `StarPipeline.from_pretrained`.
-      max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
+      vae_dtype: dtype of the autoencoder, likewise.
+      max_memory: largest amount of memory to use, in bytes or as "12GiB"; by default all that the device has.
       compile_cache: folder of compiled programs; None is ~/.cache/star_jax, "" keeps none.
       crf: x264's constant rate factor, 0 (lossless) to 51.
       preset: x264's preset.
-      codec, pixel_format, bit_depth: of the output, see `star_jax.video.encoders`; by default H.264, and HEVC of 10
-        or 12 bits where the input has more than 8.
+      codec, pixel_format, bit_depth: coding of the output, see `star_jax.video.encoders`; by default H.264, and
+        HEVC of 10 or 12 bits where the input has more than 8.
       strict: refuse damaged inputs, whose damaged frames are otherwise left out.
-      deinterlace: `auto` (what is flagged as interlaced), `on` or `off`.
+      deinterlace: `auto` (frames that are flagged as interlaced), `on` or `off`.
       progress: `auto`, `json` or `none`, see `RunProgress`.
       **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
     Returns:
-      What became of every input. Of several, one that fails does not end the run.
+      The outcome of every input. An input that fails does not end a run over several.
 
     Raises:
       InputError: a single input, an output or a setting that cannot be used, or too little memory.
-      RunError: of a single input: it is damaged, the disk is full, numbers are not finite.
+      RunError: with a single input: it is damaged, the disk is full, or numbers are not finite.
     """
     config = read_config(checkpoint)
     kernels = AttentionKernels.all(attention)
@@ -172,11 +172,11 @@ class _Upscaler:
 
     Attributes:
       checkpoint, attention: see `StarPipeline.from_pretrained`.
-      model: of the checkpoint, in the dtype that it runs in.
+      model: model of the checkpoint, in the dtype that it runs in.
       budget: bytes to use at most, or None.
       cuts: numbers of the frames that begin a scene; None to look for them.
       resume: see `work_folder`.
-      quality: how outputs are coded.
+      quality: coding of outputs.
     """
 
     checkpoint: AnyPath
@@ -262,12 +262,12 @@ def upscale_video(
     Args:
       pipeline: a loaded model.
       job: the clip and its output.
-      frames: of the clip.
-      scenes: that are upscaled, in order.
+      frames: reader of the clip's frames.
+      scenes: scenes to upscale, in order.
       settings: see `UpscaleSettings`.
-      kept: what an earlier run has done.
+      kept: work that an earlier run has done.
       progress: is told how far each stage is.
-      quality: how the output is coded.
+      quality: coding of the output.
 
     Raises:
       InputError: the output cannot be written there, or the prompt cannot be used.

@@ -34,10 +34,10 @@ class MemoryPlan:
     """Settings that fit, and what they are expected to need.
 
     Attributes:
-      settings: with tiles, window and guidance chosen.
+      settings: settings with tiles, window and guidance chosen.
       weights: bytes of the networks.
       sampling: bytes of latents and temporaries while sampling.
-      vae: the same while encoding or decoding, whichever is more.
+      vae: bytes of latents and temporaries while encoding or decoding, whichever is more.
       budget: bytes that may be used.
       frames: most frames denoised together: the last window may be a quarter longer than the others.
     """
@@ -84,9 +84,9 @@ def plan_memory(
     `settings` are taken as they are.
 
     Args:
-      model: with the dtype that it runs in.
-      settings: what the user asked for.
-      num_frames: of the clip.
+      model: model with the dtype that it runs in.
+      settings: settings that the user asked for.
+      num_frames: number of the clip's frames.
       size: (height, width) of the input's frames.
       budget: bytes to use at most; by default what the device has.
 

@@ -15,7 +15,7 @@ _END = object()
 
 
 def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yields the same items, the next of which is made in a thread while the caller works on this one.
+    """Yields the same items; a thread makes the next item while the caller works on this one.
 
     An exception of the iterator is raised where its item would have come. Closing the generator waits for the item
     being made, and closes the iterator.

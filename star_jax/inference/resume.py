@@ -1,4 +1,4 @@
-"""What a long run has done so far, kept beside its output, so that a run that was killed goes on where it was.
+"""Keeps the finished work of a long run beside its output, so that a run that was killed goes on where it was.
 
 The folder `.OUT.star-jax` holds arrays by name (latents, frames), each in a file that appears when it is complete
 and carries its own checksums: a file that a power failure cut off counts as not there. What was made from other
@@ -231,7 +231,7 @@ def _lock(descriptor: int, output: Path) -> None:
 
 
 def file_stamp(path: str | os.PathLike) -> list[Any]:
-    """What tells a file or a folder's files from changed ones: names, sizes and times of change."""
+    """Fingerprint of a file or a folder's files, to notice changes: names, sizes and times of change."""
     root = real_path(path)
     files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
     return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]

@@ -1,4 +1,4 @@
-"""Scenes of a clip: the frames between one cut and the next, each of which is upscaled by itself.
+"""Scenes of a clip: the frames between one cut and the next. Each scene is upscaled by itself.
 
 A cut is where the picture changes at once and for good. Frames are compared as thumbnails, by their mean absolute
 difference d in levels. Between frames t-1 and t, the change across is
@@ -36,7 +36,7 @@ class Scene:
 
     @property
     def num_frames(self) -> int:
-        """At least 1."""
+        """Number of frames, at least 1."""
         return self.stop - self.start
 
 

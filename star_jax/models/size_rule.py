@@ -14,7 +14,7 @@ class SizeRule:
       pixels_per_latent: along height and along width.
       step: pixels between one size that the network takes and the next.
       offset: remainders of (height, width) modulo `step`.
-      frames_per_latent: of all latents but the first, which stands for one frame.
+      frames_per_latent: frames per latent, except for the first latent, which stands for one frame.
       frame_step: frames between one length that the model takes and the next.
       least_frames: the shortest length.
     """

@@ -14,7 +14,7 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.R
 
     Args:
       make: builds one layer with fresh weights.
-      count: of layers.
+      count: number of layers.
       rngs: whose `params` stream the layers' weights are drawn from.
     """
     layer = nnx.eval_shape(lambda: make(InitRngs(0)))
@@ -32,7 +32,7 @@ def scan_layers(
     """Runs a stack: x = apply(layer, x) for one layer after the other; traced once.
 
     Args:
-      layers: of `stack_layers`.
+      layers: a stack from `stack_layers`.
       apply: one layer on the activations, which keep their shapes.
       x: any tree of arrays.
       remat: what the backward pass keeps of each layer; see `star_jax.ops.remat`.

@@ -41,11 +41,11 @@ def group_norm(
     Args:
       x: [B, F, H, W, C].
       scale, bias: [C].
-      num_groups: of channels, that share their statistics.
+      num_groups: number of groups of channels; a group shares its statistics.
       epsilon: added to the variance.
       over_frames: statistics over all frames of a clip, not frame by frame.
       silu: apply SiLU to the result.
-      dtype: of the result.
+      dtype: dtype of the result.
 
     Returns:
       [B, F, H, W, C].
@@ -107,7 +107,7 @@ _moments.defvjp(_moments_forward, _moments_backward)
 
 
 def _block_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of each block of pixels and channel of x [N, pixels, C]: mean and sum of squared differences, float32."""
+    """Mean and sum of squared differences of each block of pixels and channel of x [N, pixels, C]; float32."""
     from jax.experimental.pallas import triton
 
     n, pixels, channels = x.shape

@@ -25,11 +25,11 @@ def to_uint8(frames: Float[Array, "*F H W 3"]) -> UInt8[Array, "*F H W 3"]:
     return to_pixels(frames, jnp.uint8)
 
 
-def _half_range(dtype: jnp.dtype) -> float:
+def _half_range(dtype: DTypeLike) -> float:
     return jnp.iinfo(dtype).max / 2
 
 
-def enlarge(frames: UInt[Array, "F H W 3"], size: tuple[int, int]) -> Float[Array, "F h w 3"]:
+def enlarge(frames: Float[Array, "*F h w C"], size: tuple[int, int]) -> Float[Array, "*F H W C"]:
     """Bilinear enlargement with half-pixel centres: float [..., h, w, C] -> [..., H, W, C]; size (H, W)."""
     shape = (*frames.shape[:-3], *size, frames.shape[-1])
     return frames if frames.shape == shape else jax.image.resize(frames, shape, "bilinear")

@@ -1,4 +1,4 @@
-"""What a container says is to be cut off the coded pictures before they are shown."""
+"""Rows and columns that a container cuts off the coded pictures before they are shown."""
 
 from dataclasses import dataclass
 

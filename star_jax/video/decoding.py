@@ -14,7 +14,7 @@ from star_jax.video.packets import is_empty
 
 @dataclass
 class Damage:
-    """What went wrong while decoding.
+    """Errors while decoding.
 
     Attributes:
         errors: packets that the decoder refused.

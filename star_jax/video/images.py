@@ -54,7 +54,7 @@ def open_source(
 
     Args:
         path: file or folder.
-        frame_rate: of images; a video has its own.
+        frame_rate: frame rate of images; a video has its own.
         num_threads: decoder threads for a video; 0 takes all cores.
         depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find what is odd about it.
 
@@ -82,7 +82,7 @@ def open_target(
     source: VideoInfo | None = None,
     quality: Quality | None = None,
 ) -> "VideoWriter | ImageSequenceWriter":
-    """Opens a writer by the extension of `path`; arguments and errors are those of `VideoWriter`."""
+    """Opens a writer by the extension of `path`; arguments and errors as for `VideoWriter`."""
     if Path(path).suffix.lower() == ".png":
         return ImageSequenceWriter(path, width=width, height=height, source=source)
     return VideoWriter(
@@ -194,7 +194,7 @@ class ImageSequenceWriter:
     Args:
         path: pattern in a new or empty folder, or the name of a single image.
         width, height: size of the frames in pixels.
-        source: what is read, for the checks.
+        source: the input, for the checks.
 
     Raises:
         InputError: see `check_output_path`.

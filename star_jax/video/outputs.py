@@ -18,7 +18,7 @@ def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path
 
     Args:
         path: .mp4, .mov, .mkv; `folder/%05d.png` for a folder of images; .png for a single image.
-        source: what will be read.
+        source: the input.
 
     Returns:
         `path` as a Path.

@@ -53,8 +53,8 @@ class Clock:
     """Seconds to add to each packet's times, where recordings are joined and their times start again.
 
     Attributes:
-        starts: by stream, the numbers of the packets at which the second, third, ... recording begins.
-        shifts: by recording, the first included.
+        starts: stream -> numbers of the packets at which the second, third, ... recording begins.
+        shifts: seconds to add in each recording, the first included.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)

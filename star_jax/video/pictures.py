@@ -33,13 +33,13 @@ with contextlib.suppress(ImportError):
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What a picture's header says.
+    """Facts from a picture's header.
 
     Attributes:
-        width, height: in pixels, upright.
-        bit_depth: of a sample: 8, or 16 for all that is more.
+        width, height: size in pixels, upright.
+        bit_depth: bits of a sample: 8, or 16 for anything above.
         has_alpha: whether it has transparency.
-        num_frames: 1, or of an animation.
+        num_frames: number of frames; 1 unless it is an animation.
         profile: ICC profile of RGB pixels.
         exif: EXIF data, upright.
     """

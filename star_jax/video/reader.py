@@ -66,7 +66,7 @@ class VideoReader:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the frames: uint8 or uint16."""
+        """Type of the frames: uint8 or uint16."""
         return np.dtype(np.uint16 if self._is_deep else np.uint8)
 
     def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -152,7 +152,7 @@ class VideoReader:
     def _renamed(
         self, frames: Iterator[tuple[int | None, av.VideoFrame]], count: int = 0
     ) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """The same frames, with an error that says where decoding failed; `count` were decoded before."""
+        """Yields the same frames; an error says where decoding failed. `count` frames were decoded before."""
         try:
             for numbered in frames:
                 yield numbered

@@ -60,12 +60,12 @@ SIDE_DATA_NAMES = {
 
 @dataclass(frozen=True)
 class Track:
-    """What becomes of one stream of the source.
+    """Plan for one stream of the source.
 
     Attributes:
-        index: of the stream.
+        index: index of the stream.
         fate: `copy`, `convert` (text subtitles), `acm` (Windows sound in Matroska), `attach` (a cover), or `drop`.
-        reason: of dropping it.
+        reason: reason for dropping it.
     """
 
     index: int
@@ -74,7 +74,7 @@ class Track:
 
 
 def plan_tracks(container: av.container.InputContainer, target: str, film: int) -> list[Track]:
-    """What becomes of every stream but the film's.
+    """Plans every stream except the film's.
 
     Args:
         container: the source.

@@ -40,12 +40,12 @@ class FrameTable:
 
     Attributes:
         pts: int64 [F], strictly increasing.
-        end: when the last frame ends.
+        end: end of the last frame.
         is_key: bool [F], frames at which decoding can start.
         time_base: seconds per unit.
-        stamps: int64 [F], what decoded frames say themselves; None where the file cannot be sought in.
+        stamps: int64 [F], timestamps of the decoded frames themselves; None where the file cannot be sought in.
         packets: numbers of the packets that the frames come from; None where not decoded.
-        damage: what could not be decoded; None where not decoded.
+        damage: parts that could not be decoded; None where not decoded.
         lost: frames that the file has and that do not come out.
         side_data: kinds of data that decoded frames carry.
         clock: shifts of the other streams' times.
@@ -174,7 +174,7 @@ def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) ->
     later, and what goes back, jumps ahead or is missing is spread evenly between its neighbours.
 
     Args:
-        times: in the order of showing, in units of `time_base`; None where the file says nothing.
+        times: times in the order of showing, in units of `time_base`; None where the file says nothing.
         time_base: seconds per unit.
         step: usual time between two frames.
 

@@ -97,7 +97,7 @@ class VideoWriter:
         """Encodes frames [f, H, W, 3], RGB: uint8 or uint16 over their whole range, or float in 0 to 1.
 
         Args:
-            frames: in the order of showing.
+            frames: frames in the order of showing.
             pts: their timestamps in `source.time_base`; used where the source has a variable rate.
 
         Raises:

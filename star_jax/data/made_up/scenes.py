@@ -53,7 +53,7 @@ class SceneVideo:
     """A made-up video that reads like a VideoReader.
 
     Attributes:
-      index: which scene.
+      index: number of the scene.
       height, width: pixels.
       num_frames: length.
       photo: file name of the far layer's picture (one of scikit-image's); None draws its kind.
@@ -132,7 +132,7 @@ class _Scene:
         return np.clip(np.rint(frame), 0, 255).astype(np.uint8)
 
     def _matrix(self, layer: _Layer, time: float) -> np.ndarray:
-        """From frame to picture coordinates, [2, 3]."""
+        """Affine map from frame to picture coordinates, [2, 3]."""
         shift, angle, scale = self.camera.at(time, layer.depth)
         own_shift, own_angle, own_scale = layer.motion.at(time, 1.0)
         angle, scale = angle + own_angle, scale * own_scale
@@ -183,7 +183,7 @@ def _object_motion(rng: np.random.Generator) -> _Motion:
 
 
 def _pace(rng: np.random.Generator) -> float:
-    """Pixels a frame, from nearly still to what no average over frames survives: legs at a gallop."""
+    """Speed in pixels a frame: from nearly still to too fast for an average over frames, like a galloping horse."""
     return float(np.exp(rng.uniform(np.log(0.3), np.log(10.0))))
 
 

@@ -36,7 +36,7 @@ def ilniqe(natural: dict[str, np.ndarray], frame: np.ndarray) -> float:
     """IL-NIQE of a frame; lower is more natural. Takes seconds.
 
     Args:
-      natural: of `ilniqe`: mean [430], covariance [430, 430], feature_mean [468], components [468, 430].
+      natural: statistics of `ilniqe`: mean [430], covariance [430, 430], feature_mean [468], components [468, 430].
       frame: uint8 [H, W, 3], RGB.
     """
     side = _BLOCKS * BLOCK

@@ -1,4 +1,4 @@
-"""What NIQE and IL-NIQE share: normalised luminance, fits of generalised Gaussians, MATLAB's resize; float64."""
+"""Shared by NIQE and IL-NIQE: normalised luminance, fits of generalised Gaussians, MATLAB's resize; float64."""
 
 import functools
 

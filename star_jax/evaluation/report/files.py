@@ -83,7 +83,7 @@ def to_csv(report: Report) -> str:
 
 
 def value_at(report: Report, clip: ClipScores, metric: str, index: int) -> float | None:
-    """The value of a metric at the index of a scored frame, or None where it has none there."""
+    """The value of a metric at the index of a scored frame, or None where there is no value."""
     kind, values = report.metrics[metric].values, clip.values[metric]
     if kind == "clip" or (kind == "pair" and index == 0):
         return None

@@ -28,7 +28,7 @@ def plot_clip(report: Report, index: int) -> bytes:
 
     Args:
       report: the scores.
-      index: of the clip.
+      index: index of the clip.
     """
     metrics = {name: metric for name, metric in report.metrics.items() if metric.values != "clip"}
     size = (_INCHES[0], _INCHES[1] * len(metrics))

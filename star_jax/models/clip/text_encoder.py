@@ -75,7 +75,7 @@ class CLIPEncoderLayer(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
-    """The stack of layers, of which the last is not run: it only keeps its parameters for conversion."""
+    """The stack of layers. The last layer is not run: it only keeps its parameters for conversion."""
 
     def __init__(self, width: int, *, num_layers: int, **kwargs):
         self.layers = nnx.List([CLIPEncoderLayer(width, **kwargs) for _ in range(num_layers)])

@@ -50,7 +50,7 @@ def tokenize(
     """Token numbers as OpenCLIP lays them out: start, the prompt (cut to fit), end, zeros.
 
     Args:
-      tokenizer: from `load_tokenizer`.
+      tokenizer: a tokenizer from `load_tokenizer`.
       prompts: B texts; '' is fine.
       max_length: length of every row, start and end included.
 

@@ -39,8 +39,8 @@ SOLVER = "dpmpp_2m_sde"
 _TRAINED_ENDS = ("patch_embed/proj/", "norm_final/", "norm_out/", "proj_out/")
 _TRAINED_WITHIN = ("lora_a", "lora_b", "spatial_liem", "temporal_liem")
 
-# Values held at once: by the transformer, per token in widths; by the encoder, per pixel in channels of the finest
-# level (one copy of the clip's activations, and those of a stretch); by the decoder, in those of the next level.
+# Values held at once. Transformer: widths per token. Encoder: channels of the finest level per pixel (one copy of
+# the clip's activations, and the activations of a stretch). Decoder: channels of the next level per pixel.
 _NETWORK_WIDTHS, _ENCODER_COPIES, _DECODER_COPIES = 16, 2.5, 7.0
 
 
@@ -229,7 +229,7 @@ class CogVideoX(VideoModel):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B F H W C"]:
-        del dropout_key  # the network has none
+        del dropout_key  # the network has no dropout
         latents = jnp.concatenate([x, hint], axis=-1).astype(self.dtype)
         return self.bind(params, "transformer")(latents, timesteps, conditioning.astype(self.dtype))
 

@@ -1,4 +1,4 @@
-"""Where a token is: rotary angles (5B), or a table of sines and cosines added to the tokens (2B).
+"""Positions of tokens: rotary angles (5B), or a table of sines and cosines added to the tokens (2B).
 
 Everything here runs on the host in float64; tokens are ordered (frame, row, column), columns fastest. Rotary
 embeddings: Su et al., "RoFormer", arXiv 2104.09864, with the head's channels shared out to the three axes.

@@ -23,7 +23,7 @@ def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any
       step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); its first call may take a carry of
         another structure than it returns (no caches yet). A result of the stretch's own shape takes its place in x.
       x: [B, F, H, W, C].
-      carry: of the first call.
+      carry: carry that the first call takes.
       length: frames of every stretch but the first.
 
     Returns:

@@ -23,7 +23,7 @@ from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.models.stack import scan_layers, stack_layers
 from star_jax.ops.attention import dot_product_attention
 
-# Of the norms before attention and feed-forward and of the last one; of those of queries, keys and the output.
+# Epsilon of the norms before attention, before feed-forward and at the end; of the norms of q, k and the output.
 BLOCK_EPSILON, FINE_EPSILON = 1e-5, 1e-6
 
 
@@ -85,7 +85,7 @@ class PatchEmbed(nnx.Module):
         return Tokens(self.text_proj(context), video)
 
     def _positions(self, size: tuple[int, int, int]) -> jax.Array:
-        """The stored table's rows, or those of another grid."""
+        """The rows of the stored table, or the rows for another grid."""
         if not is_own_grid(self.config, size):
             return jnp.asarray(sincos_table(self.config, size), self.proj.dtype)
         first, count = self.config.text_length, size[0] * size[1] * size[2]

@@ -206,7 +206,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
         Args:
           frames: [B, F, H, W, 3] in [-1, 1]; H and W multiples of `CausalVAEConfig.spatial_factor`. Of an odd F the
             first frame has a latent of its own.
-          stretch_pixels: of the frames that are worked on together; the numbers do not depend on it.
+          stretch_pixels: pixels of the frames that are computed together; the result does not depend on it.
 
         Returns:
           Mean and log variance of [B, T, h, w, latent_channels], unscaled, T = 1 + (F - 1) / 4 for F = 4 k + 1.
@@ -226,7 +226,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
 
         Args:
           frames: [B, F, H, W, 3] in [-1, 1].
-          caches: what the group before returned; None for the first.
+          caches: caches that the group before returned; None for the first group.
         """
         with self._precision():
             moments, caches = self.encoder(frames, caches)
@@ -239,7 +239,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
 
         Args:
           latents: [B, T, h, w, latent_channels], unscaled; `FIRST_GROUP` of them, then `NEXT_GROUPS` at a time.
-          caches: what the group before returned; None for the first.
+          caches: caches that the group before returned; None for the first group.
 
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped: of an odd number of latents 4 T - 3 frames, of an even
@@ -265,7 +265,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
         return jnp.concatenate(parts, axis=1)
 
     def _precision(self) -> contextlib.AbstractContextManager:
-        """Of float32 products, unless the user's code has chosen one."""
+        """Sets the matmul precision for float32, unless the user's code has chosen one."""
         if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
             return contextlib.nullcontext()
         return jax.default_matmul_precision(FLOAT32_PRECISION)

@@ -58,7 +58,7 @@ class UNetEncoder(nnx.Module):
         self.dtype, self.remat = dtype, remat
 
     def project_text(self, context: Float[Array, "B L E"]) -> TextProjections:
-        """What the network attends to in a text [B, L, cross_attention_dim], the same at every step."""
+        """Keys and values of a text [B, L, cross_attention_dim], the same at every step."""
         context = context.astype(self.dtype)
         return {
             "down": [block.project_text(context) for block in self.down_blocks],

@@ -45,7 +45,7 @@ class ResnetBlock2D(nnx.Module):
 
 
 class TemporalResnetBlock(nnx.Module):
-    """The same along frames: (3, 1, 1) convolutions, statistics over all frames of the group."""
+    """A residual block along frames: (3, 1, 1) convolutions, statistics over all frames of the group."""
 
     def __init__(self, channels: int, *, num_groups: int, **kwargs):
         norm_kwargs: dict[str, Any] = {

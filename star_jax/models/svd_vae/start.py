@@ -26,8 +26,8 @@ def pyramid_leaf(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
 
     Args:
       config: sizes.
-      path: in the tree, such as `encoder/conv_in/kernel`.
-      leaf: as its layer starts it.
+      path: path in the tree, such as `encoder/conv_in/kernel`.
+      leaf: weight as its layer initialises it.
     """
     *_, owner, name = parts = path.split("/")
     last = len(config.block_out_channels) - 2  # the last level with an upsampling, or a downsampling

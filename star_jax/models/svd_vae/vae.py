@@ -303,7 +303,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
             return self.decoder(latents)
 
     def _precision(self) -> contextlib.AbstractContextManager:
-        """Of float32 products, unless the user's code has chosen one."""
+        """Sets the matmul precision for float32, unless the user's code has chosen one."""
         if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
             return contextlib.nullcontext()
         return jax.default_matmul_precision(FLOAT32_PRECISION)

@@ -67,7 +67,7 @@ def tokenize(
     """Token numbers: the prompt, cut to fit, an end token, and padding.
 
     Args:
-      tokenizer: from `load_tokenizer`.
+      tokenizer: a tokenizer from `load_tokenizer`.
       prompts: B texts; '' is fine.
       max_length: length of every row, the end token included.
 
