@@ -33,7 +33,7 @@ def evaluate(
     weights: Sequence[PathLike] = (),
     on_frames: OnFrames | None = None,
 ) -> Report:
-    """Scores one or several results; see `Evaluation` for the arguments, and for what it raises.
+    """Scores one or several results; see `Evaluation` for the arguments and errors.
 
     Args:
       on_frames: called with the number of frames scored since the last call.
@@ -121,7 +121,7 @@ class Evaluation:
 
     @property
     def total_frames(self) -> int:
-        """How many frames are scored, of all results."""
+        """Number of frames that are scored, over all results."""
         return sum(len(pair.frames) for pairs in self.methods.values() for pair in pairs)
 
     def run(self, on_frames: OnFrames | None = None) -> Report:

@@ -146,7 +146,7 @@ def _read_file(path: Path) -> dict[str, tuple[Leaves, dict]]:
 
 
 def _keep(name: str, leaves: Leaves, source: dict) -> None:
-    """Converts once: what cannot be kept is converted again the next time."""
+    """Converts once; if the result cannot be stored, the next run converts again."""
     try:
         save_network(weights_folder(), name, leaves, source)
     except RunError as error:

@@ -59,7 +59,7 @@ def numbered(name: str, number: int) -> str:
 
 
 def check_not_read(written: Sequence[str | Path], read: Sequence[str | Path]) -> None:
-    """Refuses outputs that would replace what is read, or each other.
+    """Refuses outputs that would replace an input or each other.
 
     Args:
         written: files, or patterns in folders of their own.
