@@ -5,7 +5,6 @@ JAX names it. A device that the table does not have uses its platform's defaults
 """
 
 import contextlib
-import contextvars
 import functools
 import json
 from collections.abc import Iterator
@@ -41,7 +40,8 @@ _GPU_FORMS = {
     "frames_attention": ("frames_first",),
     "group_norm": ("one_read",),
 }
-_chosen: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("variants", default=None)
+# Part of the key of JAX's caches, so that what was traced with other forms is traced again.
+_chosen = jax.make_user_context(())  # of pairs (operation, form)
 
 
 def variant_of(operation: str, platform: str | None = None) -> str:
@@ -53,7 +53,7 @@ def variant_of(operation: str, platform: str | None = None) -> str:
     """
     forms = VARIANTS[operation]
     platform = platform or target_platform()
-    if operation in (chosen := _chosen.get() or {}):
+    if operation in (chosen := dict(_chosen.value)):
         return chosen[operation]
     if platform == jax.default_backend():
         measured = read_table().get(jax.devices()[0].device_kind, {})
@@ -85,11 +85,8 @@ def write_table(device_kind: str, variants: dict[str, str]) -> None:
 def using(**variants: str) -> Iterator[None]:
     """Traces with the named forms in place of the table's, such as `using(geglu="gelu")`."""
     _check(variants, "the caller")
-    token = _chosen.set((_chosen.get() or {}) | variants)
-    try:
+    with _chosen(tuple(sorted((dict(_chosen.value) | variants).items()))):
         yield
-    finally:
-        _chosen.reset(token)
 
 
 @functools.cache
