@@ -97,7 +97,7 @@ class Kept:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise DiskError(
-                f"cannot keep what is done in {self._folder}: {error.strerror}; make room on the disk, and the "
+                f"cannot keep finished work in {self._folder}: {error.strerror}; make room on the disk, and the "
                 "same command goes on from here (--no-resume keeps nothing)"
             ) from error
 

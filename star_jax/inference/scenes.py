@@ -81,7 +81,7 @@ def read_cuts(path: Path) -> list[int]:
             continue
         if not text.isascii() or not text.isdigit():
             raise InputError(
-                f"{path}, line {number}: {text!r} is no frame number; write the first frame of each new scene"
+                f"{path}, line {number}: {text!r} is not a frame number; write the first frame of each new scene"
             )
         cuts.append(int(text))
     return cuts

@@ -245,7 +245,7 @@ class VideoWriter:
 
     def _finish(self) -> None:
         if not self.num_frames:
-            raise RunError(f"{self.path} was not written: no frame came")
+            raise RunError(f"{self.path} was not written: it got no frames")
         packets = self._packets(None)
         for packet in packets:
             if self._keeps_pts and packet.pts == self._last_pts:

@@ -159,14 +159,14 @@ class CogVideoX(VideoModel):
         return (first, *(later,) * ((padded - first) // later))
 
     def _encodes_groups(self, num_frames: int) -> bool:
-        """Whether a clip is encoded in groups: always by request, else if the network was not made for its length."""
+        """Whether a clip is encoded in groups: by request, or because the network was not made for its length."""
         most = _frames_of(self.config.vae.temporal_factor, self.config.transformer.grid[0])
         return self.config.encode_groups or num_frames > most
 
     def decode_chunks(self, num_frames: int, overlap: int = 0) -> tuple[Chunk, ...]:
         if overlap:
             raise InputError(
-                f"decode_overlap is {overlap}; this model hands on what it saw from group to group, choose 0"
+                f"decode_overlap is {overlap}; this model carries its state from group to group, choose 0"
             )
         first, step = self.size_rule.least_frames, self.size_rule.frame_step
         chunks = [Chunk((0, first), (0, FIRST_GROUP), first, 0, first)]

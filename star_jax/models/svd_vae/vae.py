@@ -31,7 +31,7 @@ from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_columns
 
 # Matmul precision for float32. A TPU would multiply in bfloat16 by default, and a decoded frame would be off by
-# several levels of 255 (docs/benchmarks.md). `high` means three such products on a TPU, and TF32 on a GPU, its default.
+# several levels of 255 (docs/benchmarks.md). `high` is three such products on a TPU, and TF32 on a GPU.
 FLOAT32_PRECISION = "high"
 
 
