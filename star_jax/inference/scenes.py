@@ -99,6 +99,11 @@ class SceneReader:
         self._reader = reader
         self._passes: list[_Pass] = []
 
+    def close(self) -> None:
+        """Closes the clip, which must not be read at that time."""
+        while self._passes:
+            self._passes.pop().close()
+
     def times_of(self, start: int, stop: int) -> list[int]:
         """Timestamps of frames [start, stop), in `info.time_base`."""
         return [self.times[number] for number in range(start, stop)]
@@ -113,13 +118,17 @@ class SceneReader:
         one = max(behind, key=lambda one: one.position) if behind else _Pass(self._reader)
         if behind:
             self._passes.remove(one)
-        while one.position < scene.start:
-            one.next()
-        for start in range(scene.start, scene.stop, size):
-            numbers = range(start, min(start + size, scene.stop))
-            frames, times = zip(*(one.next() for _ in numbers), strict=True)
-            self.times.update(zip(numbers, times, strict=True))
-            yield np.stack(frames)
+        try:
+            while one.position < scene.start:
+                one.next()
+            for start in range(scene.start, scene.stop, size):
+                numbers = range(start, min(start + size, scene.stop))
+                frames, times = zip(*(one.next() for _ in numbers), strict=True)
+                self.times.update(zip(numbers, times, strict=True))
+                yield np.stack(frames)
+        except BaseException:  # left early, too
+            one.close()
+            raise
         self._passes.append(one)
 
 
@@ -128,12 +137,17 @@ class _Pass:
 
     def __init__(self, reader: VideoReader | ImageSequenceReader):
         self.position = 0
-        self._frames = chain.from_iterable(zip(*chunk, strict=True) for chunk in reader.chunks(1))
+        self._chunks = reader.chunks(1)
+        self._frames = chain.from_iterable(zip(*chunk, strict=True) for chunk in self._chunks)
 
     def next(self) -> tuple[np.ndarray, int]:
         """The next frame, and its timestamp."""
         self.position += 1
         return next(self._frames)
+
+    def close(self) -> None:
+        """Closes the clip."""
+        self._chunks.close()
 
 
 def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
