@@ -208,7 +208,9 @@ def _check_same_clips(methods: Mapping[str, list[ClipPair]]) -> None:
         # Single clips belong together whatever their names.
         if len(names) != len(other_names) or (len(names) > 1 and names != other_names):
             odd = sorted(set(names) ^ set(other_names))[:3]
-            raise InputError(f"{first} and {name} do not have the same clips ({', '.join(odd)}); complete them")
+            raise InputError(
+                f"{first} and {name} do not have the same clips ({', '.join(odd)}); complete them"
+            )
         for pair, other in zip(pairs, other_pairs, strict=True):
             if (pair.height, pair.width, tuple(pair.frames)) != (
                 other.height,
