@@ -317,7 +317,7 @@ def _frame_rate(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is no frame rate; write it like 25 or 30000/1001")
+        raise argparse.ArgumentTypeError(f"{text} is not a frame rate; write it like 25 or 30000/1001")
     return rate
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories: what is in one, and reading and writing them.
+"""Checkpoint directories: their contents, reading and writing.
 
     DIR/COMPONENT/        one Orbax tree per component of the model
     DIR/tokenizer/        tokenizer files of a model with text

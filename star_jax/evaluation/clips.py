@@ -1,4 +1,4 @@
-"""Which result belongs to which ground truth: clips of two folders, matched by name, checked against each other."""
+"""Pairs results with ground truths: clips of two folders, matched by name and checked against each other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from star_jax.files import process_name, remove_abandoned
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE = "~/.cache/star_jax"
-_SHORTEST_SECONDS = 0.5  # of a compilation worth keeping
+_SHORTEST_SECONDS = 0.5  # shortest compilation that is worth keeping
 _SESSION = "session"
 
 

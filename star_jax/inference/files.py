@@ -131,7 +131,7 @@ def upscale(
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
     outputs = output_paths(sources, os.fspath(output))
     if frame_rate and not any(is_images(source.path) for source in sources):
-        raise InputError("--frame-rate is of folders of images; a video keeps its own")
+        raise InputError("--frame-rate applies to folders of images; a video keeps its own")
     upscaler = _Upscaler(
         checkpoint=checkpoint,
         model=model,
@@ -343,7 +343,7 @@ def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:
     if scene_cuts == "off":
         return []
     if num_inputs > 1:
-        raise InputError("--scene-cuts FILE is of a single input; several take auto or off")
+        raise InputError("--scene-cuts FILE applies to a single input; several take auto or off")
     return read_cuts(Path(scene_cuts))
 
 

@@ -97,7 +97,7 @@ class Kept:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise DiskError(
-                f"cannot keep what is done in {self._folder}: {error.strerror}; make room on the disk, and the "
+                f"cannot keep finished work in {self._folder}: {error.strerror}; make room on the disk, and the "
                 "same command goes on from here (--no-resume keeps nothing)"
             ) from error
 
@@ -132,7 +132,7 @@ def work_folder(
     Args:
       output: the file that is to be written.
       job: all that the result depends on, as JSON holds it: of another job, nothing is used.
-      resume: use what is there, and keep what is done; else begin anew and keep nothing.
+      resume: use the work that is there, and keep new work; otherwise begin anew and keep nothing.
       with_frames: keep finished frames, too, not the latents alone.
 
     Raises:
@@ -169,7 +169,7 @@ def check_not_running(output: Path) -> None:
 
 
 def _begin(folder: Path, job: dict[str, Any], *, resume: bool) -> None:
-    """Clears the folder of what is of no use."""
+    """Removes files that are of no use from the folder."""
     _remove_drafts(folder)
     description, text = folder / _JOB, json.dumps(job, sort_keys=True, default=str)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -192,7 +192,7 @@ def _remove_drafts(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, output: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go of when the process ends, however it does."""
+    """Holds the folder's lock, which the system releases when the process ends, however it ends."""
     while True:
         try:
             folder.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from star_jax.errors import InputError
 from star_jax.video.images import ImageSequenceReader
 from star_jax.video.reader import VideoReader
 
-_THUMBNAIL = 24  # pixels of a side: what is finer moves too much
+_THUMBNAIL = 24  # pixels of a side: finer detail moves too much
 _LEAST_CHANGE = 12.0  # levels of 255
 _OVER_MOTION = 2.5  # times the change before and after
 _LARGEST_MOTION = 50.0  # levels
@@ -81,7 +81,7 @@ def read_cuts(path: Path) -> list[int]:
             continue
         if not text.isascii() or not text.isdigit():
             raise InputError(
-                f"{path}, line {number}: {text!r} is no frame number; write the first frame of each new scene"
+                f"{path}, line {number}: {text!r} is not a frame number; write the first frame of each new scene"
             )
         cuts.append(int(text))
     return cuts
@@ -160,13 +160,13 @@ def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _with_end(thumbnails: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
     yield from thumbnails
-    yield None  # after the last frame there is none to compare with
+    yield None  # no frame follows the last one
 
 
 def _is_cut(
     earlier: np.ndarray | None, before: np.ndarray, after: np.ndarray, later: np.ndarray | None
 ) -> bool:
-    """Whether frame t begins a scene, from frames t-2, t-1, t, t+1 (None where there is none)."""
+    """Whether frame t begins a scene, from frames t-2, t-1, t, t+1 (None if there is no such frame)."""
     across = min(
         d for d in (_change(before, after), _change(before, later), _change(earlier, after)) if d is not None
     )

@@ -10,7 +10,7 @@ from star_jax.ops.remat import rematerialise
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """One module whose every parameter is that of `count` layers, [count, ...].
+    """Stacks `count` layers into one module: every parameter is [count, ...].
 
     Args:
       make: builds one layer with fresh weights.

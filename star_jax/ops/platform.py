@@ -1,4 +1,4 @@
-"""Which platform programs are traced for: this process's, or one to compile for ahead of time."""
+"""Platform that programs are traced for: this process's, or one to compile for ahead of time."""
 
 import contextlib
 from collections.abc import Iterator

@@ -258,7 +258,7 @@ class ImageSequenceWriter:
             return
         if not self.num_frames:
             self._discard()
-            raise RunError(f"{self.path} was not written: no frame came")
+            raise RunError(f"{self.path} was not written: it got no frames")
         # An empty folder of that name is replaced; one with content was refused at the start.
         self.partial_path.replace(real_path(self._target))
 

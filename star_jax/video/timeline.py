@@ -117,12 +117,12 @@ def _is_plain(packets: PacketList, shown: list[int]) -> bool:
     if None in times:  # without times of showing, decoding times in order are as good
         times = sorted(packets.dts[number] for number in shown if packets.dts[number] is not None)
         return len(times) == len(set(times)) == len(shown)
-    # Frames shown before the first key frame refer to what was cut off.
+    # Frames shown before the first key frame refer to a part that was cut off.
     return len(set(times)) == len(times) and min(times) == times[0]
 
 
 def _decode(path: Path, strict: bool) -> tuple[list[int | None], Damage, frozenset[str]]:
-    """Numbers of the packets whose frames come out, in the order of showing; and what else these carry."""
+    """Numbers of the packets whose frames come out, in the order of showing; and the side data of the frames."""
     damage = Damage()
     for num_threads in (0, 1):
         numbers, kinds, damage = [], set(), Damage()
@@ -231,7 +231,7 @@ def _increasing(times: Sequence[int | None]) -> list[int]:
 
 
 def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:
-    """How long the last frame is shown, with the repetitions that follow it."""
+    """Duration of the last frame, with the repetitions that follow it."""
     last = numbers[-1]
     if last is None:
         return step
@@ -250,7 +250,7 @@ def _usual(rate: Fraction) -> Fraction:
 
 
 def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, bool]:
-    """Exact rate: what the file says where the timestamps agree with it; and whether they leave its grid."""
+    """Exact rate, the file's own where the timestamps agree with it; and whether they leave its grid."""
     said = [_usual(rate) for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
     steps = len(table.pts) - 1
     if not steps:

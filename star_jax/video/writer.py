@@ -28,7 +28,7 @@ __all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
-TRIAL_SECONDS = Fraction(1)  # of the other streams that are tried before any work
+TRIAL_SECONDS = Fraction(1)  # length of the other streams that is tried before any work
 
 
 class VideoWriter:
@@ -131,7 +131,7 @@ class VideoWriter:
             raise
 
     def _try(self) -> None:
-        """Writes a little of everything into memory, so that what cannot be written is known before any work."""
+        """Writes a little of everything into memory, to find out before any work if something cannot be written."""
         with io.BytesIO() as memory:
             try:
                 self._open(memory)
@@ -169,7 +169,7 @@ class VideoWriter:
             self._copier.attach(self._container)
         if self._format != "matroska":
             flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
-            flags += ["faststart"] * isinstance(target, str)  # which a file in memory cannot have
+            flags += ["faststart"] * isinstance(target, str)  # not possible for a file in memory
             self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
             self._container.container_options["strict"] = "unofficial"  # for marks of 360-degree films
         self._maker = FrameMaker(encoding)
@@ -245,7 +245,7 @@ class VideoWriter:
 
     def _finish(self) -> None:
         if not self.num_frames:
-            raise RunError(f"{self.path} was not written: no frame came")
+            raise RunError(f"{self.path} was not written: it got no frames")
         packets = self._packets(None)
         for packet in packets:
             if self._keeps_pts and packet.pts == self._last_pts:

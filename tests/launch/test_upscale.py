@@ -241,7 +241,7 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--scale", "inf"], "scale is inf; choose"),
         (["--steps", "0"], "num_inference_steps is 0; choose"),
         (["--steps", "5000"], "num_inference_steps is 5000; choose at most 1000"),
-        (["--frame-rate", "25"], "--frame-rate is of folders of images"),
+        (["--frame-rate", "25"], "--frame-rate applies to folders of images"),
         (["--guidance", "-1"], "guidance_scale is -1.0; choose"),
         (["--strength", "1.5"], "strength is 1.5; choose 0 (the input, enlarged) to 1"),
         (["--resolution", "0"], "--resolution is 0; choose pixels"),

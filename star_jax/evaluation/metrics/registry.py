@@ -43,7 +43,7 @@ def choose(names: Sequence[str]) -> dict[str, Metric]:
       InputError: there is none of that name, or it is named twice.
     """
     if unknown := [name for name in names if name not in METRICS]:
-        raise InputError(f"no metric {unknown[0]!r}; choose of {', '.join(METRICS)}")
+        raise InputError(f"no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
     if len(set(names)) < len(names):
         raise InputError(f"--metrics names one twice: {', '.join(names)}")
     return {name: METRICS[name] for name in names}

@@ -37,7 +37,7 @@ def ffmpeg_with_vmaf() -> str:
         filters = subprocess.run([program, "-hide_banner", "-filters"], capture_output=True, text=True)
         if " libvmaf " in filters.stdout:
             return program
-    raise InputError("no FFmpeg with libvmaf is here: pip install imageio-ffmpeg (part of star_jax[metrics])")
+    raise InputError("found no FFmpeg with libvmaf: pip install imageio-ffmpeg (part of star_jax[metrics])")
 
 
 class VmafScorer:

@@ -35,11 +35,11 @@ from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
-STRETCH_PIXELS = 4 * 720 * 1280  # of the frames that the encoder works on together
+STRETCH_PIXELS = 4 * 720 * 1280  # pixels of the frames that the encoder works on together
 
 
 class Level(nnx.Module):
-    """Residual blocks of one resolution, and what leads to the next one."""
+    """Residual blocks of one resolution, and the layer that leads to the next resolution."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_layers: int, **kwargs):
         widths = [in_channels] + [out_channels] * (num_layers - 1)

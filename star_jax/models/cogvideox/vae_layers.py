@@ -70,7 +70,7 @@ def _grouped(x: jax.Array, groups: int) -> jax.Array:
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over all the frames of a call, or with statistics of more frames than those; in float32."""
+    """Group norm over all the frames of a call, or with statistics of more frames; in float32."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
-    """Every entry of an axis `times` times in a row, as a broadcast, which is merged into what follows."""
+    """Repeats every entry of an axis `times` times in a row, as a broadcast that the next operation absorbs."""
     if times == 1:
         return x
     shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])

@@ -44,7 +44,7 @@ class ControlNet(UNetEncoder):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> list[Float[Array, "_ F _ _ _"]]:
-        """Computes what the base UNet adds to its skip connections and its middle.
+        """Computes the terms that the base UNet adds to its skip connections and its middle.
 
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels].
