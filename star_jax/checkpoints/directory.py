@@ -232,7 +232,7 @@ def checkpoint_path(directory: str | os.PathLike) -> Path:
     """The absolute path of a checkpoint directory, or of the bundled one by its name.
 
     Raises:
-      InputError: there is none.
+      InputError: no checkpoint directory is there.
     """
     path = Path(directory).absolute()
     if str(directory) == BUNDLED and not path.exists():

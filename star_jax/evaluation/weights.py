@@ -92,8 +92,8 @@ class MetricWeights:
       given: files and folders that the user names; they come first.
 
     Raises:
-      InputError: one of them does not exist, or is a file that is no network of a metric, is damaged, or is not the
-        authors'.
+      InputError: one of them does not exist, is not a network of a metric, is damaged, or differs from the authors'
+        file.
     """
 
     def __init__(self, given: Sequence[str | os.PathLike] = ()):

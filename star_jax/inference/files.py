@@ -95,9 +95,9 @@ def upscale(
       frames: length to upscale, in frames or as a time.
       scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
       recursive: look for videos in folders of folders, too.
-      skip_existing: leave inputs alone whose output is there.
+      skip_existing: skip inputs whose output exists.
       overwrite: replace outputs without a line that says so.
-      resume: go on with an earlier run, and keep what is done until the output is complete.
+      resume: go on with an earlier run, and keep finished work until the output is complete.
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
@@ -266,7 +266,7 @@ def upscale_video(
       scenes: scenes to upscale, in order.
       settings: see `UpscaleSettings`.
       kept: work that an earlier run has done.
-      progress: is told how far each stage is.
+      progress: display that receives the state of each stage.
       quality: coding of the output.
 
     Raises:

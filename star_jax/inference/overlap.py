@@ -70,7 +70,7 @@ class WriteBehind(Generic[Item]):
 
 
 def _started(name: str) -> ThreadPoolExecutor:
-    """A thread that runs already: an executor that is interrupted while it starts one loses sight of it."""
+    """An executor whose thread runs already: one that is interrupted while it starts a thread loses track of it."""
     thread = ThreadPoolExecutor(1, name)
     thread.submit(int).result()
     return thread

@@ -1,9 +1,9 @@
 """Keeps the finished work of a long run beside its output, so that a run that was killed goes on where it was.
 
 The folder `.OUT.star-jax` holds arrays by name (latents, frames), each in a file that appears when it is complete
-and carries its own checksums: a file that a power failure cut off counts as not there. What was made from other
-inputs, settings, weights or versions is removed. The folder is locked while a run works in it, and goes when the
-output is complete.
+and carries its own checksums: a file that a power failure cut off is ignored. Work from other inputs,
+settings, weights or versions is removed. The folder is locked while a run works in it, and removed when the output
+is complete.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Kept:
         self._folder, self._prefix, self._with_frames = folder, prefix, with_frames
 
     def part(self, name: str) -> "Kept":
-        """A view with names of its own."""
+        """A view that has its own names."""
         return Kept(self._folder, f"{self._prefix}{name}.", with_frames=self._with_frames)
 
     def has(self, name: str) -> bool:
@@ -131,7 +131,7 @@ def work_folder(
 
     Args:
       output: the file that is to be written.
-      job: all that the result depends on, as JSON holds it: of another job, nothing is used.
+      job: everything that the result depends on, in JSON types; work of another job is not used.
       resume: use the work that is there, and keep new work; otherwise begin anew and keep nothing.
       with_frames: keep finished frames, too, not the latents alone.
 

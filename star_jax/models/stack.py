@@ -15,7 +15,7 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.R
     Args:
       make: builds one layer with fresh weights.
       count: number of layers.
-      rngs: whose `params` stream the layers' weights are drawn from.
+      rngs: the layers' weights are drawn from its `params` stream.
     """
     layer = nnx.eval_shape(lambda: make(InitRngs(0)))
     keys = jax.random.split(rngs.params(), count)

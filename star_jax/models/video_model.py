@@ -79,8 +79,8 @@ class VideoModel(abc.ABC):
     vae_dtypes: tuple[jnp.dtype, jnp.dtype] = (jnp.dtype(jnp.float32),) * 2
 
     config_type: ClassVar[type[ArchitectureConfig]]
-    # Whether `velocity` takes the conditioning of several branches of guidance with what they share given once, and
-    # computes once what does not depend on the text; see `guided_velocity`.
+    # Whether `velocity` takes the conditioning of several branches of guidance with the shared part given once, and
+    # computes once the part that does not depend on the text; see `guided_velocity`.
     takes_branches: ClassVar[bool] = False
 
     # Components: the networks by name, and their tasks.
@@ -358,7 +358,7 @@ class VideoModel(abc.ABC):
           params: weights of at least `network_components`.
           x: noisy latents [B, F, h, w, C].
           timesteps: int32 [B].
-          conditioning: text embeddings, or what `condition` makes of them.
+          conditioning: text embeddings, or the result of `condition`.
           hint: low-resolution latents [B, F, h, w, C].
           dropout_key: None for inference.
 

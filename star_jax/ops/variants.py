@@ -40,7 +40,7 @@ _GPU_FORMS = {
     "frames_attention": ("frames_first",),
     "group_norm": ("one_read",),
 }
-# Part of the key of JAX's caches, so that what was traced with other forms is traced again.
+# Part of the key of JAX's caches, so that a program traced with other forms is traced again.
 _chosen = jax.make_user_context(())  # of pairs (operation, form)
 
 

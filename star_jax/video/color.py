@@ -1,7 +1,7 @@
-"""Colour of videos: which matrix and range a file means, and conversion to and from RGB without an 8-bit step.
+"""Colour of videos: the matrix and range that a file means, and conversion to and from RGB without an 8-bit step.
 
-Code points are those of ITU-T H.273. Transfer curve and primaries are never touched: RGB values are what the file's
-curve gives, and the tags travel with them. Eight-bit pictures are converted by swscale, which is exact to half a
+Code points follow ITU-T H.273. Transfer curve and primaries are never touched: RGB values are in the file's own
+curve, and the tags travel with them. Eight-bit pictures are converted by swscale, which is exact to half a
 level; deeper ones here, in float32, because swscale loses up to four of 1024 levels.
 """
 

@@ -140,7 +140,7 @@ def from_pillow(image: Image.Image) -> Picture:
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Gives fully transparent pixels the colours of the visible pixels around them.
 
-    What a file stores there is never seen, but would bleed into the picture when it is enlarged.
+    The pixels that a file stores there are never seen, but would bleed into the picture when it is enlarged.
     """
     hidden = alpha == 0
     if not hidden.any() or hidden.all():

@@ -2,7 +2,7 @@
 
 import av
 
-# What the muxer writes itself, or what describes the old file.
+# Tags that the muxer writes itself, or that describe the old file.
 FILE_FACTS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id"}
 # Statistics that mkvmerge keeps of a track; they are not true of the new one.
 STATISTICS = ("bps", "number_of_", "_statistics", "duration-")

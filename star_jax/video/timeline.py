@@ -1,4 +1,4 @@
-"""When each frame of a video is shown: every frame keeps its own time, and an odd one costs no other its own.
+"""Times at which frames are shown: every frame keeps its own time, and an odd time does not change the others.
 
 The packets tell the times of most files. Where they do not say which of them are shown, or say odd things (a time
 twice, going back or missing), the file is decoded once, which gives the true order of the frames; a time that does
@@ -235,7 +235,7 @@ def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_na
     last = numbers[-1]
     if last is None:
         return step
-    # MP4 has the time from one decoding to the next; what is left for the last is with the packet decoded last.
+    # MP4 stores the time from one decoding to the next; the packet decoded last has the rest, for the last frame.
     own = packets.durations[len(packets.pts) - 1 if format_name.startswith("mov") else last] or step
     repeats = [number for number in range(last + 1, len(packets.pts)) if packets.is_empty[number]]
     if repeats and packets.time(repeats[-1]) is not None and packets.time(last) is not None:

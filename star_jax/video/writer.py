@@ -37,7 +37,7 @@ class VideoWriter:
     H.264 of 8 bits for an 8-bit source, HEVC of 10 or 12 for a deeper one, unless `quality` says otherwise: 4:2:0,
     or 4:4:4 where width or height is odd (the size is kept; some hardware players do not take it). The matrix is
     BT.709, or BT.2020 for a source of wide gamut or high dynamic range, limited range, and tagged so; primaries
-    and transfer curve are those of the source where it names them (RGB values pass through unchanged), else BT.709.
+    and transfer curve come from the source where it names them (RGB values pass through unchanged), else BT.709.
     A source of constant rate gives exactly equal steps of 1 / `frame_rate` from its start time on; one of variable
     rate keeps its timestamps and the duration of its last frame. Sound is copied without re-encoding; for the rest
     see streams.py.
@@ -48,8 +48,8 @@ class VideoWriter:
         path: .mp4, .mov or .mkv; an existing file is replaced.
         width, height: size of the frames in pixels.
         frame_rate: frames per second, exact.
-        crf, preset: see `quality`, which they are part of where it is not given.
-        source: where timing, sound, subtitles, pixel aspect and colour tags come from.
+        crf, preset: quality and effort, if `quality` is not given.
+        source: video that timing, sound, subtitles, pixel aspect and colour tags come from.
         quality: codec, depth and pixel format, as far as the user asks for one.
 
     Raises:

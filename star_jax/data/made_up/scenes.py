@@ -2,7 +2,7 @@
 
 A scene is a few flat layers at different depths. The camera pans, zooms, turns and shakes, so that near layers move
 more than far ones (parallax), and things pass in front. Pictures are crops of the photos that scikit-image brings
-along, "dead leaves" (overlapping discs and polygons of every size, whose statistics are those of natural pictures:
+along, "dead leaves" (overlapping discs and polygons of every size, with the statistics of natural pictures:
 Lee, Mumford and Huang 2001; trained on by Achddou et al. 2021), soft gradients and printed text. Every frame is a
 function of (index, frame number), and only the asked-for size is rendered: an element costs a few milliseconds.
 """

@@ -61,7 +61,7 @@ class Encoder:
     """Makes the stored features of an example, as in `shape`, from clips and caption.
 
     Attributes:
-      weights_sha256: SHA-256 of the networks that encode; None where none does.
+      weights_sha256: SHA-256 of the networks that encode; None without such networks.
     """
 
     shape: ExampleShape

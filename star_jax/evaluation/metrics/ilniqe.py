@@ -1,6 +1,6 @@
 """IL-NIQE (Zhang, Zhang and Bovik 2015): NIQE with colour, gradients and log-Gabor responses. No ground truth.
 
-Of each block at two scales, 234 features: normalised luminance, gradient magnitudes of three opponent channels
+Each block has 234 features at two scales: normalised luminance, gradient magnitudes of three opponent channels
 (Weibull), log colours (Gaussian), gradients and filter responses with their gradients (generalised Gaussians) and
 their magnitudes (Weibull). Principal components of all 468 are compared with the components of natural images.
 """

@@ -1,4 +1,4 @@
-"""tOF (Chu et al. 2020): how far the motion of the result is from that of the ground truth."""
+"""tOF (Chu et al. 2020): distance between the motion of the result and of the ground truth."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""VMAF v0.6.1 (Netflix), by an FFmpeg that has libvmaf: the one of PATH, or that of the package imageio-ffmpeg."""
+"""VMAF v0.6.1 (Netflix), by an FFmpeg with libvmaf: the one in PATH, or the one in the package imageio-ffmpeg."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ def ffmpeg_with_vmaf() -> str:
     """An FFmpeg that has libvmaf.
 
     Raises:
-      InputError: there is none.
+      InputError: no such FFmpeg is found.
     """
     candidates = [shutil.which("ffmpeg")]
     try:

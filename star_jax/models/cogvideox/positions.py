@@ -16,7 +16,7 @@ _THETA = 10000.0
 def rotary_tables(config: TransformerConfig, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines that turn the pairs of adjacent channels of a head.
 
-    Of a head's channels a quarter follows the frame, three eighths the row and three eighths the column.
+    A quarter of a head's channels follows the frame, three eighths the row and three eighths the column.
 
     Args:
       config: sizes.

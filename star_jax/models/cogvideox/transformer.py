@@ -1,7 +1,7 @@
 """The diffusion transformer of CogVideoX with STAR's LIEM: full attention over the tokens of text and video.
 
 Papers: Yang et al. 2024, "CogVideoX", arXiv 2408.06072; STAR, arXiv 2501.02976, section 4 and table 6. Attribute
-names are those of diffusers' `CogVideoXTransformer3DModel`; the layers' weights are stacked along a first axis.
+names follow diffusers' `CogVideoXTransformer3DModel`; the layers' weights are stacked along a first axis.
 Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 

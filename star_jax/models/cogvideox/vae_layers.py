@@ -2,7 +2,7 @@
 
 Every causal convolution needs the last two frames that came before: `cache`. None means that the clip begins, and
 its first frame is repeated instead. Layers return their new cache, so that a clip can be worked on in stretches.
-Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
+Attribute names follow diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
 passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 

@@ -49,7 +49,7 @@ class ControlNet(UNetEncoder):
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels].
           timesteps: [B], 0..999.
-          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
+          context: text embeddings [B, L, cross_attention_dim], or the result of `project_text`.
           hint: latents of the low-resolution video [B, F, H, W, in_channels].
           dropout_key: None for inference.
 

@@ -77,7 +77,7 @@ def _constants(leaf: np.ndarray, num_signals: int) -> np.ndarray:
 
 
 def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
-    """The colours from the decoder; means and differences from the encoder, whose other means stay random."""
+    """Output kernels: colours of the decoder; means and differences of the encoder; other means stay random."""
     if part == "decoder":
         return _through(leaf)
     kernel, signals = leaf.copy(), min(4 * _COLORS, config.latent_channels)

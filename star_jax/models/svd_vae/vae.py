@@ -260,7 +260,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         """Builds the autoencoder of a preset.
 
         `attention` names a kernel of `star_jax.ops.attention`, `remat` a policy of `star_jax.ops.remat` for the
-        decoder's residual blocks. `decoder_dtype` is what the decoder computes in, if not in `dtype`: float16 as
+        decoder's residual blocks. `decoder_dtype` is the decoder's dtype where it is not `dtype`: float16 as
         the released system does; statistics of norms are float32 even then.
         """
         return cls(
