@@ -15,8 +15,8 @@ HELP = "make a page that shows two videos one beside the other"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("before", metavar="A", help="such as the input")
-    parser.add_argument("after", metavar="B", help="such as the output")
+    parser.add_argument("before", metavar="A", help="first video, such as the input")
+    parser.add_argument("after", metavar="B", help="second video, such as the output")
     parser.add_argument("-o", "--output", required=True, metavar="PAGE.html", help="the page")
     parser.add_argument("--truth", metavar="GT", help="ground truth of B's size: a third side, and scores")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from star_jax.launch.experiment import add_config_arguments
 
     add_config_arguments(parser, required=False)
-    parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:4x4, v5p:4x4x4")
+    parser.add_argument(
+        "--topology", required=True, metavar="KIND:SHAPE", help="TPU topology, such as v5e:4x4, v5p:4x4x4"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
     parser.add_argument(
         "--full-effort",
@@ -33,11 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="optimise as a run on TPUs would: takes about ten times as long, for nearly the same peak memory",
     )
     inference = parser.add_argument_group("the sampler's step, instead of a training step")
-    inference.add_argument("--inference", action="store_true", help="compile it")
-    inference.add_argument("--preset", default="i2vgen-xl", metavar="NAME", help="sizes (default i2vgen-xl)")
-    inference.add_argument("--frames", type=int, default=32, metavar="N", help="of the clip (default 32)")
-    inference.add_argument("--height", type=int, default=720, metavar="N", help="upscaled (default 720)")
-    inference.add_argument("--width", type=int, default=1280, metavar="N", help="upscaled (default 1280)")
+    inference.add_argument("--inference", action="store_true", help="compile the sampler's step")
+    inference.add_argument(
+        "--preset", default="i2vgen-xl", metavar="NAME", help="preset of sizes (default i2vgen-xl)"
+    )
+    inference.add_argument(
+        "--frames", type=int, default=32, metavar="N", help="number of frames of the clip (default 32)"
+    )
+    inference.add_argument(
+        "--height", type=int, default=720, metavar="N", help="height of the result (default 720)"
+    )
+    inference.add_argument(
+        "--width", type=int, default=1280, metavar="N", help="width of the result (default 1280)"
+    )
     inference.add_argument(
         "--mesh",
         default=None,

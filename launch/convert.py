@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"sizes: {', '.join(PRESETS)}, or a config.json (default: by the sources' shapes)",
     )
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: as in the sources"
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="dtype of the converted weights (default: as in the sources)",
     )
     parser.add_argument(
         "--lora",

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="realbasicvsr (default), realbasicvsr-crops, star, light, heavy or none",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--scale", type=int, default=4, help="input size / output size (default 4)")
     parser.add_argument("--start", type=int, default=0, metavar="FRAME", help="first frame (default 0)")
     parser.add_argument(
@@ -132,8 +132,7 @@ def _read(location: str, start: int, count: int, *, multiple: int):
     """Reads a video, images, synthetic:N or scenes:N.
 
     Returns:
-      Frames uint8 [F, H, W, 3], cut to a multiple; their rate; the facts of what a file has beside them, and their
-      times.
+      Frames uint8 [F, H, W, 3], cut to a multiple; their rate; the other facts of a file; their times.
     """
     from fractions import Fraction
 

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", metavar="LR", help="low-resolution input, the same; scored when enlarged")
     parser.add_argument(
-        "--baseline", metavar="NAME", help="how LR is enlarged: bicubic (default), bilinear or lanczos"
+        "--baseline", metavar="NAME", help="method that enlarges LR: bicubic (default), bilinear or lanczos"
     )
     parser.add_argument(
         "--crop", action="store_true", help="where sizes differ, score the top-left part they share"
@@ -75,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture", metavar="OUT.png", help="LR enlarged | output | GT, and a part of them zoomed in"
     )
-    parser.add_argument("--frame", type=int, metavar="N", help="of the picture (default: the middle one)")
+    parser.add_argument(
+        "--frame", type=int, metavar="N", help="number of the frame in the picture (default: the middle one)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -143,7 +145,7 @@ def _check_files(args: argparse.Namespace) -> None:
         if path is not None:
             check_report_path(path, suffix)
     if args.picture is None and args.frame is not None:
-        raise InputError("--frame is of the picture: add --picture OUT.png")
+        raise InputError("--frame chooses the frame of the picture: add --picture OUT.png")
     if args.report is not None or args.plots is not None:
         from star_jax.evaluation.report.plots import require_matplotlib
 

@@ -17,7 +17,7 @@ _PREFIX = "--config."
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds --config; `read_experiment` finds the changes in args.rest, where launch/cli.py puts what is unknown."""
+    """Adds --config; `read_experiment` finds the changes in args.rest, the unknown arguments of launch/cli.py."""
     parser.add_argument(
         "--config",
         required=required,
@@ -197,7 +197,7 @@ def _value_parser(kind: type) -> Any:
 
 
 def _mutable(config: Any) -> Any:
-    """The same fields in dataclasses that config_flags can write to."""
+    """Copies a config into dataclasses with the same fields that config_flags can write to."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     values = {name: _mutable(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
     twin = dataclasses.make_dataclass(type(config).__name__, typing.get_type_hints(type(config)).items())

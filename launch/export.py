@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", default="star", help="family whose keys are written (see convert --format)"
     )
     parser.add_argument("--base", metavar="FILE", help="original file, for weights that STAR does not have")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="dtype of the exported weights (default: as stored)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 

@@ -22,8 +22,19 @@ HELP = "filter, degrade and pack videos into a dataset"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder of videos, .csv (path,text), .jsonl, or synthetic:COUNT")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the dataset")
-    parser.add_argument("--recipe", default="realbasicvsr", metavar="NAME", help="default realbasicvsr")
-    parser.add_argument("--num-degradations", type=int, default=1, metavar="K", help="per clip (default 1)")
+    parser.add_argument(
+        "--recipe",
+        default="realbasicvsr",
+        metavar="NAME",
+        help="recipe of degradations (default realbasicvsr)",
+    )
+    parser.add_argument(
+        "--num-degradations",
+        type=int,
+        default=1,
+        metavar="K",
+        help="number of degradations per clip (default 1)",
+    )
     parser.add_argument(
         "--size", default="720x1280", metavar="HxW", help="ground truth size (default 720x1280)"
     )
@@ -44,9 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         metavar="X",
-        help="of the clips, by hash (default 0.01)",
+        help="share of the clips held out for validation, chosen by hash (default 0.01)",
     )
-    parser.add_argument("--clips-per-shard", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument(
+        "--clips-per-shard", type=int, default=64, metavar="N", help="number of clips in a shard (default 64)"
+    )
     parser.add_argument(
         "--max-bad-share",
         type=float,
@@ -54,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="stop over this share of unusable files (default 0.1)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of windows, crops and degradations (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of windows, crops and degradations (default 0)"
+    )
     parser.add_argument(
         "--process", default="0/1", metavar="I/N", help="this machine's share of the shards (default 0/1)"
     )
@@ -99,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
         with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
             try:
                 manifests = list(pool.map(work, shares))
-            except KeyboardInterrupt:  # or SIGTERM, of which the workers know nothing
+            except KeyboardInterrupt:  # or SIGTERM, which does not reach the workers
                 for worker in multiprocessing.active_children():
                     worker.terminate()
                 raise

@@ -10,7 +10,7 @@
 
 The output keeps the input's frame rate, number of frames, sound and subtitles. It appears under its name only when
 it is complete. A run that was interrupted or killed goes on where it was when the same command is given again.
-Of several inputs, one that fails is reported, and the rest goes on.
+With several inputs, a failure is reported and the others go on.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="FRAME|TIME",
         help="where to begin, to try a part: 48, 2.5s or 1:02:03 (default: 0)",
     )
-    group.add_argument("--frames", metavar="N|TIME", help="how much to upscale (default: all)")
+    group.add_argument("--frames", metavar="N|TIME", help="length to upscale (default: all)")
     group.add_argument(
         "--scene-cuts",
         default="auto",
@@ -138,7 +138,7 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--prompt", default="", metavar="TEXT", help="what the clip shows")
+    group.add_argument("--prompt", default="", metavar="TEXT", help="description of what the clip shows")
     group.add_argument("--negative-prompt", default=None, metavar="TEXT", help="what to steer away from")
     group.add_argument(
         "--steps",
@@ -182,7 +182,7 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--vae-dtype",
         default="auto",
-        help="of the autoencoder: float32, bfloat16, float16, auto (default: float32; decoding on a GPU float16)",
+        help="dtype of the VAE: float32, bfloat16, float16, auto (default: float32; decoding on a GPU float16)",
     )
     group.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
@@ -197,7 +197,11 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
         metavar="HxW",
         help="size in pixels of the tiles that are denoised (default: the largest that fit)",
     )
-    group.add_argument("--vae-tile", metavar="HxW", help="the same for encoding and decoding")
+    group.add_argument(
+        "--vae-tile",
+        metavar="HxW",
+        help="size in pixels of the tiles for encoding and decoding (default: the largest that fit)",
+    )
     group.add_argument(
         "--compile-cache",
         metavar="DIR",
@@ -217,13 +221,15 @@ def _add_file(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: as IN has)")
     group.add_argument(
-        "--pixel-format", metavar="NAME", help="such as yuv444p or yuv422p10le (default: 4:2:0 of that depth)"
+        "--pixel-format",
+        metavar="NAME",
+        help="pixel format, such as yuv444p or yuv422p10le (default: 4:2:0 of that depth)",
     )
     group.add_argument(
         "--deinterlace",
         default="auto",
         metavar="WHEN",
-        help="auto (default: what is flagged as interlaced), on or off",
+        help="auto (default: frames that are flagged as interlaced), on or off",
     )
     group.add_argument(
         "--strict",
@@ -311,7 +317,7 @@ def _frame_rate(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is no frame rate; write it like 25 or 30000/1001")
+        raise argparse.ArgumentTypeError(f"{text} is not a frame rate; write it like 25 or 30000/1001")
     return rate
 
 

@@ -17,7 +17,12 @@ HELP = "decoding and degradations, by stage"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="PATH", help="folder of videos, .csv, .jsonl or prepared dataset")
-    parser.add_argument("--recipe", default="realbasicvsr", metavar="NAME", help="default realbasicvsr")
+    parser.add_argument(
+        "--recipe",
+        default="realbasicvsr",
+        metavar="NAME",
+        help="recipe of degradations (default realbasicvsr)",
+    )
     parser.add_argument(
         "--size", default="720x1280", metavar="HxW", help="ground truth size (default 720x1280)"
     )
@@ -31,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="take videos down to size / X (default 1.25)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all draws (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws (default 0)")
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="clips per accelerator and step (default 1)"
     )

@@ -32,12 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", default="i2vgen-xl", metavar="NAME", help="sizes, with random weights (default i2vgen-xl)"
     )
     what.add_argument("--checkpoint", metavar="DIR", help="weights and sizes made by star-jax convert")
-    what.add_argument("--frames", type=int, default=32, metavar="N", help="default 32")
-    what.add_argument("--height", type=int, default=720, metavar="PX", help="of the result (default 720)")
-    what.add_argument("--width", type=int, default=1280, metavar="PX", help="of the result (default 1280)")
-    what.add_argument("--steps", type=int, default=15, metavar="N", help="of the pipeline (default 15)")
+    what.add_argument("--frames", type=int, default=32, metavar="N", help="number of frames (default 32)")
     what.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="of the network; guidance runs 2 (default 1)"
+        "--height", type=int, default=720, metavar="PX", help="height of the result (default 720)"
+    )
+    what.add_argument(
+        "--width", type=int, default=1280, metavar="PX", help="width of the result (default 1280)"
+    )
+    what.add_argument(
+        "--steps", type=int, default=15, metavar="N", help="number of the pipeline's steps (default 15)"
+    )
+    what.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="batch size of the network; guidance runs 2 (default 1)",
     )
     what.add_argument(
         "--published",
@@ -54,16 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--vae-dtype",
         default="auto",
-        help="of the autoencoder, likewise (default: float32; decoding on a GPU float16)",
+        help="dtype of the autoencoder (default: float32; decoding on a GPU float16)",
     )
     how.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
     how.add_argument(
-        "--max-memory", metavar="SIZE", help="of the pipeline, such as 20GiB (default: what the device has)"
+        "--max-memory",
+        metavar="SIZE",
+        help="memory limit of the pipeline, such as 20GiB (default: what the device has)",
     )
     how.add_argument(
-        "--mesh", metavar="AXES", help="such as data=2,context=4: all devices (default: one device)"
+        "--mesh",
+        metavar="AXES",
+        help="devices by axis, such as data=2,context=4: all devices (default: one device)",
     )
     how.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
     how.add_argument(

@@ -18,13 +18,17 @@ HELP = "single layers, and the forms of operations: which is fastest here"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--preset", default="i2vgen-xl", metavar="NAME", help="sizes (default i2vgen-xl)")
-    what.add_argument("--frames", type=int, default=32, metavar="N", help="default 32")
-    what.add_argument("--height", type=int, default=720, metavar="PX", help="of the result (default 720)")
-    what.add_argument("--width", type=int, default=1280, metavar="PX", help="of the result (default 1280)")
+    what.add_argument("--frames", type=int, default=32, metavar="N", help="number of frames (default 32)")
+    what.add_argument(
+        "--height", type=int, default=720, metavar="PX", help="height of the result (default 720)"
+    )
+    what.add_argument(
+        "--width", type=int, default=1280, metavar="PX", help="width of the result (default 1280)"
+    )
     what.add_argument("--backward", action="store_true", help="gradients, too, after all forward passes")
     how = parser.add_argument_group("how")
     how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto (default)")
-    how.add_argument("--vae-dtype", default="float32", help="of the VAE's blocks (default float32)")
+    how.add_argument("--vae-dtype", default="float32", help="dtype of the VAE's blocks (default float32)")
     how.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each (default 3)")
     how.add_argument("--budget", type=float, metavar="SECONDS", help="begin no further layer after that time")
     how.add_argument("--json", metavar="FILE", help="write the report there, after every layer")

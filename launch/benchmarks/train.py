@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         check_report_path(args.json, ".json")
     config = read_experiment(args)
-    clips = dataclasses.replace(config.data, source="synthetic:1")  # whose shapes are those of any clips
+    # Made-up clips have the shapes of any others.
+    clips = dataclasses.replace(config.data, source="synthetic:1")
     steps_only = dataclasses.replace(config.train, validate_every_steps=0)
     is_there = config.model.checkpoint is not None and (Path(config.model.checkpoint) / CONFIG_FILE).is_file()
     model = config.model if is_there else dataclasses.replace(config.model, checkpoint=None)

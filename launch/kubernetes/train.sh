@@ -4,7 +4,7 @@
 #   IMAGE=REGISTRY/star_jax:gpu NODES=4 launch/kubernetes/train.sh \
 #       --config configs/star_i2vgenxl.py --workdir gs://BUCKET/run --config.data.source=gs://BUCKET/dataset
 #
-# Arguments are those of `star-jax train`. The same command resumes, once the Job of that name is deleted. DRY_RUN=1
+# Arguments go to `star-jax train`. The same command resumes, once the Job of that name is deleted. DRY_RUN=1
 # prints the manifest instead of applying it. Logs: kubectl logs job/NAME, or of a pod: kubectl logs NAME-1-...
 set -euo pipefail
 

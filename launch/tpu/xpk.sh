@@ -6,7 +6,7 @@
 #   xpk workload list --cluster star          kubectl logs -l jobset.sigs.k8s.io/jobset-name=star-train
 #   xpk workload delete --workload star-train --cluster star
 #
-# Arguments are those of `star-jax train`. Delete the workload and run the same command again to resume; pods that were
+# Arguments go to `star-jax train`. Delete the workload and run the same command again to resume; pods that were
 # preempted or failed are restarted by the cluster, and resume, too.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories: what is in one, and reading and writing them.
+"""Checkpoint directories: their contents, reading and writing.
 
     DIR/COMPONENT/        one Orbax tree per component of the model
     DIR/tokenizer/        tokenizer files of a model with text
@@ -67,7 +67,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
         from; a leaf without a sharding goes to the first device.
 
     Raises:
-      InputError: the component is missing or damaged, or its leaves are not those of `abstract_tree`.
+      InputError: the component is missing or damaged, or its leaves differ from `abstract_tree`.
     """
     wanted = flatten(abstract_tree)
     stored = component_metadata(directory, name)
@@ -104,7 +104,7 @@ def iterate_layers(
     """Reads leaves, or single layers of stacked ones, one by one.
 
     Args:
-      directory, name: of the component.
+      directory, name: checkpoint directory, and name of the component.
       wanted: path of each leaf, and the entry of its first axis; None: the whole leaf.
 
     Raises:
@@ -232,7 +232,7 @@ def checkpoint_path(directory: str | os.PathLike) -> Path:
     """The absolute path of a checkpoint directory, or of the bundled one by its name.
 
     Raises:
-      InputError: there is none.
+      InputError: no checkpoint directory is there.
     """
     path = Path(directory).absolute()
     if str(directory) == BUNDLED and not path.exists():

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
+from flax.nnx.traversals import flatten_mapping, unflatten_mapping
 from orbax.checkpoint import type_handlers
 
 from star_jax.errors import InputError, first_line
@@ -105,25 +106,18 @@ def _checkpointer() -> ocp.Checkpointer:
     )
 
 
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Tree) -> dict[str, Any]:
     """Flattens nested dicts to {`down_blocks/0/resnets/0/norm1/scale`: leaf}, in the tree's order."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        leaves |= flatten(value, path + "/") if isinstance(value, Mapping) else {path: value}
-    return leaves
+    return {"/".join(map(str, path)): leaf for path, leaf in flatten_mapping(tree).items()}
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[Any, Any]:
     """Inverse of `flatten`; parts that are numbers become int keys."""
-    tree: dict[Any, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return tree
+    return unflatten_mapping({_keys(path): leaf for path, leaf in leaves.items()})
+
+
+def _keys(path: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in path.split("/"))
 
 
 def save_tree(path: Path, tree: Tree) -> None:
@@ -221,7 +215,7 @@ def _file_sizes(path: Path) -> dict[str, int]:
 
 
 def _check_files(path: Path) -> None:
-    """Finds what is missing or cut before Orbax does, whose reading of such files is hard to follow."""
+    """Finds missing and cut files before Orbax does, because Orbax's errors for them are hard to understand."""
     sizes = read_text(path / _SIZES_FILE)
     try:
         expected = dict(json.loads(sizes))

@@ -1,4 +1,4 @@
-"""From a record to a training element: decode a window, fit it to the bucket, degrade it."""
+"""Turns a record into a training element: decodes a window, fits it to the bucket, degrades it."""
 
 import contextlib
 import dataclasses
@@ -57,7 +57,7 @@ def load_clip(
 
     Args:
       record: the video.
-      config: what an element is.
+      config: configuration of the data.
       index: position in the stream, over all epochs and processes.
       stopwatch: takes the seconds of each stage.
 

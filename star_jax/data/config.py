@@ -12,7 +12,7 @@ class DataConfig:
     """The contents of a training element, and how elements are loaded.
 
     Attributes:
-      source: where the clips are (see `sources.open_source`).
+      source: place of the clips (see `sources.open_source`).
       recipe: degradation recipe; paired and prepared sources bring their own low resolution.
       sharpen: USM-sharpen the ground truth; None leaves it to the recipe.
       num_frames, frame_interval: frames of an element, and source frames from one to the next. A video too

@@ -24,7 +24,7 @@ _JUDGED_AFTER = 50
 
 @dataclasses.dataclass(frozen=True)
 class _Bad:
-    """Travels through the workers in place of an element, so that positions stay what they are."""
+    """Travels through the workers in place of an element, so that positions do not shift."""
 
     key: str
     reason: str
@@ -79,8 +79,8 @@ class ClipLoader(grain.DatasetIterator):
 
     Args:
       config: the data.
-      batch_size: B, of this process.
-      process_index, process_count: which share of the elements is this process's.
+      batch_size: B, the batch size of this process.
+      process_index, process_count: this process takes the share `process_index` of `process_count` of the elements.
 
     Attributes:
       bad: key -> reason of every record skipped since the start of this process.
@@ -159,7 +159,7 @@ class ClipLoader(grain.DatasetIterator):
         return iter(elements)
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch, and what it is a position in; JSON."""
+        """The position after the last batch, and the data it belongs to; JSON."""
         return {"position": self._position, "num_bad": self._num_bad, **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a source lists (a record) and what a record gives (an element)."""
+"""Types: a source lists records, and a record gives an element."""
 
 import dataclasses
 from typing import Protocol
@@ -37,7 +37,7 @@ class ClipRecord:
     text_path: str | None = None
 
     def caption(self) -> str:
-        """The caption, read now where it lies in a file."""
+        """The caption, read now if it is in a file."""
         return storage.read_text(self.text_path).strip() if self.text_path else self.text
 
 

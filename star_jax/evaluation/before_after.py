@@ -30,7 +30,7 @@ from star_jax.video.writer import VideoWriter
 
 Reader = VideoReader | ImageSequenceReader
 _ALIGNMENT = 16  # rows between two sides, so that the codec's blocks do not mix them
-_MOST_ROWS = 4320  # of the video; larger frames are shown smaller
+_MOST_ROWS = 4320  # rows of the video; larger frames are shown smaller
 _QUALITY = 12.0
 _FRAMES_AT_ONCE = 4
 
@@ -43,7 +43,7 @@ class PageClip:
       name: its heading.
       panels: its sides by label, in the order before, after, ground truth; all of as many frames. Their sizes may
         differ: they are shown in the size of `after`.
-      first_frame: of the first side, where it is longer than the others.
+      first_frame: first frame to show of the first side, where it is longer than the others.
       facts: tables by title: names and values.
     """
 
@@ -64,8 +64,8 @@ def compare(
     """Writes a page that compares two videos (or images, or folders of images), beside their scores.
 
     Args:
-      before: such as the input of an upscale; of any size.
-      after: such as its output.
+      before: first video, such as the input of an upscale; of any size.
+      after: second video, such as the output.
       output: .html file.
       truth: ground truth, of the size of `after`: a third side, and scores of both.
       progress: show a progress bar.
@@ -111,7 +111,7 @@ def write_page(
     *,
     progress: bool = False,
 ) -> None:
-    """Writes a page of clips, one of which is shown at a time.
+    """Writes a page of clips that shows one clip at a time.
 
     Raises:
       RunError: a damaged file, a full disk.
@@ -148,7 +148,7 @@ def check_panels(panels: Mapping[str, Reader]) -> None:
 
 
 def _clip_data(clip: PageClip, on_frames: Callable[[int], None]) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Data that the page's script reads."""
     info = list(clip.panels.values())[1].info
     height, width = _shown_size(info.height, info.width, len(clip.panels))
     stride = -(-height // _ALIGNMENT) * _ALIGNMENT

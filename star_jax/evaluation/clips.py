@@ -1,4 +1,4 @@
-"""Which result belongs to which ground truth: clips of two folders, matched by name, checked against each other."""
+"""Pairs results with ground truths: clips of two folders, matched by name and checked against each other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class ClipPair:
     """A clip to score.
 
     Attributes:
-      name: of the result within its folder, without extension.
+      name: name of the result within its folder, without extension.
       result: reader of the result.
       truth: reader of the ground truth, or None.
       low: reader of the low-resolution input, or None.
       frames: the numbers of the frames that are scored.
-      height, width: the size that is scored: from the top-left corner of all of them.
+      height, width: size that is scored, from the top-left corner of every clip.
     """
 
     name: str
@@ -98,11 +98,11 @@ def pair_clips(
 
     Args:
       results: a clip, or a folder of clips.
-      truth: the same of the ground truth; None: there is none.
-      low: the same of the low-resolution input.
+      truth: the ground truth, in the same form; None: there is none.
+      low: the low-resolution input, in the same form.
       crop: score the top-left part that result and truth have in common, where their sizes differ.
-      num_frames: score only as many, the first; the clips may then have more, and not all as many.
-      frames: score only the frames of these numbers.
+      num_frames: score only the first frames, this number; clips may then be longer, and of different lengths.
+      frames: score only the frames with these numbers.
 
     Raises:
       InputError: a clip without a partner, too few frames or frame counts that differ, sizes that differ without
@@ -190,7 +190,7 @@ def _chosen(reader: Reader, numbers: Sequence[int], size: int) -> Iterator[np.nd
 
 
 def _check_ratio(result: Reader, low: Reader) -> None:
-    """Both sides must have grown alike, to a pixel of the input, and of the output, whose sides are even."""
+    """Checks that both sides have grown alike, to a pixel of the input, and of the output with its even sides."""
     across, down = result.info.width / low.info.width, result.info.height / low.info.height
     shrunk = result.info.width < low.info.width - 1 or result.info.height < low.info.height - 1
     rounded = 1 + low.info.width / low.info.height  # a pixel of either side, in pixels of the width

@@ -33,7 +33,7 @@ def evaluate(
     weights: Sequence[PathLike] = (),
     on_frames: OnFrames | None = None,
 ) -> Report:
-    """Scores one or several results; see `Evaluation` for the arguments, and for what it raises.
+    """Scores one or several results; see `Evaluation` for the arguments and errors.
 
     Args:
       on_frames: called with the number of frames scored since the last call.
@@ -55,17 +55,17 @@ def evaluate(
 
 
 class Evaluation:
-    """What is to be scored, checked whole before anything is computed.
+    """Clips and scores to compute, checked whole before anything is computed.
 
     Args:
       results: a video, a folder of images, or a folder of these; several by the names that they have in the report.
-      truth: the same of the ground truth; None: only scores that need none.
+      truth: the ground truth, in the same form; None: only scores that need none.
       metrics: names of registry.METRICS; None: the protocol's, or PSNR, SSIM and flicker.
       protocol: name of one of PROTOCOLS, whose frames, crop and scores hold.
       input: the low-resolution clips, which are enlarged and scored like a result.
-      baseline: how they are enlarged: bicubic, bilinear or lanczos.
+      baseline: method that enlarges them: bicubic, bilinear or lanczos.
       crop: score the top-left part where sizes differ.
-      num_frames: score only the first ones of each clip.
+      num_frames: score only this number of frames of each clip.
       weights: files and folders of weights, which come before the folder of converted ones and before packages.
 
     Attributes:
@@ -121,7 +121,7 @@ class Evaluation:
 
     @property
     def total_frames(self) -> int:
-        """How many frames are scored, of all results."""
+        """Number of frames that are scored, over all results."""
         return sum(len(pair.frames) for pairs in self.methods.values() for pair in pairs)
 
     def run(self, on_frames: OnFrames | None = None) -> Report:
@@ -153,8 +153,8 @@ def score_clip(
     Args:
       pair: the clip.
       metrics: the scores by name.
-      networks: those that the scores need.
-      baseline: how its input is enlarged and scored, too; None: it is not.
+      networks: networks that the scores need.
+      baseline: method that enlarges the input, which is then scored, too; None: it is not scored.
       on_frames: called with the number of frames scored since the last call.
 
     Returns:
@@ -208,7 +208,9 @@ def _check_same_clips(methods: Mapping[str, list[ClipPair]]) -> None:
         # Single clips belong together whatever their names.
         if len(names) != len(other_names) or (len(names) > 1 and names != other_names):
             odd = sorted(set(names) ^ set(other_names))[:3]
-            raise InputError(f"{first} and {name} have not the same clips ({', '.join(odd)}); complete them")
+            raise InputError(
+                f"{first} and {name} do not have the same clips ({', '.join(odd)}); complete them"
+            )
         for pair, other in zip(pairs, other_pairs, strict=True):
             if (pair.height, pair.width, tuple(pair.frames)) != (
                 other.height,

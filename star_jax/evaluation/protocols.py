@@ -1,4 +1,4 @@
-"""The conventions of published tables: which scores, of which frames, cropped how."""
+"""The conventions of published tables: scores, frames and crop."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ class Protocol:
     """A published way to score.
 
     Attributes:
-      metrics: the scores that this project has of it.
-      missing: the scores of the table that it has not.
+      metrics: the table's scores that this project computes.
+      missing: the table's other scores.
       frames: only these frames of each clip are scored; None: all.
       crop: whether the top-left part is scored where sizes differ.
-      source: where the conventions are from.
+      source: publication that states the conventions.
     """
 
     metrics: tuple[str, ...]
@@ -55,7 +55,7 @@ def get_protocol(name: str) -> Protocol:
     """A protocol by its name.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: no protocol has that name.
     """
     if name not in PROTOCOLS:
         raise InputError(f"no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")

@@ -22,7 +22,7 @@ def report_run(
     """Writes a page of all clips that were upscaled; see `write_page`.
 
     Args:
-      summary: of the run.
+      summary: outcomes of the run.
       output: .html file.
       truth: ground truth of a single clip.
       run: names and values that hold for all clips, such as the checkpoint.

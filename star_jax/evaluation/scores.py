@@ -1,4 +1,4 @@
-"""What an evaluation found: values per frame, means per clip, means over clips, differences and wins."""
+"""Results of an evaluation: values per frame, means per clip, means over clips, differences and wins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class ClipScores:
     """Scores of one clip of one result.
 
     Attributes:
-      name: of the clip.
+      name: name of the clip.
       frames: the numbers of the frames that were scored.
       values: metric -> one value for each frame, for each pair of neighbours, or for the clip.
     """
@@ -35,9 +35,9 @@ class Report:
     """Scores of one or several results.
 
     Attributes:
-      metrics: by name.
+      metrics: metrics by name.
       scores: result (or baseline) -> its clips, in the same order for all.
-      clips: result -> what was scored.
+      clips: result -> clips that were scored.
       baseline: the name of the enlarged input among `scores`, or None.
       protocol: the name of the protocol, or None.
       weights: network -> where its weights come from.
@@ -80,7 +80,7 @@ def mean_of(means: Sequence[Means]) -> Means:
 
 
 def difference(means: Means, baseline: Means) -> Means:
-    """Scores minus those of a baseline."""
+    """Scores minus the scores of a baseline."""
     return {
         name: None if value is None or baseline[name] is None else value - baseline[name]
         for name, value in means.items()

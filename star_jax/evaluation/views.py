@@ -1,4 +1,4 @@
-"""Frames of what is compared, by label, for pictures."""
+"""Frames of the clips that are compared, by label, for pictures."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ def panels(pairs: Mapping[str, ClipPair], frame: int, baseline: str | None = Non
     """One frame of each result of a clip, uint8 [H, W, 3], cropped to what is scored.
 
     Args:
-      pairs: label -> the clip of that result; truth and input are those of the first.
+      pairs: label -> the clip of that result; truth and input are taken from the first.
       frame: its number.
-      baseline: how the input is enlarged; None: it is not shown.
+      baseline: method that enlarges the input; None: it is not shown.
 
     Returns:
       The enlarged input, if any, the results, and the ground truth, if any.

@@ -14,15 +14,15 @@ from star_jax.progress import clock_text
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input.
+    """The outcome of one input.
 
     Attributes:
       source, output: the files.
       status: `done`, `skipped` (its output was there) or `failed`.
-      error: of one that failed.
-      job: of one that is done.
-      settings: that it was done with, tiles and window included.
-      seconds: spent, by stage, and in `total`.
+      error: exception of an input that failed.
+      job: job of an input that is done.
+      settings: settings that were used, tiles and window included.
+      seconds: seconds spent in each stage, and in `total`.
     """
 
     source: Path
@@ -44,23 +44,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of all inputs.
+    """The outcomes of all inputs.
 
     Attributes:
-      outcomes: in the order of the inputs.
-      seconds: of the whole run.
+      outcomes: outcomes in the order of the inputs.
+      seconds: seconds that the whole run took.
     """
 
     outcomes: list[Outcome]
     seconds: float
 
     def of(self, status: str) -> list[Outcome]:
-        """Those that ended so."""
+        """The outcomes with this status."""
         return [outcome for outcome in self.outcomes if outcome.status == status]
 
     @property
     def num_frames(self) -> int:
-        """That were written."""
+        """Number of frames that were written."""
         return sum(outcome.job.num_frames for outcome in self.of("done") if outcome.job is not None)
 
     @property
@@ -92,10 +92,10 @@ class Batch:
     Args:
       sources, outputs: the files, in pairs.
       open_job: opens an input.
-      skip_existing: leave inputs alone whose output is there.
+      skip_existing: skip inputs whose output exists.
 
     Raises:
-      StarError: a single input cannot be opened; of several, those that cannot are remembered.
+      StarError: the only input cannot be opened. With several inputs, the failures are remembered instead.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is shown while upscales run: one bar over all files and stages, lines in a log, or JSON for programs.
+"""Progress of upscales: one bar over all files and stages, lines in a log, or JSON for programs.
 
 The share done is counted in rough costs of the stages; the time left in what each stage has taken in this run.
 Compilation is neither: it is noted while it lasts, and comes once for each size and length.
@@ -28,7 +28,7 @@ _COSTS = {
     "encode": 1.0,
     "sample": 4.0,
     "decode": 2.0,
-}  # of a frame; `sample` of one evaluation
+}  # costs of a frame; for `sample`, of one evaluation
 _SECONDS_BETWEEN_EVENTS = 0.5
 _LONG_COMPILATION = 2.0  # seconds, from which on it is worth a note
 
@@ -38,12 +38,12 @@ class FileWork:
     """One file's work.
 
     Attributes:
-      name: what the user called it.
-      num_frames: that are upscaled.
-      pixels: of an output frame.
-      evaluations: of the network.
-      done: frames done, by stage.
-      seconds: spent, by stage, without compiling.
+      name: name that the user gave.
+      num_frames: number of frames that are upscaled.
+      pixels: number of pixels of an output frame.
+      evaluations: number of evaluations of the network.
+      done: number of frames done in each stage.
+      seconds: seconds spent in each stage, without compilation.
     """
 
     name: str
@@ -55,15 +55,15 @@ class FileWork:
     is_over: bool = False
 
     def cost(self, stage: str) -> float:
-        """Of a frame."""
+        """Cost of a frame."""
         return _COSTS[stage] * self.pixels * (self.evaluations if stage == "sample" else 1)
 
 
 class RunProgress:
-    """Where a run over several files stands.
+    """Progress of a run over several files.
 
     Args:
-      files: what is to be done.
+      files: work to be done.
       show: `auto` (a bar on a terminal, lines elsewhere), `json` (lines on standard output) or `none`.
 
     Raises:
@@ -153,13 +153,13 @@ class RunProgress:
 
     @property
     def compiling(self) -> float:
-        """Seconds for which a program has been compiling; 0 where none is."""
+        """Seconds for which a program has been compiling; 0 if no program is."""
         since = self._compiling_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def share(self) -> float:
-        """Of the whole run, 0 to 1."""
+        """Share of the whole run that is done, 0 to 1."""
         total = sum(file.num_frames * file.cost(stage) for file in self.files for stage in STAGES)
         left = sum(self._left(file, stage) for file in self.files for stage in STAGES)
         return 1 - left / total if total else 1.0
@@ -204,7 +204,7 @@ class RunProgress:
         }
 
     def title(self) -> str:
-        """The present file and what is done with it."""
+        """The present file and its stage."""
         file = self.files[self.index]
         number = f"file {self.index + 1} of {len(self.files)}, " if len(self.files) > 1 else ""
         stage = {**STAGES, "load": "loading the model"}.get(self.stage, "starting").lower()
@@ -223,7 +223,7 @@ class RunProgress:
         return frames * file.cost(stage)
 
     def _on_compilation(self, event: str, duration_secs: float, **_: Any) -> None:
-        if event.endswith("/jaxpr_to_mlir_module_duration"):  # what comes next is the compiler
+        if event.endswith("/jaxpr_to_mlir_module_duration"):  # the compiler runs next
             self._compiling_since = time.monotonic()
         elif event.endswith("/backend_compile_duration"):
             self._compiling_since = None

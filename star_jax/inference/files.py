@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -31,7 +32,7 @@ from star_jax.inference.jobs import (
     output_paths,
 )
 from star_jax.inference.memory import plan_memory
-from star_jax.inference.overlap import read_ahead, write_behind
+from star_jax.inference.overlap import WriteBehind, read_ahead
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.resume import Kept, file_stamp, work_folder
 from star_jax.inference.scenes import Scene, SceneReader, find_cuts, read_cuts, scenes_between
@@ -89,35 +90,35 @@ def upscale(
         or out/{name}_x4.mkv for several clips, or a folder.
       checkpoint: directory made by `star_jax.convert`; by default tiny-star, the small model in the package.
       resolution: pixels of the output's shorter side, in place of the setting `scale`.
-      frame_rate: of folders of images; 24 by default.
-      start: where to begin, in frames or as a time such as "2.5s" or "1:02:03".
-      frames: how much to upscale, likewise.
+      frame_rate: frame rate of folders of images; 24 by default.
+      start: first frame to upscale, as a number or a time such as "2.5s" or "1:02:03".
+      frames: length to upscale, in frames or as a time.
       scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
       recursive: look for videos in folders of folders, too.
-      skip_existing: leave inputs alone whose output is there.
+      skip_existing: skip inputs whose output exists.
       overwrite: replace outputs without a line that says so.
-      resume: go on with an earlier run, and keep what is done until the output is complete.
+      resume: go on with an earlier run, and keep finished work until the output is complete.
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
-      vae_dtype: as `dtype`, of the autoencoder; see `StarPipeline.from_pretrained`.
-      max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
+      vae_dtype: dtype of the autoencoder, likewise.
+      max_memory: largest amount of memory to use, in bytes or as "12GiB"; by default all that the device has.
       compile_cache: folder of compiled programs; None is ~/.cache/star_jax, "" keeps none.
       crf: x264's constant rate factor, 0 (lossless) to 51.
       preset: x264's preset.
-      codec, pixel_format, bit_depth: of the output, see `star_jax.video.encoders`; by default H.264, and HEVC of 10
-        or 12 bits where the input has more than 8.
+      codec, pixel_format, bit_depth: coding of the output, see `star_jax.video.encoders`; by default H.264, and
+        HEVC of 10 or 12 bits where the input has more than 8.
       strict: refuse damaged inputs, whose damaged frames are otherwise left out.
-      deinterlace: `auto` (what is flagged as interlaced), `on` or `off`.
+      deinterlace: `auto` (frames that are flagged as interlaced), `on` or `off`.
       progress: `auto`, `json` or `none`, see `RunProgress`.
       **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
 
     Returns:
-      What became of every input. Of several, one that fails does not end the run.
+      The outcome of every input. An input that fails does not end a run over several.
 
     Raises:
       InputError: a single input, an output or a setting that cannot be used, or too little memory.
-      RunError: of a single input: it is damaged, the disk is full, numbers are not finite.
+      RunError: with a single input: it is damaged, the disk is full, or numbers are not finite.
     """
     config = read_config(checkpoint)
     kernels = AttentionKernels.all(attention)
@@ -130,7 +131,7 @@ def upscale(
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
     outputs = output_paths(sources, os.fspath(output))
     if frame_rate and not any(is_images(source.path) for source in sources):
-        raise InputError("--frame-rate is of folders of images; a video keeps its own")
+        raise InputError("--frame-rate applies to folders of images; a video keeps its own")
     upscaler = _Upscaler(
         checkpoint=checkpoint,
         model=model,
@@ -171,11 +172,11 @@ class _Upscaler:
 
     Attributes:
       checkpoint, attention: see `StarPipeline.from_pretrained`.
-      model: of the checkpoint, in the dtype that it runs in.
+      model: model of the checkpoint, in the dtype that it runs in.
       budget: bytes to use at most, or None.
       cuts: numbers of the frames that begin a scene; None to look for them.
       resume: see `work_folder`.
-      quality: how outputs are coded.
+      quality: coding of outputs.
     """
 
     checkpoint: AnyPath
@@ -194,7 +195,10 @@ class _Upscaler:
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
         """Upscales a clip, and returns the settings with the tiles and the window that fit."""
-        frames = SceneReader(job.reader)
+        with closing(SceneReader(job.reader)) as frames:
+            return self._upscale(job, frames, progress)
+
+    def _upscale(self, job: Job, frames: SceneReader, progress: RunProgress) -> UpscaleSettings:
         scenes = self._scenes(job, frames, progress)
         longest = max(scene.num_frames for scene in scenes)
         plan = plan_memory(self.model, job.settings, longest, job.size, budget=self.budget)
@@ -217,9 +221,8 @@ class _Upscaler:
         cuts = self.cuts
         if cuts is None:
             whole = Scene(*job.frames)
-            cuts = [
-                whole.start + cut for cut in find_cuts(_counted(frames.read(whole, _READ_AT_ONCE), progress))
-            ]
+            with closing(_counted(frames.read(whole, _READ_AT_ONCE), progress)) as pieces:
+                cuts = [whole.start + cut for cut in find_cuts(pieces)]
         return scenes_between(cuts, *job.frames)
 
     def _description(self, job: Job, scenes: list[Scene], settings: UpscaleSettings) -> dict[str, Any]:
@@ -259,12 +262,12 @@ def upscale_video(
     Args:
       pipeline: a loaded model.
       job: the clip and its output.
-      frames: of the clip.
-      scenes: that are upscaled, in order.
+      frames: reader of the clip's frames.
+      scenes: scenes to upscale, in order.
       settings: see `UpscaleSettings`.
-      kept: what an earlier run has done.
-      progress: is told how far each stage is.
-      quality: how the output is coded.
+      kept: work that an earlier run has done.
+      progress: display that receives the state of each stage.
+      quality: coding of the output.
 
     Raises:
       InputError: the output cannot be written there, or the prompt cannot be used.
@@ -274,16 +277,19 @@ def upscale_video(
     target = open_target(
         job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )
-    with target as writer, write_behind(lambda piece: writer.write(*piece)) as write:
+    with target as writer, WriteBehind[Any](lambda piece: writer.write(*piece)) as write:
         for scene in scenes:
             done = scene.start
-            for piece in _scene_pieces(
-                pipeline, frames, scene, job.size, settings, kept.part(f"{scene.start:07d}"), progress
-            ):
-                write((piece, frames.times_of(done, done + len(piece))))
-                done += len(piece)
-                progress.advance("decode", done - job.frames[0])
-                del piece  # it is the writer's now
+            part = kept.part(f"{scene.start:07d}")
+            with closing(
+                _scene_pieces(pipeline, frames, scene, job.size, settings, part, progress)
+            ) as pieces:
+                for piece in pieces:
+                    write((piece, frames.times_of(done, done + len(piece))))
+                    done += len(piece)
+                    progress.advance("decode", done - job.frames[0])
+                    del piece  # it is the writer's now
+        write.wait()
 
 
 def _scene_pieces(
@@ -294,7 +300,7 @@ def _scene_pieces(
     settings: UpscaleSettings,
     kept: Kept,
     progress: RunProgress,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Yields a scene's upscaled frames: those that were kept, then those that are made now."""
     before = {stage: progress.done(stage) for stage in ("encode", "sample")}
 
@@ -310,18 +316,19 @@ def _scene_pieces(
         if number == scene.num_frames:
             advance(stage, 1, 1)
     if number < scene.num_frames:
-        for piece in pipeline.stream(
-            lambda count: read_ahead(frames.read(scene, count)),
-            scene.num_frames,
-            size,
-            settings,
-            on_progress=advance,
-            kept=kept,
-            skip=number,
-        ):
-            kept.save_frames(f"frames.{number}", piece)
-            yield piece
-            number += len(piece)
+        with ExitStack() as readers:
+            for piece in pipeline.stream(
+                lambda count: readers.enter_context(closing(read_ahead(frames.read(scene, count)))),
+                scene.num_frames,
+                size,
+                settings,
+                on_progress=advance,
+                kept=kept,
+                skip=number,
+            ):
+                kept.save_frames(f"frames.{number}", piece)
+                yield piece
+                number += len(piece)
     kept.drop("latents")
 
 
@@ -336,16 +343,17 @@ def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:
     if scene_cuts == "off":
         return []
     if num_inputs > 1:
-        raise InputError("--scene-cuts FILE is of a single input; several take auto or off")
+        raise InputError("--scene-cuts FILE applies to a single input; several take auto or off")
     return read_cuts(Path(scene_cuts))
 
 
-def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Iterator[np.ndarray]:
+def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Generator[np.ndarray, None, None]:
     done = 0
-    for piece in read_ahead(pieces):
-        yield piece
-        done += len(piece)
-        progress.advance("read", done)
+    with closing(read_ahead(pieces)) as ahead:
+        for piece in ahead:
+            yield piece
+            done += len(piece)
+            progress.advance("read", done)
 
 
 def _has_room(job: Job, pixels: int) -> bool:

@@ -1,4 +1,4 @@
-"""Which clips are upscaled to which files, and what must hold before any work starts."""
+"""Assigns clips to output files, and checks them before any work starts."""
 
 import bisect
 import dataclasses
@@ -22,7 +22,7 @@ from star_jax.video.reader import VideoReader
 
 _ROUNDING = 1e-3  # seconds, of the times of frames in Matroska
 Reader = VideoReader | ImageSequenceReader | AnimationReader
-_PLACES = ("{name}", "{folder}")  # in the name of an output
+_PLACES = ("{name}", "{folder}")  # placeholders in the name of an output
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Source:
     """A video, an image or a folder of images.
 
     Attributes:
-      path: as the user wrote it, or below the folder that was named.
-      folder: of it, relative to that folder.
+      path: path as the user wrote it, or a path below the folder that was named.
+      folder: its folder, relative to the folder that was named.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Without the extension; "." and ".." have no name of their own."""
+        """Name without the extension; "." and ".." are resolved, as they have no name of their own."""
         real = self.path.resolve()
         return real.name if self.path.is_dir() else real.stem
 
@@ -54,8 +54,8 @@ class Part:
     """The part of each clip that is upscaled: frame numbers, or times such as 2.5s and 1:02:03.
 
     Attributes:
-      start: where it begins; None is the first frame.
-      length: of it; None is all that follows.
+      start: its first frame; None is the clip's first frame.
+      length: its length; None is everything that follows.
     """
 
     start: str | None = None
@@ -65,7 +65,7 @@ class Part:
         """First frame, and the one after the last, of a clip whose frames have these times in `info.time_base`.
 
         Raises:
-          InputError: no number and no time, or a part behind the clip's end.
+          InputError: neither a number nor a time, or a part behind the clip's end.
         """
         seconds = [float((time - times[0]) * info.time_base) for time in times]
         start = 0 if self.start is None else _frame(self.start, seconds, 0.0, "--start")
@@ -90,10 +90,10 @@ class Job:
     """One clip to upscale.
 
     Attributes:
-      reader: of its frames.
+      reader: reader of its frames.
       written: properties of the part that is upscaled.
-      output: where its frames go.
-      settings: how; `scale` may be the clip's own.
+      output: file, or pattern of files, that its frames are written to.
+      settings: settings of this job; `scale` may be the clip's own.
       frames: first frame, and the one after the last.
     """
 
@@ -105,7 +105,7 @@ class Job:
 
     @property
     def info(self) -> VideoInfo:
-        """Of the input."""
+        """Properties of the input."""
         return self.reader.info
 
     @property
@@ -115,17 +115,17 @@ class Job:
 
     @property
     def target(self) -> Path:
-        """What appears when the job is done: the output, or the folder of numbered images."""
+        """The path that appears when the job is done: the output, or the folder of numbered images."""
         return _target(self.output)
 
     @property
     def num_frames(self) -> int:
-        """Of the output."""
+        """Number of frames of the output."""
         return self.frames[1] - self.frames[0]
 
 
 def find_sources(inputs: Sequence[str | os.PathLike], *, recursive: bool = False) -> list[Source]:
-    """What is to be upscaled: files and folders of images as they are, and of other folders the videos in them.
+    """Finds the clips to upscale: files, folders of images, and the videos in other folders.
 
     Args:
       inputs: files and folders.
@@ -148,7 +148,7 @@ def find_sources(inputs: Sequence[str | os.PathLike], *, recursive: bool = False
 
 
 def output_paths(sources: Sequence[Source], output: str) -> list[Path]:
-    """Where each source goes.
+    """The output of each source.
 
     A pattern such as `out/{folder}/{name}_x4.mkv` is filled in. One source goes to the file that is named; several
     go into a folder, in the subfolders they come from: videos and folders of images as .mp4, images as .png.
@@ -196,11 +196,11 @@ def make_job(
     """Opens an input, and checks that its output can be written.
 
     Args:
-      source: what is read.
-      output: what is written; its folder is made if it lies in one of a tree.
+      source: the input.
+      output: the output; its folder is made if the source lies in a folder of a tree.
       settings: `scale` gives way to `resolution`.
       resolution: pixels of the output's shorter side.
-      part: of the clip.
+      part: part of the clip to upscale.
       reading: arguments of `open_source`.
 
     Raises:
@@ -235,7 +235,7 @@ def is_there(output: Path) -> bool:
 def check_outputs(
     sources: Sequence[Source], outputs: Sequence[Path], truth: str | os.PathLike | None
 ) -> None:
-    """Refuses outputs that would replace what is read, or each other; see `check_not_read`."""
+    """Refuses outputs that would replace an input or each other; see `check_not_read`."""
     pictures = [outputs[0].with_suffix(".png")] if truth else []
     read = [source.path for source in sources]
     check_not_read([*outputs, *pictures], [*read, *([truth] if truth else [])])

@@ -1,4 +1,4 @@
-"""How the pipeline's autoencoder works on a clip: a chunk of frames at a time, whole or in tiles."""
+"""Runs the pipeline's autoencoder on a clip: a chunk of frames at a time, whole or in tiles."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from star_jax.video.geometry import Padding
 
 @dataclass(frozen=True)
 class Canvas:
-    """How frames lie before the autoencoder; static in the compiled programs.
+    """Layout of frames for the autoencoder; static in the compiled programs.
 
     Attributes:
       target: (height, width) of the output.
-      padding: from there to a size that the network takes.
+      padding: padding from `target` to a size that the network takes.
       padding_value: constant to pad frames in [-1, 1] with; None repeats the border.
-      tiles: that the autoencoder sees.
+      tiles: tiles that the autoencoder sees.
     """
 
     target: tuple[int, int]
@@ -36,7 +36,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Finish:
-    """What becomes of decoded frames; static in the compiled programs.
+    """Treatment of decoded frames; static in the compiled programs.
 
     Attributes:
       color_fix: `adain`, `wavelet` or `none`.
@@ -106,7 +106,7 @@ def decode_chunk(
 
 
 def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:
-    """Cuts a clip that comes in pieces [f, H, W, 3] into pieces of the given sizes, of which the last may be short.
+    """Cuts a clip that comes in pieces [f, H, W, 3] into pieces of the given sizes; the last may be short.
 
     A piece that has its size already is handed on as it is. At the end `pieces` is read to its own end, where a
     reader says whether the clip was whole.

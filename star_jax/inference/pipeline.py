@@ -49,8 +49,8 @@ class StarPipeline:
         """Puts a pipeline together; see `from_pretrained` for loading one.
 
         Args:
-          model: what runs.
-          params: trees by component.
+          model: the model.
+          params: tree of weights of each component.
           tokenizer: None for a model without text.
         """
         self.model, self.params, self.tokenizer = model, params, tokenizer
@@ -152,12 +152,12 @@ class StarPipeline:
 
         Args:
           read: reads the clip from its start in pieces of the given number of frames; called twice.
-          num_frames: of the clip.
+          num_frames: number of the clip's frames.
           size: (height, width) of its frames.
           settings: see `UpscaleSettings`.
           on_progress: called with (stage, done, total).
-          kept: where latents are kept for a later call of the same arguments, and found again.
-          skip: frames at the start that an earlier call has yielded, and that are not wanted again.
+          kept: store in which latents are kept, and found again by a later call with the same arguments.
+          skip: number of frames at the start that an earlier call has yielded, and that are not yielded again.
 
         Yields:
           [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
@@ -227,7 +227,7 @@ class StarPipeline:
     ) -> jax.Array:
         """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
 
-        With `progress`, one evaluation of the network per call of the compiled program, after each of which the
+        With `progress`, one evaluation of the network per call of the compiled program; after each call the
         sampler's state is kept; without it, all in one.
 
         Raises:

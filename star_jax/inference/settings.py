@@ -1,4 +1,4 @@
-"""What a user can ask of an upscale, checked before anything starts."""
+"""Settings of an upscale, checked before anything starts."""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class UpscaleSettings:
     """Settings of one upscale.
 
     Attributes:
-      prompt: what the clip shows; `positive_prompt` is appended to it.
+      prompt: description of what the clip shows; `positive_prompt` is appended to it.
       negative_prompt: text of the unconditional branch.
       positive_prompt: quality words appended to every prompt.
       num_inference_steps: denoising steps.
@@ -40,7 +40,7 @@ class UpscaleSettings:
         fast for 15 steps, normal for any other number.
       solver: `dpmpp_2m_sde` or `heun`.
       guidance_scale: weight of the prompt, 1 runs the conditional branch alone.
-      seed: of all noise, 0 to 2^32 - 1.
+      seed: seed of all noise, 0 to 2^32 - 1.
       scale: output size over input size, at least 1.
       window: frames denoised together, in the last window up to a quarter more; longer clips are cut into
         half-overlapping windows.

@@ -33,11 +33,11 @@ def fresh_checkpoint(
     """Writes fresh weights (`star_jax.init.component`), unless an earlier start did; process 0 writes, all wait.
 
     Args:
-      directory: on a disk that all processes see.
-      sizes: of the networks.
-      seed: of the weights.
+      directory: checkpoint directory, on a disk that all processes see.
+      sizes: sizes of the networks.
+      seed: seed of the weights.
       vae: checkpoint of the same preset whose autoencoder is taken, with its scale of latents; None: a fresh one.
-      renew: replace those of an earlier start that were made otherwise; a run that has trained on them keeps them.
+      renew: replace weights that an earlier start made otherwise; a run that has trained on them keeps them.
 
     Raises:
       InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, `directory` exists

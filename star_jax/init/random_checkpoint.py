@@ -26,8 +26,8 @@ def random_checkpoint(
     Args:
       directory: the name that appears when it is complete.
       preset: a preset's name, or sizes. Only the vocabulary of byte-level tokens (514) gets tokenizer files.
-      seed: of the weights.
-      dtype: of the stored weights.
+      seed: seed of the weights.
+      dtype: dtype of the stored weights.
       force: replace an existing checkpoint directory.
 
     Returns:

@@ -23,7 +23,7 @@ def random_params(abstract: Tree, seed: int = 0) -> Tree:
 
     Args:
       abstract: nested dicts of jax.ShapeDtypeStruct, see `VideoModel.abstract`.
-      seed: of the weights.
+      seed: seed of the weights.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
     described = tuple(

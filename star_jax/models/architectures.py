@@ -39,8 +39,8 @@ def build_model(
       config: sizes.
       dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
       kernels, remat, training: see `VideoModel`.
-      vae_dtype: of the autoencoder: `float32`, `bfloat16`, `float16`, or `auto`: float32, but a decoder on a GPU
-        computes in float16; or the encoder's and the decoder's.
+      vae_dtype: dtype of the autoencoder: `float32`, `bfloat16`, `float16`, or `auto` (float32, but float16 for a
+        decoder on a GPU); or a pair, the encoder's and the decoder's.
 
     Raises:
       InputError: no such architecture or dtype.

@@ -14,7 +14,7 @@ from star_jax.ops.geglu import geglu
 
 
 class KeysValues(NamedTuple):
-    """What one attention attends to.
+    """Keys and values of an attention layer.
 
     Attributes:
       keys, values: [batch, length, heads, head_dim].

@@ -1,4 +1,4 @@
-"""How an autoencoder takes a clip: in chunks of a few frames, one after the other."""
+"""Chunks: an autoencoder takes a clip a few frames at a time."""
 
 from dataclasses import dataclass
 
@@ -32,9 +32,9 @@ def independent_chunks(num_frames: int, size: int, overlap: int = 0) -> tuple[Ch
     clip.
 
     Args:
-      num_frames: of the clip.
+      num_frames: number of the clip's frames.
       size: frames per chunk.
-      overlap: frames decoded before and after those, for the temporal layers to see.
+      overlap: frames decoded before and after each chunk, for the temporal layers to see.
     """
     chunks = []
     for start in range(0, num_frames, size):

@@ -1,4 +1,4 @@
-"""What an autoencoder's encoder says of a clip: a distribution of its latents."""
+"""The output of an autoencoder's encoder for a clip: a distribution of its latents."""
 
 import dataclasses
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Which heights, widths and numbers of frames a model takes."""
+"""Heights, widths and numbers of frames that a model takes."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class SizeRule:
       pixels_per_latent: along height and along width.
       step: pixels between one size that the network takes and the next.
       offset: remainders of (height, width) modulo `step`.
-      frames_per_latent: of all latents but the first, which stands for one frame.
+      frames_per_latent: frames per latent, except for the first latent, which stands for one frame.
       frame_step: frames between one length that the model takes and the next.
       least_frames: the shortest length.
     """
@@ -64,7 +64,7 @@ class SizeRule:
         return max(self.least_frames, num_frames + (1 - num_frames) % self.frame_step)
 
     def num_latents(self, num_frames: int) -> int:
-        """Latents along time of `num_frames` frames, padded to what the model takes."""
+        """Number of latents along time of `num_frames` frames, padded to a length that the model takes."""
         return (self.padded_frames(num_frames) - 1) // self.frames_per_latent + 1
 
     def num_frames(self, num_latents: int) -> int:

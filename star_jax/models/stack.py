@@ -11,12 +11,12 @@ from star_jax.ops.remat import rematerialise
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """One module whose every parameter is that of `count` layers, [count, ...].
+    """Stacks `count` layers into one module: every parameter is [count, ...].
 
     Args:
       make: builds one layer with fresh weights.
-      count: of layers.
-      rngs: whose `params` stream the layers' weights are drawn from.
+      count: number of layers.
+      rngs: the layers' weights are drawn from its `params` stream.
     """
     layer = nnx.eval_shape(lambda: make(InitRngs(0)))
     keys = jax.random.split(rngs.params(), count)
@@ -31,7 +31,7 @@ def scan_layers(layers: nnx.Module, apply: Callable[[Any, Any], Any], x: Any, *,
     """Runs a stack: x = apply(layer, x) for one layer after the other; traced once.
 
     Args:
-      layers: of `stack_layers`.
+      layers: a stack from `stack_layers`.
       apply: one layer on the activations, which keep their shapes.
       x: any tree of arrays.
       remat: what the backward pass keeps of each layer; see `star_jax.ops.remat`.

@@ -1,4 +1,4 @@
-"""`VideoModel`: what a backbone is, in one place.
+"""`VideoModel`: the interface of a backbone, in one place.
 
 The pipeline, training, validation, data preparation, the memory plan, ahead-of-time compilation and the benchmarks
 ask a `VideoModel` and know none of its networks by name. A new backbone implements this class in a folder of its
@@ -36,9 +36,9 @@ from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.pixels import enlarge, to_float
 
 Params = dict[str, Any]  # component -> nested dicts of arrays
-Carry = Any  # what an autoencoder keeps from one chunk to the next: a pytree, or None
+Carry = Any  # state that an autoencoder keeps from one chunk to the next: a pytree, or None
 
-TOKENIZER_DIR = "tokenizer"  # of a checkpoint directory
+TOKENIZER_DIR = "tokenizer"  # folder in a checkpoint directory
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class VideoModel(abc.ABC):
 
     Attributes:
       config: sizes, an instance of `config_type`.
-      dtype: what the networks compute in and keep their weights in; see `dtypes`.
+      dtype: dtype of the networks' computation and weights; see `dtypes`.
       kernels: attention kernel of each site.
       remat: what training keeps of each block; see `star_jax.ops.remat`.
-      vae_dtypes: what the autoencoder's encoder and decoder compute in when it is not trained; a backbone may have
-        one way only.
+      vae_dtypes: dtypes in which the autoencoder's encoder and decoder compute when it is not trained; a backbone
+        may support one only.
       training: whether the model is trained. An autoencoder that computes in float32 for upscaling may then compute
         in `dtype`, too.
     """
@@ -79,11 +79,11 @@ class VideoModel(abc.ABC):
     vae_dtypes: tuple[jnp.dtype, jnp.dtype] = (jnp.dtype(jnp.float32),) * 2
 
     config_type: ClassVar[type[ArchitectureConfig]]
-    # Whether `velocity` takes the conditioning of several branches of guidance with what they share given once, and
-    # computes once what does not depend on the text; see `guided_velocity`.
+    # Whether `velocity` takes the conditioning of several branches of guidance with the shared part given once, and
+    # computes once the part that does not depend on the text; see `guided_velocity`.
     takes_branches: ClassVar[bool] = False
 
-    # Components: the networks by name, and which of them do what.
+    # Components: the networks by name, and their tasks.
 
     @property
     @abc.abstractmethod
@@ -97,7 +97,7 @@ class VideoModel(abc.ABC):
 
     @property
     def text_components(self) -> tuple[str, ...]:
-        """Components whose weights `encode_text` takes; none of a model without text."""
+        """Components whose weights `encode_text` takes; empty for a model without text."""
         return ()
 
     @property
@@ -106,13 +106,13 @@ class VideoModel(abc.ABC):
         return self.network_components + self.autoencoder_components + self.text_components
 
     def dtype_of(self, component: str) -> jnp.dtype:
-        """What a component computes in and keeps its weights in."""
+        """The dtype of a component's computation and weights."""
         del component
         return self.dtype
 
     @property
     def autoencoder_dtypes(self) -> tuple[jnp.dtype, jnp.dtype]:
-        """What the autoencoder's encoder and decoder compute in."""
+        """The dtypes in which the autoencoder's encoder and decoder compute."""
         return (self.dtype_of(self.autoencoder_components[0]),) * 2
 
     @abc.abstractmethod
@@ -130,7 +130,7 @@ class VideoModel(abc.ABC):
         return self.split(component)[1]
 
     def abstract_params(self, components: Iterable[str] | None = None) -> Params:
-        """The same of several components, by default of all."""
+        """Shapes and dtypes of several components' weights, by default of all components."""
         return {name: self.abstract(name) for name in (self.components if components is None else components)}
 
     def bind(self, params: Params, component: str) -> Any:
@@ -164,9 +164,9 @@ class VideoModel(abc.ABC):
         """A weight that no checkpoint gives, for a model that is trained from nothing.
 
         Args:
-          component: which has it.
-          path: in the component.
-          leaf: as its layer initialises it.
+          component: name of the component.
+          path: path of the weight in the component.
+          leaf: weight as its layer initialises it.
         """
         del component, path
         return leaf
@@ -185,7 +185,7 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def memory_use(self, platform: str) -> MemoryUse:
-        """What the memory plan reckons with on `cpu`, `gpu` or `tpu`."""
+        """The figures that the memory plan uses on `cpu`, `gpu` or `tpu`."""
 
     # Text.
 
@@ -227,11 +227,11 @@ class VideoModel(abc.ABC):
 
     @property
     def text_dropout(self) -> float:
-        """Share of training samples whose context is that of the unconditional branch."""
+        """Share of training samples that get the context of the unconditional branch."""
         return 0.0
 
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
-        """What the unconditional branch of guidance is told, given the embeddings of the negative prompt."""
+        """The embeddings for the unconditional branch of guidance, given those of the negative prompt."""
         return negative
 
     def empty_context(self, batch: int) -> Float[Array, "{batch} L E"]:
@@ -261,7 +261,7 @@ class VideoModel(abc.ABC):
         """The chunks in which a clip is decoded, in order.
 
         Args:
-          num_frames: of the clip, padded to what the model takes.
+          num_frames: number of the clip's frames, padded to a length that the model takes.
           overlap: frames decoded before and after each chunk, to be dropped.
 
         Raises:
@@ -272,12 +272,12 @@ class VideoModel(abc.ABC):
     def encode(
         self, params: Params, frames: jax.Array, carry: Carry = None
     ) -> tuple[DiagonalGaussian, Carry]:
-        """The posterior of a chunk's latents, and what the next chunk's call takes.
+        """The posterior of a chunk's latents, and the carry for the next chunk.
 
         Args:
           params: weights of at least `autoencoder_components`.
           frames: [B, F, H, W, 3] in [-1, 1].
-          carry: of the chunk before; None for a clip's first.
+          carry: carry of the chunk before; None for a clip's first chunk.
 
         Returns:
           Mean and log variance of [B, f, h, w, latent_channels], unscaled; the carry.
@@ -289,12 +289,12 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, params: Params, latents: jax.Array, carry: Carry = None) -> tuple[jax.Array, Carry]:
-        """The frames of a chunk, and what the next chunk's call takes.
+        """The frames of a chunk, and the carry for the next chunk.
 
         Args:
           params: weights of at least `autoencoder_components`.
           latents: [B, f, h, w, latent_channels], scaled.
-          carry: of the chunk before; None for a clip's first.
+          carry: carry of the chunk before; None for a clip's first chunk.
 
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped; the carry.
@@ -331,11 +331,11 @@ class VideoModel(abc.ABC):
         return guidance_scale
 
     def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
-        """Where sampling starts, float32 like `hint`: the low-resolution latents [B, F, h, w, C], noised."""
+        """Start of sampling, float32 like `hint`: the low-resolution latents [B, F, h, w, C] with noise added."""
         return noised_latents(self.schedule, hint, key, start_timestep=self.config.diffusion.start_timestep)
 
     def condition(self, params: Params, text: jax.Array) -> Any:
-        """What the network makes of text embeddings [B, tokens, width], the same at every step of sampling.
+        """Prepares text embeddings [B, tokens, width] for the network; the result holds for every step of sampling.
 
         Arrays whose first axis is B. `velocity` takes it, or the embeddings themselves.
         """
@@ -359,7 +359,7 @@ class VideoModel(abc.ABC):
           params: weights of at least `network_components`.
           x: noisy latents [B, F, h, w, C].
           timesteps: int32 [B].
-          conditioning: text embeddings, or what `condition` makes of them.
+          conditioning: text embeddings, or the result of `condition`.
           hint: low-resolution latents [B, F, h, w, C].
           dropout_key: None for inference.
 

@@ -23,15 +23,16 @@ from star_jax.parallel.activations import attend_locally
 
 IMPLEMENTATIONS = ("auto", *KERNEL_RULES)
 
-# An accelerator materialises as many logits at a time, those of one sequence at least.
+# Bytes of logits that an accelerator materialises at a time; the logits of one sequence at least.
 _MATERIALISED_BYTES = 2 * 2**30
-# Logits that `chunked` works on at a time: what a CPU's cache holds (one head), what keeps an accelerator busy.
+# Bytes of logits that `chunked` works on at a time: as many as a CPU's cache holds (one head), or as keep an
+# accelerator busy.
 _BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 512 * 2**20}
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionKernels:
-    """Which kernel each attention site of the UNet uses; see `dot_product_attention` for the names."""
+    """Kernel of each attention site of the UNet; see `dot_product_attention` for the names."""
 
     spatial: str = "auto"
     cross: str = "auto"
@@ -83,7 +84,7 @@ def dot_product_attention(
     elif reason := refusal(implementation, q.shape, k.shape, q.dtype, target_platform()):
         raise InputError(f"attention {implementation!r} {reason}")
     if implementation == "xla" and not _needs_groups(q, k):
-        return _xla_attention(q, k, v)  # which the compiler can partition
+        return _xla_attention(q, k, v)  # the compiler can partition this one
     kernels: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
         "xla": _grouped_xla_attention,
         "chunked": functools.partial(_chunked_attention, key_block=key_block, query_block=query_block),
@@ -116,12 +117,12 @@ def _needs_groups(q: jax.Array, k: jax.Array) -> bool:
 
 
 def _logit_bytes(q: jax.Array, k: jax.Array) -> int:
-    """Of one sequence's logits in float32."""
+    """Bytes of one sequence's logits in float32."""
     return 4 * q.shape[1] * q.shape[2] * k.shape[1]
 
 
 def _grouped_xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """As many sequences at a time as the limit allows; the backward pass makes their logits again."""
+    """Attends in groups of as many sequences as the limit allows; the backward pass recomputes their logits."""
     group = max(1, _MATERIALISED_BYTES // _logit_bytes(q, k))
 
     @jax.checkpoint

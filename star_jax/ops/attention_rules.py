@@ -1,4 +1,4 @@
-"""What each attention kernel takes, written down from the kernels' own checks, and what `auto` makes of it.
+"""Inputs that each attention kernel accepts, from the kernels' own checks, and the choice that `auto` makes.
 
 Every kernel here has a forward and a backward pass for everything that its row allows: lengths that a kernel takes
 only in part are padded by `star_jax.ops.cudnn` and `star_jax.ops.splash`.
@@ -19,15 +19,15 @@ _WIDEST_FLASH_HEAD = 256
 
 @dataclasses.dataclass(frozen=True)
 class KernelRules:
-    """What a kernel takes.
+    """Inputs that a kernel accepts.
 
     Attributes:
-      platform: where it runs; None is everywhere.
-      dtypes: of queries, keys and values; None is any floating-point type.
+      platform: platform on which it runs; None is any.
+      dtypes: dtypes of queries, keys and values; None is any floating-point type.
       head_sizes: the only ones; empty where `head_multiple` and `head_limit` say it.
       head_multiple, head_limit: head sizes are multiples of the one, at most the other.
       even_backward: the kernel's own backward pass takes even lengths only.
-      longest: tokens; None is no limit.
+      longest: largest number of tokens; None is no limit.
     """
 
     platform: str | None = None
@@ -54,7 +54,7 @@ _DEVICE_NAMES = {"gpu": "an NVIDIA GPU", "tpu": "a TPU"}
 def refusal(
     name: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: DTypeLike, platform: str
 ) -> str | None:
-    """Why a kernel does not take [batch, length, heads, head_dim], and the remedy; None where it does."""
+    """Reason why a kernel does not take [batch, length, heads, head_dim], with the remedy; None if it does."""
     rules, dtype = KERNEL_RULES[name], jnp.dtype(dtype)
     got = f"{dtype} {tuple(q_shape)}"
     if rules.platform not in (None, platform):

@@ -33,7 +33,7 @@ def cudnn_attention(
 def attend_padded(
     q: Float[Array, "N Q H D"], k: Float[Array, "N K H D"], v: Float[Array, "N K H D"]
 ) -> Float[Array, "N Q H D"]:
-    """The same with odd lengths padded: what is differentiated."""
+    """Attention with odd lengths padded; this is the function that is differentiated."""
     q_length, k_length = q.shape[1], k.shape[1]
     if q_length % 2 == 0 and k_length % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation=_IMPLEMENTATION)

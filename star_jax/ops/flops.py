@@ -32,9 +32,9 @@ class FlopCount:
     """Operations by kind.
 
     Attributes:
-      convolution: of convolutions.
-      linear: of products of activations with weights.
-      attention: of products of activations with each other.
+      convolution: operations of convolutions.
+      linear: operations of products of activations with weights.
+      attention: operations of products of activations with each other.
     """
 
     convolution: float = 0
@@ -117,7 +117,7 @@ def _of_equation(equation: Any) -> FlopCount:
     if name == "cond":
         return max(inner, key=lambda count: count.total)
     times = params["length"] if name == "scan" else 1
-    if name == "shard_map":  # over the whole mesh; shapes inside are those of one device
+    if name == "shard_map":  # over the whole mesh; inside it, shapes are per device
         times = params["mesh"].size
     return sum(inner, FlopCount()) * times
 

@@ -19,7 +19,7 @@ from star_jax.ops.platform import target_platform
 from star_jax.ops.variants import variant_of
 from star_jax.parallel.activations import on_several_devices
 
-_FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
+_FRAME_AXES = (2, 3, 5)  # axes of [B, F, H, W, groups, C / groups]
 _CLIP_AXES = (1, 2, 3, 5)
 # Of a program of the kernel: pixels times channels fit its registers; a row of channels is one memory transaction.
 _BLOCK_PIXELS, _BLOCK_CHANNELS, _WARPS = 128, 64, 4
@@ -41,11 +41,11 @@ def group_norm(
     Args:
       x: [B, F, H, W, C].
       scale, bias: [C].
-      num_groups: of channels, that share their statistics.
+      num_groups: number of groups of channels; a group shares its statistics.
       epsilon: added to the variance.
       over_frames: statistics over all frames of a clip, not frame by frame.
       silu: apply SiLU to the result.
-      dtype: of the result.
+      dtype: dtype of the result.
 
     Returns:
       [B, F, H, W, C].
@@ -108,7 +108,7 @@ _moments.defvjp(_moments_forward, _moments_backward)
 
 
 def _block_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of each block of pixels and channel of x [N, pixels, C]: mean and sum of squared differences, float32."""
+    """Mean and sum of squared differences of each block of pixels and channel of x [N, pixels, C]; float32."""
     from jax.experimental.pallas import triton
 
     n, pixels, channels = x.shape

@@ -1,4 +1,4 @@
-"""Frames as pixels and as what the networks take: uint8 or uint16, and float in [-1, 1]."""
+"""Converts frames between pixels (uint8 or uint16) and the networks' input (float in [-1, 1])."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def _half_range(dtype: DTypeLike) -> float:
     return jnp.iinfo(dtype).max / 2
 
 
-def enlarge(frames: UInt[Array, "F H W 3"], size: tuple[int, int]) -> Float[Array, "F h w 3"]:
+def enlarge(frames: Float[Array, "*F h w C"], size: tuple[int, int]) -> Float[Array, "*F H W C"]:
     """Bilinear enlargement with half-pixel centres: float [..., h, w, C] -> [..., H, W, C]; size (H, W)."""
     shape = (*frames.shape[:-3], *size, frames.shape[-1])
     return frames if frames.shape == shape else jax.image.resize(frames, shape, "bilinear")

@@ -1,7 +1,6 @@
-"""Which platform programs are traced for: this process's, or one to compile for ahead of time."""
+"""Platform that programs are traced for: this process's, or one to compile for ahead of time."""
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 
 import jax
@@ -11,22 +10,20 @@ from star_jax.errors import InputError
 
 COUNTED = "counted"  # no platform: programs are traced in their plainest form, to count operations
 
-_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target_platform", default=None)
+# Part of the key of JAX's caches, so that a program traced for one platform is traced again for another.
+_target = jax.make_user_context(None)
 
 
 def target_platform() -> str:
-    """The platform that programs are being traced for: the default backend's, or that of `targeting`."""
-    return _target.get() or jax.default_backend()
+    """The platform that programs are being traced for: the default backend's, or the one set by `targeting`."""
+    return _target.value or jax.default_backend()
 
 
 @contextlib.contextmanager
 def targeting(platform: str) -> Iterator[None]:
     """Traces for another platform than this process runs on (ahead-of-time compilation for TPUs)."""
-    token = _target.set(platform)
-    try:
+    with _target(platform):
         yield
-    finally:
-        _target.reset(token)
 
 
 def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
@@ -47,9 +44,9 @@ def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
 
 
 def vae_dtypes(dtype: str | tuple[jnp.dtype, jnp.dtype]) -> tuple[jnp.dtype, jnp.dtype]:
-    """What an autoencoder's encoder and decoder compute in.
+    """The dtypes in which an autoencoder's encoder and decoder compute.
 
-    `auto` is float32 but for the decoder on a GPU, float16, as in the released system, which decodes under autocast
+    `auto` is float32, but float16 for the decoder on a GPU, as in the released system, which decodes under autocast
     and encodes in float32. A pair is taken as it is.
 
     Raises:

@@ -1,11 +1,10 @@
-"""Which form of an operation runs on which device: forms that compute the same, chosen by measurement.
+"""Chooses the form of an operation for a device. All forms compute the same; measurements decide.
 
 `star-jax benchmark layers` measures every form; its --write stores the fastest in variants.json, by device kind as
 JAX names it. A device that the table does not have uses its platform's defaults.
 """
 
 import contextlib
-import contextvars
 import functools
 import json
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from star_jax.ops.platform import target_platform
 
 TABLE_FILE = Path(__file__).with_name("variants.json")
 
-# The forms of each operation. The first is what a platform uses that has no other default.
+# The forms of each operation. A platform without a default of its own uses the first.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "short_attention": ("xla", "cudnn"),  # along the frames of each pixel
     "wide_attention": ("chunked", "xla"),  # one head as wide as the VAE's channels, one frame at a time
@@ -41,7 +40,8 @@ _GPU_FORMS = {
     "frames_attention": ("frames_first",),
     "group_norm": ("one_read",),
 }
-_chosen: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("variants", default=None)
+# Part of the key of JAX's caches, so that a program traced with other forms is traced again.
+_chosen = jax.make_user_context(())  # of pairs (operation, form)
 
 
 def variant_of(operation: str, platform: str | None = None) -> str:
@@ -49,11 +49,11 @@ def variant_of(operation: str, platform: str | None = None) -> str:
 
     Args:
       operation: one of `VARIANTS`.
-      platform: in place of the one that programs are traced for.
+      platform: platform to use in place of the one that programs are traced for.
     """
     forms = VARIANTS[operation]
     platform = platform or target_platform()
-    if operation in (chosen := _chosen.get() or {}):
+    if operation in (chosen := dict(_chosen.value)):
         return chosen[operation]
     if platform == jax.default_backend():
         measured = read_table().get(jax.devices()[0].device_kind, {})
@@ -85,11 +85,8 @@ def write_table(device_kind: str, variants: dict[str, str]) -> None:
 def using(**variants: str) -> Iterator[None]:
     """Traces with the named forms in place of the table's, such as `using(geglu="gelu")`."""
     _check(variants, "the caller")
-    token = _chosen.set((_chosen.get() or {}) | variants)
-    try:
+    with _chosen(tuple(sorted((dict(_chosen.value) | variants).items()))):
         yield
-    finally:
-        _chosen.reset(token)
 
 
 @functools.cache

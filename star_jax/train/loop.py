@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import grain
 import jax
 from etils import epath
 from jax.sharding import Mesh
@@ -24,7 +25,7 @@ from star_jax.parallel.mesh import (
     param_shardings,
     replicated,
 )
-from star_jax.parallel.prefetch import DevicePrefetch
+from star_jax.parallel.prefetch import prefetch_to_devices
 from star_jax.progress import progress
 from star_jax.train.batches import TrainBatches
 from star_jax.train.checkpoints import TrainCheckpoints
@@ -138,7 +139,7 @@ def _run(
     data = TrainBatches(objective, config.data, settings, mesh)
     optimizer = make_optimizer(config.optimizer, settings.num_steps)
     with (
-        contextlib.closing(DevicePrefetch(data.loader(), data.place)) as batches,
+        contextlib.closing(prefetch_to_devices(data.loader(), data.place)) as batches,
         contextlib.closing(TrainCheckpoints(root, settings)) as checkpoints,
     ):
         state, frozen, meta = _load(objective, optimizer, config, mesh, checkpoints, batches)
@@ -187,7 +188,7 @@ def _load(
     config: RunConfig,
     mesh: Mesh,
     checkpoints: TrainCheckpoints,
-    batches: DevicePrefetch,
+    batches: grain.DatasetIterator,
 ) -> tuple[TrainState, Tree, dict[str, Any]]:
     """Reads the weights, then the state and the data's position from the newest checkpoint, or makes a new state.
 
@@ -261,7 +262,7 @@ def _data_ended(
     num_steps: int,
     checkpoints: TrainCheckpoints,
     state: TrainState,
-    batches: DevicePrefetch,
+    batches: grain.DatasetIterator,
     log: StepLog,
 ) -> RunError:
     """Saves what is done; returns what to raise."""

@@ -1,4 +1,4 @@
-"""Windows' sound codecs in Matroska: tracks of the kind A_MS/ACM, whose private data is a WAVEFORMATEX.
+"""Windows' sound codecs in Matroska: tracks of kind A_MS/ACM, with a WAVEFORMATEX as private data.
 
 FFmpeg writes them only when asked to be lax, which PyAV cannot. The track is therefore declared as another codec
 whose name has as many letters and whose packets the muxer leaves alone, and the name is put right in the header.
@@ -19,7 +19,7 @@ class AcmTrack:
     """A track of such sound in an output.
 
     Args:
-        stream: of the source; see `takes_acm`.
+        stream: stream of the source; see `takes_acm`.
         output: Matroska, before its header is written.
     """
 
@@ -50,7 +50,7 @@ def name_codecs(path: Path, tracks: list[AcmTrack]) -> None:
 
 
 def wave_format(stream: av.AudioStream) -> bytes | None:
-    """WAVEFORMATEX of a stream, as FFmpeg writes it into a WAV file; None where it has none."""
+    """WAVEFORMATEX of a stream, as FFmpeg writes it into a WAV file; None if FFmpeg cannot write it."""
     if stream.codec_context is None:
         return None
     with io.BytesIO() as memory:
@@ -82,5 +82,5 @@ def _header(private: bytes, sample_rate: int, channels: int) -> bytes:
 
 
 def ebml_header() -> bytes:
-    """What every Matroska file begins with."""
+    """The header that every Matroska file begins with."""
     return element(0x1A45DFA3, element(0x4282, b"matroska"), element(0x4287, b"\4"), element(0x4285, b"\2"))

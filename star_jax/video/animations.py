@@ -22,7 +22,7 @@ class AnimationReader:
 
     Args:
         path: the file.
-        frame_rate: of pages.
+        frame_rate: pages per second.
 
     Raises:
         InputError: see `inspect_picture`; also for a picture that cannot be decoded.

@@ -18,7 +18,7 @@ class CaptionCarrier:
 
     Args:
         path: the source.
-        width, height, pixel_format: of the frames to be dressed.
+        width, height, pixel_format: size and format of the frames to be dressed.
         first_frame: number of the first of these.
     """
 

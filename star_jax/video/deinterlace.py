@@ -18,7 +18,7 @@ def deinterlaced(frames: NumberedFrames, choice: str) -> Iterator[tuple[int | No
     """Passes numbered frames through the filter; the count and the numbers stay.
 
     Args:
-        frames: in the order of showing.
+        frames: frames in the order of showing.
         choice: `auto` works on frames that the file flags as interlaced, `on` on all.
     """
     which = "interlaced" if choice == "auto" else "all"

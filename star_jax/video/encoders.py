@@ -1,6 +1,6 @@
-"""How pictures are coded: one row per codec, and the choice of depth, pixel format and colour tags.
+"""Coding of pictures: one row per codec, and the choice of depth, pixel format and colour tags.
 
-Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ and HLG stay what they are, with the
+Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ and HLG are kept, with the
 mastering display's and the light level's data.
 """
 
@@ -35,7 +35,7 @@ UNKNOWN = {0, 2, 3}
 
 @dataclass(frozen=True)
 class Quality:
-    """What a user chooses; see `choose_encoding`."""
+    """Choices of the user; see `choose_encoding`."""
 
     crf: float = 17
     preset: str = "medium"
@@ -56,16 +56,16 @@ class Quality:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a video is coded.
+    """Coding of a video.
 
     Attributes:
         codec: a key of CODECS.
         encoder: FFmpeg's name of the encoder.
-        pixel_format: of the coded pictures.
-        bits: per sample.
+        pixel_format: pixel format of the coded pictures.
+        bits: bits per sample.
         subsampling: pixels per chroma sample, across and down.
         matrix, color_primaries, color_trc: code points; the range is limited.
-        options: of the encoder.
+        options: options of the encoder.
         tag: four characters that name the codec in MP4, where players want certain ones.
     """
 
@@ -153,10 +153,10 @@ def choose_encoding(
     """Chooses codec, depth, pixel format and colour tags.
 
     Args:
-        quality: what the user asked for; None in it leaves the choice to the source's depth.
+        quality: choices of the user; the source's depth decides where it has None.
         container: `mp4`, `mov` or `matroska`.
-        width, height: of the frames.
-        source: what is upscaled.
+        width, height: size of the frames.
+        source: properties of the input.
 
     Raises:
         InputError: a codec, pixel format and container that do not go together, or frames too large.
@@ -261,7 +261,7 @@ def light_level(data: bytes) -> str | None:
 
 
 def _display_text(text: str, chromaticity: int, luminance: int) -> str:
-    """The same in shares of 1 and in nits."""
+    """The text with chromaticities in shares of 1 and luminances in nits."""
     parts = []
     for part in text.split(")")[:-1]:
         name, numbers = part.split("(")

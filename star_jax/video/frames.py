@@ -44,7 +44,7 @@ class FrameMaker:
 
 
 def _converter(width: int, height: int, encoding: Encoding) -> av.filter.Graph:
-    """From RGB frames to the encoder's pixel format."""
+    """Converts RGB frames to the encoder's pixel format."""
     graph = av.filter.Graph()
     source = graph.add_buffer(
         width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 90_000)

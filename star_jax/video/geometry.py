@@ -32,7 +32,7 @@ class Padding:
         """Pads frames [..., H, W, C], numpy or JAX.
 
         Args:
-          frames: in any range.
+          frames: frames in any range of values.
           value: constant to pad with (white is 1 for frames in [-1, 1], 255 for uint8); None repeats the
             border pixels.
         """

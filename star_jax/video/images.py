@@ -51,13 +51,13 @@ def open_source(
     strict: bool = False,
     deinterlace: str = "auto",
 ) -> "VideoReader | ImageSequenceReader":
-    """Opens a video file, a folder of images, or an image, by what `path` is.
+    """Opens a video file, a folder of images, or an image; the kind of `path` decides.
 
     Args:
         path: file or folder.
-        frame_rate: of images; a video has its own.
+        frame_rate: frame rate of images; a video has its own.
         num_threads: decoder threads for a video; 0 takes all cores.
-        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find what is odd about it.
+        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find anything odd.
 
     Raises:
         InputError: see `VideoReader` and `ImageSequenceReader`.
@@ -83,7 +83,7 @@ def open_target(
     source: VideoInfo | None = None,
     quality: Quality | None = None,
 ) -> "VideoWriter | ImageSequenceWriter":
-    """Opens a writer by the extension of `path`; arguments and errors are those of `VideoWriter`."""
+    """Opens a writer by the extension of `path`; arguments and errors as for `VideoWriter`."""
     if Path(path).suffix.lower() == ".png":
         return ImageSequenceWriter(path, width=width, height=height, source=source)
     return VideoWriter(
@@ -195,7 +195,7 @@ class ImageSequenceWriter:
     Args:
         path: pattern in a new or empty folder, or the name of a single image.
         width, height: size of the frames in pixels.
-        source: what is read, for the checks.
+        source: the input, for the checks.
 
     Raises:
         InputError: see `check_output_path`.
@@ -222,7 +222,7 @@ class ImageSequenceWriter:
     def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
         """Writes frames [f, H, W, 3], RGB: uint8, uint16 (16-bit PNG) or float in 0 to 1.
 
-        Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data are those of the
+        Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data come from the
         source's image of the same number; transparency is enlarged bicubically.
 
         Raises:
@@ -259,7 +259,7 @@ class ImageSequenceWriter:
             return
         if not self.num_frames:
             self._discard()
-            raise RunError(f"{self.path} was not written: no frame came")
+            raise RunError(f"{self.path} was not written: it got no frames")
         # An empty folder of that name is replaced; one with content was refused at the start.
         self.partial_path.replace(real_path(self._target))
 

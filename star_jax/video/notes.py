@@ -1,4 +1,4 @@
-"""What a user should know about a file that is not an error: one line each, once."""
+"""Notes for the user about a file that are no errors: one line each, once."""
 
 import sys
 

@@ -53,15 +53,15 @@ class Clock:
     """Seconds to add to each packet's times, where recordings are joined and their times start again.
 
     Attributes:
-        starts: by stream, the numbers of the packets at which the second, third, ... recording begins.
-        shifts: by recording, the first included.
+        starts: stream -> numbers of the packets at which the second, third, ... recording begins.
+        shifts: seconds to add in each recording, the first included.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)
     shifts: tuple[Fraction, ...] = (Fraction(0),)
 
     def recording(self, stream_index: int, number: int) -> int:
-        """Which recording a packet belongs to."""
+        """Recording that a packet belongs to."""
         return sum(number >= start for start in self.starts.get(stream_index, ()))
 
     def shift(self, stream_index: int, number: int) -> Fraction:

@@ -1,4 +1,4 @@
-"""What a video file holds: exact frame count, rate, times, orientation, colour and what else is in its pictures.
+"""Properties of a video file: exact frame count, rate, times, orientation, colour and other data in its pictures.
 
 One pass over the packets gives the times (see timeline.py); the first frame, decoded, gives the rest.
 """
@@ -35,19 +35,19 @@ class VideoInfo:
         duration: seconds from the first frame to the end of the last.
         is_variable_rate: whether the frames leave the grid of `frame_rate` by over 0.1 frame.
         last_duration: seconds for which the last frame is shown.
-        pix_fmt, bit_depth: of the coded pictures.
+        pix_fmt, bit_depth: pixel format and bit depth of the coded pictures.
         is_interlaced: whether the first picture is flagged so.
         has_alpha: whether pictures have transparency.
         rotation: degrees counter-clockwise by which the coded pictures are turned.
-        crop: what the container cuts off the coded pictures.
+        crop: rows and columns that the container cuts off the coded pictures.
         sample_aspect_ratio: width over height of a pixel, after rotation.
         color_primaries, color_trc, colorspace, color_range: code points of the file (ITU-T H.273; 2 = unspecified;
             range: 0 unspecified, 1 limited, 2 full).
-        side_data: bytes of what the first picture says about the film, by FFmpeg's name (such as
+        side_data: bytes of the first picture's data about the film, by FFmpeg's name (such as
             MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
         lost_frames: frames of the file that cannot be decoded.
-        clock: where the times of the file's streams start again.
-        first_frame: number of the first frame in the file, of a part; see part.py.
+        clock: places where the times of the file's streams start again.
+        first_frame: for a part, the number of its first frame in the file; see part.py.
         pictures: files of a sequence of images, one for each frame.
         has_profile: whether images have an ICC profile.
     """

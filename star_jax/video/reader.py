@@ -35,7 +35,7 @@ class VideoReader:
         scan: decode the whole file first, which finds damage and odd times wherever they are; else its packets
             are looked at only.
         strict: refuse damage; else what can be decoded is given, and a line says how many frames are lost.
-        deinterlace: `auto` (what is flagged), `on` (all) or `off`.
+        deinterlace: `auto` (flagged frames), `on` (all) or `off`.
 
     Raises:
         InputError: no such file, a folder, no permission, not a video, no video stream, no frames, cut off.
@@ -66,7 +66,7 @@ class VideoReader:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the frames: uint8 or uint16."""
+        """Type of the frames: uint8 or uint16."""
         return np.dtype(np.uint16 if self._is_deep else np.uint8)
 
     def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -152,7 +152,7 @@ class VideoReader:
     def _renamed(
         self, frames: Iterator[tuple[int | None, av.VideoFrame]], count: int = 0
     ) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """The same frames, with an error that says where decoding failed; `count` were decoded before."""
+        """Yields the same frames; an error says where decoding failed. `count` frames were decoded before."""
         try:
             for numbered in frames:
                 yield numbered

@@ -23,7 +23,7 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 
 
 class TextConverter:
-    """Turns packets of one text subtitle stream into those of another form.
+    """Turns packets of one text subtitle stream into packets of another form.
 
     Args:
         source: the stream that packets come from.

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import threading
 
 import grain
 import jax
@@ -14,7 +15,7 @@ from video_files import scene, write_folder, write_sound, write_truncated, write
 from star_jax.data.config import DataConfig
 from star_jax.data.loader import ClipLoader
 from star_jax.errors import InputError, RunError
-from star_jax.parallel.prefetch import DevicePrefetch
+from star_jax.parallel.prefetch import prefetch_to_devices
 
 SMALL = {"num_frames": 3, "height": 32, "width": 48, "seed": 5}
 
@@ -127,19 +128,39 @@ def test_a_state_of_other_data_is_refused(changes, name):
 
 def test_placement_keeps_the_state_of_the_batch_in_use():
     expected = take(loader(), 6)
-    placed = DevicePrefetch(loader(), lambda batch: {**batch, "placed": 1}, depth=2)
+    placed = prefetch_to_devices(loader(), lambda batch: {**batch, "placed": 1}, buffer_size=2)
     assert_equal_batches(
         [{k: v for k, v in b.items() if k != "placed"} for b in take(placed, 3)], expected[:3]
     )
     state = placed.get_state()
     placed.close()
-    fresh = DevicePrefetch(loader(), lambda batch: batch)
+    fresh = prefetch_to_devices(loader(), lambda batch: batch)
+    next(fresh)  # what waits by now is not what follows the state
     fresh.set_state(state)
     assert_equal_batches(take(fresh, 3), expected[3:])
     fresh.close()
-    on_device = list(DevicePrefetch(loader(num_epochs=1), lambda batch: jax.device_put(batch["gt"])))
+    on_device = list(prefetch_to_devices(loader(num_epochs=1), lambda batch: jax.device_put(batch["gt"])))
     assert len(on_device) == 3 and all(isinstance(array, jax.Array) for array in on_device)
     np.testing.assert_array_equal(on_device[0], expected[0]["gt"])
+
+
+def test_placement_ends_with_its_thread_and_hands_on_the_loaders_errors():
+    batches, closed = loader(), threading.Event()
+    batches.close = closed.set
+    placed = prefetch_to_devices(batches, lambda batch: threading.current_thread())
+    thread = next(placed)
+    assert thread is not threading.current_thread() and thread.is_alive()
+    placed.close()
+    assert not thread.is_alive() and closed.is_set()
+    ClipLoader.close(batches)
+
+    def place(batch):
+        raise RunError("no room")
+
+    failing = prefetch_to_devices(loader(), place)
+    with pytest.raises(RunError, match="no room"):
+        next(failing)
+    failing.close()
 
 
 @pytest.fixture

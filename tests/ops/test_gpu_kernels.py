@@ -95,7 +95,7 @@ def test_temporal_transformer_with_frames_left_where_they_are():
     wanted = np.asarray(run(transformer)(x), np.float32)
     with using(frames_attention="frames_first"):
         assert "pallas_call" in str(jax.make_jaxpr(transformer)(x))
-        found = np.asarray(run(lambda x: transformer(x))(x), np.float32)
+        found = np.asarray(run(transformer)(x), np.float32)
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted - x).max()
 
 

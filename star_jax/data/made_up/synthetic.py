@@ -22,7 +22,7 @@ class SyntheticVideo:
     """A made-up video that reads like a VideoReader.
 
     Attributes:
-      index: which video; another index is another scene.
+      index: number of the video; another number is another scene.
       height, width: pixels.
       num_frames: length.
       photo: path of an image to use as the background instead of painted textures.

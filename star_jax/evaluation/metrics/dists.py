@@ -23,8 +23,8 @@ def dists(params: Params, weights: Params, frames: jax.Array, truths: jax.Array)
     pyiqa computes it so, too; the authors' script first makes the shorter side 256.
 
     Args:
-      params: of network `vgg16`.
-      weights: of network `dists`.
+      params: weights of network `vgg16`.
+      weights: weights of network `dists`.
       frames: [B, H, W, 3], RGB between 0 and 255.
       truths: the same.
 

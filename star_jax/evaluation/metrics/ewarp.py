@@ -24,7 +24,7 @@ def prepare(params: Params, frame: jax.Array, corrected: bool) -> tuple[jax.Arra
     """Halves a frame, pads it to multiples of 8 and encodes it.
 
     Args:
-      params: of network `raft`.
+      params: weights of network `raft`.
       frame: uint8 [H, W, 3].
       corrected: give RAFT levels of 255, as it expects; the published script gives it numbers between 0 and 1,
         which it divides by 255 again.
@@ -56,7 +56,7 @@ def error_of_flows(first: jax.Array, second: jax.Array, forward: jax.Array, back
     Args:
       first, second: [H, W, 3], between 0 and 1.
       forward: flow from first to second, [H, W, 2], x and y in pixels.
-      backward: from second to first.
+      backward: flow from second to first, likewise.
     """
     visible = ~occluded(forward, backward)
     squares = jnp.sum((warp(second, forward) - first) ** 2, axis=-1)

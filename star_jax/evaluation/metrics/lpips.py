@@ -22,8 +22,8 @@ def lpips(backbone: str, params: Params, weights: Params, frames: jax.Array, tru
 
     Args:
       backbone: "alex" or "vgg".
-      params: of network `alexnet` or `vgg16`.
-      weights: of network `lpips_alex` or `lpips_vgg`.
+      params: weights of network `alexnet` or `vgg16`.
+      weights: weights of network `lpips_alex` or `lpips_vgg`.
       frames: [B, H, W, 3], RGB between 0 and 255.
       truths: the same.
 

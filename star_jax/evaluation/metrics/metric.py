@@ -1,4 +1,4 @@
-"""What every score is: a title, which way is up, what it needs, and a scorer that takes frames as they come."""
+"""Description of a score: title, direction, requirements, and a scorer that takes frames as they come."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class Metric:
 
     Attributes:
       title: head of its column.
-      digits: how many are printed behind the point.
-      higher_is_better: which way is up.
+      digits: number of digits printed behind the point.
+      higher_is_better: whether a larger value is better.
       scorer: makes a scorer for one clip, of the networks named below.
-      values: of what there is one value each: "frame", "pair" of neighbouring frames, or "clip".
+      values: unit that has one value each: "frame", "pair" of neighbouring frames, or "clip".
       needs_truth: whether it compares with the ground truth.
-      networks: what it computes with; see convert/metric_networks.py.
+      networks: networks that it needs; see convert/metric_networks.py.
       smallest_side: the least number of pixels that it can score.
-      rule: one line that says what is computed.
+      rule: definition of the score in one line.
       check: raises InputError where a program that it needs is missing.
     """
 

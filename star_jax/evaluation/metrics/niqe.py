@@ -1,4 +1,4 @@
-"""NIQE (Mittal et al. 2013): how far the statistics of blocks are from those of natural images. No ground truth."""
+"""NIQE (Mittal et al. 2013): distance of the statistics of blocks from natural images. No ground truth."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def niqe(natural: dict[str, np.ndarray], frame: np.ndarray) -> float:
     """NIQE of a frame, of blocks of 96x96 at two scales; lower is more natural.
 
     Args:
-      natural: of `niqe`: mean [36], covariance [36, 36], window [7, 7].
+      natural: statistics of `niqe`: mean [36], covariance [36, 36], window [7, 7].
       frame: uint8 [H, W, 3], RGB; sides at least 192, so that there are blocks enough for a covariance.
     """
     rows, columns = frame.shape[0] // BLOCK, frame.shape[1] // BLOCK

@@ -9,7 +9,7 @@ def alexnet_features(params: Params, x: jax.Array) -> list[jax.Array]:
     """The outputs of the five ReLUs.
 
     Args:
-      params: of network `alexnet`.
+      params: weights of network `alexnet`.
       x: [B, H, W, 3], normalised, sides at least 31.
 
     Returns:

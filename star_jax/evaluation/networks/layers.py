@@ -18,7 +18,7 @@ def convolution(
       params: the network's.
       name: path of the layer.
       x: [B, H, W, C].
-      stride: in pixels, both ways.
+      stride: stride in pixels along both axes.
       padding: zeros on each side; None: half the window, so that stride 1 keeps the size.
     """
     kernel = params[f"{name}/kernel"]

@@ -1,6 +1,6 @@
 """RAFT, recurrent optical flow (Teed and Deng 2020), as its authors' model raft-things runs it.
 
-A frame is encoded once; the flow between two encoded frames is refined in 20 updates, each of which looks up the
+A frame is encoded once; the flow between two encoded frames is refined in 20 updates; each looks up the
 correlation of every pixel with a 9x9 window around where it is thought to have gone, at four resolutions.
 """
 
@@ -53,13 +53,13 @@ def flow(
     iterations: int = ITERATIONS,
     volume_bytes: int = VOLUME_BYTES,
 ) -> jax.Array:
-    """Where every pixel of the first frames went in the second: [B, 8h, 8w, 2], x and y in pixels.
+    """Flow from the first frames to the second: [B, 8h, 8w, 2], x and y in pixels.
 
     Args:
-      params: of network `raft`.
-      first, second: from `encode`.
+      params: weights of network `raft`.
+      first, second: frames encoded by `encode`.
       iterations: number of updates.
-      volume_bytes: up to this size, all correlations are kept.
+      volume_bytes: size up to which all correlations are kept.
     """
     batch, height, width, _ = first.features.shape
     grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), axis=-1).astype(jnp.float32)

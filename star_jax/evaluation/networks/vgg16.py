@@ -6,7 +6,7 @@ import jax
 
 from star_jax.evaluation.networks.layers import Params, convolution, max_pool
 
-CONVOLUTIONS = (2, 2, 3, 3, 3)  # of each stage
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # number of convolutions in each stage
 
 
 def _halve(x: jax.Array) -> jax.Array:
@@ -19,9 +19,9 @@ def vgg16_features(
     """The outputs of the last ReLU of each stage (relu1_2, 2_2, 3_3, 4_3, 5_3).
 
     Args:
-      params: of network `vgg16`.
+      params: weights of network `vgg16`.
       x: [B, H, W, 3], normalised, sides at least 16.
-      pool: what halves the size between stages; DISTS has its own.
+      pool: function that halves the size between stages; DISTS has its own.
 
     Returns:
       Five arrays [B, h, w, C], C = 64, 128, 256, 512, 512.

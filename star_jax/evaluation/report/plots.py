@@ -7,7 +7,7 @@ from star_jax.errors import InputError
 from star_jax.evaluation.report.files import value_at
 from star_jax.evaluation.scores import Report
 
-_INCHES = (7.0, 2.2)  # of one metric
+_INCHES = (7.0, 2.2)  # size of one metric's plot
 
 
 def require_matplotlib() -> ModuleType:
@@ -28,7 +28,7 @@ def plot_clip(report: Report, index: int) -> bytes:
 
     Args:
       report: the scores.
-      index: of the clip.
+      index: index of the clip.
     """
     metrics = {name: metric for name, metric in report.metrics.items() if metric.values != "clip"}
     size = (_INCHES[0], _INCHES[1] * len(metrics))

@@ -10,20 +10,20 @@ Step = Callable[[Any, jax.Array], tuple[Any, Any]]  # (carry, frames) -> (carry,
 
 
 def stretch_frames(height: int, width: int, pixels: int) -> int:
-    """How many frames are worked on together: an even number of at most so many pixels, but at least 2."""
+    """Number of frames to work on together: even, at most so many pixels, but at least 2."""
     return max(2, pixels // (height * width) // 2 * 2)
 
 
 def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, Any]:
     """Runs `step` over the frames of x, in order.
 
-    The first stretch is what is left over, so that an even `length` keeps pairs of frames after an odd first one.
+    The first stretch is the remainder, so that an even `length` keeps pairs of frames after an odd first one.
 
     Args:
       step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); its first call may take a carry of
         another structure than it returns (no caches yet). A result of the stretch's own shape takes its place in x.
       x: [B, F, H, W, C].
-      carry: of the first call.
+      carry: carry that the first call takes.
       length: frames of every stretch but the first.
 
     Returns:

@@ -2,7 +2,7 @@
 
 Every causal convolution needs the last two frames that came before: `cache`. None means that the clip begins, and
 its first frame is repeated instead. Layers return their new cache, so that a clip can be worked on in stretches.
-Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
+Attribute names follow diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
 passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
@@ -35,8 +35,8 @@ class Statistics(NamedTuple):
     """Mean and squared deviations of groups of channels over some frames; float32, [B, groups] each.
 
     Attributes:
-      count: of numbers in a group.
-      mean: of those.
+      count: number of values in a group.
+      mean: mean of the values.
       squares: sum of (x - mean)^2.
     """
 
@@ -46,7 +46,7 @@ class Statistics(NamedTuple):
 
     @classmethod
     def of(cls, x: jax.Array, groups: int) -> "Statistics":
-        """Of x [B, F, H, W, C]."""
+        """Statistics of x [B, F, H, W, C]."""
         x = _grouped(x.astype(jnp.float32), groups)
         axes, mean = (1, 2, 3, 5), x.mean((1, 2, 3, 5))
         squares = jnp.square(x - mean[:, None, None, None, :, None]).sum(axes)
@@ -54,11 +54,11 @@ class Statistics(NamedTuple):
 
     @classmethod
     def empty(cls, batch: int, groups: int) -> "Statistics":
-        """Of no frames."""
+        """Statistics of no frames."""
         return cls(*(jnp.zeros((batch, groups), jnp.float32) for _ in range(3)))
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Of the frames of both (Chan et al. 1979: no digits are lost, as they would be in sums of squares)."""
+        """Statistics of the frames of both (Chan et al. 1979; unlike sums of squares, this loses no digits)."""
         count = self.count + other.count
         share, difference = other.count / count, other.mean - self.mean
         squares = self.squares + other.squares + jnp.square(difference) * self.count * share
@@ -70,7 +70,7 @@ def _grouped(x: jax.Array, groups: int) -> jax.Array:
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over all the frames of a call, or with statistics of more frames than those; in float32."""
+    """Group norm over all the frames of a call, or with statistics of more frames; in float32."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
-    """Every entry of an axis `times` times in a row, as a broadcast, which is merged into what follows."""
+    """Repeats every entry of an axis `times` times in a row, as a broadcast that the next operation absorbs."""
     if times == 1:
         return x
     shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
@@ -173,8 +173,8 @@ class ResnetBlock3D(nnx.Module):
 
         Args:
           x: [B, F, H, W, in_channels].
-          about: what each of the two norms takes beside x: latents, statistics or None; a pair.
-          cache: of the frames before.
+          about: a pair, the second argument of each norm: latents, statistics or None.
+          cache: cache of the frames before.
 
         Returns:
           [B, F, H, W, out_channels] and the new cache.
@@ -184,7 +184,7 @@ class ResnetBlock3D(nnx.Module):
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden, (first, second)
 
     def first_half(self, x: jax.Array, about: Any, cache: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """What the second norm sees, and the first convolution's new cache."""
+        """The input of the second norm, and the first convolution's new cache."""
         return self.conv1(jax.nn.silu(self.norm1(x, about)), cache)
 
 

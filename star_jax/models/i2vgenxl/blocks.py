@@ -18,7 +18,7 @@ from star_jax.parallel.activations import split_frames
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What every layer of a network shares: sizes, LIEM, attention kernels and rematerialisation (no channels)."""
+    """Options that all layers of a network share: sizes, LIEM, attention kernels, remat (no channels)."""
 
     time_embed_dim: int
     head_dim: int

@@ -24,8 +24,8 @@ def guess_leaf(config: UNetConfig, path: str, leaf: np.ndarray) -> np.ndarray:
 
     Args:
       config: sizes; the finest level needs more channels than the latents, else leaves stay as they are.
-      path: in the tree, such as `conv_in/kernel`.
-      leaf: as its layer starts it.
+      path: path in the tree, such as `conv_in/kernel`.
+      leaf: weight as its layer initialises it.
     """
     latents, width = config.in_channels, config.block_out_channels[0]
     if width <= latents:
@@ -55,18 +55,18 @@ def guess_leaf(config: UNetConfig, path: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _deviation(config: UNetConfig) -> float:
-    """Of the last norm's input: nearly that of the constants, which are on all channels but the latents'."""
+    """Deviation of the last norm's input: nearly that of the constants on all channels but the latents'."""
     share = config.in_channels / config.block_out_channels[0]
     return float(np.sqrt(share + (1 - share) * _CONSTANT**2))
 
 
 def _gain(config: UNetConfig) -> float:
-    """What the last norm and SiLU, whose slope at SHIFT is s (1 + SHIFT (1 - s)), have divided by."""
+    """The divisor of the last norm and SiLU; the slope of SiLU at SHIFT is s (1 + SHIFT (1 - s))."""
     s = SHIFTED / SHIFT
     return _deviation(config) / (s * (1 + SHIFT * (1 - s)))
 
 
 def _last_shortcut(config: UNetConfig) -> str:
-    """Of the last residual block, whose input is [what comes from below, the finest skip connection]."""
+    """Shortcut of the last residual block, whose input is [features from below, finest skip connection]."""
     levels, layers = len(config.block_out_channels), config.layers_per_block
     return f"up_blocks/{levels - 1}/resnets/{layers}/conv_shortcut/kernel"

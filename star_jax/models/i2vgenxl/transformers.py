@@ -57,7 +57,7 @@ class SpatialTransformerBlock(nnx.Module):
     def __call__(self, x: Float[Array, "B F H W C"], text: KeysValues) -> Float[Array, "N F H W C"]:
         """[B, F, H, W, C] and the text's keys and values [N, L, heads, head_dim] -> [N, F, H, W, C].
 
-        N is B, or a multiple of it: with several texts for each clip, what does not depend on them runs once.
+        N is B or a multiple of it: with several texts per clip, the part that does not depend on text runs once.
         """
         b, f, h = x.shape[:3]
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
@@ -152,7 +152,7 @@ class SpatialTransformer(nnx.Module):
         return self.block.attn2.project(context)
 
     def __call__(self, x: Float[Array, "B F H W C"], text: KeysValues) -> Float[Array, "N F H W C"]:
-        """[B, F, H, W, C] and what `project_text` returns of N texts -> [N, F, H, W, C]."""
+        """[B, F, H, W, C] and the result of `project_text` for N texts -> [N, F, H, W, C]."""
         hidden = self.block(self.proj_in(self.norm(x)), text)
         return self.proj_out(hidden) + repeat_branches(x, len(hidden))
 

@@ -58,7 +58,7 @@ class UNetEncoder(nnx.Module):
         self.dtype, self.remat = dtype, remat
 
     def project_text(self, context: Float[Array, "B L E"]) -> TextProjections:
-        """What the network attends to in a text [B, L, cross_attention_dim], the same at every step."""
+        """Keys and values of a text [B, L, cross_attention_dim], the same at every step."""
         context = context.astype(self.dtype)
         return {
             "down": [block.project_text(context) for block in self.down_blocks],
@@ -155,7 +155,7 @@ class UNet(UNetEncoder):
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels]; H must be 2 mod 8 and W 0 mod 8 (four levels).
           timesteps: [B], 0..999.
-          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
+          context: text embeddings [B, L, cross_attention_dim], or the result of `project_text`.
           control: the ControlNet's outputs, one per skip connection, then the middle's.
           dropout_key: None for inference.
 
