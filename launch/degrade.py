@@ -132,8 +132,7 @@ def _read(location: str, start: int, count: int, *, multiple: int):
     """Reads a video, images, synthetic:N or scenes:N.
 
     Returns:
-      Frames uint8 [F, H, W, 3], cut to a multiple; their rate; the facts of what a file has beside them, and their
-      times.
+      Frames uint8 [F, H, W, 3], cut to a multiple; their rate; the other facts of a file; their times.
     """
     from fractions import Fraction
 

@@ -145,7 +145,7 @@ def _check_files(args: argparse.Namespace) -> None:
         if path is not None:
             check_report_path(path, suffix)
     if args.picture is None and args.frame is not None:
-        raise InputError("--frame is of the picture: add --picture OUT.png")
+        raise InputError("--frame chooses the frame of the picture: add --picture OUT.png")
     if args.report is not None or args.plots is not None:
         from star_jax.evaluation.report.plots import require_matplotlib
 

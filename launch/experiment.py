@@ -17,7 +17,7 @@ _PREFIX = "--config."
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds --config; `read_experiment` finds the changes in args.rest, where launch/cli.py puts what is unknown."""
+    """Adds --config; `read_experiment` finds the changes in args.rest, the unknown arguments of launch/cli.py."""
     parser.add_argument(
         "--config",
         required=required,

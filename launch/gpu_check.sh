@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# All that one H100 or H200 tells about this system in ten minutes, most telling first; no data, no weights needed.
+# Measures this system on one H100 or H200 in ten minutes, the most informative parts first; needs no data or weights.
 #
 #   launch/gpu_check.sh [FOLDER]          reports go there (default gpu_check), one JSON a part, as it ends
 #
-#   SECONDS_IN_ALL=600                    no part is begun, and none runs on, after that time
+#   SECONDS_IN_ALL=600                    no part starts or continues after that time
 #   STAR_JAX="python3 -m star_jax.launch.cli"   how the package is run (default star-jax)
 #   PEAK_TFLOPS=790                       what MFU refers to
 #
-# It can be cut off at any time: parts.tsv says what ended and how (name, exit code, seconds), NAME.json holds a part's
-# report, NAME.log what it printed. Compiled programs stay in FOLDER/compiled: a second run begins with them.
+# It can be cut off at any time. parts.tsv lists the finished parts (name, exit code, seconds); NAME.json is a part's
+# report and NAME.log its output. Compiled programs stay in FOLDER/compiled: a second run begins with them.
 set -uo pipefail
 
 FOLDER=${1:-gpu_check}

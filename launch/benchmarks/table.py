@@ -22,7 +22,7 @@ _LINES = (
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """Prints one table per measurement; what is not known is left out."""
+    """Prints one table per measurement; unknown values are left out."""
     for row in rows:
         table = Table(title=_title(row), show_header=False, title_justify="left")
         table.add_column()

@@ -12,7 +12,7 @@
 #   launch/tpu/pod.sh delete                  gives the slice back
 #
 # Arguments behind `train` and `run` go to `star-jax train`. `run` asks for a new slice when a spot one was taken
-# away, and resumes. It can be interrupted and started again at any time: what is there is used. Interrupt it before
+# away, and resumes. It can be interrupted and started again at any time, and uses what exists already. Interrupt it before
 # `stop`, which it would answer by resuming.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories: what is in one, and reading and writing them.
+"""Checkpoint directories: their contents, reading and writing.
 
     DIR/COMPONENT/        one Orbax tree per component of the model
     DIR/tokenizer/        tokenizer files of a model with text
@@ -232,7 +232,7 @@ def checkpoint_path(directory: str | os.PathLike) -> Path:
     """The absolute path of a checkpoint directory, or of the bundled one by its name.
 
     Raises:
-      InputError: there is none.
+      InputError: no checkpoint directory is there.
     """
     path = Path(directory).absolute()
     if str(directory) == BUNDLED and not path.exists():

@@ -215,7 +215,7 @@ def _file_sizes(path: Path) -> dict[str, int]:
 
 
 def _check_files(path: Path) -> None:
-    """Finds what is missing or cut before Orbax does, whose reading of such files is hard to follow."""
+    """Finds missing and cut files before Orbax does, because Orbax's errors for them are hard to understand."""
     sizes = read_text(path / _SIZES_FILE)
     try:
         expected = dict(json.loads(sizes))

@@ -24,7 +24,7 @@ _JUDGED_AFTER = 50
 
 @dataclasses.dataclass(frozen=True)
 class _Bad:
-    """Travels through the workers in place of an element, so that positions stay what they are."""
+    """Travels through the workers in place of an element, so that positions do not shift."""
 
     key: str
     reason: str
@@ -159,7 +159,7 @@ class ClipLoader(grain.DatasetIterator):
         return iter(elements)
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch, and what it is a position in; JSON."""
+        """The position after the last batch, and the data it belongs to; JSON."""
         return {"position": self._position, "num_bad": self._num_bad, **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:

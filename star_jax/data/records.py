@@ -37,7 +37,7 @@ class ClipRecord:
     text_path: str | None = None
 
     def caption(self) -> str:
-        """The caption, read now where it lies in a file."""
+        """The caption, read now if it is in a file."""
         return storage.read_text(self.text_path).strip() if self.text_path else self.text
 
 

@@ -1,4 +1,4 @@
-"""Random generators that depend on (seed, name, position) alone, never on what was drawn before."""
+"""Random generators that depend on (seed, name, position) alone, never on earlier draws."""
 
 import zlib
 

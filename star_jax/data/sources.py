@@ -18,7 +18,7 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def open_source(location: str, *, height: int = 720, width: int = 1280) -> Sequence:
-    """Opens a source by what lies at its location.
+    """Opens a source. The contents of its location decide its kind.
 
     Args:
       location: a path or URL of

@@ -30,7 +30,7 @@ from star_jax.video.writer import VideoWriter
 
 Reader = VideoReader | ImageSequenceReader
 _ALIGNMENT = 16  # rows between two sides, so that the codec's blocks do not mix them
-_MOST_ROWS = 4320  # of the video; larger frames are shown smaller
+_MOST_ROWS = 4320  # rows of the video; larger frames are shown smaller
 _QUALITY = 12.0
 _FRAMES_AT_ONCE = 4
 

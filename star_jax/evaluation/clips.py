@@ -1,4 +1,4 @@
-"""Which result belongs to which ground truth: clips of two folders, matched by name, checked against each other."""
+"""Pairs results with ground truths: clips of two folders, matched by name and checked against each other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ClipPair:
       truth: reader of the ground truth, or None.
       low: reader of the low-resolution input, or None.
       frames: the numbers of the frames that are scored.
-      height, width: the size that is scored: from the top-left corner of all of them.
+      height, width: size that is scored, from the top-left corner of every clip.
     """
 
     name: str
@@ -190,7 +190,7 @@ def _chosen(reader: Reader, numbers: Sequence[int], size: int) -> Iterator[np.nd
 
 
 def _check_ratio(result: Reader, low: Reader) -> None:
-    """Both sides must have grown alike, to a pixel of the input, and of the output, whose sides are even."""
+    """Checks that both sides have grown alike, to a pixel of the input, and of the output with its even sides."""
     across, down = result.info.width / low.info.width, result.info.height / low.info.height
     shrunk = result.info.width < low.info.width - 1 or result.info.height < low.info.height - 1
     rounded = 1 + low.info.width / low.info.height  # a pixel of either side, in pixels of the width

@@ -13,7 +13,7 @@ def check_baseline(name: str) -> None:
     """Refuses an unknown way to enlarge.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: no baseline has that name.
     """
     if name not in BASELINES:
         raise InputError(f"no baseline {name!r}; choose one of {', '.join(BASELINES)}")

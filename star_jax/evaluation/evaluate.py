@@ -33,7 +33,7 @@ def evaluate(
     weights: Sequence[PathLike] = (),
     on_frames: OnFrames | None = None,
 ) -> Report:
-    """Scores one or several results; see `Evaluation` for the arguments, and for what it raises.
+    """Scores one or several results; see `Evaluation` for the arguments and errors.
 
     Args:
       on_frames: called with the number of frames scored since the last call.
@@ -121,7 +121,7 @@ class Evaluation:
 
     @property
     def total_frames(self) -> int:
-        """How many frames are scored, of all results."""
+        """Number of frames that are scored, over all results."""
         return sum(len(pair.frames) for pairs in self.methods.values() for pair in pairs)
 
     def run(self, on_frames: OnFrames | None = None) -> Report:
@@ -208,7 +208,9 @@ def _check_same_clips(methods: Mapping[str, list[ClipPair]]) -> None:
         # Single clips belong together whatever their names.
         if len(names) != len(other_names) or (len(names) > 1 and names != other_names):
             odd = sorted(set(names) ^ set(other_names))[:3]
-            raise InputError(f"{first} and {name} have not the same clips ({', '.join(odd)}); complete them")
+            raise InputError(
+                f"{first} and {name} do not have the same clips ({', '.join(odd)}); complete them"
+            )
         for pair, other in zip(pairs, other_pairs, strict=True):
             if (pair.height, pair.width, tuple(pair.frames)) != (
                 other.height,

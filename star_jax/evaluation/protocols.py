@@ -55,7 +55,7 @@ def get_protocol(name: str) -> Protocol:
     """A protocol by its name.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: no protocol has that name.
     """
     if name not in PROTOCOLS:
         raise InputError(f"no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")

@@ -1,4 +1,4 @@
-"""Frames of what is compared, by label, for pictures."""
+"""Frames of the clips that are compared, by label, for pictures."""
 
 from collections.abc import Mapping
 

@@ -92,8 +92,8 @@ class MetricWeights:
       given: files and folders that the user names; they come first.
 
     Raises:
-      InputError: one of them does not exist, or is a file that is no network of a metric, is damaged, or is not the
-        authors'.
+      InputError: one of them does not exist, is not a network of a metric, is damaged, or differs from the authors'
+        file.
     """
 
     def __init__(self, given: Sequence[str | os.PathLike] = ()):
@@ -133,7 +133,7 @@ class MetricWeights:
         for module, inside in ORIGINS[name].packages:
             if (file := _package_file(module, inside)) is not None:
                 return _read_file(file)[name]
-        raise InputError(f"no weights of {name} are here: {ORIGINS[name].remedy}")
+        raise InputError(f"found no weights of {name}: {ORIGINS[name].remedy}")
 
 
 def _read_file(path: Path) -> dict[str, tuple[Leaves, dict]]:
@@ -146,7 +146,7 @@ def _read_file(path: Path) -> dict[str, tuple[Leaves, dict]]:
 
 
 def _keep(name: str, leaves: Leaves, source: dict) -> None:
-    """Converts once: what cannot be kept is converted again the next time."""
+    """Converts once; if the result cannot be stored, the next run converts again."""
     try:
         save_network(weights_folder(), name, leaves, source)
     except RunError as error:

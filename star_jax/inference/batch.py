@@ -91,10 +91,10 @@ class Batch:
     Args:
       sources, outputs: the files, in pairs.
       open_job: opens an input.
-      skip_existing: leave inputs alone whose output is there.
+      skip_existing: skip inputs whose output exists.
 
     Raises:
-      StarError: a single input cannot be opened; of several, those that cannot are remembered.
+      StarError: the only input cannot be opened. With several inputs, the failures are remembered instead.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Colour correction of upscaled frames by the low-resolution input, per frame and in float32.
 
-Frames are [F, H, W, 3] in [-1, 1], the VAE's range. The methods are those of the released script (adain) and of
-its wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip.
+Frames are [F, H, W, 3] in [-1, 1], the VAE's range. The methods come from the released script (adain) and its
+wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
       frames: upscaled frames [F, H, W, 3]; values outside [-1, 1] are clipped first.
       reference: the input frames in [-1, 1]: [F, h, w, 3] of any size for `adain`, the size of `frames`
         (upscaled by interpolation) for `wavelet`; not looked at by `none`.
-      method: `adain` (mean and deviation of every channel), `wavelet` (what is coarser
+      method: `adain` (mean and deviation of every channel), `wavelet` (the part coarser
         than about 64 pixels) or `none`.
 
     Raises:

@@ -15,7 +15,7 @@ from star_jax.files import process_name, remove_abandoned
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE = "~/.cache/star_jax"
-_SHORTEST_SECONDS = 0.5  # of a compilation worth keeping
+_SHORTEST_SECONDS = 0.5  # shortest compilation that is worth keeping
 _SESSION = "session"
 
 
@@ -23,8 +23,8 @@ def use_compile_cache(directory: str | os.PathLike | None) -> None:
     """Takes compiled programs from `directory`, and adds this process's when it ends.
 
     JAX writes a cache's files in place and never again: a process killed meanwhile would leave half a program, for
-    every later start to stumble over. So each process works on a folder of its own, of links to what there is,
-    and moves its new programs in, whole, at its end; what a killed one left is removed by the next.
+    every later start to stumble over. So each process works in its own folder of links to the existing programs,
+    and moves its new programs in at its end. The next process removes the folder of a process that was killed.
 
     Args:
       directory: made if need be; None is DEFAULT_CACHE, which may fail with a warning only; '' keeps nothing.
@@ -54,7 +54,7 @@ def use_compile_cache(directory: str | os.PathLike | None) -> None:
     atexit.register(_keep_new_programs, session, root, os.getpid())
     jax.config.update("jax_compilation_cache_dir", os.fspath(session))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
-    # XLA's own caches name their folder, which differs from process to process, in what a program is found by.
+    # XLA's own caches make their folder part of a program's key, and the folder differs between processes.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 

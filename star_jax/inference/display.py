@@ -28,7 +28,7 @@ _COSTS = {
     "encode": 1.0,
     "sample": 4.0,
     "decode": 2.0,
-}  # of a frame; `sample` of one evaluation
+}  # costs of a frame; for `sample`, of one evaluation
 _SECONDS_BETWEEN_EVENTS = 0.5
 _LONG_COMPILATION = 2.0  # seconds, from which on it is worth a note
 
@@ -153,7 +153,7 @@ class RunProgress:
 
     @property
     def compiling(self) -> float:
-        """Seconds for which a program has been compiling; 0 where none is."""
+        """Seconds for which a program has been compiling; 0 if no program is."""
         since = self._compiling_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -204,7 +204,7 @@ class RunProgress:
         }
 
     def title(self) -> str:
-        """The present file and what is done with it."""
+        """The present file and its stage."""
         file = self.files[self.index]
         number = f"file {self.index + 1} of {len(self.files)}, " if len(self.files) > 1 else ""
         stage = {**STAGES, "load": "loading the model"}.get(self.stage, "starting").lower()
@@ -223,7 +223,7 @@ class RunProgress:
         return frames * file.cost(stage)
 
     def _on_compilation(self, event: str, seconds: float, **_: Any) -> None:
-        if event.endswith("/jaxpr_to_mlir_module_duration"):  # what comes next is the compiler
+        if event.endswith("/jaxpr_to_mlir_module_duration"):  # the compiler runs next
             self._compiling_since = time.monotonic()
         elif event.endswith("/backend_compile_duration"):
             self._compiling_since = None

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -31,7 +32,7 @@ from star_jax.inference.jobs import (
     output_paths,
 )
 from star_jax.inference.memory import plan_memory
-from star_jax.inference.overlap import read_ahead, write_behind
+from star_jax.inference.overlap import WriteBehind, read_ahead
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.resume import Kept, file_stamp, work_folder
 from star_jax.inference.scenes import Scene, SceneReader, find_cuts, read_cuts, scenes_between
@@ -94,9 +95,9 @@ def upscale(
       frames: length to upscale, in frames or as a time.
       scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
       recursive: look for videos in folders of folders, too.
-      skip_existing: leave inputs alone whose output is there.
+      skip_existing: skip inputs whose output exists.
       overwrite: replace outputs without a line that says so.
-      resume: go on with an earlier run, and keep what is done until the output is complete.
+      resume: go on with an earlier run, and keep finished work until the output is complete.
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
@@ -130,7 +131,7 @@ def upscale(
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
     outputs = output_paths(sources, os.fspath(output))
     if frame_rate and not any(is_images(source.path) for source in sources):
-        raise InputError("--frame-rate is of folders of images; a video keeps its own")
+        raise InputError("--frame-rate applies to folders of images; a video keeps its own")
     upscaler = _Upscaler(
         checkpoint=checkpoint,
         model=model,
@@ -194,7 +195,10 @@ class _Upscaler:
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
         """Upscales a clip, and returns the settings with the tiles and the window that fit."""
-        frames = SceneReader(job.reader)
+        with closing(SceneReader(job.reader)) as frames:
+            return self._upscale(job, frames, progress)
+
+    def _upscale(self, job: Job, frames: SceneReader, progress: RunProgress) -> UpscaleSettings:
         scenes = self._scenes(job, frames, progress)
         longest = max(scene.num_frames for scene in scenes)
         plan = plan_memory(self.model, job.settings, longest, job.size, budget=self.budget)
@@ -217,9 +221,8 @@ class _Upscaler:
         cuts = self.cuts
         if cuts is None:
             whole = Scene(*job.frames)
-            cuts = [
-                whole.start + cut for cut in find_cuts(_counted(frames.read(whole, _READ_AT_ONCE), progress))
-            ]
+            with closing(_counted(frames.read(whole, _READ_AT_ONCE), progress)) as pieces:
+                cuts = [whole.start + cut for cut in find_cuts(pieces)]
         return scenes_between(cuts, *job.frames)
 
     def _description(self, job: Job, scenes: list[Scene], settings: UpscaleSettings) -> dict[str, Any]:
@@ -263,7 +266,7 @@ def upscale_video(
       scenes: scenes to upscale, in order.
       settings: see `UpscaleSettings`.
       kept: work that an earlier run has done.
-      progress: is told how far each stage is.
+      progress: display that receives the state of each stage.
       quality: coding of the output.
 
     Raises:
@@ -274,16 +277,19 @@ def upscale_video(
     target = open_target(
         job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )
-    with target as writer, write_behind(lambda piece: writer.write(*piece)) as write:
+    with target as writer, WriteBehind(lambda piece: writer.write(*piece)) as write:
         for scene in scenes:
             done = scene.start
-            for piece in _scene_pieces(
-                pipeline, frames, scene, job.size, settings, kept.part(f"{scene.start:07d}"), progress
-            ):
-                write((piece, frames.times_of(done, done + len(piece))))
-                done += len(piece)
-                progress.advance("decode", done - job.frames[0])
-                del piece  # it is the writer's now
+            part = kept.part(f"{scene.start:07d}")
+            with closing(
+                _scene_pieces(pipeline, frames, scene, job.size, settings, part, progress)
+            ) as pieces:
+                for piece in pieces:
+                    write((piece, frames.times_of(done, done + len(piece))))
+                    done += len(piece)
+                    progress.advance("decode", done - job.frames[0])
+                    del piece  # it is the writer's now
+        write.wait()
 
 
 def _scene_pieces(
@@ -310,18 +316,19 @@ def _scene_pieces(
         if number == scene.num_frames:
             advance(stage, 1, 1)
     if number < scene.num_frames:
-        for piece in pipeline.stream(
-            lambda count: read_ahead(frames.read(scene, count)),
-            scene.num_frames,
-            size,
-            settings,
-            on_progress=advance,
-            kept=kept,
-            skip=number,
-        ):
-            kept.save_frames(f"frames.{number}", piece)
-            yield piece
-            number += len(piece)
+        with ExitStack() as readers:
+            for piece in pipeline.stream(
+                lambda count: readers.enter_context(closing(read_ahead(frames.read(scene, count)))),
+                scene.num_frames,
+                size,
+                settings,
+                on_progress=advance,
+                kept=kept,
+                skip=number,
+            ):
+                kept.save_frames(f"frames.{number}", piece)
+                yield piece
+                number += len(piece)
     kept.drop("latents")
 
 
@@ -336,16 +343,17 @@ def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:
     if scene_cuts == "off":
         return []
     if num_inputs > 1:
-        raise InputError("--scene-cuts FILE is of a single input; several take auto or off")
+        raise InputError("--scene-cuts FILE applies to a single input; several take auto or off")
     return read_cuts(Path(scene_cuts))
 
 
 def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Iterator[np.ndarray]:
     done = 0
-    for piece in read_ahead(pieces):
-        yield piece
-        done += len(piece)
-        progress.advance("read", done)
+    with closing(read_ahead(pieces)) as ahead:
+        for piece in ahead:
+            yield piece
+            done += len(piece)
+            progress.advance("read", done)
 
 
 def _has_room(job: Job, pixels: int) -> bool:

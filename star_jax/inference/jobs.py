@@ -1,4 +1,4 @@
-"""Which clips are upscaled to which files, and what must hold before any work starts."""
+"""Assigns clips to output files, and checks them before any work starts."""
 
 import bisect
 import dataclasses
@@ -22,7 +22,7 @@ from star_jax.video.reader import VideoReader
 
 _ROUNDING = 1e-3  # seconds, of the times of frames in Matroska
 Reader = VideoReader | ImageSequenceReader | AnimationReader
-_PLACES = ("{name}", "{folder}")  # in the name of an output
+_PLACES = ("{name}", "{folder}")  # placeholders in the name of an output
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def is_there(output: Path) -> bool:
 def check_outputs(
     sources: Sequence[Source], outputs: Sequence[Path], truth: str | os.PathLike | None
 ) -> None:
-    """Refuses outputs that would replace what is read, or each other; see `check_not_read`."""
+    """Refuses outputs that would replace an input or each other; see `check_not_read`."""
     pictures = [outputs[0].with_suffix(".png")] if truth else []
     read = [source.path for source in sources]
     check_not_read([*outputs, *pictures], [*read, *([truth] if truth else [])])

@@ -24,14 +24,14 @@ from star_jax.ops.platform import target_platform
 _CHANNELS = 3
 _LATENTS_HELD = 8  # copies of the clip's latents: solver, hint, noise, windows
 _FRAMES_HELD = 6  # copies of a decoded piece: canvas, colour fix, result
-_SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # of a tile's sides
+_SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # divisors of a frame's sides, to get a tile's
 _LEAST_WINDOW = 8
-_SHARE = 0.9  # of the device's memory: the rest is for the program itself and for fragmentation
+_SHARE = 0.9  # share of the device's memory to plan with: the program itself and fragmentation take the rest
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Settings that fit, and what they are expected to need.
+    """Settings that fit, and their expected memory.
 
     Attributes:
       settings: settings with tiles, window and guidance chosen.
@@ -77,7 +77,7 @@ def plan_memory(
     *,
     budget: int | None = None,
 ) -> MemoryPlan:
-    """Chooses what is worked on at once: all of it where it fits, else the most that does.
+    """Chooses the part to work on at once: everything where it fits, else as much as fits.
 
     First both branches of guidance run one after the other (the same result); then frames are cut into tiles and
     windows are shortened, so that the largest number of pixels is seen at once. Tiles and a smaller window in
@@ -178,7 +178,7 @@ def _latent_values(model: VideoModel, num_frames: int, padded: tuple[int, int]) 
 
 
 def device_memory() -> int:
-    """Bytes that one device has for an upscale: what its allocator reports, or the machine's, of a CPU."""
+    """Bytes that one device has for an upscale, as its allocator reports; for a CPU, the machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(_SHARE * stats["bytes_limit"])

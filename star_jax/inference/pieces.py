@@ -1,4 +1,4 @@
-"""How the pipeline's autoencoder works on a clip: a chunk of frames at a time, whole or in tiles."""
+"""Runs the pipeline's autoencoder on a clip: a chunk of frames at a time, whole or in tiles."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -227,7 +227,7 @@ class StarPipeline:
     ) -> jax.Array:
         """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
 
-        With `progress`, one evaluation of the network per call of the compiled program, after each of which the
+        With `progress`, one evaluation of the network per call of the compiled program; after each call the
         sampler's state is kept; without it, all in one.
 
         Raises:

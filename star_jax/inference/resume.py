@@ -1,9 +1,9 @@
 """Keeps the finished work of a long run beside its output, so that a run that was killed goes on where it was.
 
 The folder `.OUT.star-jax` holds arrays by name (latents, frames), each in a file that appears when it is complete
-and carries its own checksums: a file that a power failure cut off counts as not there. What was made from other
-inputs, settings, weights or versions is removed. The folder is locked while a run works in it, and goes when the
-output is complete.
+and carries its own checksums: a file that a power failure cut off is ignored. Work from other inputs,
+settings, weights or versions is removed. The folder is locked while a run works in it, and removed when the output
+is complete.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Kept:
         self._folder, self._prefix, self._with_frames = folder, prefix, with_frames
 
     def part(self, name: str) -> "Kept":
-        """A view with names of its own."""
+        """A view that has its own names."""
         return Kept(self._folder, f"{self._prefix}{name}.", with_frames=self._with_frames)
 
     def has(self, name: str) -> bool:
@@ -97,7 +97,7 @@ class Kept:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise DiskError(
-                f"cannot keep what is done in {self._folder}: {error.strerror}; make room on the disk, and the "
+                f"cannot keep finished work in {self._folder}: {error.strerror}; make room on the disk, and the "
                 "same command goes on from here (--no-resume keeps nothing)"
             ) from error
 
@@ -131,8 +131,8 @@ def work_folder(
 
     Args:
       output: the file that is to be written.
-      job: all that the result depends on, as JSON holds it: of another job, nothing is used.
-      resume: use what is there, and keep what is done; else begin anew and keep nothing.
+      job: everything that the result depends on, in JSON types; work of another job is not used.
+      resume: use the work that is there, and keep new work; otherwise begin anew and keep nothing.
       with_frames: keep finished frames, too, not the latents alone.
 
     Raises:
@@ -169,7 +169,7 @@ def check_not_running(output: Path) -> None:
 
 
 def _begin(folder: Path, job: dict[str, Any], *, resume: bool) -> None:
-    """Clears the folder of what is of no use."""
+    """Removes files that are of no use from the folder."""
     _remove_drafts(folder)
     description, text = folder / _JOB, json.dumps(job, sort_keys=True, default=str)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -192,7 +192,7 @@ def _remove_drafts(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, output: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go of when the process ends, however it does."""
+    """Holds the folder's lock, which the system releases when the process ends, however it ends."""
     while True:
         try:
             folder.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from star_jax.errors import InputError
 from star_jax.video.images import ImageSequenceReader
 from star_jax.video.reader import VideoReader
 
-_THUMBNAIL = 24  # pixels of a side: what is finer moves too much
+_THUMBNAIL = 24  # pixels of a side: finer detail moves too much
 _LEAST_CHANGE = 12.0  # levels of 255
 _OVER_MOTION = 2.5  # times the change before and after
 _LARGEST_MOTION = 50.0  # levels
@@ -81,7 +81,7 @@ def read_cuts(path: Path) -> list[int]:
             continue
         if not text.isascii() or not text.isdigit():
             raise InputError(
-                f"{path}, line {number}: {text!r} is no frame number; write the first frame of each new scene"
+                f"{path}, line {number}: {text!r} is not a frame number; write the first frame of each new scene"
             )
         cuts.append(int(text))
     return cuts
@@ -99,6 +99,11 @@ class SceneReader:
         self._reader = reader
         self._passes: list[_Pass] = []
 
+    def close(self) -> None:
+        """Closes the clip, which must not be read at that time."""
+        while self._passes:
+            self._passes.pop().close()
+
     def times_of(self, start: int, stop: int) -> list[int]:
         """Timestamps of frames [start, stop), in `info.time_base`."""
         return [self.times[number] for number in range(start, stop)]
@@ -113,13 +118,17 @@ class SceneReader:
         one = max(behind, key=lambda one: one.position) if behind else _Pass(self._reader)
         if behind:
             self._passes.remove(one)
-        while one.position < scene.start:
-            one.next()
-        for start in range(scene.start, scene.stop, size):
-            numbers = range(start, min(start + size, scene.stop))
-            frames, times = zip(*(one.next() for _ in numbers), strict=True)
-            self.times.update(zip(numbers, times, strict=True))
-            yield np.stack(frames)
+        try:
+            while one.position < scene.start:
+                one.next()
+            for start in range(scene.start, scene.stop, size):
+                numbers = range(start, min(start + size, scene.stop))
+                frames, times = zip(*(one.next() for _ in numbers), strict=True)
+                self.times.update(zip(numbers, times, strict=True))
+                yield np.stack(frames)
+        except BaseException:  # left early, too
+            one.close()
+            raise
         self._passes.append(one)
 
 
@@ -128,12 +137,17 @@ class _Pass:
 
     def __init__(self, reader: VideoReader | ImageSequenceReader):
         self.position = 0
-        self._frames = chain.from_iterable(zip(*chunk, strict=True) for chunk in reader.chunks(1))
+        self._chunks = reader.chunks(1)
+        self._frames = chain.from_iterable(zip(*chunk, strict=True) for chunk in self._chunks)
 
     def next(self) -> tuple[np.ndarray, int]:
         """The next frame, and its timestamp."""
         self.position += 1
         return next(self._frames)
+
+    def close(self) -> None:
+        """Closes the clip."""
+        self._chunks.close()
 
 
 def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -146,13 +160,13 @@ def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _with_end(thumbnails: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
     yield from thumbnails
-    yield None  # after the last frame there is none to compare with
+    yield None  # no frame follows the last one
 
 
 def _is_cut(
     earlier: np.ndarray | None, before: np.ndarray, after: np.ndarray, later: np.ndarray | None
 ) -> bool:
-    """Whether frame t begins a scene, from frames t-2, t-1, t, t+1 (None where there is none)."""
+    """Whether frame t begins a scene, from frames t-2, t-1, t, t+1 (None if there is no such frame)."""
     across = min(
         d for d in (_change(before, after), _change(before, later), _change(earlier, after)) if d is not None
     )

@@ -32,7 +32,7 @@ class UpscaleSettings:
     """Settings of one upscale.
 
     Attributes:
-      prompt: what the clip shows; `positive_prompt` is appended to it.
+      prompt: description of what the clip shows; `positive_prompt` is appended to it.
       negative_prompt: text of the unconditional branch.
       positive_prompt: quality words appended to every prompt.
       num_inference_steps: denoising steps.

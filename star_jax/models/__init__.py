@@ -5,5 +5,5 @@ svd_vae/     Stable Video Diffusion's autoencoder
 clip/        CLIP's text tower and its tokenizer
 cogvideox/   CogVideoX's transformer with LIEM, and its autoencoder
 t5/          T5's encoder
-attention, layers, liem, resnet, stack   what several of them share
+attention, layers, liem, resnet, stack   shared parts
 """

@@ -1,4 +1,4 @@
-"""How an autoencoder takes a clip: in chunks of a few frames, one after the other."""
+"""Chunks: an autoencoder takes a clip a few frames at a time."""
 
 from dataclasses import dataclass
 

@@ -153,7 +153,7 @@ class Upsample(nnx.Module):
 
 
 def repeat_branches(x: jax.Array, batch: int) -> jax.Array:
-    """x [B, ...], the same in all branches of guidance, for each of them: [batch, ...], branch after branch."""
+    """Repeats x [B, ...] for every branch of guidance, branch after branch: [batch, ...]."""
     return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
 
 

@@ -17,10 +17,10 @@ def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
 
 @jax.custom_vjp
 def _channel_maximum(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 1]
-    """The maximum, whose gradient goes to the channel that has it, as in PyTorch.
+    """The maximum over channels; its gradient goes to the channel that has it, as in PyTorch.
 
-    JAX's own looks for the channels that equal the maximum. A compiler that rounds x otherwise the second time it
-    needs it leaves none, and the gradient is 0 / 0.
+    JAX's own looks for the channels that equal the maximum. If a compiler rounds x differently the second time, no
+    channel equals the maximum, and the gradient is 0 / 0.
     """
     return x.max(-1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""Which heights, widths and numbers of frames a model takes."""
+"""Heights, widths and numbers of frames that a model takes."""
 
 from dataclasses import dataclass
 
@@ -62,7 +62,7 @@ class SizeRule:
         return max(self.least_frames, num_frames + (1 - num_frames) % self.frame_step)
 
     def num_latents(self, num_frames: int) -> int:
-        """Latents along time of `num_frames` frames, padded to what the model takes."""
+        """Number of latents along time of `num_frames` frames, padded to a length that the model takes."""
         return (self.padded_frames(num_frames) - 1) // self.frames_per_latent + 1
 
     def num_frames(self, num_latents: int) -> int:

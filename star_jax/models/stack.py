@@ -10,12 +10,12 @@ from star_jax.ops.remat import rematerialise
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """One module whose every parameter is that of `count` layers, [count, ...].
+    """Stacks `count` layers into one module: every parameter is [count, ...].
 
     Args:
       make: builds one layer with fresh weights.
       count: number of layers.
-      rngs: whose `params` stream the layers' weights are drawn from.
+      rngs: the layers' weights are drawn from its `params` stream.
     """
     layer = nnx.eval_shape(lambda: make(InitRngs(0)))
     keys = jax.random.split(rngs.params(), count)

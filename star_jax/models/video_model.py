@@ -1,4 +1,4 @@
-"""`VideoModel`: what a backbone is, in one place.
+"""`VideoModel`: the interface of a backbone, in one place.
 
 The pipeline, training, validation, data preparation, the memory plan, ahead-of-time compilation and the benchmarks
 ask a `VideoModel` and know none of its networks by name. A new backbone implements this class in a folder of its
@@ -37,9 +37,9 @@ from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.pixels import enlarge, to_float
 
 Params = dict[str, Any]  # component -> nested dicts of arrays
-Carry = Any  # what an autoencoder keeps from one chunk to the next: a pytree, or None
+Carry = Any  # state that an autoencoder keeps from one chunk to the next: a pytree, or None
 
-TOKENIZER_DIR = "tokenizer"  # of a checkpoint directory
+TOKENIZER_DIR = "tokenizer"  # folder in a checkpoint directory
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class VideoModel(abc.ABC):
     vae_dtypes: tuple[jnp.dtype, jnp.dtype] = (jnp.dtype(jnp.float32),) * 2
 
     config_type: ClassVar[type[ArchitectureConfig]]
-    # Whether `velocity` takes the conditioning of several branches of guidance with what they share given once, and
-    # computes once what does not depend on the text; see `guided_velocity`.
+    # Whether `velocity` takes the conditioning of several branches of guidance with the shared part given once, and
+    # computes once the part that does not depend on the text; see `guided_velocity`.
     takes_branches: ClassVar[bool] = False
 
-    # Components: the networks by name, and which of them do what.
+    # Components: the networks by name, and their tasks.
 
     @property
     @abc.abstractmethod
@@ -98,7 +98,7 @@ class VideoModel(abc.ABC):
 
     @property
     def text_components(self) -> tuple[str, ...]:
-        """Components whose weights `encode_text` takes; none of a model without text."""
+        """Components whose weights `encode_text` takes; empty for a model without text."""
         return ()
 
     @property
@@ -227,7 +227,7 @@ class VideoModel(abc.ABC):
 
     @property
     def text_dropout(self) -> float:
-        """Share of training samples whose context is that of the unconditional branch."""
+        """Share of training samples that get the context of the unconditional branch."""
         return 0.0
 
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
@@ -272,7 +272,7 @@ class VideoModel(abc.ABC):
     def encode(
         self, params: Params, frames: jax.Array, carry: Carry = None
     ) -> tuple[DiagonalGaussian, Carry]:
-        """The posterior of a chunk's latents, and what the next chunk's call takes.
+        """The posterior of a chunk's latents, and the carry for the next chunk.
 
         Args:
           params: weights of at least `autoencoder_components`.
@@ -289,7 +289,7 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, params: Params, latents: jax.Array, carry: Carry = None) -> tuple[jax.Array, Carry]:
-        """The frames of a chunk, and what the next chunk's call takes.
+        """The frames of a chunk, and the carry for the next chunk.
 
         Args:
           params: weights of at least `autoencoder_components`.
@@ -359,7 +359,7 @@ class VideoModel(abc.ABC):
           params: weights of at least `network_components`.
           x: noisy latents [B, F, h, w, C].
           timesteps: int32 [B].
-          conditioning: text embeddings, or what `condition` makes of them.
+          conditioning: text embeddings, or the result of `condition`.
           hint: low-resolution latents [B, F, h, w, C].
           dropout_key: None for inference.
 

@@ -31,7 +31,7 @@ _BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 512 * 2**20}
 
 @dataclasses.dataclass(frozen=True)
 class AttentionKernels:
-    """Which kernel each attention site of the UNet uses; see `dot_product_attention` for the names."""
+    """Kernel of each attention site of the UNet; see `dot_product_attention` for the names."""
 
     spatial: str = "auto"
     cross: str = "auto"
@@ -83,7 +83,7 @@ def dot_product_attention(
     elif reason := refusal(implementation, q.shape, k.shape, q.dtype, target_platform()):
         raise InputError(f"attention {implementation!r} {reason}")
     if implementation == "xla" and not _needs_groups(q, k):
-        return _xla_attention(q, k, v)  # which the compiler can partition
+        return _xla_attention(q, k, v)  # the compiler can partition this one
     attend = {
         "xla": _grouped_xla_attention,
         "chunked": functools.partial(_chunked_attention, key_block=key_block, query_block=query_block),

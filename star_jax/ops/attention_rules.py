@@ -54,7 +54,7 @@ _DEVICE_NAMES = {"gpu": "an NVIDIA GPU", "tpu": "a TPU"}
 def refusal(
     name: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: DTypeLike, platform: str
 ) -> str | None:
-    """Why a kernel does not take [batch, length, heads, head_dim], and the remedy; None where it does."""
+    """Reason why a kernel does not take [batch, length, heads, head_dim], with the remedy; None if it does."""
     rules, dtype = KERNEL_RULES[name], jnp.dtype(dtype)
     got = f"{dtype} {tuple(q_shape)}"
     if rules.platform not in (None, platform):

@@ -18,11 +18,11 @@ from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import convolve_locally, on_several_devices
 
 _MATMUL_MAX_PIXELS = 128
-# Winograd's transforms cost in proportion to the channels, what it saves to their square; and transforming the
+# Winograd's transforms cost in proportion to the channels, and save in proportion to their square; transforming the
 # weights costs the same for few positions as for many.
 _WINOGRAD_MIN_CHANNELS = 160  # harmonic mean of input's and output's: 256 -> 128 pays, 128 -> 128 does not
-_WINOGRAD_MIN_ROWS = 128  # of each matrix product
-_WINOGRAD_MAX_LEFT = 0.6  # of the multiplications
+_WINOGRAD_MIN_ROWS = 128  # rows of each matrix product
+_WINOGRAD_MAX_LEFT = 0.6  # share of the multiplications that remains
 _WINOGRAD_MAX_CLIP_BYTES = 64 * 2**20  # along frames it works on the whole clip at once
 
 

@@ -17,7 +17,7 @@ from star_jax.ops.variants import variant_of
 from star_jax.parallel.activations import on_several_devices
 
 LONGEST = 64  # frames
-_SMALLEST_TILE = 16  # of a matrix product
+_SMALLEST_TILE = 16  # smallest side of a matrix product
 
 
 @jax.custom_vjp

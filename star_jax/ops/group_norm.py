@@ -19,7 +19,7 @@ from star_jax.ops.platform import target_platform
 from star_jax.ops.variants import variant_of
 from star_jax.parallel.activations import on_several_devices
 
-_FRAME_AXES = (2, 3, 5)  # of [B, F, H, W, groups, C / groups]
+_FRAME_AXES = (2, 3, 5)  # axes of [B, F, H, W, groups, C / groups]
 _CLIP_AXES = (1, 2, 3, 5)
 # Of a program of the kernel: pixels times channels fit its registers; a row of channels is one memory transaction.
 _BLOCK_PIXELS, _BLOCK_CHANNELS, _WARPS = 128, 64, 4

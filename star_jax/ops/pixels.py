@@ -1,4 +1,4 @@
-"""Frames as pixels and as what the networks take: uint8 or uint16, and float in [-1, 1]."""
+"""Converts frames between pixels (uint8 or uint16) and the networks' input (float in [-1, 1])."""
 
 import jax
 import jax.numpy as jnp

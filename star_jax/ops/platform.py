@@ -1,4 +1,4 @@
-"""Which platform programs are traced for: this process's, or one to compile for ahead of time."""
+"""Platform that programs are traced for: this process's, or one to compile for ahead of time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from star_jax.errors import InputError
 
 COUNTED = "counted"  # no platform: programs are traced in their plainest form, to count operations
 
-# Part of the key of JAX's caches, so that what was traced for one platform is traced again for another.
+# Part of the key of JAX's caches, so that a program traced for one platform is traced again for another.
 _target = jax.make_user_context(None)
 
 
 def target_platform() -> str:
-    """The platform that programs are being traced for: the default backend's, or that of `targeting`."""
+    """The platform that programs are being traced for: the default backend's, or the one set by `targeting`."""
     return _target.value or jax.default_backend()
 
 

@@ -1,4 +1,4 @@
-"""Rematerialisation: what the backward pass recomputes instead of keeping."""
+"""Rematerialisation: activations that the backward pass recomputes instead of keeping."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Splash (flash) attention for TPUs, for lengths that are no multiples of the kernel's blocks."""
+"""Splash (flash) attention for TPUs, for lengths that are not multiples of the kernel's blocks."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which form of an operation runs on which device: forms that compute the same, chosen by measurement.
+"""Chooses the form of an operation for a device. All forms compute the same; measurements decide.
 
 `star-jax benchmark layers` measures every form; its --write stores the fastest in variants.json, by device kind as
 JAX names it. A device that the table does not have uses its platform's defaults.
@@ -18,7 +18,7 @@ from star_jax.ops.platform import target_platform
 
 TABLE_FILE = Path(__file__).with_name("variants.json")
 
-# The forms of each operation. The first is what a platform uses that has no other default.
+# The forms of each operation. A platform without a default of its own uses the first.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "short_attention": ("xla", "cudnn"),  # along the frames of each pixel
     "wide_attention": ("chunked", "xla"),  # one head as wide as the VAE's channels, one frame at a time
@@ -40,7 +40,7 @@ _GPU_FORMS = {
     "frames_attention": ("frames_first",),
     "group_norm": ("one_read",),
 }
-# Part of the key of JAX's caches, so that what was traced with other forms is traced again.
+# Part of the key of JAX's caches, so that a program traced with other forms is traced again.
 _chosen = jax.make_user_context(())  # of pairs (operation, form)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from star_jax.ops.plain_convolution import convolve
 
 TILE = 4  # outputs a tile; 2 saves too little, more loses digits
-_POINTS = (0, 1, -1, 2, -2)  # of the interpolation, and infinity
+_POINTS = (0, 1, -1, 2, -2)  # points of the interpolation, together with infinity
 _TAPS = 3
 
 # Larger inputs are worked on in blocks, so that the transforms stay near the cache and need little memory.
@@ -46,7 +46,7 @@ def convolve_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
     frames = x.reshape(-1, height, width, channels)
     taps = transform_taps((kernel + _zero_after(x)).swapaxes(0, 1))
 
-    def convolve(rows: jax.Array, padding: int) -> jax.Array:  # of zeros above and below
+    def convolve(rows: jax.Array, padding: int) -> jax.Array:  # padding: rows of zeros above and below
         return filter_axis(rows, taps, axis=2, multiply=functools.partial(_convolve_height, padding=padding))
 
     out = _in_row_blocks(frames, convolve, out_channels=kernel.shape[-1])
@@ -97,7 +97,7 @@ def filter_axis(
 
 
 def _zero_after(x: jax.Array) -> jax.Array:
-    """A zero that depends on x, so that what it is added to is not computed before x.
+    """A zero that depends on x. Adding it to a value keeps that value from being computed before x.
 
     XLA's schedule for CPUs does first what depends on nothing: it would transform the kernels of a whole network,
     or fill the outputs of all its loops with zeros, and hold them all. (It drops an optimization barrier before

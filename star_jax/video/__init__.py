@@ -2,7 +2,7 @@
 
 reader.VideoReader, images.ImageSequenceReader   reading
 writer.VideoWriter, images.ImageSequenceWriter   writing, with the source's times, sound, subtitles and tags
-probe                                            what a file holds
+probe                                            properties of a file
 outputs                                          what must hold before any work starts
 geometry                                         padding to the sizes that a network takes
 """

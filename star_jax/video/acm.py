@@ -1,4 +1,4 @@
-"""Windows' sound codecs in Matroska: tracks of the kind A_MS/ACM, whose private data is a WAVEFORMATEX.
+"""Windows' sound codecs in Matroska: tracks of kind A_MS/ACM, with a WAVEFORMATEX as private data.
 
 FFmpeg writes them only when asked to be lax, which PyAV cannot. The track is therefore declared as another codec
 whose name has as many letters and whose packets the muxer leaves alone, and the name is put right in the header.

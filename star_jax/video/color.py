@@ -1,7 +1,7 @@
-"""Colour of videos: which matrix and range a file means, and conversion to and from RGB without an 8-bit step.
+"""Colour of videos: the matrix and range that a file means, and conversion to and from RGB without an 8-bit step.
 
-Code points are those of ITU-T H.273. Transfer curve and primaries are never touched: RGB values are what the file's
-curve gives, and the tags travel with them. Eight-bit pictures are converted by swscale, which is exact to half a
+Code points follow ITU-T H.273. Transfer curve and primaries are never touched: RGB values are in the file's own
+curve, and the tags travel with them. Eight-bit pictures are converted by swscale, which is exact to half a
 level; deeper ones here, in float32, because swscale loses up to four of 1024 levels.
 """
 
@@ -16,8 +16,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from star_jax.errors import InputError
 
 UNSPECIFIED, BT709, BT601, BT2020, YCGCO = 2, 1, 6, 9, 8
-FULL = 2  # of color_range; 1 is limited
-PQ, HLG = 16, 18  # of color_trc
+FULL = 2  # value of color_range; 1 is limited
+PQ, HLG = 16, 18  # values of color_trc
 # (Kr, Kb): weights of red and blue in luma.
 WEIGHTS = {
     1: (0.2126, 0.0722),
@@ -53,7 +53,7 @@ def matrix_of(tag: int, width: int, height: int) -> int:
 
 
 def check_matrix(name: str, tag: int, is_rgb: bool) -> None:
-    """Refuses matrices that are no linear function of RGB values, or whose values would be lost.
+    """Refuses matrices that are not linear functions of RGB values, or whose values would be lost.
 
     Raises:
         InputError: names the matrix and a way to convert.

@@ -1,4 +1,4 @@
-"""Opens video files, and says in one line what is wrong with those that do not open."""
+"""Opens video files. For a file that does not open, one line says what is wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

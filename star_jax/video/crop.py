@@ -21,7 +21,7 @@ class Crop:
     right: int = 0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of what is left."""
+        """Width and height of the part that is left."""
         return width - self.left - self.right, height - self.top - self.bottom
 
     def apply(self, image: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Decodes the pictures of a file one by one, each with the number of the packet that it came from.
 
-Times are kept out of the decoder: what a file says about them may repeat, go back or be missing, while the number
+Times are kept out of the decoder: the times in a file may repeat, go back or be missing, while the number
 of its packet says for certain which picture a frame is (see timeline.py).
 """
 

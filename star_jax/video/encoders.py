@@ -1,6 +1,6 @@
-"""How pictures are coded: one row per codec, and the choice of depth, pixel format and colour tags.
+"""Coding of pictures: one row per codec, and the choice of depth, pixel format and colour tags.
 
-Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ and HLG stay what they are, with the
+Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ and HLG are kept, with the
 mastering display's and the light level's data.
 """
 
@@ -56,7 +56,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a video is coded.
+    """Coding of a video.
 
     Attributes:
         codec: a key of CODECS.

@@ -50,13 +50,13 @@ def open_source(
     strict: bool = False,
     deinterlace: str = "auto",
 ) -> "VideoReader | ImageSequenceReader":
-    """Opens a video file, a folder of images, or an image, by what `path` is.
+    """Opens a video file, a folder of images, or an image; the kind of `path` decides.
 
     Args:
         path: file or folder.
         frame_rate: frame rate of images; a video has its own.
         num_threads: decoder threads for a video; 0 takes all cores.
-        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find what is odd about it.
+        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find anything odd.
 
     Raises:
         InputError: see `VideoReader` and `ImageSequenceReader`.
@@ -221,7 +221,7 @@ class ImageSequenceWriter:
     def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
         """Writes frames [f, H, W, 3], RGB: uint8, uint16 (16-bit PNG) or float in 0 to 1.
 
-        Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data are those of the
+        Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data come from the
         source's image of the same number; transparency is enlarged bicubically.
 
         Raises:
@@ -258,7 +258,7 @@ class ImageSequenceWriter:
             return
         if not self.num_frames:
             self._discard()
-            raise RunError(f"{self.path} was not written: no frame came")
+            raise RunError(f"{self.path} was not written: it got no frames")
         # An empty folder of that name is replaced; one with content was refused at the start.
         self.partial_path.replace(real_path(self._target))
 

@@ -59,7 +59,7 @@ def numbered(name: str, number: int) -> str:
 
 
 def check_not_read(written: Sequence[str | Path], read: Sequence[str | Path]) -> None:
-    """Refuses outputs that would replace what is read, or each other.
+    """Refuses outputs that would replace an input or each other.
 
     Args:
         written: files, or patterns in folders of their own.
@@ -92,7 +92,7 @@ def _check_images(path: Path, source: VideoInfo | None) -> None:
     if not is_pattern(path):
         if source is not None and source.num_frames > 1 and "%" in path.name:
             raise InputError(
-                f"{path} is no pattern for numbered images; write it like {path.parent / '%05d.png'}"
+                f"{path} is not a pattern for numbered images; write it like {path.parent / '%05d.png'}"
             )
         if source is not None and source.num_frames > 1:
             folder = path.with_suffix("")

@@ -61,7 +61,7 @@ class Clock:
     shifts: tuple[Fraction, ...] = (Fraction(0),)
 
     def recording(self, stream_index: int, number: int) -> int:
-        """Which recording a packet belongs to."""
+        """Recording that a packet belongs to."""
         return sum(number >= start for start in self.starts.get(stream_index, ()))
 
     def shift(self, stream_index: int, number: int) -> Fraction:

@@ -1,4 +1,4 @@
-"""A part of a file: what the writer needs to know of it to keep its sound, subtitles and chapters in step."""
+"""A part of a file: the facts that the writer needs to keep its sound, subtitles and chapters in step."""
 
 import dataclasses
 from collections.abc import Sequence

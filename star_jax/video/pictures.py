@@ -1,4 +1,4 @@
-"""One picture file: what its header says, and its pixels with everything that belongs to them."""
+"""One picture file: its header, and its pixels with everything that belongs to them."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in one line
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported in one line instead
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -88,7 +88,7 @@ def inspect_picture(file: Path) -> PictureFacts:
 
 
 def read_picture(file: Path, *, depth: int | None = 8) -> Picture:
-    """Reads a picture, upright; what lies under full transparency takes the colours around it.
+    """Reads a picture, upright; fully transparent pixels take the colours around them.
 
     Args:
         file: the picture.
@@ -138,9 +138,9 @@ def from_pillow(image: Image.Image) -> Picture:
 
 
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Gives fully transparent pixels the colours of what is visible around them.
+    """Gives fully transparent pixels the colours of the visible pixels around them.
 
-    What a file stores there is never seen, but would bleed into the picture when it is enlarged.
+    The pixels that a file stores there are never seen, but would bleed into the picture when it is enlarged.
     """
     hidden = alpha == 0
     if not hidden.any() or hidden.all():

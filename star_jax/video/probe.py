@@ -1,4 +1,4 @@
-"""Properties of a video file: exact frame count, rate, times, orientation, colour and what else is in its pictures.
+"""Properties of a video file: exact frame count, rate, times, orientation, colour and other data in its pictures.
 
 One pass over the packets gives the times (see timeline.py); the first frame, decoded, gives the rest.
 """
@@ -43,7 +43,7 @@ class VideoInfo:
         sample_aspect_ratio: width over height of a pixel, after rotation.
         color_primaries, color_trc, colorspace, color_range: code points of the file (ITU-T H.273; 2 = unspecified;
             range: 0 unspecified, 1 limited, 2 full).
-        side_data: bytes of what the first picture says about the film, by FFmpeg's name (such as
+        side_data: bytes of the first picture's data about the film, by FFmpeg's name (such as
             MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
         lost_frames: frames of the file that cannot be decoded.
         clock: places where the times of the file's streams start again.

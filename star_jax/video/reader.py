@@ -35,7 +35,7 @@ class VideoReader:
         scan: decode the whole file first, which finds damage and odd times wherever they are; else its packets
             are looked at only.
         strict: refuse damage; else what can be decoded is given, and a line says how many frames are lost.
-        deinterlace: `auto` (what is flagged), `on` (all) or `off`.
+        deinterlace: `auto` (flagged frames), `on` (all) or `off`.
 
     Raises:
         InputError: no such file, a folder, no permission, not a video, no video stream, no frames, cut off.

@@ -1,4 +1,4 @@
-"""Everything that is not the picture: it is kept, or one line says what is left out and why.
+"""Everything that is not the picture: it is kept, or one line names it and the reason for leaving it out.
 
 `plan_tracks` decides for every stream of a source, by asking the output's own muxer; `StreamCopier` carries it out,
 packet by packet.
@@ -26,10 +26,10 @@ from star_jax.video.tags import kept_tags, needs_free_keys, timecode
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-# Streams that say in another form what is kept anyway: MP4's chapter titles and its timecode.
+# Streams that repeat kept information in another form: MP4's chapter titles and its timecode.
 REPEATED = {"bin_data", "tmcd"}
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
-# Side data that is carried, or that describes what is made anew.
+# Side data that is carried, or that describes data that is made anew.
 HANDLED_SIDE_DATA = {
     "DISPLAYMATRIX",
     "SEI_UNREGISTERED",
@@ -85,7 +85,7 @@ def plan_tracks(container: av.container.InputContainer, target: str, film: int) 
 
 
 def check_streams(path: Path, source: VideoInfo) -> None:
-    """Says what the container of `path` cannot carry of `source`.
+    """Names the parts of `source` that the container of `path` cannot carry.
 
     Raises:
         InputError: sound that the container does not allow.
@@ -109,7 +109,7 @@ def check_streams(path: Path, source: VideoInfo) -> None:
 
 
 def note_pictures(path: Path, source: VideoInfo) -> None:
-    """Says what a video of images does not carry of them."""
+    """Names the properties of images that a video of them does not carry."""
     if source.has_alpha:
         note(f"{source.path}: transparency is left out; write .png to keep that of images")
     if source.has_profile:
@@ -313,7 +313,7 @@ def _title(stream: av.stream.Stream) -> str:
 
 
 def _codec(stream: av.stream.Stream) -> str:
-    """Name of a stream's codec; FFmpeg may know none."""
+    """Name of a stream's codec; FFmpeg may not know one."""
     context = stream.codec_context
     return (context.name if context is not None else getattr(stream, "name", None)) or "unknown"
 

@@ -1,10 +1,10 @@
-"""Titles, dates and languages: what of a file's tags goes into the output."""
+"""Titles, dates and languages: tags of a file that go into the output."""
 
 import av
 
-# What the muxer writes itself, or what describes the old file.
+# Tags that the muxer writes itself, or that describe the old file.
 FILE_FACTS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id"}
-# What mkvmerge counts of a track, which is no longer true of a new one.
+# Statistics that mkvmerge keeps of a track; they are not true of the new one.
 STATISTICS = ("bps", "number_of_", "_statistics", "duration-")
 # Tags that MP4's own list of tags can hold; others need the list of free keys.
 MP4_TAGS = {

@@ -1,4 +1,4 @@
-"""When each frame of a video is shown: every frame keeps its own time, and an odd one costs no other its own.
+"""Times at which frames are shown: every frame keeps its own time, and an odd time does not change the others.
 
 The packets tell the times of most files. Where they do not say which of them are shown, or say odd things (a time
 twice, going back or missing), the file is decoded once, which gives the true order of the frames; a time that does
@@ -30,6 +30,7 @@ NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
 NO_SEEK = {*NO_TIMESTAMPS, "avi"}
 USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
+_NANOSECOND_OF_A_FRAME = 1e-6  # more than that, at 120 frames per second; 24 and 23.976 are 1e-3 apart
 # Two frames are never nearer than this where times are repaired.
 TICK = Fraction(1, 1000)
 
@@ -116,12 +117,12 @@ def _is_plain(packets: PacketList, shown: list[int]) -> bool:
     if None in times:  # without times of showing, decoding times in order are as good
         times = sorted(packets.dts[number] for number in shown if packets.dts[number] is not None)
         return len(times) == len(set(times)) == len(shown)
-    # Frames shown before the first key frame refer to what was cut off.
+    # Frames shown before the first key frame refer to a part that was cut off.
     return len(set(times)) == len(times) and min(times) == times[0]
 
 
 def _decode(path: Path, strict: bool) -> tuple[list[int | None], Damage, frozenset[str]]:
-    """Numbers of the packets whose frames come out, in the order of showing; and what else these carry."""
+    """Numbers of the packets whose frames come out, in the order of showing; and the side data of the frames."""
     damage = Damage()
     for num_threads in (0, 1):
         numbers, kinds, damage = [], set(), Damage()
@@ -230,11 +231,11 @@ def _increasing(times: Sequence[int | None]) -> list[int]:
 
 
 def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:
-    """How long the last frame is shown, with the repetitions that follow it."""
+    """Duration of the last frame, with the repetitions that follow it."""
     last = numbers[-1]
     if last is None:
         return step
-    # MP4 has the time from one decoding to the next; what is left for the last is with the packet decoded last.
+    # MP4 stores the time from one decoding to the next; the packet decoded last has the rest, for the last frame.
     own = packets.durations[len(packets.pts) - 1 if format_name.startswith("mov") else last] or step
     repeats = [number for number in range(last + 1, len(packets.pts)) if packets.is_empty[number]]
     if repeats and packets.time(repeats[-1]) is not None and packets.time(last) is not None:
@@ -243,9 +244,14 @@ def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_na
     return own
 
 
+def _usual(rate: Fraction) -> Fraction:
+    """The usual rate that was meant: Matroska holds a duration in whole nanoseconds, so 59.94 is 19001/317."""
+    return next((usual for usual in USUAL_RATES if abs(rate / usual - 1) < _NANOSECOND_OF_A_FRAME), rate)
+
+
 def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, bool]:
-    """Exact rate: what the file says where the timestamps agree with it; and whether they leave its grid."""
-    said = [rate for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
+    """Exact rate, the file's own where the timestamps agree with it; and whether they leave its grid."""
+    said = [_usual(rate) for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
     steps = len(table.pts) - 1
     if not steps:
         return (said[0] if said else Fraction(24)), False

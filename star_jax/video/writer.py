@@ -28,7 +28,7 @@ __all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
-TRIAL_SECONDS = Fraction(1)  # of the other streams that are tried before any work
+TRIAL_SECONDS = Fraction(1)  # length of the other streams that is tried before any work
 
 
 class VideoWriter:
@@ -37,7 +37,7 @@ class VideoWriter:
     H.264 of 8 bits for an 8-bit source, HEVC of 10 or 12 for a deeper one, unless `quality` says otherwise: 4:2:0,
     or 4:4:4 where width or height is odd (the size is kept; some hardware players do not take it). The matrix is
     BT.709, or BT.2020 for a source of wide gamut or high dynamic range, limited range, and tagged so; primaries
-    and transfer curve are those of the source where it names them (RGB values pass through unchanged), else BT.709.
+    and transfer curve come from the source where it names them (RGB values pass through unchanged), else BT.709.
     A source of constant rate gives exactly equal steps of 1 / `frame_rate` from its start time on; one of variable
     rate keeps its timestamps and the duration of its last frame. Sound is copied without re-encoding; for the rest
     see streams.py.
@@ -48,8 +48,8 @@ class VideoWriter:
         path: .mp4, .mov or .mkv; an existing file is replaced.
         width, height: size of the frames in pixels.
         frame_rate: frames per second, exact.
-        crf, preset: see `quality`, which they are part of where it is not given.
-        source: where timing, sound, subtitles, pixel aspect and colour tags come from.
+        crf, preset: quality and effort, if `quality` is not given.
+        source: video that timing, sound, subtitles, pixel aspect and colour tags come from.
         quality: codec, depth and pixel format, as far as the user asks for one.
 
     Raises:
@@ -131,7 +131,7 @@ class VideoWriter:
             raise
 
     def _try(self) -> None:
-        """Writes a little of everything into memory, so that what cannot be written is known before any work."""
+        """Writes a little of everything into memory, to find out before any work if something cannot be written."""
         with io.BytesIO() as memory:
             try:
                 self._open(memory)
@@ -169,7 +169,7 @@ class VideoWriter:
             self._copier.attach(self._container)
         if self._format != "matroska":
             flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
-            flags += ["faststart"] * isinstance(target, str)  # which a file in memory cannot have
+            flags += ["faststart"] * isinstance(target, str)  # not possible for a file in memory
             self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
             self._container.container_options["strict"] = "unofficial"  # for marks of 360-degree films
         self._maker = FrameMaker(encoding)
@@ -245,7 +245,7 @@ class VideoWriter:
 
     def _finish(self) -> None:
         if not self.num_frames:
-            raise RunError(f"{self.path} was not written: no frame came")
+            raise RunError(f"{self.path} was not written: it got no frames")
         packets = self._packets(None)
         for packet in packets:
             if self._keeps_pts and packet.pts == self._last_pts:

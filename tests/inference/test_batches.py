@@ -94,7 +94,7 @@ def test_cuts_from_a_file_are_of_one_input(model, clip, tmp_path):
     cuts.write_text("4\n9\n")
     upscale(clip, tmp_path / "out.mp4", scene_cuts=cuts)
     assert model.sampled == [4, 5, 6]
-    with pytest.raises(InputError, match="is of a single input"):
+    with pytest.raises(InputError, match="applies to a single input"):
         upscale([clip, tmp_path / "b.mp4"], tmp_path / "{name}_x2.mp4", scene_cuts=cuts)
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from star_jax.inference.overlap import read_ahead, write_behind
+from star_jax.inference.overlap import WriteBehind, read_ahead
 
 
 def threads() -> int:
@@ -40,7 +40,7 @@ def test_the_caller_goes_on_while_an_item_is_written():
         assert going_on.wait(timeout=30)
         written.append(item)
 
-    with write_behind(write) as hand_over:
+    with WriteBehind(write) as hand_over:
         hand_over(1)
         going_on.set()
         hand_over(2)
@@ -66,7 +66,7 @@ def test_writing_keeps_the_order_and_finishes():
         time.sleep(0.005)
         written.append(item)
 
-    with write_behind(write) as hand_over:
+    with WriteBehind(write) as hand_over:
         for i in range(20):
             hand_over(i)
     assert written == list(range(20))
@@ -81,19 +81,19 @@ def test_an_error_while_writing_is_raised_and_ends_it():
             raise OSError("disk full")
         written.append(item)
 
-    with pytest.raises(OSError, match="disk full"), write_behind(write) as hand_over:
+    with pytest.raises(OSError, match="disk full"), WriteBehind(write) as hand_over:
         for i in range(20):
             hand_over(i)
             time.sleep(0.002)
     assert written == [0, 1]
-    with pytest.raises(OSError, match="disk full"), write_behind(write) as hand_over:
+    with pytest.raises(OSError, match="disk full"), WriteBehind(write) as hand_over:
         hand_over(2)  # the error comes at the end
     assert threads() == 0
 
 
 def test_an_error_of_the_caller_waits_for_what_is_being_written():
     written = []
-    with pytest.raises(KeyboardInterrupt), write_behind(written.append) as hand_over:
+    with pytest.raises(KeyboardInterrupt), WriteBehind(written.append) as hand_over:
         hand_over(1)
         raise KeyboardInterrupt
     assert written == [1]

@@ -133,7 +133,7 @@ def test_sizes():
     chunks = model.decode_chunks(25)
     assert [chunk.latents for chunk in chunks] == [(0, 3), (3, 5), (5, 7)]
     assert [chunk.frames for chunk in chunks] == [(0, 9), (9, 17), (17, 25)]
-    with pytest.raises(InputError, match="decode_overlap is 1; this model hands on"):
+    with pytest.raises(InputError, match="decode_overlap is 1; this model carries its state"):
         model.decode_chunks(25, 1)
     with pytest.raises(InputError, match="solver is 'heun'; preset 'cogvideox-5b' has dpmpp_2m_sde only"):
         model.solver_table(solver="heun", spacing="normal", num_inference_steps=5)

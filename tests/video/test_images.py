@@ -108,8 +108,8 @@ def test_refused_image_outputs(tmp_path):
     source = open_source(write_images(tmp_path / "in", moving_frames(2))).info
     for name, message in {
         "full/%05d.png": "is not empty",
-        "new/%q.png": "is no pattern",
-        "new/%s%s.png": "is no pattern",
+        "new/%q.png": "is not a pattern",
+        "new/%s%s.png": "is not a pattern",
         "a/b/%05d.png": "mkdir -p",
         "one.png": "one image for 2 frames; write to .*one/%05d.png",
     }.items():

@@ -227,7 +227,7 @@ def test_nothing_is_left_after_an_error(tmp_path):
 
 def test_no_frames_leave_nothing(tmp_path):
     with (
-        pytest.raises(RunError, match="no frame came"),
+        pytest.raises(RunError, match="it got no frames"),
         VideoWriter(tmp_path / "out.mp4", width=8, height=8, frame_rate=Fraction(24)),
     ):
         pass

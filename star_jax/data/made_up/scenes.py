@@ -2,7 +2,7 @@
 
 A scene is a few flat layers at different depths. The camera pans, zooms, turns and shakes, so that near layers move
 more than far ones (parallax), and things pass in front. Pictures are crops of the photos that scikit-image brings
-along, "dead leaves" (overlapping discs and polygons of every size, whose statistics are those of natural pictures:
+along, "dead leaves" (overlapping discs and polygons of every size, with the statistics of natural pictures:
 Lee, Mumford and Huang 2001; trained on by Achddou et al. 2021), soft gradients and printed text. Every frame is a
 function of (index, frame number), and only the asked-for size is rendered: an element costs a few milliseconds.
 """
@@ -35,10 +35,10 @@ PHOTOS = (
     "retina.jpg",
     "rocket.jpg",
 )
-HELD_OUT_PHOTO = "chelsea.png"  # of the sample clip; never in a training scene
+HELD_OUT_PHOTO = "chelsea.png"  # photo of the sample clip; never in a training scene
 
 _MARGIN = 0.35  # a layer's picture is larger than the frame by this share on each side
-_LARGEST_SCALE = 1.3  # of the draw, so that the scale of a quarter of the crops or so is exactly 1
+_LARGEST_SCALE = 1.3  # limit of the draw; about a quarter of the crops get a scale of exactly 1
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
     cv2.FONT_HERSHEY_DUPLEX,
@@ -107,7 +107,7 @@ class _Layer:
     picture: np.ndarray
     cover: np.ndarray | None
     depth: float
-    place: np.ndarray  # of its centre, pixels from the frame's
+    place: np.ndarray  # place of its centre, in pixels from the frame's centre
     motion: _Motion
 
 
@@ -270,7 +270,7 @@ def _tint(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, photo: str | None = None) -> np.ndarray:
-    """A colour of a photo (of any where none is given), or sometimes any colour at all."""
+    """A colour of the given photo, or of any photo if none is given; sometimes any colour at all."""
     if rng.random() < 0.15:
         return rng.uniform(0, 255, 3)
     image = load_photo(photo or PHOTOS[rng.integers(len(PHOTOS))])

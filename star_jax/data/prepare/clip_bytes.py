@@ -37,7 +37,7 @@ def encode_clip(frames: np.ndarray, *, lossless: bool) -> bytes:
 
 
 def decode_clip(data: bytes) -> np.ndarray:
-    """Decodes what `encode_clip` wrote, uint8 [F, H, W, 3].
+    """Decodes the bytes of `encode_clip`, uint8 [F, H, W, 3].
 
     Raises:
       InputError, RunError: the bytes are damaged.

@@ -1,4 +1,4 @@
-"""How a prepared dataset lies on disk: a manifest at its root, and its splits."""
+"""Layout of a prepared dataset on disk: a manifest at its root, and its splits."""
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")

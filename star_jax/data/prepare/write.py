@@ -58,10 +58,10 @@ class PrepareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Makes of clips and caption what an example stores: the features of `shape`.
+    """Makes the stored features of an example, as in `shape`, from clips and caption.
 
     Attributes:
-      weights_sha256: SHA-256 of the networks that encode; None where none does.
+      weights_sha256: SHA-256 of the networks that encode; None without such networks.
     """
 
     shape: ExampleShape
@@ -217,7 +217,7 @@ def _examples(
     clips: list[tuple[int, ClipRecord]],
     skipped: list[dict[str, str]],
 ) -> Callable[[], Iterator[tuple[str, Example]]]:
-    """A shard's generator; what it leaves out goes into `skipped`."""
+    """Makes a generator of a shard's examples; clips that it leaves out go into `skipped`."""
     data = dataclasses.replace(config.data, flip_probability=0.0)
     recipe = data.make_recipe()
 
@@ -293,7 +293,7 @@ def _too_many_skipped(
 
 
 def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
-    """Ends the work as soon as too many clips were bad, whatever the others are."""
+    """Ends the work as soon as too many clips were bad, whatever the other clips are."""
     if skipped := _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
         raise RunError(
             f"{len(skipped)} of {work.num_clips} clips could not be used, more than the share {max_bad_share:g} "

@@ -1,8 +1,8 @@
 """IL-NIQE (Zhang, Zhang and Bovik 2015): NIQE with colour, gradients and log-Gabor responses. No ground truth.
 
-Of each block at two scales, 234 features: normalised luminance, gradient magnitudes of three opponent channels
+Each block has 234 features at two scales: normalised luminance, gradient magnitudes of three opponent channels
 (Weibull), log colours (Gaussian), gradients and filter responses with their gradients (generalised Gaussians) and
-their magnitudes (Weibull). Principal components of all 468 are compared with those of natural images.
+their magnitudes (Weibull). Principal components of all 468 are compared with the components of natural images.
 """
 
 import functools
@@ -51,7 +51,7 @@ def ilniqe(natural: dict[str, np.ndarray], frame: np.ndarray) -> float:
 
 
 def _distance(natural: dict[str, np.ndarray], features: np.ndarray) -> float:
-    """The mean distance of the blocks' features [N, 468] from those of natural images."""
+    """The mean distance of the blocks' features [N, 468] from the features of natural images."""
     components = (features - natural["feature_mean"]) @ natural["components"]
     whole = components[~np.isnan(components).any(axis=1)]
     inverse = np.linalg.pinv((natural["covariance"] + np.cov(whole, rowvar=False)) / 2)

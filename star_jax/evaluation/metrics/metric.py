@@ -33,7 +33,7 @@ class Metric:
       needs_truth: whether it compares with the ground truth.
       networks: networks that it needs; see convert/metric_networks.py.
       smallest_side: the least number of pixels that it can score.
-      rule: one line that says what is computed.
+      rule: definition of the score in one line.
       check: raises InputError where a program that it needs is missing.
     """
 

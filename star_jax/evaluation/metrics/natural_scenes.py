@@ -86,7 +86,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @functools.cache
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which old pixels each new one takes, and how much of each: [new, n] each."""
+    """Old pixels that each new pixel takes, and their weights: [new, n] each."""
     scale = new / old
     shrink = min(scale, 1.0)
     width = 4 / shrink

@@ -1,4 +1,4 @@
-"""NIQE (Mittal et al. 2013): how far the statistics of blocks are from those of natural images. No ground truth."""
+"""NIQE (Mittal et al. 2013): distance of the statistics of blocks from natural images. No ground truth."""
 
 import numpy as np
 

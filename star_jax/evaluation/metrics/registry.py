@@ -40,10 +40,10 @@ def choose(names: Sequence[str]) -> dict[str, Metric]:
     """Metrics by name, in the order asked for.
 
     Raises:
-      InputError: there is none of that name, or it is named twice.
+      InputError: a name is unknown or given twice.
     """
     if unknown := [name for name in names if name not in METRICS]:
-        raise InputError(f"no metric {unknown[0]!r}; choose of {', '.join(METRICS)}")
+        raise InputError(f"no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
     if len(set(names)) < len(names):
         raise InputError(f"--metrics names one twice: {', '.join(names)}")
     return {name: METRICS[name] for name in names}

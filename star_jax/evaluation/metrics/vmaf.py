@@ -1,4 +1,4 @@
-"""VMAF v0.6.1 (Netflix), by an FFmpeg that has libvmaf: the one of PATH, or that of the package imageio-ffmpeg."""
+"""VMAF v0.6.1 (Netflix), by an FFmpeg with libvmaf: the one in PATH, or the one in the package imageio-ffmpeg."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ def ffmpeg_with_vmaf() -> str:
     """An FFmpeg that has libvmaf.
 
     Raises:
-      InputError: there is none.
+      InputError: no such FFmpeg is found.
     """
     candidates = [shutil.which("ffmpeg")]
     try:
@@ -37,7 +37,7 @@ def ffmpeg_with_vmaf() -> str:
         filters = subprocess.run([program, "-hide_banner", "-filters"], capture_output=True, text=True)
         if " libvmaf " in filters.stdout:
             return program
-    raise InputError("no FFmpeg with libvmaf is here: pip install imageio-ffmpeg (part of star_jax[metrics])")
+    raise InputError("found no FFmpeg with libvmaf: pip install imageio-ffmpeg (part of star_jax[metrics])")
 
 
 class VmafScorer:

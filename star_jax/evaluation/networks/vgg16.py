@@ -6,7 +6,7 @@ import jax
 
 from star_jax.evaluation.networks.layers import Params, convolution, max_pool
 
-CONVOLUTIONS = (2, 2, 3, 3, 3)  # of each stage
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # number of convolutions in each stage
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -10,9 +10,9 @@ from star_jax.evaluation.scores import ClipScores, Means, Report, difference
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Everything: means of clips and over clips, values per frame, what they were computed of and with.
+    """Everything: means of clips and over clips, values per frame, their inputs and their networks.
 
-    `mean` and `clips` are of the first result; `results` has all where there are several, and `wins` who is best.
+    `mean` and `clips` belong to the first result; with several, `results` has all and `wins` counts the best.
     """
     names = [name for name in report.scores if name != report.baseline]
     first = names[0]

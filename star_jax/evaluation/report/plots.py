@@ -7,7 +7,7 @@ from star_jax.errors import InputError
 from star_jax.evaluation.report.files import value_at
 from star_jax.evaluation.scores import Report
 
-_INCHES = (7.0, 2.2)  # of one metric
+_INCHES = (7.0, 2.2)  # size of one metric's plot
 
 
 def require_matplotlib() -> ModuleType:

@@ -10,7 +10,7 @@ from star_jax.evaluation.scores import ClipScores, Means, Report, difference
 
 
 def print_table(report: Report) -> None:
-    """Prints means per clip and over clips: of one result beside its baseline, or of several with their wins."""
+    """Prints means per clip and over clips: one result beside its baseline, or several results with their wins."""
     names = [name for name in report.scores if name != report.baseline]
     table = _of_one(report, names[0]) if len(names) == 1 else _of_several(report)
     # A pipe or a log has no width of its own; 80 columns would fold the rows.

@@ -1,6 +1,6 @@
 """CLIP's text tower with its penultimate output, STAR's conditioning on prompts.
 
-Attribute names are those of transformers' `CLIPTextModel`; the released sizes are OpenCLIP's ViT-H/14. Original:
+Attribute names follow transformers' `CLIPTextModel`; the released sizes are OpenCLIP's ViT-H/14. Original:
 STAR's `FrozenOpenCLIPEmbedder` with `layer="penultimate"`; Radford et al. 2021, arXiv 2103.00020. Every
 constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 PAD_ID = 0  # OpenCLIP pads with 0; transformers would repeat the end token, which gives other embeddings
-BYTE_LEVEL_VOCABULARY = 514  # of `write_byte_level_tokenizer`
+BYTE_LEVEL_VOCABULARY = 514  # tokens of `write_byte_level_tokenizer`
 _REMEDY = "copy vocab.json and merges.txt of a CLIP tokenizer there, or convert the checkpoint again"
 
 
@@ -27,7 +27,7 @@ def load_tokenizer(directory: str | os.PathLike) -> "CLIPTokenizer":
       InputError: a file is missing or damaged.
     """
     place = os.fspath(directory)
-    if not os.path.isfile(os.path.join(place, "tokenizer.json")):  # what transformers 5 itself saves
+    if not os.path.isfile(os.path.join(place, "tokenizer.json")):  # transformers 5 saves this file
         for name in ("vocab.json", "merges.txt"):
             if not os.path.isfile(os.path.join(place, name)):
                 raise InputError(f"tokenizer in {place} has no {name}; {_REMEDY}")

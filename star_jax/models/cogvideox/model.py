@@ -135,7 +135,7 @@ class CogVideoX(VideoModel):
 
     @property
     def text_dropout(self) -> float:
-        """The released training's, beside what captions it leaves empty."""
+        """The released training's rate; captions that are empty in the data come on top."""
         return 0.1
 
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
@@ -143,13 +143,13 @@ class CogVideoX(VideoModel):
         return jnp.zeros_like(negative)
 
     def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """Bicubic, in whole levels, as the released system's."""
+        """Enlarges frames bicubically, in whole levels, as the released system does."""
         if frames.dtype != jnp.uint8:  # no 8-bit step
             shape = (*frames.shape[:-3], *size, frames.shape[-1])
             return jax.image.resize(to_float(frames), shape, "bicubic", antialias=False)
         return resize_levels(frames, size) / 127.5 - 1.0
 
-    # The autoencoder: a clip is encoded whole, and decoded in groups that hand on what they saw last.
+    # The autoencoder: a clip is encoded whole, and decoded in groups that hand on their last activations.
 
     def encode_chunks(self, num_frames: int) -> tuple[int, ...]:
         padded = self.size_rule.padded_frames(num_frames)
@@ -159,14 +159,14 @@ class CogVideoX(VideoModel):
         return (first, *(later,) * ((padded - first) // later))
 
     def _encodes_groups(self, num_frames: int) -> bool:
-        """Clips of more frames than the network was made for are encoded in groups: memory holds no longer ones."""
+        """Whether a clip is encoded in groups: by request, or because the network was not made for its length."""
         most = _frames_of(self.config.vae.temporal_factor, self.config.transformer.grid[0])
         return self.config.encode_groups or num_frames > most
 
     def decode_chunks(self, num_frames: int, overlap: int = 0) -> tuple[Chunk, ...]:
         if overlap:
             raise InputError(
-                f"decode_overlap is {overlap}; this model hands on what it saw from group to group, choose 0"
+                f"decode_overlap is {overlap}; this model carries its state from group to group, choose 0"
             )
         first, step = self.size_rule.least_frames, self.size_rule.frame_step
         chunks = [Chunk((0, first), (0, FIRST_GROUP), first, 0, first)]
@@ -185,7 +185,7 @@ class CogVideoX(VideoModel):
         return vae.encode_group(frames, carry)
 
     def _is_first_group(self, num_frames: int) -> bool:
-        """A clip of just the first group is the same whole; its caches are then handed on in vain."""
+        """Whether a clip is just the first group; encoding it whole gives the same, and its caches are not used."""
         return num_frames == self.size_rule.least_frames
 
     def scaled(self, latents: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ _THETA = 10000.0
 def rotary_tables(config: TransformerConfig, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines that turn the pairs of adjacent channels of a head.
 
-    Of a head's channels a quarter follows the frame, three eighths the row and three eighths the column.
+    A quarter of a head's channels follows the frame, three eighths the row and three eighths the column.
 
     Args:
       config: sizes.
@@ -92,7 +92,7 @@ def _places(config: TransformerConfig, size: tuple[int, int, int]) -> list[np.nd
 
 
 def _on_grid(parts: list[np.ndarray], size: tuple[int, int, int]) -> np.ndarray:
-    """Joins what depends on the frame, the row and the column: three [n, c] -> [tokens, sum of c]."""
+    """Joins the tables of frames, rows and columns: three [n, c] -> [tokens, sum of c]."""
     grid = [
         np.broadcast_to(
             np.expand_dims(part, [axis for axis in range(3) if axis != i]), (*size, part.shape[1])

@@ -10,14 +10,14 @@ Step = Callable[[Any, jax.Array], tuple[Any, jax.Array | None]]
 
 
 def stretch_frames(height: int, width: int, pixels: int) -> int:
-    """How many frames are worked on together: an even number of at most so many pixels, but at least 2."""
+    """Number of frames to work on together: even, at most so many pixels, but at least 2."""
     return max(2, pixels // (height * width) // 2 * 2)
 
 
 def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, jax.Array | None]:
     """Runs `step` over the frames of x, in order.
 
-    The first stretch is what is left over, so that an even `length` keeps pairs of frames after an odd first one.
+    The first stretch is the remainder, so that an even `length` keeps pairs of frames after an odd first one.
 
     Args:
       step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); its first call may take a carry of

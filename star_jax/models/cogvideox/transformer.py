@@ -1,7 +1,7 @@
 """The diffusion transformer of CogVideoX with STAR's LIEM: full attention over the tokens of text and video.
 
 Papers: Yang et al. 2024, "CogVideoX", arXiv 2408.06072; STAR, arXiv 2501.02976, section 4 and table 6. Attribute
-names are those of diffusers' `CogVideoXTransformer3DModel`; the layers' weights are stacked along a first axis.
+names follow diffusers' `CogVideoXTransformer3DModel`; the layers' weights are stacked along a first axis.
 Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
@@ -100,7 +100,7 @@ class LayerNormZero(nnx.Module):
         self.norm = _layer_norm(config.width, BLOCK_EPSILON, **kwargs)
 
     def __call__(self, tokens: Tokens, temb: jax.Array) -> tuple[Tokens, Tokens]:
-        """The modulated tokens, and the gates of what becomes of them, [B, width] each.
+        """The modulated tokens, and the gates for the output of the branch, [B, width] each.
 
         `temb` is [B, time_embed_dim].
         """
@@ -182,7 +182,7 @@ class Block(nnx.Module):
         return _add(tokens, gates, normed.split(self.ff(normed.join())))
 
     def _gate(self, tokens: Tokens) -> Tokens:
-        """LIEM, spatial then temporal: on what attention sees of the video, not on the residual stream."""
+        """LIEM, spatial then temporal, on the attention's input of the video, not on the residual stream."""
         video = tokens.video
         for liem in (self.spatial_liem, self.temporal_liem):
             video = video if liem is None else liem(video)

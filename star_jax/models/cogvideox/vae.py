@@ -1,6 +1,6 @@
 """CogVideoX's causal 3-D autoencoder: four frames and 8x8 pixels to a latent, the first frame to one of its own.
 
-Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
+Attribute names follow diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
 2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
 Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels
@@ -35,11 +35,11 @@ from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
-STRETCH_PIXELS = 4 * 720 * 1280  # of the frames that the encoder works on together
+STRETCH_PIXELS = 4 * 720 * 1280  # pixels of the frames that the encoder works on together
 
 
 class Level(nnx.Module):
-    """Residual blocks of one resolution, and what leads to the next one."""
+    """Residual blocks of one resolution, and the layer that leads to the next resolution."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_layers: int, **kwargs):
         widths = [in_channels] + [out_channels] * (num_layers - 1)
@@ -119,7 +119,7 @@ def _measured(
 def _whole_block(
     block: ResnetBlock3D, x: jax.Array, statistics: Statistics, groups: int, pixels: int
 ) -> tuple[jax.Array, Statistics]:
-    """A residual block on a whole clip: half of it once to measure what the second norm sees, then all of it."""
+    """A residual block on a whole clip: its first half to measure the second norm's input, then the whole block."""
 
     def measure(carry, part):
         part, cache = block.first_half(part, statistics, carry[0])
@@ -221,8 +221,8 @@ class AutoencoderKLCogVideoX(nnx.Module):
     def encode_group(self, frames: jax.Array, caches: Cache = None) -> tuple[DiagonalGaussian, Cache]:
         """Posterior of a stretch of a clip, normed by itself, and the caches of the next stretch.
 
-        diffusers encodes eight frames at a time, and what is left over with the first of them: an approximation of
-        `encode`, the same for fewer than 16 frames.
+        diffusers encodes eight frames at a time, and the remainder together with the first eight. This approximates
+        `encode`, and equals it for fewer than 16 frames.
 
         Args:
           frames: [B, F, H, W, 3] in [-1, 1].

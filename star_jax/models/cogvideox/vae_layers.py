@@ -2,7 +2,7 @@
 
 Every causal convolution needs the last two frames that came before: `cache`. None means that the clip begins, and
 its first frame is repeated instead. Layers return their new cache, so that a clip can be worked on in stretches.
-Attribute names are those of diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
+Attribute names follow diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
 passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
@@ -70,7 +70,7 @@ def _grouped(x: jax.Array, groups: int) -> jax.Array:
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over all the frames of a call, or with statistics of more frames than those; in float32."""
+    """Group norm over all the frames of a call, or with statistics of more frames; in float32."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
-    """Every entry of an axis `times` times in a row, as a broadcast, which is merged into what follows."""
+    """Repeats every entry of an axis `times` times in a row, as a broadcast that the next operation absorbs."""
     if times == 1:
         return x
     shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])

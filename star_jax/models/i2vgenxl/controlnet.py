@@ -44,12 +44,12 @@ class ControlNet(UNetEncoder):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> list[Float[Array, "_ F _ _ _"]]:
-        """Computes what the base UNet adds to its skip connections and its middle.
+        """Computes the terms that the base UNet adds to its skip connections and its middle.
 
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels].
           timesteps: [B], 0..999.
-          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
+          context: text embeddings [B, L, cross_attention_dim], or the result of `project_text`.
           hint: latents of the low-resolution video [B, F, H, W, in_channels].
           dropout_key: None for inference.
 

@@ -152,7 +152,7 @@ class SpatialTransformer(nnx.Module):
         return self.block.attn2.project(context)
 
     def __call__(self, x: Float[Array, "B F H W C"], text: KeysValues) -> Float[Array, "N F H W C"]:
-        """[B, F, H, W, C] and what `project_text` returns of N texts -> [N, F, H, W, C]."""
+        """[B, F, H, W, C] and the result of `project_text` for N texts -> [N, F, H, W, C]."""
         hidden = self.block(self.proj_in(self.norm(x)), text)
         return self.proj_out(hidden) + repeat_branches(x, len(hidden))
 

@@ -155,7 +155,7 @@ class UNet(UNetEncoder):
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels]; H must be 2 mod 8 and W 0 mod 8 (four levels).
           timesteps: [B], 0..999.
-          context: text embeddings [B, L, cross_attention_dim], or what `project_text` makes of them.
+          context: text embeddings [B, L, cross_attention_dim], or the result of `project_text`.
           control: the ControlNet's outputs, one per skip connection, then the middle's.
           dropout_key: None for inference.
 

@@ -1,6 +1,6 @@
 """Building blocks of the video autoencoder: residual blocks per frame and along frames, their blend, attention.
 
-Activations are [B, F, H, W, C]. Attribute names are those of diffusers' `ResnetBlock2D`, `TemporalResnetBlock`,
+Activations are [B, F, H, W, C]. Attribute names follow diffusers' `ResnetBlock2D`, `TemporalResnetBlock`,
 `SpatioTemporalResBlock`, `AlphaBlender`, `Attention`, `Downsample2D` and `Upsample2D`, so that a checkpoint maps
 onto the tree name by name. Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """

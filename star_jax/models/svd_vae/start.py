@@ -12,7 +12,7 @@ import numpy as np
 from star_jax.config import VAEConfig
 
 _COLORS = 3
-SHIFT = 3.0  # of the last norms' outputs, where SiLU is nearly straight: silu(3 + x) is about 2.86 + 1.09 x
+SHIFT = 3.0  # shift of the last norms' outputs; SiLU is nearly straight there: silu(3 + x) ~ 2.86 + 1.09 x
 SHIFTED = SHIFT / (1 + np.exp(-SHIFT))
 _CONSTANT = 1.5
 _LOGVAR = -8.0  # a posterior with little noise
@@ -77,7 +77,7 @@ def _constants(leaf: np.ndarray, num_signals: int) -> np.ndarray:
 
 
 def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
-    """The colours from the decoder; means and differences from the encoder, whose other means stay random."""
+    """Output kernels: colours of the decoder; means and differences of the encoder; other means stay random."""
     if part == "decoder":
         return _through(leaf)
     kernel, signals = leaf.copy(), min(4 * _COLORS, config.latent_channels)
@@ -87,7 +87,7 @@ def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _offset(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
-    """Takes back what the shifted norm adds; the variances' bias."""
+    """Bias of an output: it undoes the shift of the norm, and sets the log variances."""
     if path == "decoder/conv_out/bias":
         return np.full_like(leaf, -SHIFTED)
     if path == "encoder/conv_out/bias":

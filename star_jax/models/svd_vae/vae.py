@@ -30,8 +30,8 @@ from star_jax.models.svd_vae.blocks import (
 from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_columns
 
-# Of products in float32, which a TPU by default makes of bfloat16 factors: then a decoded frame is off by several
-# levels of 255 (docs/benchmarks.md). `high` is three such products there, and on GPUs what they do anyway (TF32).
+# Matmul precision for float32. A TPU would multiply in bfloat16 by default, and a decoded frame would be off by
+# several levels of 255 (docs/benchmarks.md). `high` is three such products on a TPU, and TF32 on a GPU.
 FLOAT32_PRECISION = "high"
 
 
@@ -260,7 +260,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         """Builds the autoencoder of a preset.
 
         `attention` names a kernel of `star_jax.ops.attention`, `remat` a policy of `star_jax.ops.remat` for the
-        decoder's residual blocks. `decoder_dtype` is what the decoder computes in, if not in `dtype`: float16 as
+        decoder's residual blocks. `decoder_dtype` is the decoder's dtype where it is not `dtype`: float16 as
         the released system does; statistics of norms are float32 even then.
         """
         return cls(

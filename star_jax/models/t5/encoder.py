@@ -1,6 +1,6 @@
 """T5's encoder (v1.1), which embeds prompts for CogVideoX.
 
-Raffel et al. 2020, arXiv 1910.10683; v1.1 has gated GELUs. Attribute names are those of transformers'
+Raffel et al. 2020, arXiv 1910.10683; v1.1 has gated GELUs. Attribute names follow transformers'
 `T5EncoderModel`, with the layers' weights stacked. Every constructor passes `dtype`, `param_dtype` and `rngs` on.
 """
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD_ID, END_ID = 0, 1
-BYTE_LEVEL_VOCABULARY = 259  # of `write_byte_level_tokenizer`
+BYTE_LEVEL_VOCABULARY = 259  # tokens of `write_byte_level_tokenizer`
 JSON_FILE = "tokenizer.json"
-_EXTRA_IDS = 100  # of T5's vocabulary, beside what its SentencePiece file holds
+_EXTRA_IDS = 100  # tokens that T5's vocabulary has beside those of its SentencePiece file
 _REMEDY = f"copy {JSON_FILE} of a T5 tokenizer there, or convert the checkpoint again"
 
 
@@ -35,7 +35,7 @@ def load_tokenizer(directory: str | os.PathLike) -> "PreTrainedTokenizerFast":
         raise InputError(f"{os.fspath(directory)} has no {JSON_FILE}; {_REMEDY}")
     try:
         return PreTrainedTokenizerFast(tokenizer_file=path)
-    except Exception as error:  # what the tokenizers library raises for damaged files is a bare Exception
+    except Exception as error:  # the tokenizers library raises a bare Exception for damaged files
         raise InputError(f"tokenizer file {path} cannot be read ({first_line(error)}); {_REMEDY}") from error
 
 
@@ -55,7 +55,7 @@ def convert_sentencepiece(source: str | os.PathLike, directory: str | os.PathLik
     )
     try:
         T5Converter(tokenizer).converted().save(os.path.join(directory, JSON_FILE))
-    except Exception as error:  # of protobuf and of the tokenizers library, of no common kind
+    except Exception as error:  # protobuf and the tokenizers library share no exception class
         raise InputError(
             f"{os.fspath(source)} is not a SentencePiece vocabulary ({first_line(error)}); download it again"
         ) from error
