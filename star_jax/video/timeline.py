@@ -30,6 +30,7 @@ NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
 NO_SEEK = {*NO_TIMESTAMPS, "avi"}
 USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
+_NANOSECOND_OF_A_FRAME = 1e-6  # more than that, at 120 frames per second; 24 and 23.976 are 1e-3 apart
 # Two frames are never nearer than this where times are repaired.
 TICK = Fraction(1, 1000)
 
@@ -243,9 +244,14 @@ def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_na
     return own
 
 
+def _usual(rate: Fraction) -> Fraction:
+    """The usual rate that was meant: Matroska holds a duration in whole nanoseconds, so 59.94 is 19001/317."""
+    return next((usual for usual in USUAL_RATES if abs(rate / usual - 1) < _NANOSECOND_OF_A_FRAME), rate)
+
+
 def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, bool]:
     """Exact rate, the file's own where the timestamps agree with it; and whether they leave its grid."""
-    said = [rate for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
+    said = [_usual(rate) for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
     steps = len(table.pts) - 1
     if not steps:
         return (said[0] if said else Fraction(24)), False

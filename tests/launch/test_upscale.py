@@ -26,6 +26,7 @@ from star_jax.inference.jobs import find_sources, is_there, output_paths, settin
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.launch.cli import main
+from star_jax.models.architectures import build_model
 from star_jax.presets import BUNDLED, get_preset
 from star_jax.video.reader import VideoReader
 
@@ -195,7 +196,7 @@ def test_bad_inputs(tmp_path, refused):
         tmp_path / "missing.mp4": "no such file: {}; check the path",
         tmp_path / "text.mp4": "cannot open {} as a video: it is damaged, cut off, or no video; give",
         tmp_path / "empty.mp4": "{} is empty (0 bytes); copy or download it again",
-        tmp_path / "folder": "{} is a folder without images; expected .bmp",
+        tmp_path / "folder": "{} is a folder without images; expected .avif, .bmp",
         no_frames(tmp_path / "nothing.avi"): "{} has no frames; give a video that plays",
         write_sound(tmp_path / "sound.m4a"): "{} has no video stream (it has audio); give",
     }.items():
@@ -314,7 +315,7 @@ def test_text_options_for_a_model_without_text_encoder(clip, tmp_path, refused, 
 def test_a_prompt_for_a_pipeline_without_text_encoder():
     config = dataclasses.replace(get_preset("tiny"), preset="tiny-null", text_encoder=None)
     with pytest.raises(InputError, match="preset 'tiny-null' has no text encoder; leave it out"):
-        StarPipeline(config, {}, None)(np.zeros((1, 16, 16, 3), np.uint8), "a panda")
+        StarPipeline(build_model(config), {}, None)(np.zeros((1, 16, 16, 3), np.uint8), "a panda")
 
 
 @pytest.mark.parametrize("stage", ["encode", "sample", "decode"])

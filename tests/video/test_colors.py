@@ -161,8 +161,14 @@ def test_combinations(tmp_path, container, encoder, pix_fmt, rate, matrix, is_fu
         true = colors(coded(old), meant, is_full, bits)
         assert np.abs(with_reader[number] / np.iinfo(with_reader.dtype).max - true).max() <= one
         again = colors(coded(new), new.colorspace, False, bits)
-        assert np.abs(again - true).max() <= 2 * one  # rounded twice: to RGB, and to the levels of the output
-        assert np.abs(again - true).mean() <= 0.7 * one
+        if not is_full and new.colorspace == meant:  # RGB in between loses nothing
+            np.testing.assert_array_equal(coded(new), coded(old))
+            continue
+        # Rounded twice, to RGB and to the levels of the output. Of independent values that is 0.29 of a level, and
+        # 0.29 times 1.16 of Y with 1.79 of Cr (R), 2.11 of Cb (B) or little chroma (G): standard deviations of
+        # 0.68, 0.75 and 0.47, so 0.51 in the mean of |error|; the 72 values of a frame scatter by 0.1 at most.
+        assert np.abs(again - true).max() <= 2 * one
+        assert np.abs(again - true).mean() <= 0.62 * one
     start = shown(source)[0][0] - shown(out)[0][0]
     times = [time + start for time, _ in shown(out)]
     assert times == pytest.approx([time for time, _ in shown(source)], abs=1.1e-3)

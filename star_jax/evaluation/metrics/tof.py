@@ -18,7 +18,7 @@ _FARNEBACK = (
 
 
 class TofScorer:
-    """Mean distance of two optical flows, in pixels, from frame to frame; holds one frame and its truth."""
+    """Mean Euclidean distance of two optical flows in pixels, as in TecoGAN's script; holds a frame and its gt."""
 
     def __init__(self) -> None:
         self._previous: tuple[np.ndarray, np.ndarray] | None = None
