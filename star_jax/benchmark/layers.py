@@ -5,7 +5,6 @@ One layer of each level tells more in a minute than whole networks, which take a
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from star_jax.benchmark.layer_parts import Part, layer_parts, operation_parts, vae_parts
-from star_jax.config import StarConfig
 from star_jax.errors import InputError
+from star_jax.init.random_params import random_params
 from star_jax.models.architectures import build_model
+from star_jax.models.part import LayersToMeasure, Part
+from star_jax.models.video_model import VideoModel
 from star_jax.ops.flops import traced_flops
 from star_jax.ops.platform import resolve_dtype
 from star_jax.ops.variants import forms_of, using, variant_of
@@ -60,18 +60,22 @@ class LayersBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"budget is {self.budget}; choose a positive number of seconds")
-        resolve_dtype(self.dtype)
-        resolve_dtype(self.vae_dtype)
+        _ = self.parts  # refuses what cannot be measured
 
     @property
-    def config(self) -> StarConfig:
-        return get_preset(self.preset)
+    def model(self) -> VideoModel:
+        vae_dtype = resolve_dtype(self.vae_dtype)
+        return build_model(get_preset(self.preset), dtype=self.dtype, vae_dtype=(vae_dtype, vae_dtype))
 
     @property
     def latents(self) -> tuple[int, int, int]:
         """(frames, height, width)."""
-        rule = build_model(self.config).size_rule
+        rule = self.model.size_rule
         return self.frames, *rule.latent_size(*rule.padded_size(self.height, self.width))
+
+    @property
+    def parts(self) -> LayersToMeasure:
+        return self.model.layers_to_measure(self.latents)
 
     def describe(self) -> Row:
         """Everything that identifies the measurement."""
@@ -140,13 +144,12 @@ def fastest_forms(rows: list[Row]) -> dict[str, str]:
 
 def _measurements(benchmark: LayersBenchmark) -> Iterator[tuple[Part, dict[str, str], bool]]:
     """(layer, forms, whether backward): all forward passes first, and the operations before the layers."""
-    dtype, vae_dtype = resolve_dtype(benchmark.dtype), resolve_dtype(benchmark.vae_dtype)
-    sizes = (benchmark.config, benchmark.latents)
+    parts = benchmark.parts
     for backward in (False, True) if benchmark.backward else (False,):
-        for part in operation_parts(*sizes, dtype, vae_dtype):
+        for part in parts.operations:
             for forms in _combinations(part.operations):
                 yield part, forms, backward
-        for part in itertools.chain(layer_parts(*sizes, dtype), vae_parts(*sizes, vae_dtype)):
+        for part in parts.layers:
             yield part, {}, backward
 
 
@@ -160,7 +163,8 @@ def _combinations(operations: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 
 def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) -> Row:
-    run, args = part.program()
+    run, (params, *inputs) = part.abstract()
+    args = (random_params(params), *jax.tree.map(_normal, inputs))
     if backward:
         run = _gradient(run, args)
     with using(**forms):
@@ -184,6 +188,11 @@ def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) ->
         "gigabytes_per_second": moved / 1e9 / seconds,
         "per_forward": part.per_forward,
     }
+
+
+def _normal(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    make = jax.jit(lambda key: jax.random.normal(key, leaf.shape, jnp.float32).astype(leaf.dtype))
+    return make(jax.random.key(0))
 
 
 def _gradient(run: Callable[..., jax.Array], args: tuple[Any, ...]) -> Callable[..., Any]:

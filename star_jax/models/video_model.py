@@ -29,6 +29,7 @@ from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.diffusion.solvers import SolverTable, solver_table
 from star_jax.errors import InputError
 from star_jax.models.chunks import Chunk
+from star_jax.models.part import LayersToMeasure
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.rngs import InitRngs
 from star_jax.models.size_rule import SizeRule
@@ -366,6 +367,17 @@ class VideoModel(abc.ABC):
         Returns:
           Like x, in the network's dtype.
         """
+
+    def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:
+        """Single layers at the size that latents (F, h, w) give them, in the model's dtypes.
+
+        Raises:
+          InputError: the backbone lists none.
+        """
+        raise InputError(
+            f"preset {self.config.preset} lists no layers to measure one by one; choose one that does, such as "
+            f"i2vgen-xl, or measure whole networks with star-jax benchmark inference"
+        )
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> jax.Array:
         """`velocity`: a model is a `VelocityFn`, by which a jitted sampler finds its program again."""

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from star_jax.benchmark import layers
-from star_jax.benchmark.layer_parts import Part, layer_parts, operation_parts, vae_parts
 from star_jax.benchmark.layers import LayersBenchmark, fastest_forms, measure_layers
 from star_jax.launch.cli import main
+from star_jax.models.architectures import build_model
 from star_jax.models.attention import FeedForward
+from star_jax.models.i2vgenxl.model import I2VGenXL
+from star_jax.models.part import LayersToMeasure, Part
 from star_jax.ops import variants
 from star_jax.ops.flops import traced_flops
 from star_jax.ops.variants import VARIANTS, read_table, write_table
@@ -26,9 +27,8 @@ def few_parts(monkeypatch):
     build = functools.partial(FeedForward, 8, dtype=jnp.float32, param_dtype=jnp.float32)
     inputs = (jax.ShapeDtypeStruct((2, 3, 8), jnp.float32),)
     gate = Part("gate", build, inputs, operations=("geglu",))
-    monkeypatch.setattr(layers, "operation_parts", lambda *_: [gate])
-    monkeypatch.setattr(layers, "layer_parts", lambda *_: [Part("layer", build, inputs, per_forward=3)])
-    monkeypatch.setattr(layers, "vae_parts", lambda *_: [])
+    few = LayersToMeasure((gate,), (Part("layer", build, inputs, per_forward=3),))
+    monkeypatch.setattr(I2VGenXL, "layers_to_measure", lambda *_: few)
 
 
 def test_every_row_says_what_was_measured(few_parts):
@@ -60,6 +60,7 @@ def test_a_budget_stops_in_time_and_leaves_the_report(few_parts, tmp_path, capsy
         (["--write"], "this is a CPU; leave it out"),
         (["--budget", "0"], "budget is 0.0; choose a positive number of seconds"),
         (["--repeats", "0"], "repeats is 0; choose at least 1"),
+        (["--preset", "tiny-cogvideox"], "lists no layers to measure one by one; choose one that does"),
         (["--vae-dtype", "int8"], "dtype is int8; choose one of"),
     ],
 )
@@ -90,9 +91,11 @@ def test_a_written_choice_is_read_again(monkeypatch, tmp_path):
 
 def test_the_layers_stand_for_a_forward_pass():
     """What they count, as often as they run, is most of the network's operations (some blocks are wider)."""
-    config = get_preset("i2vgen-xl")
+    model = build_model(get_preset("i2vgen-xl"), dtype="bfloat16")
     counted = 0.0
-    for part in layer_parts(config, LATENTS, jnp.bfloat16):
+    for part in model.layers_to_measure(LATENTS).layers:
+        if not part.per_forward:
+            continue
         run, args = part.abstract()
         counted += part.per_forward * traced_flops(jax.jit(run).trace(*args))
     assert 0.85 < counted / 257.8e12 < 1.05  # one evaluation of UNet and ControlNet, docs/benchmarks.md
@@ -100,9 +103,9 @@ def test_the_layers_stand_for_a_forward_pass():
 
 @pytest.mark.parametrize("preset", ["i2vgen-xl", "tiny"])
 def test_every_operation_with_forms_is_measured(preset):
-    config = get_preset(preset)
-    parts = list(operation_parts(config, LATENTS, jnp.bfloat16, jnp.float16))
-    assert {name for part in parts for name in part.operations} == set(VARIANTS)
-    for part in [*parts, *vae_parts(config, LATENTS, jnp.float16)]:
+    model = build_model(get_preset(preset), dtype="bfloat16", vae_dtype="float16")
+    parts = model.layers_to_measure(LATENTS)
+    assert {name for part in parts.operations for name in part.operations} == set(VARIANTS)
+    for part in [*parts.operations, *(part for part in parts.layers if not part.per_forward)]:
         run, args = part.abstract()
         assert jax.eval_shape(run, *args).shape == part.inputs[0].shape, part.name

@@ -23,9 +23,11 @@ from star_jax.models.clip.tokenizer import (
     write_byte_level_tokenizer,
 )
 from star_jax.models.i2vgenxl.controlnet import ControlNet
+from star_jax.models.i2vgenxl.layers_to_measure import layer_parts, operation_parts, vae_parts
 from star_jax.models.i2vgenxl.start import guess_leaf
 from star_jax.models.i2vgenxl.unet import TextProjections, UNet
 from star_jax.models.layers import fold_key
+from star_jax.models.part import LayersToMeasure
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.size_rule import SizeRule
 from star_jax.models.svd_vae.start import pyramid_leaf
@@ -200,4 +202,12 @@ class I2VGenXL(VideoModel):
         )
         return self.bind(params, "unet")(
             x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
+        )
+
+    def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:
+        encoder, decoder = self.autoencoder_dtypes
+        layers = layer_parts(self.config, latents, self.dtype)
+        of_vae = vae_parts(self.config, latents, decoder, encoder)
+        return LayersToMeasure(
+            tuple(operation_parts(self.config, latents, self.dtype, decoder)), (*layers, *of_vae)
         )

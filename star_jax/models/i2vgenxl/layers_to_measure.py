@@ -1,8 +1,7 @@
-"""The layers of a model one by one, at the size that a clip gives them, and the operations with several forms."""
+"""Layers of the networks and of the VAE one by one, at the size that a clip gives them, for `LayersToMeasure`."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,50 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from star_jax.config import StarConfig, UNetConfig
-from star_jax.init.random_params import random_params
 from star_jax.models.attention import FeedForward, KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
 from star_jax.models.layers import GroupNorm
 from star_jax.models.liem import SpatialLiem
+from star_jax.models.part import Part
 from star_jax.models.resnet import ResnetBlock
-from star_jax.models.rngs import InitRngs
 from star_jax.models.svd_vae.blocks import Attention, ResnetBlock2D, SpatioTemporalResBlock
 
 TEXT_LENGTH = 77
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A layer to measure.
-
-    Attributes:
-      name: such as `level 0 spatial transformer`.
-      build: makes the layer, given `rngs`.
-      inputs: shapes and dtypes of what it is called with.
-      per_forward: how often one evaluation of UNet and ControlNet runs it, about; 0 where it is part of another.
-      operations: those with several forms that it tells apart; see `star_jax.ops.variants`.
-    """
-
-    name: str
-    build: Callable[[], nnx.Module]
-    inputs: tuple[Any, ...]
-    per_forward: int = 0
-    operations: tuple[str, ...] = ()
-
-    def abstract(self) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
-        """The layer as a function of its weights and inputs, and the shapes of these."""
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: self.build(rngs=InitRngs(0))))
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.to_pure_dict(state))
-
-        def run(params: Any, *inputs: Any) -> jax.Array:
-            return nnx.merge(graphdef, params)(*inputs)
-
-        return run, (params, *self.inputs)
-
-    def program(self) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
-        """The same with random weights and inputs."""
-        run, (params, *inputs) = self.abstract()
-        return run, (random_params(params), *jax.tree.map(_normal, inputs))
 
 
 class _Silu(nnx.Module):
@@ -124,15 +88,18 @@ def layer_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dt
         yield Part(f"level {level} temporal transformer", temporal, (video,), attended + 2 * (level == 0))
 
 
-def vae_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dtype) -> Iterator[Part]:
+def vae_parts(
+    config: StarConfig, latents: tuple[int, int, int], decoder_dtype: jnp.dtype, encoder_dtype: jnp.dtype
+) -> Iterator[Part]:
     """One residual block of each level of the VAE's decoder and of its encoder, on three frames."""
     vae = config.vae
-    make = functools.partial(functools.partial, num_groups=vae.norm_num_groups, **_types(dtype))
-    for kind, block in (("decoder", SpatioTemporalResBlock), ("encoder", ResnetBlock2D)):
+    blocks = (("decoder", SpatioTemporalResBlock, decoder_dtype), ("encoder", ResnetBlock2D, encoder_dtype))
+    for kind, block, dtype in blocks:
+        make = functools.partial(functools.partial, block, num_groups=vae.norm_num_groups, **_types(dtype))
         for level, width in enumerate(vae.block_out_channels):
             factor = vae.spatial_factor // 2**level
             video = jax.ShapeDtypeStruct((1, 3, latents[1] * factor, latents[2] * factor, width), dtype)
-            yield Part(f"VAE {kind} level {level} residual block", make(block, width, width), (video,))
+            yield Part(f"VAE {kind} level {level} residual block", make(width, width), (video,))
 
 
 def _level_sizes(config: UNetConfig, latents: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -146,8 +113,3 @@ def _level_sizes(config: UNetConfig, latents: tuple[int, int, int]) -> list[tupl
 
 def _types(dtype: jnp.dtype) -> dict[str, Any]:
     return {"dtype": dtype, "param_dtype": dtype}
-
-
-def _normal(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    make = jax.jit(lambda key: jax.random.normal(key, leaf.shape, jnp.float32).astype(leaf.dtype))
-    return make(jax.random.key(0))
