@@ -23,7 +23,7 @@ class Part:
     """
 
     name: str
-    build: Callable[[], nnx.Module]
+    build: Callable[..., nnx.Module]
     inputs: tuple[Any, ...]
     per_forward: int = 0
     operations: tuple[str, ...] = ()

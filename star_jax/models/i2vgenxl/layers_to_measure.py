@@ -40,7 +40,7 @@ def operation_parts(
     size = _level_sizes(unet, latents)[level]
     video = jax.ShapeDtypeStruct((1, latents[0], *size, width), dtype)
     make = functools.partial(functools.partial, **_types(dtype))
-    groups = {"num_groups": unet.norm_num_groups}
+    groups: dict[str, Any] = {"num_groups": unet.norm_num_groups}
     yield Part("GEGLU feed-forward", make(FeedForward, width), (video,), operations=("geglu",))
     for scope, over_frames in (("frame", False), ("clip", True)):
         norm = make(_Silu, width, over_frames=over_frames, **groups)
@@ -73,7 +73,7 @@ def layer_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dt
         attended = count * unet.attention_levels[level] + 2 * is_last
         if not attended:
             continue
-        tokens = jax.ShapeDtypeStruct((1, TEXT_LENGTH, width // heads_of, heads_of), dtype)
+        tokens: Any = jax.ShapeDtypeStruct((1, TEXT_LENGTH, width // heads_of, heads_of), dtype)
         spatial = make(
             SpatialTransformer,
             width,
@@ -107,7 +107,8 @@ def _level_sizes(config: UNetConfig, latents: tuple[int, int, int]) -> list[tupl
     sizes = [latents[1:]]
     for _ in config.block_out_channels[1:]:
         sides = zip(sizes[-1], config.downsample_padding, strict=True)
-        sizes.append(tuple((side + 2 * padding - 3) // 2 + 1 for side, padding in sides))
+        height, width = ((side + 2 * padding - 3) // 2 + 1 for side, padding in sides)
+        sizes.append((height, width))
     return sizes
 
 
