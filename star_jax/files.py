@@ -88,7 +88,7 @@ def _is_running(pid: int) -> bool:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if is_url(path) and path.is_dir():
-            path.rmtree()
+            epath.Path(path).rmtree()
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -72,7 +73,7 @@ class _Silent:
 
 
 class _Bar:
-    def __init__(self, bar: Progress, task: int):
+    def __init__(self, bar: Progress, task: TaskID):
         self._bar, self._task = bar, task
 
     def advance(self, n: int = 1) -> None:

@@ -115,7 +115,7 @@ def iterate_layers(
         if is_whole:
             yield from (array for _, array in iterate_tree(path, [leaf for leaf, _ in run]))
         else:
-            yield from (read_layer(path, leaf, layer) for leaf, layer in run)
+            yield from (read_layer(path, leaf, layer) for leaf, layer in run if layer is not None)
 
 
 def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax.ShapeDtypeStruct]:

@@ -48,7 +48,7 @@ class LazyArray:
 class _LazyArrayHandler(type_handlers.NumpyHandler):
     """Writes LazyArrays batch by batch, reading the next one meanwhile; on disk they are plain arrays."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
         self._failures: list[ValueError] = []
 

@@ -193,7 +193,9 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     kwargs = {}
     for key, value in values.items():
         kinds = [hints.get(key), *typing.get_args(hints.get(key))]
-        part = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        part = next(
+            (kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None
+        )
         if part is not None and value is not None:
             value = _build(part, value)
         kwargs[key] = tuple(value) if isinstance(value, list) else value

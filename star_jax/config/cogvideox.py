@@ -157,7 +157,7 @@ class CogVideoXConfig(ArchitectureConfig):
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     vae: CausalVAEConfig = field(default_factory=CausalVAEConfig)
     text_encoder: T5Config = field(default_factory=T5Config)
-    diffusion: ZeroSNRConfig = field(default_factory=ZeroSNRConfig)
+    diffusion: ZeroSNRConfig = field(default_factory=ZeroSNRConfig)  # type: ignore[assignment]  # its own schedule
     sampling: CogVideoXSampling = field(default_factory=CogVideoXSampling)
     dynamic_guidance: bool = True
     encode_groups: bool = False

@@ -15,7 +15,7 @@ class Stopwatch:
       seconds: stage name -> CPU seconds of this process.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = collections.defaultdict(float)
 
     @contextlib.contextmanager

@@ -67,10 +67,9 @@ def guided_velocity(
         return velocity_fn(params, x, timesteps, conditioning.context, conditioning.hint).astype(jnp.float32)
     texts = conditioning.context, conditioning.uncond_context
     context = jax.tree.map(lambda *parts: jnp.concatenate(parts), *texts)
-    same = x, timesteps, conditioning.hint
+    hint = conditioning.hint
     if not getattr(velocity_fn, "takes_branches", False):
-        same = (jnp.concatenate([part, part]) for part in same)
-    x, timesteps, hint = same
+        x, timesteps, hint = (jnp.concatenate([part, part]) for part in (x, timesteps, hint))
     both = velocity_fn(params, x, timesteps, context, hint).astype(jnp.float32)
     cond, uncond = jnp.split(both, 2)
     return combine_branches(cond, uncond, conditioning.guidance_scale, conditioning.guidance_rescale)

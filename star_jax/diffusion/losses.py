@@ -164,7 +164,8 @@ def frequency_loss(
     spectra = [_spectrum(config, frames) for frames in (prediction, target)]
     if config.frequency == "not_separated":
         return config.factor * _distance(*spectra)
-    masks = [_low_pass(config, spectrum, prediction.shape[2:4]) for spectrum in spectra]
+    height, width = prediction.shape[2:4]
+    masks = [_low_pass(config, spectrum, (height, width)) for spectrum in spectra]
     low = _distance(*(s * m for s, m in zip(spectra, masks, strict=True)))
     high = _distance(*(s * (1.0 - m) for s, m in zip(spectra, masks, strict=True)))
     balance = frequency_balance(config, timesteps, max_timestep)[:, None]

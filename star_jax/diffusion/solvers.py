@@ -15,7 +15,7 @@ or x advanced by half a step (heun).
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -230,7 +230,7 @@ def scan_rows(
       noise: (index, shape) -> standard normal noise; None for a solver that adds none.
     """
 
-    def step(state: SamplerState, row: SolverRows) -> tuple[SamplerState, None]:
+    def step(state: SamplerState, row: Any) -> tuple[SamplerState, None]:
         x, memory = state
         denoised = denoise(row.c_in * x, row).astype(jnp.float32)
         on_x, on_memory = row.x_update, row.memory_update

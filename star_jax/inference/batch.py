@@ -38,6 +38,7 @@ class Outcome:
         """Why it failed, in one line."""
         if isinstance(self.error, StarError):
             return str(self.error)
+        assert self.error is not None
         return f"{type(self.error).__name__}: {first_line(self.error)}"
 
 
@@ -60,7 +61,7 @@ class Summary:
     @property
     def num_frames(self) -> int:
         """Number of frames that were written."""
-        return sum(outcome.job.num_frames for outcome in self.of("done"))
+        return sum(outcome.job.num_frames for outcome in self.of("done") if outcome.job is not None)
 
     @property
     def exit_code(self) -> int:
@@ -183,6 +184,7 @@ def _file_work(job: Job) -> FileWork:
 def _tell(outcome: Outcome, progress: RunProgress) -> None:
     files = {"input": str(outcome.source), "output": str(outcome.output)}
     if outcome.status == "done":
+        assert outcome.job is not None
         progress.result(str(outcome.output))
         seconds = {stage: round(value, 2) for stage, value in outcome.seconds.items()}
         progress.event("done", **files, num_frames=outcome.job.num_frames, seconds=seconds)

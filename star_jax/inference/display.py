@@ -222,12 +222,12 @@ class RunProgress:
         frames = 0.0 if file.is_over else file.num_frames - file.done.get(stage, 0.0)
         return frames * file.cost(stage)
 
-    def _on_compilation(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_compilation(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("/jaxpr_to_mlir_module_duration"):  # the compiler runs next
             self._compiling_since = time.monotonic()
         elif event.endswith("/backend_compile_duration"):
             self._compiling_since = None
-            self._compiled += seconds
+            self._compiled += duration_secs
 
 
 class _Display:
@@ -258,9 +258,9 @@ def _display(run: RunProgress) -> Iterator[_Display]:
         ) as bar:
             yield _Bar(run, bar)
     else:
-        display = _Lines(run)
-        with _every_second(display.tick):
-            yield display
+        lines = _Lines(run)
+        with _every_second(lines.tick):
+            yield lines
 
 
 class _Column(ProgressColumn):

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -190,7 +190,7 @@ class _Upscaler:
     @cached_property
     def pipeline(self) -> StarPipeline:
         """The model."""
-        dtypes = {"dtype": self.model.dtype, "vae_dtype": self.model.vae_dtypes}
+        dtypes: dict[str, Any] = {"dtype": self.model.dtype, "vae_dtype": self.model.vae_dtypes}
         return StarPipeline.from_pretrained(self.checkpoint, attention=self.attention, **dtypes)
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
@@ -277,7 +277,7 @@ def upscale_video(
     target = open_target(
         job.output, width=width, height=height, frame_rate=info.frame_rate, quality=quality, source=info
     )
-    with target as writer, WriteBehind(lambda piece: writer.write(*piece)) as write:
+    with target as writer, WriteBehind[Any](lambda piece: writer.write(*piece)) as write:
         for scene in scenes:
             done = scene.start
             part = kept.part(f"{scene.start:07d}")
@@ -300,7 +300,7 @@ def _scene_pieces(
     settings: UpscaleSettings,
     kept: Kept,
     progress: RunProgress,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Yields a scene's upscaled frames: those that were kept, then those that are made now."""
     before = {stage: progress.done(stage) for stage in ("encode", "sample")}
 
@@ -347,7 +347,7 @@ def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:
     return read_cuts(Path(scene_cuts))
 
 
-def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Iterator[np.ndarray]:
+def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Generator[np.ndarray, None, None]:
     done = 0
     with closing(read_ahead(pieces)) as ahead:
         for piece in ahead:

@@ -98,7 +98,7 @@ def plan_memory(
     target = settings.target_size(*size)
     padded = settings.padding_of(rule, *target).padded_size(*target)
     given = budget is not None
-    budget = budget if given else device_memory()
+    budget = device_memory() if budget is None else budget
     weights = weight_bytes(model)
     vae = [
         (vae_bytes(model, settings, candidate, num_frames, padded), candidate)

@@ -5,16 +5,16 @@ finished the item it is at: closing a file that a thread reads or writes ends th
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_END = object()
+_END: Any = object()
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
     """Yields the same items; a thread makes the next item while the caller works on this one.
 
     An exception of the iterator is raised where its item would have come. Closing the generator waits for the item

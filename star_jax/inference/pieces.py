@@ -96,14 +96,12 @@ def decode_chunk(
     decoded, carry = scan_tiles(decode, canvas.tiles, carry, latents, out_factor=factor)
     kept = jax.lax.dynamic_slice_in_dim(decoded[0], first, len(frames_lr))
     frames = canvas.padding.crop(kept.astype(jnp.float32))
-    reference = to_float(frames_lr)
+    reference, size = to_float(frames_lr), (frames.shape[1], frames.shape[2])
     if finish.color_fix == "wavelet":
-        reference = enlarge(reference, frames.shape[1:3])
+        reference = enlarge(reference, size)
     frames = fix_colors(frames, reference, method=finish.color_fix)
     if finish.strength < 1:
-        frames = finish.strength * frames + (1 - finish.strength) * enlarge(
-            to_float(frames_lr), frames.shape[1:3]
-        )
+        frames = finish.strength * frames + (1 - finish.strength) * enlarge(to_float(frames_lr), size)
     return to_pixels(frames, frames_lr.dtype), jnp.isfinite(kept).all(), carry
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from star_jax.checkpoints.directory import check_components, checkpoint_path, load_component, read_config
 from star_jax.config import ArchitectureConfig
-from star_jax.diffusion.guidance import make_conditioning
+from star_jax.diffusion.guidance import VelocityFn, make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.tiles import TiledVelocity
@@ -168,7 +168,7 @@ class StarPipeline:
         """
         settings.check_tiles(self.model.size_rule)
         canvas, key = self.canvas(size, settings), noise_key(settings.seed)
-        latents = kept.load("latents")
+        latents: Any = kept.load("latents")
         if latents is None:
             contexts = self.encode_prompts(settings)
             hint = self._encode_clip(read, num_frames, canvas, key, partial(on_progress, "encode"), kept)
@@ -248,7 +248,9 @@ class StarPipeline:
             guidance_scale=model.guidance_scales(settings.guidance_scale, table),
             guidance_rescale=self.config.diffusion.guidance_rescale,
         )
-        velocity, tiles = model, settings.tiles_of(model.size_rule, hint.shape[2:4])
+        height, width = hint.shape[2:4]
+        tiles = settings.tiles_of(model.size_rule, (height, width))
+        velocity: VelocityFn = model
         if len(tiles) > 1 or not settings.batch_guidance:
             velocity = TiledVelocity(model, tiles, settings.batch_guidance)
         num_frames = model.size_rule.num_frames(hint.shape[1])
@@ -279,9 +281,9 @@ class StarPipeline:
         kept: Kept,
     ) -> jax.Array:
         """The low-resolution latents [1, F, h, w, C] of a clip."""
-        if (hint := kept.load("hint")) is not None:
+        if (array := kept.load("hint")) is not None:
             progress(num_frames, num_frames)
-            return jnp.asarray(hint)
+            return jnp.asarray(array)
         latents = []
         for done, part in self._encode(read, num_frames, canvas, key):
             latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead

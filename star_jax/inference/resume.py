@@ -81,9 +81,10 @@ class Kept:
             self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
+        assert self._folder is not None
         return self._folder / f"{self._prefix}{name}.npz"
 
-    def _save(self, name: str, content: dict[str, np.ndarray]) -> None:
+    def _save(self, name: str, content: dict[str, Any]) -> None:
         if self._folder is None:
             return
         path = self._path(name)
@@ -239,4 +240,6 @@ def file_stamp(path: str | os.PathLike) -> list[Any]:
 
 def _from_png(data: np.ndarray) -> np.ndarray:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("not a picture")
     return image[..., None] if image.ndim == 2 else image

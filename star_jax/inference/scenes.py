@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from star_jax.errors import InputError
+from star_jax.video.animations import AnimationReader
 from star_jax.video.images import ImageSequenceReader
 from star_jax.video.reader import VideoReader
 
@@ -49,10 +51,7 @@ def scenes_between(cuts: Iterable[int], start: int, stop: int) -> list[Scene]:
 def find_cuts(pieces: Iterable[np.ndarray]) -> list[int]:
     """Numbers of the frames that begin a new scene, from frames uint8 or uint16 [f, H, W, C] in pieces."""
     cuts: list[int] = []
-    seen: list[np.ndarray | None] = [
-        None,
-        None,
-    ]  # then the thumbnails of frames 0, 1, ..., and None at the end
+    seen: list[Any] = [None, None]  # then the thumbnails of frames 0, 1, ..., and None at the end
     for number, thumbnail in enumerate(_with_end(_thumbnails(pieces))):
         seen = [*seen[-3:], thumbnail]
         if number >= 2 and _is_cut(*seen):
@@ -94,7 +93,7 @@ class SceneReader:
       times: timestamps of the frames read so far, by their numbers.
     """
 
-    def __init__(self, reader: VideoReader | ImageSequenceReader):
+    def __init__(self, reader: VideoReader | ImageSequenceReader | AnimationReader):
         self.times: dict[int, int] = {}
         self._reader = reader
         self._passes: list[_Pass] = []
@@ -135,9 +134,9 @@ class SceneReader:
 class _Pass:
     """One pass over a clip, frame by frame."""
 
-    def __init__(self, reader: VideoReader | ImageSequenceReader):
+    def __init__(self, reader: VideoReader | ImageSequenceReader | AnimationReader):
         self.position = 0
-        self._chunks = reader.chunks(1)
+        self._chunks: Any = reader.chunks(1)
         self._frames = chain.from_iterable(zip(*chunk, strict=True) for chunk in self._chunks)
 
     def next(self) -> tuple[np.ndarray, int]:

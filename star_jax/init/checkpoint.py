@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -74,7 +75,7 @@ def _write(
     if vae is not None:
         sizes = sizes.with_autoencoder(read_config(vae, expect_preset=sizes.preset))
     model = build_model(sizes)
-    provenance = {
+    provenance: dict[str, Any] = {
         "preset": sizes.preset,
         "fresh_seed": seed,
         "fresh_vae": _place(vae),

@@ -23,7 +23,7 @@ def fresh_leaf(path: str, shape: tuple[int, ...], dtype: np.dtype, how: str, see
 
     def read() -> np.ndarray:
         if how == IDENTITY:
-            return np.broadcast_to(np.eye(*shape[-2:]), shape).astype(dtype)
+            return np.broadcast_to(np.eye(shape[-2], shape[-1]), shape).astype(dtype)
         if how == RANDOM_LAYERS:
             bound = 1 / math.sqrt(math.prod(shape[1:-1]))
             return (_generator(path, seed).uniform(-bound, bound, shape)).astype(dtype)

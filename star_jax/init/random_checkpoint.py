@@ -1,6 +1,7 @@
 """Checkpoint directories with random weights in every leaf, for tests and first tries."""
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,12 @@ def random_checkpoint(
     """
     config = get_preset(preset) if isinstance(preset, str) else preset
     model = build_model(config)
-    provenance = {"preset": config.preset, "random_seed": seed, "dtype": dtype, "components": {}}
+    provenance: dict[str, Any] = {
+        "preset": config.preset,
+        "random_seed": seed,
+        "dtype": dtype,
+        "components": {},
+    }
     with create_checkpoint(directory, config, provenance, force=force) as partial:
         for name in model.components:
             leaves = flatten(model.abstract(name))

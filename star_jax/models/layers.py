@@ -108,7 +108,7 @@ class Conv2d(nnx.Conv):
             **kwargs,
         )
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # without out_sharding
         self, x: Float[Array, "B F H W C"]
     ) -> Float[Array, "B F h w D"]:  # [B, F, H, W, in] -> [B, F, H', W', out]
         is_plain = (self.kernel_size, self.strides, self.padding) == ((3, 3), (1, 1), ((1, 1), (1, 1)))

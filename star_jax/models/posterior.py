@@ -1,9 +1,15 @@
 """The output of an autoencoder's encoder for a clip: a distribution of its latents."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    Values = jax.Array
+else:
+    Values = jax.Array | jax.ShapeDtypeStruct  # shapes, where only those are asked for
 
 
 @jax.tree_util.register_dataclass
@@ -16,8 +22,8 @@ class DiagonalGaussian:
       logvar: logarithm of the variance, same shape, in [-30, 20].
     """
 
-    mean: jax.Array | jax.ShapeDtypeStruct  # shapes, where only those are asked for
-    logvar: jax.Array | jax.ShapeDtypeStruct
+    mean: Values
+    logvar: Values
 
     @classmethod
     def from_moments(cls, moments: jax.Array) -> "DiagonalGaussian":

@@ -41,17 +41,19 @@ class SizeRule:
 
         The offset alone is too little: a network that halves its latents again and again would have nothing left.
         """
-        return tuple(
+        height, width = (
             max(offset + self.step, side + (offset - side) % self.step)
             for side, offset in zip((height, width), self.offset, strict=True)
         )
+        return height, width
 
     def nearest(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) in pixels, of at least a step, that the network takes and that is nearest."""
-        return tuple(
+        height, width = (
             offset + self.step * max(1, round((side - offset) / self.step))
             for side, offset in zip((height, width), self.offset, strict=True)
         )
+        return height, width
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the latents of frames of (height, width) pixels."""

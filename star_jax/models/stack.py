@@ -1,6 +1,7 @@
 """Equal layers held as one: their weights stacked along a first axis, and run by one `lax.scan`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -26,9 +27,7 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.R
     return layer
 
 
-def scan_layers(
-    layers: nnx.Module, apply: Callable[[nnx.Module, jax.Array], jax.Array], x, *, remat: str = "none"
-):
+def scan_layers(layers: nnx.Module, apply: Callable[[Any, Any], Any], x: Any, *, remat: str = "none") -> Any:
     """Runs a stack: x = apply(layer, x) for one layer after the other; traced once.
 
     Args:

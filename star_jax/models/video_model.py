@@ -134,7 +134,7 @@ class VideoModel(abc.ABC):
         """Shapes and dtypes of several components' weights, by default of all components."""
         return {name: self.abstract(name) for name in (self.components if components is None else components)}
 
-    def bind(self, params: Params, component: str) -> nnx.Module:
+    def bind(self, params: Params, component: str) -> Any:
         """The component with the weights that `params` has for it."""
         return nnx.merge(self.split(component)[0], params[component])
 
@@ -216,6 +216,7 @@ class VideoModel(abc.ABC):
           InputError: a file is missing or damaged.
         """
         del checkpoint
+        return None
 
     def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Int[np.ndarray, "B L"]:
         """Token numbers of prompts, int32 [B, tokens]."""

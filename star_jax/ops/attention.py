@@ -7,6 +7,7 @@ cannot take the shapes, the dtype or the device raises `InputError`: nothing fal
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +85,13 @@ def dot_product_attention(
         raise InputError(f"attention {implementation!r} {reason}")
     if implementation == "xla" and not _needs_groups(q, k):
         return _xla_attention(q, k, v)  # the compiler can partition this one
-    attend = {
+    kernels: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
         "xla": _grouped_xla_attention,
         "chunked": functools.partial(_chunked_attention, key_block=key_block, query_block=query_block),
         "cudnn": cudnn_attention,
         "splash": splash_attention,
-    }[implementation]
-    return attend_locally(attend, q, k, v, split_queries=split_queries)
+    }
+    return attend_locally(kernels[implementation], q, k, v, split_queries=split_queries)
 
 
 def _require_known(implementation: str) -> None:

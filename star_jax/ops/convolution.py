@@ -5,6 +5,7 @@ channels by Winograd's filtering.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ _WINOGRAD_MAX_LEFT = 0.6  # share of the multiplications that remains
 _WINOGRAD_MAX_CLIP_BYTES = 64 * 2**20  # along frames it works on the whole clip at once
 
 
-def image_form(shape: tuple[int, ...], out_channels: int, dtype: DTypeLike) -> str | None:
+def image_form(shape: tuple[int, ...], out_channels: int, dtype: DTypeLike | None) -> str | None:
     """The form of a 3x3 convolution, stride 1, of x [B, F, H, W, in]: `matmul`, `winograd`, or None."""
     batch, frames, height, width, channels = shape
     if target_platform() != "cpu" or on_several_devices():
@@ -71,7 +72,7 @@ def convolve_by_shifts(
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [pad, pad, (0, 0)])
     planes = [padded[..., c].astype(jnp.float32) for c in range(channels)]
     kernel = kernel.astype(jnp.float32)
-    total = sum(
+    total: Any = sum(
         kernel[i, j, c, 0] * planes[c][..., i : i + height, j : j + width]
         for i in range(size)
         for j in range(size)
@@ -128,7 +129,7 @@ def _convolve_plane(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Arr
     return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 
-def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: DTypeLike) -> bool:
+def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: DTypeLike | None) -> bool:
     """Whether to filter an axis of this length that way, in a tensor of so many positions."""
     return (
         dtype == jnp.float32  # half precision does not stand the transforms

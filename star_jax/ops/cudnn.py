@@ -1,11 +1,13 @@
 """Flash attention of cuDNN on NVIDIA GPUs, with a backward pass at every length."""
 
+from typing import Any, Final
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _MULTIPLE = 8  # tokens; cuDNN's backward pass takes even lengths only
-_IMPLEMENTATION = "cudnn"
+_IMPLEMENTATION: Final = "cudnn"
 
 
 @jax.custom_vjp
@@ -35,7 +37,7 @@ def attend_padded(
     q_length, k_length = q.shape[1], k.shape[1]
     if q_length % 2 == 0 and k_length % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation=_IMPLEMENTATION)
-    lengths = {
+    lengths: dict[str, Any] = {
         "query_seq_lengths": jnp.full(len(q), q_length, jnp.int32),
         "key_value_seq_lengths": jnp.full(len(k), k_length, jnp.int32),
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from star_jax.ops.platform import COUNTED, targeting
 
@@ -124,7 +125,7 @@ def _of_equation(equation: Any) -> FlopCount:
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
     for value in params.values():
         for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+            if isinstance(part, Jaxpr | ClosedJaxpr):
                 yield part
 
 

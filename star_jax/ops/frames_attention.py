@@ -33,7 +33,7 @@ def frames_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return _call(_forward_kernel, 1, q, k, v)[0]
 
 
-def attends_frames_first(frames: int, head_dim: int, dtype: DTypeLike) -> bool:
+def attends_frames_first(frames: int, head_dim: int, dtype: DTypeLike | None) -> bool:
     """Whether a temporal transformer runs on this kernel: it is the device's variant, and takes the sizes."""
     chosen = variant_of("frames_attention") == "frames_first" and not on_several_devices()
     return chosen and dtype in (jnp.float16, jnp.bfloat16) and takes(frames, head_dim)

@@ -69,7 +69,8 @@ def one_read_statistics(x: jax.Array, num_groups: int, over_frames: bool) -> tup
     pattern = "b f h w c -> b (f h w) c" if over_frames else "b f h w c -> (b f) (h w) c"
     rows = rearrange(x, pattern)
     mean, variance = _moments(rows, num_groups)
-    return tuple(rearrange(m, "(b f) g -> b f 1 1 g 1", b=len(x)) for m in (mean, variance))
+    mean, variance = (rearrange(m, "(b f) g -> b f 1 1 g 1", b=len(x)) for m in (mean, variance))
+    return mean, variance
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

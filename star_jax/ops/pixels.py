@@ -64,6 +64,7 @@ def _taps(before: int, after: int, method: str) -> np.ndarray:
     place = (np.arange(after) + 0.5) * before / after - 0.5
     first = np.floor(place).astype(int)
     t = place - first
+    offsets: tuple[int, ...]
     if method == "bicubic":
         offsets = (-1, 0, 1, 2)
         weights = [_cubic(t + 1), _cubic(t), _cubic(1 - t), _cubic(2 - t)]

@@ -25,7 +25,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
     # On several devices the compiler chooses how to split the gradients; there it gets JAX's own.
     on_one_cpu = target_platform() == "cpu" and not on_several_devices()
     run = _with_transposed_gradients if on_one_cpu else _convolve
-    return run(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+    pads = tuple((before, after) for before, after in padding)
+    return run(x, kernel, (strides[0], strides[1]), pads)
 
 
 def flax_convolution(
@@ -37,7 +38,7 @@ def flax_convolution(
 
 
 def _convolve(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pads, **dilation: tuple[int, int]
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pads, **dilation: Any
 ) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=_DIMENSIONS, **dilation

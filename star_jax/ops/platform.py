@@ -38,7 +38,7 @@ def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
         resolved = jnp.dtype(dtype)
     except TypeError:  # no dtype of that name
         resolved = None
-    if str(resolved) not in ("float32", "bfloat16", "float16"):
+    if resolved is None or str(resolved) not in ("float32", "bfloat16", "float16"):
         raise InputError(f"dtype is {dtype}; choose one of auto, float32, bfloat16, float16")
     return resolved
 

@@ -98,7 +98,7 @@ def convolve_locally(
     position = 3 if columns else 1
     length, shares = x.shape[position], _shards(context)
     padded = _pad(x, position, shares)
-    spec = [None] * x.ndim
+    spec: list[Any] = [None] * x.ndim
     spec[0] = axes if x.shape[0] % _shards(axes) == 0 else None
     spec[position] = context or None
 
@@ -111,8 +111,8 @@ def convolve_locally(
             after = jax.lax.ppermute(share[:, :1], CONTEXT_AXIS, [(j, i) for i, j in onwards])
         return convolve(jnp.concatenate([before, share, after], axis=1), kernel)
 
-    spec = PartitionSpec(*spec)
-    out = jax.shard_map(run, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)(
+    split = PartitionSpec(*spec)
+    out = jax.shard_map(run, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(
         padded, kernel
     )
     return jax.lax.slice_in_dim(out, 0, length, axis=position)
@@ -133,7 +133,7 @@ def _split_two(x: jax.Array, position: int) -> jax.Array:
     if not on_several_devices():
         return x
     axes, context = _axes()
-    spec = [None] * x.ndim
+    spec: list[Any] = [None] * x.ndim
     spec[0] = axes if x.shape[0] % _shards(axes) == 0 else None  # a single clip (the VAE of inference)
     spec[position] = context
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -8,13 +8,13 @@ How activations lie is in `star_jax.parallel.activations`, where the networks us
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from star_jax.errors import InputError
 from star_jax.parallel.activations import BATCH_AXES, CONTEXT_AXIS
@@ -74,9 +74,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     sizes = dataclasses.asdict(config)
     given = math.prod(size for size in sizes.values() if size != -1)
     if len(devices) % given or (-1 not in sizes.values() and given != len(devices)):
-        shape = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        text = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise InputError(
-            f"mesh is {shape}, but there are {len(devices)} devices; set one of mesh.data, mesh.fsdp, mesh.context "
+            f"mesh is {text}, but there are {len(devices)} devices; set one of mesh.data, mesh.fsdp, mesh.context "
             "to -1, or their product to the number of devices"
         )
     shape = tuple(len(devices) // given if sizes[axis] == -1 else sizes[axis] for axis in AXES)
@@ -96,7 +96,7 @@ def param_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree.map(lambda leaf: NamedSharding(mesh, param_spec(mesh, leaf.shape)), abstract)
 
 
-def param_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
+def param_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
     """Splits the last of the longest axes that the devices divide; small leaves stay whole."""
     if math.prod(shape) < _SMALLEST_SPLIT:
         return PartitionSpec()
@@ -104,7 +104,7 @@ def param_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
         shards = math.prod(mesh.shape[axis] for axis in axes)
         fitting = [(size, position) for position, size in enumerate(shape) if size % shards == 0]
         if shards > 1 and fitting:
-            spec = [None] * len(shape)
+            spec: list[Any] = [None] * len(shape)
             spec[max(fitting)[1]] = axes
             return PartitionSpec(*spec)
     return PartitionSpec()
@@ -164,7 +164,8 @@ def process_share(mesh: Mesh, batch_size: int) -> ProcessShare:
     """
     sharding = NamedSharding(mesh, _batch_spec(mesh, (batch_size,)))
     rows: dict[int, set[tuple[int, int]]] = {}
-    for device, (index,) in sharding.devices_indices_map((batch_size,)).items():
+    indices: Mapping[jax.Device, Any] = sharding.devices_indices_map((batch_size,))
+    for device, (index,) in indices.items():
         start, stop, _ = index.indices(batch_size)
         rows.setdefault(device.process_index, set()).add((start, stop))
     spans = {process: (min(parts)[0], max(parts)[1]) for process, parts in rows.items()}
@@ -185,7 +186,7 @@ def place_batch(
     """Puts this process's samples on its devices, as parts of the global batch."""
 
     def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:  # slices of the global batch
             start, stop, _ = index[0].indices(share.size * share.count)
             return array[(slice(start - share.start, stop - share.start), *index[1:])]
 

@@ -41,7 +41,8 @@ class Placement:
         if self.mesh is None:
             return abstract
         split = param_shardings(self.mesh, abstract)
-        whole = jax.tree.map(lambda _: replicated(self.mesh), abstract)
+        everywhere = replicated(self.mesh)
+        whole = jax.tree.map(lambda _: everywhere, abstract)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             abstract,

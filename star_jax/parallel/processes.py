@@ -73,10 +73,11 @@ def initialize(
     if timeout < 1:
         raise InputError(f"--coordinator-timeout is {timeout}; it must be at least 1 second")
     given = {COORDINATOR: coordinator, NUM_PROCESSES: num_processes, PROCESS_ID: process_id}
-    cluster = find_cluster(given, os.environ, jax.config.jax_platforms or "")
+    platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]  # jax declares no settings
+    cluster = find_cluster(given, os.environ, platforms)
     if cluster is None:
         return
-    if cluster.process_id == 0:
+    if cluster.process_id == 0 and cluster.coordinator is not None:
         _check_port(cluster.coordinator)
     watchdog = threading.Timer(timeout, _give_up, (cluster, timeout))
     watchdog.daemon = True
@@ -179,16 +180,17 @@ def find_cluster(
 
 
 def _by_address(values: Mapping[tuple[str, str], str | None]) -> Cluster:
-    missing = [f"{flag} ({variable})" for (flag, variable), value in values.items() if not value]
+    texts = {names: value for names, value in values.items() if value}
+    missing = [f"{flag} ({variable})" for flag, variable in values if (flag, variable) not in texts]
     if missing:
         raise InputError(
             f"several processes need {' and '.join(missing)}, too; give all three settings, or none"
         )
-    coordinator = values[COORDINATOR]
+    coordinator = texts[COORDINATOR]
     match = re.fullmatch(r"(\S+):(\d+)", coordinator)
     if not match or not 0 < int(match[2]) < 2**16:
         raise InputError(f"{COORDINATOR[0]} is {coordinator!r}; expected HOST:PORT, such as node-0:8476")
-    count, index = (_natural(names, values[names]) for names in (NUM_PROCESSES, PROCESS_ID))
+    count, index = (_natural(names, texts[names]) for names in (NUM_PROCESSES, PROCESS_ID))
     if index >= count:
         raise InputError(f"{PROCESS_ID[0]} is {index} of {count} processes; expected 0 to {count - 1}")
     return Cluster("address", coordinator, count, index)

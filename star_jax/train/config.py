@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from star_jax.config import LIEM_POSITIONS, LiemConfig, StarConfig
+from star_jax.config import LIEM_POSITIONS, ArchitectureConfig, LiemConfig
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
 from star_jax.errors import InputError
@@ -117,7 +117,7 @@ class ModelConfig:
         _check_choice("model", self, "dtype", DTYPES)
         self.star_config()
 
-    def star_config(self) -> StarConfig:
+    def star_config(self) -> ArchitectureConfig:
         """The preset with the ablations applied.
 
         Raises:

@@ -46,10 +46,17 @@ logger = logging.getLogger(__name__)
 class RunConfig(Protocol):
     """What the loop reads of a configuration; `ExperimentConfig` is one."""
 
-    train: TrainConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
-    mesh: MeshConfig
+    @property
+    def train(self) -> TrainConfig: ...
+
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+
+    @property
+    def mesh(self) -> MeshConfig: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ def overview(trainable: Tree, frozen: Tree) -> str:
     if both := sorted(trees[0].keys() & trees[1].keys()):
         raise ValueError(f"{both[0]} is both trained and frozen ({len(both)} leaves are)")
     components = sorted({path.split("/")[0] for leaves in trees for path in leaves})
-    rows = [(name, *(_count(leaves, name) for leaves in trees)) for name in components]
-    total = ("total", *(sum(row[column] for row in rows) for column in (1, 2)))
+    rows = [(name, _count(trees[0], name), _count(trees[1], name)) for name in components]
+    total = ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))
     lines = [("component", "trained weights", "frozen weights")]
     lines += [(name, f"{trained:,}", f"{left:,}") for name, trained, left in [*rows, total]]
     return "\n".join(f"  {name:<14}{trained:>18}{left:>18}" for name, trained, left in lines)

@@ -1,5 +1,6 @@
 """Images as a source and a target of frames: PNG or JPEG files in a folder, or a single one."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ def is_images(path: Path) -> bool:
 
 
 def open_source(
-    path: str | Path,
+    path: str | os.PathLike,
     *,
     frame_rate: Fraction = DEFAULT_FRAME_RATE,
     num_threads: int = 0,

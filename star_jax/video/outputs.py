@@ -58,7 +58,7 @@ def numbered(name: str, number: int) -> str:
     return NUMBER.sub(lambda found: found[0] % number, name)
 
 
-def check_not_read(written: Sequence[str | Path], read: Sequence[str | Path]) -> None:
+def check_not_read(written: Sequence[str | Path], read: Sequence[str | os.PathLike]) -> None:
     """Refuses outputs that would replace an input or each other.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Step = Callable[[Any, jax.Array], tuple[Any, jax.Array | None]]
+Step = Callable[[Any, jax.Array], tuple[Any, Any]]  # (carry, frames) -> (carry, frames or None)
 
 
 def stretch_frames(height: int, width: int, pixels: int) -> int:
@@ -14,7 +14,7 @@ def stretch_frames(height: int, width: int, pixels: int) -> int:
     return max(2, pixels // (height * width) // 2 * 2)
 
 
-def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, jax.Array | None]:
+def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, Any]:
     """Runs `step` over the frames of x, in order.
 
     The first stretch is the remainder, so that an even `length` keeps pairs of frames after an odd first one.

@@ -253,7 +253,8 @@ class CogVideoXTransformer(nnx.Module):
         tokens = self.patch_embed(latents, context)
         rotary = None
         if self.config.positions == "rotary":
-            rotary = rotary_tables(self.config, tokens.video.shape[1:4])
+            frames, height, width = tokens.video.shape[1:4]
+            rotary = rotary_tables(self.config, (frames, height, width))
         apply = partial(_apply_block, temb=temb, rotary=rotary)
         tokens = scan_layers(self.transformer_blocks, apply, tokens, remat=self.remat)
         video = self.proj_out(self.norm_out(self.norm_final(tokens.video), temb))

@@ -41,6 +41,9 @@ STRETCH_PIXELS = 4 * 720 * 1280  # pixels of the frames that the encoder works o
 class Level(nnx.Module):
     """Residual blocks of one resolution, and the layer that leads to the next resolution."""
 
+    downsamplers: nnx.List  # of an encoder's level, if another follows
+    upsamplers: nnx.List  # of a decoder's
+
     def __init__(self, in_channels: int, out_channels: int, *, num_layers: int, **kwargs):
         widths = [in_channels] + [out_channels] * (num_layers - 1)
         self.resnets = nnx.List([ResnetBlock3D(width, out_channels, **kwargs) for width in widths])
@@ -50,9 +53,10 @@ class Encoder(nnx.Module):
     """Frames to moments of latents."""
 
     def __init__(self, config: CausalVAEConfig, **kwargs):
-        widths, groups = config.block_out_channels, {"num_groups": config.norm_num_groups}
+        widths = config.block_out_channels
+        groups: dict[str, Any] = {"num_groups": config.norm_num_groups}
         self.conv_in = CausalConv3d(config.in_channels, widths[0], **kwargs)
-        self.down_blocks = nnx.List()
+        self.down_blocks: nnx.List[Level] = nnx.List()
         for i, (before, after) in enumerate(zip((widths[0], *widths[:-1]), widths, strict=True)):
             level = Level(before, after, num_layers=config.layers_per_block, **groups, **kwargs)
             if i + 1 < len(widths):
@@ -104,15 +108,13 @@ class Encoder(nnx.Module):
             part, cache = self.conv_out(jax.nn.silu(self.norm_out(part, statistics)), cache)
             return cache, part
 
-        return in_stretches(step, x, None, stretch_frames(*x.shape[2:4], stretch_pixels))[1]
+        return in_stretches(step, x, None, stretch_frames(x.shape[2], x.shape[3], stretch_pixels))[1]
 
 
-def _measured(
-    step, x: jax.Array, cache: Cache, groups: int, pixels: int
-) -> tuple[jax.Array | None, Statistics]:
+def _measured(step, x: jax.Array, cache: Cache, groups: int, pixels: int) -> tuple[Any, Statistics]:
     """`in_stretches` with a carry of (cache, statistics of the results), which start empty."""
     start = cache, Statistics.empty(len(x), groups)
-    (_, statistics), x = in_stretches(step, x, start, stretch_frames(*x.shape[2:4], pixels))
+    (_, statistics), x = in_stretches(step, x, start, stretch_frames(x.shape[2], x.shape[3], pixels))
     return x, statistics
 
 
@@ -150,7 +152,7 @@ class Decoder(nnx.Module):
         options = {"num_groups": config.norm_num_groups, "latent_channels": config.latent_channels}
         self.conv_in = CausalConv3d(config.latent_channels, widths[0], **kwargs)
         self.mid_block = Level(widths[0], widths[0], num_layers=2, **options, **kwargs)
-        self.up_blocks = nnx.List()
+        self.up_blocks: nnx.List[Level] = nnx.List()
         for i, (before, after) in enumerate(zip((widths[0], *widths[:-1]), widths, strict=True)):
             level = Level(before, after, num_layers=config.layers_per_block + 1, **options, **kwargs)
             if i + 1 < len(widths):
@@ -212,7 +214,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
           Mean and log variance of [B, T, h, w, latent_channels], unscaled, T = 1 + (F - 1) / 4 for F = 4 k + 1.
         """
         with self._precision():
-            if stretch_frames(*frames.shape[2:4], stretch_pixels) >= frames.shape[1]:
+            if stretch_frames(frames.shape[2], frames.shape[3], stretch_pixels) >= frames.shape[1]:
                 moments, _ = self.encoder(frames)
             else:
                 moments = self.encoder.whole(frames, stretch_pixels)
@@ -266,6 +268,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
 
     def _precision(self) -> contextlib.AbstractContextManager:
         """Sets the matmul precision for float32, unless the user's code has chosen one."""
-        if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
+        chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # jax declares no settings
+        if not self._is_float32 or chosen is not None:
             return contextlib.nullcontext()
         return jax.default_matmul_precision(FLOAT32_PRECISION)

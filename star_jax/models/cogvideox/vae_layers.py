@@ -40,7 +40,7 @@ class Statistics(NamedTuple):
       squares: sum of (x - mean)^2.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     mean: jax.Array
     squares: jax.Array
 

@@ -85,6 +85,7 @@ class I2VGenXL(VideoModel):
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
         if component == "text_encoder":
+            assert config.text_encoder is not None
             return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
         network = {"unet": UNet, "controlnet": ControlNet}[component]
         return network(config.unet, kernels=self.kernels, remat=self.remat, **kwargs)
@@ -191,13 +192,16 @@ class I2VGenXL(VideoModel):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F H W C"]:
-        if not isinstance(conditioning, dict):
-            conditioning = dict.fromkeys(self.network_components, conditioning)
+        texts: dict[str, Any] = (
+            conditioning
+            if isinstance(conditioning, dict)
+            else dict.fromkeys(self.network_components, conditioning)
+        )
         control = self.bind(params, "controlnet")(
-            x, timesteps, conditioning["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
+            x, timesteps, texts["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
         )
         return self.bind(params, "unet")(
-            x, timesteps, conditioning["unet"], control, dropout_key=fold_key(dropout_key, 1)
+            x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
         )
 
     def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:

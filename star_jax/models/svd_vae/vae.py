@@ -234,7 +234,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
     ):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         of_decoder = kwargs | {"dtype": decoder_dtype or dtype}
-        sizes = {
+        sizes: dict[str, Any] = {
             "block_out_channels": block_out_channels,
             "layers_per_block": layers_per_block,
             "num_groups": norm_num_groups,
@@ -304,6 +304,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
 
     def _precision(self) -> contextlib.AbstractContextManager:
         """Sets the matmul precision for float32, unless the user's code has chosen one."""
-        if not self._is_float32 or jax.config.jax_default_matmul_precision is not None:
+        chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # jax declares no settings
+        if not self._is_float32 or chosen is not None:
             return contextlib.nullcontext()
         return jax.default_matmul_precision(FLOAT32_PRECISION)

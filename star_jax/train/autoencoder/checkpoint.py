@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -39,7 +40,7 @@ def write_vae_checkpoint(
         scores = objective.validate(params, {}, batches, None)
         factor = objective.scaling_factor(params, batches)
     model, sizes = objective.model, objective.sizes.with_scaling_factor(factor)
-    provenance = {
+    provenance: dict[str, Any] = {
         "preset": sizes.preset,
         "components": {
             name: {"source": "star-jax train-vae", "step": step, **scores}

@@ -79,7 +79,7 @@ class VaeObjective:
         posterior, _ = self.model.encode(trainable, frames)
         latents = posterior.sample(sample_noise(keys, "posterior", posterior.mean.shape))
         decoded = self._decode(trainable, latents)
-        terms = {
+        terms: dict[str, Any] = {
             "loss_pixel": jnp.abs(decoded - frames).mean(),
             "loss_gradient": sum(jnp.abs(step).mean() for step in _differences(decoded - frames)),
             "kl": 0.5 * (posterior.mean**2 + jnp.exp(posterior.logvar) - 1 - posterior.logvar).mean(),
@@ -104,7 +104,7 @@ class VaeObjective:
             )
         if image_path is not None:
             rows = [np.concatenate([*part[name]], axis=3)[:, 0] for part in parts[:1] for name in part]
-            sheet = np.concatenate([row for group in rows for row in group[:4]], axis=0)
+            sheet: Any = np.concatenate([row for group in rows for row in group[:4]], axis=0)
             write_png(image_path, np.asarray(to_uint8(sheet)))
         return scores
 
@@ -129,7 +129,8 @@ class VaeObjective:
 
 def _enlarged(batch: dict[str, jax.Array]) -> jax.Array:
     """Low-resolution clips at the ground truth's size, bilinear, as the pipeline feeds them to the encoder."""
-    return enlarge(to_float(batch["lq"]), batch["gt"].shape[2:4])
+    height, width = batch["gt"].shape[2:4]
+    return enlarge(to_float(batch["lq"]), (height, width))
 
 
 def _differences(frames: jax.Array) -> tuple[jax.Array, jax.Array]:

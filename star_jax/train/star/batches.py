@@ -72,7 +72,7 @@ class StarBatches:
         """Shapes and dtypes of a prepared batch."""
         data, leaf = self._data, jax.ShapeDtypeStruct
         batch = {"index": leaf((batch_size,), jnp.int32)}
-        if self.latents:
+        if self._text_shape is not None:
             num_latents = self._model.size_rule.num_latents(data.num_frames)
             shape = (batch_size, num_latents, *self.latent_size, self._model.latent_channels)
             batch["text_embedding"] = leaf((batch_size, *self._text_shape), jnp.float16)

@@ -60,7 +60,8 @@ class StarNetworks:
                 posterior = DiagonalGaussian(*moments)
             noise = sample_noise(keys, f"posterior_{name}", posterior.mean.shape)
             latents.append(self.model.scaled(posterior.sample(noise)))
-        return tuple(latents)
+        gt, lq = latents
+        return gt, lq
 
     def posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
         """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, and encoded."""

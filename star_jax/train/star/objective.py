@@ -109,7 +109,8 @@ class StarObjective(StarNetworks):
         dropout_key = jax.random.fold_in(named_key(key, "dropout"), batch["index"][0])
         terms = self.loss_terms(trainable, frozen, batch, key, timesteps, dropout_key=dropout_key)
         means = {name: values.mean() for name, values in terms.items()}
-        return sum(means.values()), means
+        total: Any = sum(means.values())
+        return total, means
 
     def draw_timesteps(self, batch: Batch, key: jax.Array) -> jax.Array:
         """Uniform over the configured range, int32 [B]."""

@@ -104,7 +104,8 @@ class StarValidation:
 
         timesteps = jax.vmap(draw)(batch["index"])
         terms = self.loss_terms(trainable, frozen, batch, key, timesteps)
-        return sum(terms.values()).mean()
+        total: Any = sum(terms.values())
+        return total.mean()
 
     def upscale(self, trainable: Tree, frozen: Tree, batch: Batch) -> jax.Array:
         """Sampled latents of the batch's low resolution, float32 [B, F, h, w, C]."""
@@ -132,8 +133,9 @@ class StarValidation:
         params = self.networks.cast_params(trainable, frozen)
         x0, _ = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
         truth = batch["gt"].astype(jnp.float32)
+        height, width = truth.shape[2:4]
         clips = {
-            "_input": enlarge(batch["lq"].astype(jnp.float32), truth.shape[2:4]),
+            "_input": enlarge(batch["lq"].astype(jnp.float32), (height, width)),
             "": to_uint8(self.networks.decode_clip(params, output)).astype(jnp.float32),
             "_autoencoder": to_uint8(self.networks.decode_clip(params, x0)).astype(jnp.float32),
         }

@@ -49,7 +49,10 @@ def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -
     """
     wanted = merge_params(trainable, frozen)
     leaves = flatten({name: _load(checkpoint, name, wanted[name]) for name in wanted})
-    return tuple(unflatten({path: leaves[path] for path in flatten(tree)}) for tree in (trainable, frozen))
+    trained, left = (
+        unflatten({path: leaves[path] for path in flatten(tree)}) for tree in (trainable, frozen)
+    )
+    return trained, left
 
 
 def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
