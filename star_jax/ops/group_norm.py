@@ -50,7 +50,7 @@ def group_norm(
     Returns:
       [B, F, H, W, C].
     """
-    grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], num_groups, -1)
+    grouped = rearrange(x.astype(jnp.float32), "... (g c) -> ... g c", g=num_groups)
     if variant_of("group_norm") == "one_read" and not on_several_devices():
         mean, variance = one_read_statistics(x, num_groups, over_frames)
     else:
@@ -60,16 +60,16 @@ def group_norm(
     # Scale and shift folded into one multiply-add per element.
     scale = scale.astype(jnp.float32).reshape(num_groups, -1) * jax.lax.rsqrt(variance + epsilon)
     shift = bias.astype(jnp.float32).reshape(num_groups, -1) - mean * scale
-    out = (grouped * scale + shift).reshape(x.shape)
+    out = rearrange(grouped * scale + shift, "... g c -> ... (g c)")
     return (jax.nn.silu(out) if silu else out).astype(dtype)
 
 
 def one_read_statistics(x: jax.Array, num_groups: int, over_frames: bool) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of x [B, F, H, W, C], each [B, F or 1, 1, 1, groups, 1] in float32."""
-    b, f = x.shape[:2]
-    rows = x.reshape(b if over_frames else b * f, -1, x.shape[-1])
+    pattern = "b f h w c -> b (f h w) c" if over_frames else "b f h w c -> (b f) (h w) c"
+    rows = rearrange(x, pattern)
     mean, variance = _moments(rows, num_groups)
-    mean, variance = (rearrange(m, "(b f) g -> b f 1 1 g 1", b=b) for m in (mean, variance))
+    mean, variance = (rearrange(m, "(b f) g -> b f 1 1 g 1", b=len(x)) for m in (mean, variance))
     return mean, variance
 
 
@@ -101,7 +101,7 @@ def _moments_backward(num_groups: int, kept: tuple, gradients: tuple):
     total = x.shape[1] * (x.shape[2] // num_groups)
     centred = grouped - rearrange(mean, "n g -> n 1 g 1")
     gradient = (of_mean + 2 * centred * of_variance) / total
-    return (gradient.reshape(x.shape).astype(x.dtype),)
+    return (rearrange(gradient, "n p g c -> n p (g c)").astype(x.dtype),)
 
 
 _moments.defvjp(_moments_forward, _moments_backward)

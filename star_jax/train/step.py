@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jax.sharding import Mesh
 
 from star_jax.ops.platform import target_platform
@@ -112,4 +113,4 @@ def _gradients(
 
 def _cut(x: jax.Array, pieces: int) -> jax.Array:
     """[B, ...] -> [pieces, B / pieces, ...]; every piece takes rows of every device's share."""
-    return x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
+    return rearrange(x, "(b pieces) ... -> pieces b ...", pieces=pieces)

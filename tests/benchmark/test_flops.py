@@ -9,16 +9,21 @@ import pytest
 from small_objective import make_objective
 
 from star_jax.benchmark import operations
+from star_jax.benchmark.aot.programs import trace_train_step
+from star_jax.configs import star_i2vgenxl
 from star_jax.diffusion.losses import LossConfig
 from star_jax.models.architectures import build_model
 from star_jax.models.layers import Conv2d
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.attention import AttentionKernels, dot_product_attention
-from star_jax.ops.flops import FlopCount, compiled_flops, count_flops
+from star_jax.ops.flops import FlopCount, compiled_flops, count_flops, traced_flops
+from star_jax.ops.platform import targeting
 from star_jax.ops.remat import rematerialise
 from star_jax.parallel import peaks
+from star_jax.parallel.mesh import MeshConfig, make_mesh
 from star_jax.presets import get_preset
 from star_jax.train.operations import step_flops
+from star_jax.train.star.objective import StarObjective
 
 FULL, TINY = build_model(get_preset("i2vgen-xl")), build_model(get_preset("tiny"))
 Shape = jax.ShapeDtypeStruct
@@ -99,6 +104,20 @@ def test_training_step_counts_gradients_of_activations_and_of_the_trained_weight
     decoded = step_flops(make_objective(LossConfig()), 2) - step
     group = operations.decode_flops(model, 3, *sizes).total
     assert decoded == pytest.approx(2 * 2 * 2 * group, rel=0.1)
+
+
+def test_full_size_training_step_with_what_remat_computes_twice():
+    """The program that docs/benchmarks.md reports as compiled for TPUs, traced only: 32 x 720x1280, one clip."""
+    config = star_i2vgenxl.get_config()
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, checkpoint=None),
+        train=dataclasses.replace(config.train, batch_size=1, validate_every_steps=0),
+    )
+    with targeting("tpu"):
+        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+    traced = trace_train_step(objective, config, make_mesh(MeshConfig(), jax.devices()[:1]))
+    assert traced_flops(traced) == pytest.approx(2631e12, rel=1e-3)
 
 
 def test_kernels_and_dtype_of_the_model_do_not_matter():

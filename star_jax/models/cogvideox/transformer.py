@@ -81,8 +81,8 @@ class PatchEmbed(nnx.Module):
         """[B, F, h, w, in_channels] and [B, text_length, text_embed_dim] to tokens."""
         video = self.proj(latents)
         if self.config.positions == "sincos":
-            frames, height, width = video.shape[1:4]
-            video = video + self._positions((frames, height, width)).reshape(video.shape[1:])
+            _, f, h, w, _ = video.shape
+            video = video + rearrange(self._positions((f, h, w)), "(f h w) c -> f h w c", f=f, h=h)
         return Tokens(self.text_proj(context), video)
 
     def _positions(self, size: tuple[int, int, int]) -> jax.Array:

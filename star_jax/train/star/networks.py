@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import decode_groups
@@ -78,11 +79,7 @@ class StarNetworks:
 
         moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))
 
-        def joined(x: jax.Array) -> jax.Array:
-            pieces, batch, length = x.shape[:3]
-            return jnp.moveaxis(x, 0, 1).reshape(batch, pieces * length, *x.shape[3:])
-
-        return jax.tree.map(joined, moments)
+        return jax.tree.map(lambda x: rearrange(x, "pieces b f ... -> b (pieces f) ..."), moments)
 
     def decode(self, params: Tree, latents: jax.Array) -> jax.Array:
         """Frames [B, F, H, W, 3] float32 in about [-1, 1] of scaled latents, decoded as one group."""
