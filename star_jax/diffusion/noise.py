@@ -15,6 +15,11 @@ def noise_key(seed: int) -> Key[Array, ""]:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The key for one purpose, such as "start" or "timestep"."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
 def frame_noise(
     key: Key[Array, ""],
     name: str,
@@ -25,7 +30,7 @@ def frame_noise(
 ) -> Float[Array, "..."]:
     """Standard normal noise, float32 `shape` = [B, F, H, W, C].
 
-    Frame f is normal(fold_in(fold_in(fold_in(key, crc32(name)), index), first_frame + f)), so it is the same
+    Frame f is normal(fold_in(fold_in(named_key(key, name), index), first_frame + f)), so it is the same
     whatever number of frames, window or device it is drawn with.
 
     Args:
@@ -34,7 +39,7 @@ def frame_noise(
       index: position among the draws of that name, for example the solver's step.
       first_frame: position in the video of the first frame drawn.
     """
-    base = jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), index)
+    base = jax.random.fold_in(named_key(key, name), index)
     batch, num_frames, *rest = shape
 
     def one_frame(frame: jax.Array) -> jax.Array:

@@ -1,16 +1,10 @@
 """Random draws that depend on a sample's position in the data, and not on its batch, piece of a batch or device."""
 
-import zlib
 from collections.abc import Mapping
 
 import jax
 
 from star_jax.diffusion.noise import frame_noise
-
-
-def named_key(key: jax.Array, name: str) -> jax.Array:
-    """The key for one purpose, such as "timestep"."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def sample_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax.diffusion.noise import named_key
 from star_jax.errors import InputError
 from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.files import write_png
@@ -23,7 +24,7 @@ from star_jax.models.architectures import build_model
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.presets import get_preset
 from star_jax.train.autoencoder.config import VaeExperimentConfig
-from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
+from star_jax.train.sample_draws import sample_keys, sample_noise
 
 Tree = dict[str, Any]
 

@@ -16,6 +16,7 @@ from star_jax.diffusion.losses import (
     frequency_weight,
     velocity_loss,
 )
+from star_jax.diffusion.noise import named_key
 from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
@@ -24,7 +25,7 @@ from star_jax.ops.pixels import to_float
 from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_columns
 from star_jax.train.config import ModelConfig, TrainConfig
-from star_jax.train.sample_draws import named_key, sample_keys, sample_noise
+from star_jax.train.sample_draws import sample_keys, sample_noise
 from star_jax.train.star.batches import StarBatches
 from star_jax.train.star.networks import StarNetworks
 from star_jax.train.star.validation import StarValidation
