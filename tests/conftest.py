@@ -24,7 +24,9 @@ _LONGEST = ("train", "launch", "inference", "benchmark", "models", "parallel", "
 
 def pytest_configure(config: pytest.Config) -> None:
     """One folder of compiled programs for all workers of the session and the processes they start."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does to what it starts in the background
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as a shell does to what it starts in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput") and _CACHE not in os.environ:
         config.programs = os.environ[_CACHE] = tempfile.mkdtemp(prefix="star-jax-programs-")

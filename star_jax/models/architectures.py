@@ -3,6 +3,7 @@
 import json
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from star_jax.config import ArchitectureConfig, StarConfig
 from star_jax.config.cogvideox import CogVideoXConfig
@@ -27,7 +28,7 @@ def register(name: str, model: type[VideoModel]) -> None:
 def build_model(
     config: ArchitectureConfig,
     *,
-    dtype: jnp.dtype | str = "float32",
+    dtype: DTypeLike = "float32",
     kernels: AttentionKernels = AttentionKernels(),
     remat: str = "none",
     training: bool = False,

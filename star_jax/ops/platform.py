@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from star_jax.errors import InputError
 
@@ -26,7 +27,7 @@ def targeting(platform: str) -> Iterator[None]:
         yield
 
 
-def resolve_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
+def resolve_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The type that networks compute in: `auto` is bfloat16 on TPUs and GPUs, float32 on a CPU.
 
     Raises:
