@@ -9,18 +9,18 @@ from jaxtyping import Array, Float, UInt, UInt8
 _CUBIC = -0.75  # PyTorch's; others have -0.5
 
 
-def to_float(frames: UInt[Array, "*F H W 3"]) -> Float[Array, "*F H W 3"]:
+def to_float(frames: UInt[Array, "*N"]) -> Float[Array, "*N"]:
     """uint8 or uint16 (over its whole range) of any shape -> float32 in [-1, 1]."""
     return frames.astype(jnp.float32) / _half_range(frames.dtype) - 1.0
 
 
-def to_pixels(frames: Float[Array, "*F H W 3"], dtype: DTypeLike) -> UInt[Array, "*F H W 3"]:
+def to_pixels(frames: Float[Array, "*N"], dtype: DTypeLike) -> UInt[Array, "*N"]:
     """Float in about [-1, 1], of any shape -> uint8 or uint16, clipped and rounded (halves to the even level)."""
     half = _half_range(dtype)
     return jnp.rint(jnp.clip((frames + 1.0) * half, 0.0, 2 * half)).astype(dtype)
 
 
-def to_uint8(frames: Float[Array, "*F H W 3"]) -> UInt8[Array, "*F H W 3"]:
+def to_uint8(frames: Float[Array, "*N"]) -> UInt8[Array, "*N"]:
     """`to_pixels` with 8 bits."""
     return to_pixels(frames, jnp.uint8)
 
