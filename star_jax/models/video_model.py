@@ -207,7 +207,7 @@ class VideoModel(abc.ABC):
 
     def write_tokenizer(self, checkpoint: str | os.PathLike) -> None:
         """Writes a tokenizer into a checkpoint directory that is made from nothing."""
-        raise NotImplementedError
+        raise self._reads_no_text()
 
     def load_tokenizer(self, checkpoint: str | os.PathLike) -> Any | None:
         """The tokenizer in a checkpoint directory; None for a model without text.
@@ -220,16 +220,19 @@ class VideoModel(abc.ABC):
 
     def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Int[np.ndarray, "B L"]:
         """Token numbers of prompts, int32 [B, tokens]."""
-        raise NotImplementedError
+        raise self._reads_no_text()
 
     def encode_text(self, params: Params, input_ids: Int[Array, "B L"]) -> Float[Array, "B L E"]:
         """Text embeddings [B, tokens, width] of token numbers int32 [B, tokens]."""
-        raise NotImplementedError
+        raise self._reads_no_text()
 
     @property
     def text_dropout(self) -> float:
         """Share of training samples that get the context of the unconditional branch."""
         return 0.0
+
+    def _reads_no_text(self) -> InputError:
+        return InputError(f"preset {self.config.preset!r} reads no text; leave out the prompt")
 
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
         """The embeddings for the unconditional branch of guidance, given those of the negative prompt."""
