@@ -231,6 +231,8 @@ class VideoWriter:
 
     def _packets(self, frame: av.VideoFrame | None) -> list[av.Packet]:
         packets = self._encoder.encode(frame)
+        if frame is None and len(packets) == self.num_frames and self.encoding.encoder == "libx265":
+            _set_decoding_times(packets)
         for packet in packets:
             packet.stream = self._stream
             packet.duration = packet.duration or round(self._ticks_per_frame)
@@ -279,3 +281,11 @@ class VideoWriter:
     def _run_error(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error)
         return DiskError(f"cannot write {self.path}: {reason}; check the free space of the disk")
+
+
+def _set_decoding_times(packets: list[av.Packet]) -> None:
+    """Sets `dts` of a whole film from `pts`: x265 leaves it undefined where it has fewer frames than its delay."""
+    in_order = sorted(packet.pts for packet in packets)
+    delay = max((time - packet.pts for time, packet in zip(in_order, packets, strict=True)), default=0)
+    for time, packet in zip(in_order, packets, strict=True):
+        packet.dts = time - delay

@@ -177,6 +177,18 @@ def test_combinations(tmp_path, container, encoder, pix_fmt, rate, matrix, is_fu
     assert np.abs(sync).max() < 2.1e-3
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_decoding_times_of_a_few_frames(tmp_path, count):
+    source = write(tmp_path / "in.mkv", patches()[:count], encoder="ffv1", pix_fmt="yuv420p10le", matrix=1)
+    for _ in range(5):  # x265 reads them from memory that it never set, which mostly holds zeros
+        out = pass_through(source, tmp_path / "out.mov")
+        times = [(pts, dts) for pts, dts, _ in packets(out, "video")]
+        assert len(times) == count and all(dts <= pts for pts, dts in times)
+        assert [dts for _, dts in times] == sorted({dts for _, dts in times})
+        assert max(pts for pts, _ in times) - times[0][1] < 1 << 20
+        out.unlink()
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix"), [(None, ".mp4"), (None, ".mkv"), ("av1", ".mp4"), ("h264", ".mkv")]
 )
