@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 from jax.typing import DTypeLike
@@ -106,6 +107,22 @@ class PointConv3d(nnx.Module):
         return self.conv(x)
 
 
+class Guide(NamedTuple):
+    """What a norm of the decoder looks at: the latents of a group, and which of its frames are at hand.
+
+    Attributes:
+      latents: [B, T, h, w, C].
+      frames: number of frames that the group has at this norm; None: those of the call.
+      start: first frame of the call among them.
+      statistics: statistics of all of them; None: those of the call.
+    """
+
+    latents: jax.Array
+    frames: int | None = None
+    start: int | jax.Array = 0
+    statistics: Statistics | None = None
+
+
 class SpatialNorm3D(nnx.Module):
     """Group norm scaled and shifted by the latents: GN(x) y(z) + b(z), z enlarged to x by nearest neighbours."""
 
@@ -114,24 +131,27 @@ class SpatialNorm3D(nnx.Module):
         self.conv_y = PointConv3d(latent_channels, channels, **kwargs)
         self.conv_b = PointConv3d(latent_channels, channels, **kwargs)
 
-    def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, guide: Guide) -> jax.Array:
         # Linear maps of single points commute with copying points: they come first, where there are few.
-        scale, shift = (enlarge_like(point(latents), x) for point in (self.conv_y, self.conv_b))
-        return self.norm_layer(x) * scale + shift
+        y, b = (enlarge_like(guide, point(guide.latents), x) for point in (self.conv_y, self.conv_b))
+        return self.norm_layer(x, guide.statistics) * y + b
 
 
-def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
-    """Latents [B, T, h, w, C] repeated to x's frames, height and width; an odd clip's first frame is its own."""
-    frames, height, width = x.shape[1:4]
-    count = latents.shape[1]
-    if frames > 1 and frames % 2:
-        first, rest = latents[:, :1], latents[:, 1:]
-        times = (frames - 1) // max(1, count - 1)
-        latents = jnp.concatenate([first, _repeat(rest, times, 1)], axis=1)
-    else:
-        latents = _repeat(latents, frames // count, 1)
-    latents = _repeat(latents, height // latents.shape[2], 2)
-    return _repeat(latents, width // latents.shape[3], 3)
+def enlarge_like(guide: Guide, points: jax.Array, x: jax.Array) -> jax.Array:
+    """Points [B, T, h, w, C], one per latent, repeated to the frames of x, its height and width."""
+    count, height, width = x.shape[1:4]
+    latents = latent_of_frames(guide.frames or count, points.shape[1])
+    points = points[:, jax.lax.dynamic_slice_in_dim(jnp.asarray(latents), guide.start, count)]
+    points = _repeat(points, height // points.shape[2], 2)
+    return _repeat(points, width // points.shape[3], 3)
+
+
+def latent_of_frames(frames: int, latents: int) -> np.ndarray:
+    """The latent of each frame, int32 [frames]; of an odd number of frames the first has one of its own."""
+    if frames == 1 or frames % 2 == 0:
+        return np.arange(frames, dtype=np.int32) // (frames // latents)
+    rest = np.arange(frames - 1, dtype=np.int32) // ((frames - 1) // (latents - 1))
+    return np.concatenate([[0], 1 + rest]).astype(np.int32)
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
@@ -173,19 +193,26 @@ class ResnetBlock3D(nnx.Module):
 
         Args:
           x: [B, F, H, W, in_channels].
-          about: a pair, the second argument of each norm: latents, statistics or None.
+          about: a pair, the second argument of each norm: a `Guide`, statistics or None.
           cache: cache of the frames before.
 
         Returns:
           [B, F, H, W, out_channels] and the new cache.
         """
         hidden, first = self.first_half(x, about[0], cache and cache[0])
-        hidden, second = self.conv2(jax.nn.silu(self.norm2(hidden, about[1])), cache and cache[1])
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden, (first, second)
+        out, second = self.second_half(x, hidden, about[1], cache and cache[1])
+        return out, (first, second)
 
     def first_half(self, x: jax.Array, about: Any, cache: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The input of the second norm, and the first convolution's new cache."""
         return self.conv1(jax.nn.silu(self.norm1(x, about)), cache)
+
+    def second_half(
+        self, x: jax.Array, hidden: jax.Array, about: Any, cache: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The block's output, of its input and the first half's output, and the second convolution's new cache."""
+        hidden, cache = self.conv2(jax.nn.silu(self.norm2(hidden, about)), cache)
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden, cache
 
 
 class Downsample3D(nnx.Module):
