@@ -71,7 +71,7 @@ def encode_chunk(
     return model.scaled(posterior.sample(noise))[0], carry
 
 
-@partial(jax.jit, static_argnames=("model", "canvas", "finish"))
+@partial(jax.jit, static_argnames=("model", "canvas", "finish"), donate_argnames="carry")
 def decode_chunk(
     model: VideoModel,
     canvas: Canvas,
@@ -83,6 +83,8 @@ def decode_chunk(
     frames_lr: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Carry]:
     """Decodes latents [1, f, h, w, C] and keeps the frames from `first` on, as many as `frames_lr` has.
+
+    `carry` is donated: what the next chunk takes over lies where it lay.
 
     Returns:
       [k, H, W, 3] of the type and with the colours of frames_lr (uint8 or uint16 [k, H', W', 3]), blended with

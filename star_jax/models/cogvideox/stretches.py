@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Step = Callable[..., tuple[Any, Any]]  # (carry, frames, frames of others) -> (carry, frames or None)
+Step = Callable[[Any, jax.Array], tuple[Any, Any]]  # (carry, frames) -> (carry, frames or None)
 
 
 def stretch_frames(height: int, width: int, pixels: int) -> int:
@@ -14,37 +14,37 @@ def stretch_frames(height: int, width: int, pixels: int) -> int:
     return max(2, pixels // (height * width) // 2 * 2)
 
 
-def in_stretches(step: Step, x: jax.Array, carry: Any, length: int, beside: tuple = ()) -> tuple[Any, Any]:
+def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, Any]:
     """Runs `step` over the frames of x, in order.
 
     The first stretch is the remainder, so that an even `length` keeps pairs of frames after an odd first one.
 
     Args:
-      step: (carry, [B, f, H, W, C], frames of `beside`) -> (carry, [B, g, H', W', C'] or None); its first call may
-        take a carry of another structure than it returns (no caches yet). A result of the stretch's own shape takes
-        its place in x.
+      step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); its first call may take a carry of
+        another structure than it returns (no caches yet). A result of the stretch's own shape takes its place in x.
       x: [B, F, H, W, C].
       carry: carry that the first call takes.
       length: frames of every stretch but the first.
-      beside: further arrays [B, F, ...], which are cut alike.
 
     Returns:
       The last carry, and the results one after the other, [B, G, H', W', C'] or None.
     """
     frames = x.shape[1]
     head = min(frames, frames % length or length)
-    carry, out = step(carry, x[:, :head], *(array[:, :head] for array in beside))
+    carry, out = step(carry, x[:, :head])
     if head == frames:
         return carry, out
     count = (frames - head) // length
-    first = [_frames(array, head, length) for array in (x, *beside)]
-    of_one = jax.eval_shape(step, carry, *first)[1]
-    in_place = of_one is not None and (of_one.shape, of_one.dtype) == (first[0].shape, x.dtype)
+    of_one = jax.eval_shape(step, carry, _frames(x, head, length))[1]
+    in_place = of_one is not None and (of_one.shape, of_one.dtype) == (
+        (*x.shape[:1], length, *x.shape[2:]),
+        x.dtype,
+    )
 
     def one(state: tuple[Any, Any], i: jax.Array) -> tuple[tuple[Any, Any], None]:
         carry, results = state
-        source, start = results if in_place else x, head + i * length
-        carry, result = step(carry, *(_frames(array, start, length) for array in (source, *beside)))
+        source = results if in_place else x
+        carry, result = step(carry, _frames(source, head + i * length, length))
         if result is not None:
             start = (0, out.shape[1] + i * result.shape[1], 0, 0, 0)
             results = jax.lax.dynamic_update_slice(results, result, start)

@@ -4,8 +4,9 @@ Attribute names follow diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2
 2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
 Norms look at all frames of a call. The encoder is meant to see a whole clip in one call; the decoder three latents,
-then two at a time, with the last frames of every convolution's input carried over. Where a call has many pixels, its
-layers go through the frames in stretches and give the same numbers: see `whole_clip`.
+then two at a time, with the last frames of every convolution's input carried over. Where a call has many pixels,
+the encoder goes through the frames in stretches (`whole_clip`), the decoder in bands of rows (`bands`), and both
+give the same numbers.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from star_jax.config.cogvideox import CausalVAEConfig
+from star_jax.models.cogvideox.bands import InBands
 from star_jax.models.cogvideox.stretches import stretch_frames
 from star_jax.models.cogvideox.vae_layers import (
     Cache,
@@ -35,7 +37,8 @@ from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
-STRETCH_PIXELS = 4 * 720 * 1280  # pixels of the frames that are worked on together
+# Pixels of the frames that the encoder, and the decoder, work on together.
+STRETCH_PIXELS, BAND_PIXELS = 4 * 720 * 1280, 720 * 1280 // 4
 
 
 class Level(nnx.Module):
@@ -89,19 +92,13 @@ class Encoder(nnx.Module):
     def whole(self, x: jax.Array, pixels: int) -> jax.Array:
         """Moments of a whole clip, normed by its statistics, with so many pixels worked on together."""
         clip = WholeClip(self.norm_out.num_groups, pixels)
-        x, statistics, _ = clip.convolution(self.conv_in, x)
+        x, statistics = clip.first(self.conv_in, x)
         for level in (*self.down_blocks, self.mid_block):
             for block in level.resnets:
-                x, statistics, _ = clip.encoder_block(block, x, statistics)
+                x, statistics = clip.block(block, x, statistics)
             for down in getattr(level, "downsamplers", ()):
-                x, statistics, _ = clip.resample(down, x)
-
-        def last(cache, start, part):
-            del start
-            out, cache = self.conv_out(jax.nn.silu(self.norm_out(part, statistics)), cache)
-            return cache, out
-
-        return clip.last(last, x, None)[0]
+                x, statistics = clip.down(down, x)
+        return clip.last(self.norm_out, self.conv_out, x, statistics)
 
 
 class Decoder(nnx.Module):
@@ -143,25 +140,19 @@ class Decoder(nnx.Module):
                 x = rematerialise(up, self.remat)(x)
         return run(self.conv_out, jax.nn.silu(self.norm_out(x, guide))), kept
 
-    def whole(self, latents: jax.Array, caches: Cache, pixels: int) -> tuple[jax.Array, Cache]:
+    def in_bands(self, latents: jax.Array, caches: Cache, pixels: int) -> tuple[jax.Array, Cache]:
         """The same as a call, with so many pixels of the frames worked on together."""
-        clip = WholeClip(self.norm_out.norm_layer.num_groups, pixels)
+        bands = InBands(latents, self.norm_out.norm_layer.num_groups, pixels)
         caches = iter(caches or [])
-        x, statistics, cache = clip.convolution(self.conv_in, latents, next(caches, None))
-        kept = [cache]
+        x, cache = self.conv_in(latents, next(caches, None))
+        kept, rows = [cache], bands.measured(x)
         for level in (self.mid_block, *self.up_blocks):
             for block in level.resnets:
-                x, statistics, cache = clip.decoder_block(block, x, statistics, latents, next(caches, None))
+                rows, cache = bands.block(block, rows, next(caches, None))
                 kept.append(cache)
             for up in getattr(level, "upsamplers", ()):
-                x, statistics, _ = clip.resample(up, x)
-
-        def last(cache, start, part):
-            guide = Guide(latents, x.shape[1], start, statistics)
-            out, cache = self.conv_out(jax.nn.silu(self.norm_out(part, guide)), cache)
-            return cache, out
-
-        frames, cache = clip.last(last, x, next(caches, None))
+                rows = bands.enlarged(rows, up)
+        frames, cache = bands.last(self.norm_out, self.conv_out, rows, next(caches, None))
         return frames, [*kept, cache]
 
 
@@ -221,14 +212,14 @@ class AutoencoderKLCogVideoX(nnx.Module):
         self,
         latents: Float[Array, "B f h w C"],
         caches: Cache = None,
-        stretch_pixels: int | None = STRETCH_PIXELS,
+        band_pixels: int | None = BAND_PIXELS,
     ) -> tuple[Float[Array, "B F H W 3"], Cache]:
         """Frames of one group of latents.
 
         Args:
           latents: [B, T, h, w, latent_channels], unscaled; `FIRST_GROUP` of them, then `NEXT_GROUPS` at a time.
           caches: caches that the group before returned; None for the first group.
-          stretch_pixels: pixels of the frames that are computed together; the result does not depend on it. None:
+          band_pixels: pixels of the frames that are computed together; the result does not depend on it. None:
             all of them, which takes less memory where gradients are wanted.
 
         Returns:
@@ -236,9 +227,9 @@ class AutoencoderKLCogVideoX(nnx.Module):
           number 4 T; and the caches of the next group.
         """
         with self._precision():
-            if stretch_pixels is None or stretch_pixels >= self._decoded_pixels(latents.shape):
+            if band_pixels is None or band_pixels >= self._decoded_pixels(latents.shape):
                 return self.decoder(latents, caches)
-            return self.decoder.whole(latents, caches, stretch_pixels)
+            return self.decoder.in_bands(latents, caches, band_pixels)
 
     def _decoded_pixels(self, shape: tuple[int, ...]) -> int:
         """Pixels of the frames of a group of latents; the first of an odd number gives one frame."""

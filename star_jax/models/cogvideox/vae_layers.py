@@ -108,19 +108,19 @@ class PointConv3d(nnx.Module):
 
 
 class Guide(NamedTuple):
-    """What a norm of the decoder looks at: the latents of a group, and which of its frames are at hand.
+    """What a norm of the decoder looks at: a group's latents, and where the rows at hand lie in its frames.
 
     Attributes:
       latents: [B, T, h, w, C].
-      frames: number of frames that the group has at this norm; None: those of the call.
-      start: first frame of the call among them.
-      statistics: statistics of all of them; None: those of the call.
+      statistics: statistics of the whole group's activations; None: those of the call.
+      height: rows of the whole frames; None: those of the call.
+      start: first row of the call; rows outside the frames stand for anything.
     """
 
     latents: jax.Array
-    frames: int | None = None
-    start: int | jax.Array = 0
     statistics: Statistics | None = None
+    height: int | None = None
+    start: int | jax.Array = 0
 
 
 class SpatialNorm3D(nnx.Module):
@@ -140,9 +140,12 @@ class SpatialNorm3D(nnx.Module):
 def enlarge_like(guide: Guide, points: jax.Array, x: jax.Array) -> jax.Array:
     """Points [B, T, h, w, C], one per latent, repeated to the frames of x, its height and width."""
     count, height, width = x.shape[1:4]
-    latents = latent_of_frames(guide.frames or count, points.shape[1])
-    points = points[:, jax.lax.dynamic_slice_in_dim(jnp.asarray(latents), guide.start, count)]
-    points = _repeat(points, height // points.shape[2], 2)
+    points = points[:, latent_of_frames(count, points.shape[1])]
+    if guide.height is None:
+        points = _repeat(points, height // points.shape[2], 2)
+    else:
+        row = jnp.clip(guide.start + jnp.arange(height), 0, guide.height - 1)
+        points = points[:, :, row // (guide.height // points.shape[2])]
     return _repeat(points, width // points.shape[3], 3)
 
 
@@ -200,19 +203,12 @@ class ResnetBlock3D(nnx.Module):
           [B, F, H, W, out_channels] and the new cache.
         """
         hidden, first = self.first_half(x, about[0], cache and cache[0])
-        out, second = self.second_half(x, hidden, about[1], cache and cache[1])
-        return out, (first, second)
+        hidden, second = self.conv2(jax.nn.silu(self.norm2(hidden, about[1])), cache and cache[1])
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden, (first, second)
 
     def first_half(self, x: jax.Array, about: Any, cache: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The input of the second norm, and the first convolution's new cache."""
         return self.conv1(jax.nn.silu(self.norm1(x, about)), cache)
-
-    def second_half(
-        self, x: jax.Array, hidden: jax.Array, about: Any, cache: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """The block's output, of its input and the first half's output, and the second convolution's new cache."""
-        hidden, cache = self.conv2(jax.nn.silu(self.norm2(hidden, about)), cache)
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden, cache
 
 
 class Downsample3D(nnx.Module):

@@ -1,29 +1,27 @@
-"""The autoencoder's layers on all frames of a call, a stretch of frames at a time: the same numbers in less memory.
+"""The encoder's layers on a whole clip, a stretch of frames at a time: one copy of the activations and little more.
 
-Norms take their statistics over all frames of a call, so each layer measures what it hands to the next norm. The
-encoder, whose clips are long, runs the first half of a block twice and keeps one copy of the activations; the
-decoder, whose groups are short, keeps what the first half gave.
+Norms take their statistics over the clip, so each layer measures what it hands to the next norm, and a residual
+block runs its first half twice: to measure the second norm's input, then to use it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from star_jax.models.cogvideox.stretches import Step, in_stretches, stretch_frames
+from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
 from star_jax.models.cogvideox.vae_layers import (
     Cache,
     CausalConv3d,
     Downsample3D,
-    Guide,
+    GroupNorm,
     ResnetBlock3D,
     Statistics,
-    Upsample3D,
 )
 
-Measured = tuple[Any, Statistics, Cache]  # activations, their statistics, what the next call takes over
+Step = Callable[[Cache, jax.Array], tuple[Cache, jax.Array]]
+Measured = tuple[Any, Statistics]  # activations, if they are kept, and their statistics
 
 
 @dataclass(frozen=True)
@@ -38,90 +36,44 @@ class WholeClip:
     groups: int
     pixels: int
 
-    def convolution(self, conv: CausalConv3d, x: jax.Array, cache: Cache = None) -> Measured:
+    def first(self, conv: CausalConv3d, x: jax.Array) -> Measured:
         """The first convolution."""
+        return self._measured(lambda cache, part: conv(part, cache)[::-1], x)
 
-        def step(cache, start, part):
-            del start
-            out, cache = conv(part, cache)
-            return cache, out, out
+    def block(self, block: ResnetBlock3D, x: jax.Array, statistics: Statistics) -> Measured:
+        """A residual block."""
 
-        return self._measured(step, x, cache)
+        def first_half(cache, part):
+            return block.first_half(part, statistics, cache)[::-1]
 
-    def encoder_block(self, block: ResnetBlock3D, x: jax.Array, statistics: Statistics) -> Measured:
-        """A residual block: its first half to measure the second norm's input, then the whole block."""
+        def whole(cache, part):
+            return block(part, (statistics, of_second), cache)[::-1]
 
-        def measure(cache, start, part):
-            del start
-            hidden, cache = block.first_half(part, statistics, cache)
-            return cache, hidden, None
+        _, of_second = self._measured(first_half, x, keep=False)
+        return self._measured(whole, x)
 
-        def apply(cache, start, part):
-            del start
-            out, cache = block(part, (statistics, of_second), cache)
-            return cache, out, out
+    def down(self, down: Downsample3D, x: jax.Array) -> Measured:
+        """The layer that leads to the next level."""
+        return self._measured(lambda cache, part: (cache, down(part)), x)
 
-        _, of_second, _ = self._measured(measure, x, None)
-        return self._measured(apply, x, None)
+    def last(self, norm: GroupNorm, conv: CausalConv3d, x: jax.Array, statistics: Statistics) -> jax.Array:
+        """The last norm and convolution."""
 
-    def decoder_block(
-        self,
-        block: ResnetBlock3D,
-        x: jax.Array,
-        statistics: Statistics,
-        latents: jax.Array,
-        cache: Cache,
-    ) -> Measured:
-        """A residual block: its first half, whose results give way to the second half's."""
-        guide = partial(Guide, latents, x.shape[1])
+        def step(cache, part):
+            return conv(jax.nn.silu(norm(part, statistics)), cache)[::-1]
 
-        def first_half(cache, start, part):
-            hidden, cache = block.first_half(part, guide(start, statistics), cache)
-            return cache, hidden, hidden
+        return in_stretches(step, x, None, self._length(x))[1]
 
-        def second_half(cache, start, hidden, part):
-            out, cache = block.second_half(part, hidden, guide(start, of_second), cache)
-            return cache, out, out
-
-        hidden, of_second, first = self._measured(first_half, x, cache and cache[0])
-        out, statistics, second = self._measured(second_half, hidden, cache and cache[1], beside=(x,))
-        return out, statistics, (first, second)
-
-    def resample(self, layer: Downsample3D | Upsample3D, x: jax.Array) -> Measured:
-        """A layer between two levels; one that enlarges is given as much less at once."""
-        growth = (8 if layer.in_time else 4) if isinstance(layer, Upsample3D) else 1
-
-        def step(cache, start, part):
-            del start
-            out = layer(part)
-            return cache, out, out
-
-        return self._measured(step, x, None, growth=growth)
-
-    def last(self, step: Step, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The last norm and convolution, whose result no norm sees: (cache, start, frames) -> (cache, frames)."""
+    def _measured(self, step: Step, x: jax.Array, *, keep: bool = True) -> Measured:
+        """`in_stretches` of (cache, frames) -> (cache, frames), whose results are measured and may be dropped."""
 
         def one(carry, part):
-            cache, out = step(*carry, part)
-            return (cache, carry[1] + part.shape[1]), out
+            cache, out = step(carry[0], part)
+            return (cache, carry[1].merge(Statistics.of(out, self.groups))), out if keep else None
 
-        (cache, _), out = in_stretches(one, x, (cache, jnp.int32(0)), self._length(x))
-        return out, cache
+        start = None, Statistics.empty(len(x), self.groups)
+        (_, statistics), out = in_stretches(one, x, start, self._length(x))
+        return out, statistics
 
-    def _measured(
-        self, step: Step, x: jax.Array, cache: Cache, *, beside: tuple = (), growth: int = 1
-    ) -> Measured:
-        """`in_stretches` of (cache, first frame, frames) -> (cache, frames to measure, frames)."""
-
-        def one(carry, *parts):
-            cache, statistics, start = carry
-            cache, measured, result = step(cache, start, *parts)
-            statistics = statistics.merge(Statistics.of(measured, self.groups))
-            return (cache, statistics, start + parts[0].shape[1]), result
-
-        carry = cache, Statistics.empty(len(x), self.groups), jnp.int32(0)
-        (cache, statistics, _), out = in_stretches(one, x, carry, self._length(x, growth), beside)
-        return out, statistics, cache
-
-    def _length(self, x: jax.Array, growth: int = 1) -> int:
-        return stretch_frames(x.shape[2], x.shape[3], self.pixels // growth)
+    def _length(self, x: jax.Array) -> int:
+        return stretch_frames(x.shape[2], x.shape[3], self.pixels)
