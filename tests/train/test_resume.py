@@ -17,6 +17,7 @@ from saved_state import saved_state
 from toy_training import ToyObjective, toy_config
 
 from star_jax.errors import InputError, RunError
+from star_jax.files import seal
 from star_jax.train.loop import Outcome, train
 
 TIMES = ("seconds_per_step", "data_wait_seconds", "clips_per_second")
@@ -158,14 +159,30 @@ def test_a_validation_source_that_is_not_there_is_refused_at_the_start(tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_other_data_or_processes_are_refused(whole, tmp_path):
+def test_other_data_is_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     config = toy_config(num_steps=8)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="synthetic:5"))
     with pytest.raises(RunError, match="the same elements cannot follow"):
         train(ToyObjective(), config, tmp_path, quiet=True)
-    meta = next((tmp_path / "checkpoints" / "6" / "meta").iterdir())
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "process_count": 4}))
-    with pytest.raises(InputError, match="saved by 4 processes and this run has 1"):
-        run(tmp_path, num_steps=8)
     assert not (tmp_path / "damaged").exists()
+
+
+def test_one_process_goes_on_where_two_were(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    folder = tmp_path / "checkpoints" / "5"
+    rewrite(folder / "meta" / "metadata", process_count=2)
+    (old,) = (folder / "data").glob("process_*")
+    for index in range(2):  # each had half of a batch
+        new = shutil.copy(old, folder / "data" / f"process_{index}-of-2.json")
+        rewrite(Path(new), process_count=2, batch_size=4, position=20)
+    old.unlink()
+    assert run(tmp_path) == Outcome(6, finished=True)
+    assert_same_run(whole, tmp_path)
+
+
+def rewrite(path: Path, **changes) -> None:
+    """Changes values in a file of a checkpoint as if they had been saved so."""
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(seal({name: value for name, value in values.items() if name != "sha256"})))
