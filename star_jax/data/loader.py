@@ -225,7 +225,12 @@ class ClipLoader(grain.DatasetIterator):
                 "processes as before"
             )
         bad = round(state["num_bad"] * count / ours[0])
-        mine = {"position": batches * ours[1], "num_bad": bad, "process_count": ours[0], "batch_size": ours[1]}
+        mine = {
+            "position": batches * ours[1],
+            "num_bad": bad,
+            "process_count": ours[0],
+            "batch_size": ours[1],
+        }
         return state | mine
 
     def _stop(self) -> None:
@@ -252,7 +257,8 @@ def deal_anew(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
       The state for `ClipLoader.set_state`. Where no clip was bad, exactly the elements follow that would have
-      followed. Bad clips make processes go ahead of each other; then the clips between are left out, as the log says.
+      followed. Bad clips make processes go ahead of each other; then the clips between are left out, and the log
+      says so.
 
     Raises:
       ValueError: a state is damaged.

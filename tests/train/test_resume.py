@@ -75,13 +75,48 @@ def test_a_killed_run_resumes_exactly(whole, tmp_path, how, saved):
     assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize("part", ["state/d", "meta", "data", "state/manifest.ocdbt"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, part, caplog):
+def flip(content: bytes) -> bytes:
+    """One bit in the middle is another: of arrays that hardly compress, nothing else would notice."""
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 4
+    return bytes(changed)
+
+
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: bytes(len(content)),
+    "garbage": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "flipped": flip,
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [
+        ("state/d", "cut"),
+        ("state/ocdbt.process_0/d", "flipped"),
+        ("state/ocdbt.process_0/d", "missing"),
+        ("state/ocdbt.process_0/d", "garbage"),
+        ("state/_METADATA", "zeroed"),
+        ("state/array_metadatas", "flipped"),
+        ("state/manifest.ocdbt", "cut"),
+        ("state", "missing"),
+        ("meta", "flipped"),
+        ("data", "flipped"),
+        ("data", "cut"),
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, part, how, caplog):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     target = tmp_path / "checkpoints" / "6" / part
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
-    for file in files:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    largest = max(files, key=lambda file: file.stat().st_size)
+    if how == "missing" and part == "state":
+        shutil.rmtree(target)
+    elif how == "missing":
+        largest.unlink()
+    else:
+        largest.write_bytes(DAMAGES[how](largest.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert run(tmp_path) == Outcome(6, finished=True)
     assert "checkpoint 6 is damaged (" in caplog.text
