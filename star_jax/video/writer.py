@@ -22,7 +22,8 @@ from star_jax.video.frames import FrameMaker
 from star_jax.video.marks import CODEC_IDS, add_marked_stream, drop_second_marks
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
-from star_jax.video.streams import FORMATS, StreamCopier
+from star_jax.video.streams import StreamCopier
+from star_jax.video.tracks import FORMATS
 
 __all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
