@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 
 from star_jax.errors import InputError
+from star_jax.video.repair import odd_times
 
 # Containers whose header holds the duration; others leave it to be guessed.
 KNOW_DURATION = ("mov", "matroska")
@@ -55,10 +56,12 @@ class Clock:
     Attributes:
         starts: stream -> numbers of the packets at which the second, third, ... recording begins.
         shifts: seconds to add in each recording, the first included.
+        repaired: stream -> number of a packet of sound -> its time, in place of one that goes back or jumps ahead.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)
     shifts: tuple[Fraction, ...] = (Fraction(0),)
+    repaired: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def recording(self, stream_index: int, number: int) -> int:
         """Recording that a packet belongs to."""
@@ -108,10 +111,11 @@ def list_packets(
         )
     kinds = {s.index: s.type for s in container.streams}
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
-    may_jump = container.format.name in JUMPING_FORMATS
-    return lists.get(stream.index, PacketList(stream.time_base)), join_recordings(
-        timed, stream.index, may_jump
-    )
+    clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)
+    for index, packets in timed.items():
+        if kinds[index] == "audio" and (repaired := _odd_sound(packets, clock, index)):
+            clock.repaired[index] = repaired
+    return lists.get(stream.index, PacketList(stream.time_base)), clock
 
 
 def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> Clock:
@@ -138,6 +142,20 @@ def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> 
             shifts.append(picture if longest - picture <= OVERLAP else longest)
         ends.update({index: last + shifts[-1] for index, (_, last) in spans.items()})
     return Clock({index: found for index, found in starts.items() if found}, tuple(shifts))
+
+
+def _odd_sound(packets: PacketList, clock: Clock, index: int) -> dict[int, int]:
+    """Times to put in place of odd ones, see `odd_times`."""
+    shifts = [round(shift / packets.time_base) for shift in clock.shifts]
+    if len(shifts) == 1:
+        moves = shifts * len(packets.pts)
+    else:
+        moves = [shifts[clock.recording(index, number)] for number in range(len(packets.pts))]
+    own = [pts if dts is None else dts for pts, dts in zip(packets.pts, packets.dts, strict=True)]
+    times = [None if time is None else time + move for time, move in zip(own, moves, strict=True)]
+    step = sorted(packets.durations)[len(packets.durations) // 2]
+    odd = odd_times(times, step, round(FORWARD_JUMP / packets.time_base))
+    return {number: time - moves[number] for number, time in odd.items()}
 
 
 def _restarts(packets: PacketList, may_jump: bool) -> list[int]:

@@ -21,7 +21,8 @@ class StreamCopier:
     """Feeds all that is kept of `source` into `output`, in step with the video.
 
     Packets keep their bytes; their times move by `offset` only, so that the earliest of picture and sound is at 0
-    (a broadcast recording may start at hours). A time that is not later than the one before it comes a tick later.
+    (a broadcast recording may start at hours). A time that is not later than the one before it comes a tick later
+    where the container wants that; one that goes back or jumps ahead is replaced.
 
     Args:
         source: the video file that the streams come from; checked by `check_streams` before.
@@ -34,12 +35,12 @@ class StreamCopier:
         self._clock: Clock = source.clock
         self._film = film_stream(self._input)
         self.tags = kept_tags(self._input.metadata)
-        self.film_tags = kept_tags(self._film.metadata)
+        self.film_tags = _track_tags(self._film, target)
         if source.part is None and (start := timecode(self._input)) is not None:
             self.film_tags["timecode"] = start
         self.film_disposition = self._film.disposition
         self.marks: Marks = read_marks(self._film)
-        starts = [s.start_time * s.time_base for s in self._input.streams.audio if s.start_time is not None]
+        starts = [self._start(s) for s in self._input.streams.audio if s.start_time is not None]
         self._part = source.part
         self.offset: Fraction = min([source.start_time, *starts]) if source.part is None else source.part[0]
         self._targets: dict[int, av.stream.Stream] = {}
@@ -89,6 +90,10 @@ class StreamCopier:
         """Closes the source file."""
         self._input.close()
 
+    def _start(self, stream: av.AudioStream) -> Fraction:
+        time = self._clock.repaired.get(stream.index, {}).get(0, stream.start_time)
+        return time * stream.time_base
+
     def _add(self, track: Track, target: str) -> None:
         stream = self._input.streams[track.index]
         if track.fate == "drop":
@@ -120,6 +125,8 @@ class StreamCopier:
             number = self._counts[index] = self._counts.get(index, -1) + 1
             if index in self._clock.starts:
                 self._recording = self._clock.recording(index, number)
+            if (time := self._clock.repaired.get(index, {}).get(number)) is not None:
+                packet.pts = packet.dts = time
             shift = self._clock.shifts[self._recording] - self.offset
             if packet.size and self._is_wanted(packet, shift):
                 return packet, shift
@@ -146,8 +153,9 @@ class StreamCopier:
         dts = dts if dts is not None else pts if pts is not None else 0 if last is None else last
         if target.type == "subtitle":
             dts = max(dts, 0)
-        if last is not None and dts <= last:
-            dts = last + 1
+        if last is not None:
+            # Matroska takes equal times, and needs them: there may be several packets in a millisecond.
+            dts = max(dts, last if self._format == "matroska" else last + 1)
         packet.duration = round((packet.duration or 0) * scale)
         packet.time_base = tick
         packet.dts, packet.pts = dts, dts if pts is None else max(pts, dts)
@@ -165,6 +173,8 @@ def _track_tags(stream: av.stream.Stream, target: str) -> dict[str, str]:
     if target == "matroska" and "handler_name" in tags:
         # MP4's handler is a title where it is not one of its muxers' own.
         name = tags.pop("handler_name")
+        if "name" in tags:  # where MP4 keeps the title of a track
+            tags.setdefault("title", tags.pop("name"))
         if "title" not in tags and not name.lower().endswith(("handler", "handle")) and name.isprintable():
             tags["title"] = name
     return tags

@@ -23,7 +23,7 @@ from star_jax.errors import InputError
 from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.packets import PacketList, join_recordings
 from star_jax.video.reader import VideoReader
-from star_jax.video.timeline import repair_times
+from star_jax.video.repair import repair_times
 
 MILLISECOND = Fraction(1, 1000)
 FRAMES = moving_frames(10, 64, 48)
