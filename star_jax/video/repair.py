@@ -61,12 +61,13 @@ def odd_times(times: Sequence[int | None], step: int, limit: int) -> dict[int, i
         limit: longest pause next to the first or the last few packets; what lies beyond it is odd.
     """
     kept = _increasing(times, strictly=False)
-    for count in range(1, min(_LASTING, len(kept) - 1) + 1):
+    few = range(1, min(_LASTING, (len(kept) - 1) // 2) + 1)
+    for count in few:
         if times[kept[-count]] - times[kept[-count - 1]] > limit:
             kept = kept[:-count]
             break
-    for count in range(1, min(_LASTING, len(kept) - 1) + 1):
-        if times[kept[count]] - times[kept[count - 1]] > limit:
+    for count in few:
+        if count < len(kept) and times[kept[count]] - times[kept[count - 1]] > limit:
             kept = kept[count:]
             break
     if not kept or len(kept) == len(times):

@@ -118,7 +118,7 @@ class StreamCopier:
 
     def _next(self) -> tuple[av.Packet | None, Fraction]:
         """The next packet with bytes, and the shift of its times in seconds."""
-        while (packet := next(self._packets, None)) is not None:
+        while (packet := self._demuxed()) is not None:
             if packet.size == 0 and not is_empty(packet):  # the demuxer's sign for the end of a stream
                 continue
             index = packet.stream_index
@@ -131,6 +131,12 @@ class StreamCopier:
             if packet.size and self._is_wanted(packet, shift):
                 return packet, shift
         return None, Fraction(0)
+
+    def _demuxed(self) -> av.Packet | None:
+        try:
+            return next(self._packets, None)
+        except av.FFmpegError:  # a file that is cut off, as was said when it was opened
+            return None
 
     def _is_wanted(self, packet: av.Packet, shift: Fraction) -> bool:
         """Whether a packet begins within the part that is taken."""

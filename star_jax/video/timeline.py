@@ -73,7 +73,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
         InputError: the file is damaged or cut off, or has no frames.
     """
     with open_video(path) as (container, stream):
-        packets, clock = list_packets(path, container, stream)
+        packets, clock = list_packets(path, container, stream, strict=strict)
         codec = stream.codec_context.codec.canonical_name
         format_name, stream_index = container.format.name, stream.index
         step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(24)) / stream.time_base
