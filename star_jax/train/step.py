@@ -1,5 +1,6 @@
 """One update of the weights, as a pure function for any objective."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
         updated = TrainState(state.step + 1, params, ema_params, opt_state)
         if config.skip_bad_steps:
             good = _is_good(metrics, config.largest_grad_norm)
-            unchanged = state.replace(step=updated.step)
+            unchanged = dataclasses.replace(state, step=updated.step)
             updated = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, unchanged)
         return updated, metrics
 
