@@ -127,7 +127,9 @@ def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple
             pix_fmt=frame.format.name,
             bit_depth=max(component.bits for component in frame.format.components),
             is_interlaced=frame.interlaced_frame,
-            has_alpha=any(component.is_alpha for component in frame.format.components),
+            # WebM keeps transparency beside the pictures, where the decoder does not look.
+            has_alpha=any(component.is_alpha for component in frame.format.components)
+            or stream.metadata.get("alpha_mode") == "1",
             rotation=turn.degrees,
             crop=crop,
             sample_aspect_ratio=1 / aspect if turn.transpose else aspect,

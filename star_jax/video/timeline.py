@@ -6,12 +6,9 @@ not fit between those around it is then replaced, one by one (`repair_times`).
 """
 
 import dataclasses
-import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -21,6 +18,7 @@ from star_jax.errors import InputError
 from star_jax.video.container import open_video
 from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.packets import Clock, PacketList, list_packets
+from star_jax.video.repair import repair_times
 
 # One packet of these is one shown frame; for other codecs, and for fields, frames are counted by decoding.
 PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "png", "prores", "dnxhd", "gif"}
@@ -31,8 +29,6 @@ NO_SEEK = {*NO_TIMESTAMPS, "avi"}
 USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
 _NANOSECOND_OF_A_FRAME = 1e-6  # more than that, at 120 frames per second; 24 and 23.976 are 1e-3 apart
-# Two frames are never nearer than this where times are repaired.
-TICK = Fraction(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
         InputError: the file is damaged or cut off, or has no frames.
     """
     with open_video(path) as (container, stream):
-        packets, clock = list_packets(path, container, stream)
+        packets, clock = list_packets(path, container, stream, strict=strict)
         codec = stream.codec_context.codec.canonical_name
         format_name, stream_index = container.format.name, stream.index
         step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(24)) / stream.time_base
@@ -166,68 +162,6 @@ def _table(
         time_base=packets.time_base / factor,
         stamps=np.array(pts, np.int64) if can_seek else None,
     )
-
-
-def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) -> tuple[list[int], int]:
-    """Makes times strictly increasing, and changes no more of them than it must.
-
-    The longest run of times that increase is kept. Of the others, one that repeats the time before it comes a tick
-    later, and what goes back, jumps ahead or is missing is spread evenly between its neighbours.
-
-    Args:
-        times: times in the order of showing, in units of `time_base`; None where the file says nothing.
-        time_base: seconds per unit.
-        step: usual time between two frames.
-
-    Returns:
-        The times in units of `time_base` / factor, and the factor: 1 unless a unit is too long to fit frames in.
-    """
-    kept = _increasing(times)
-    if len(kept) == len(times):
-        return list(times), 1
-    if not kept:
-        return [number * step for number in range(len(times))], 1
-    gaps = [(second - first, times[second] - times[first]) for first, second in pairwise(kept)]
-    finest = max((Fraction(2 * frames, span) for frames, span in gaps), default=Fraction(1))
-    factor = max(1, math.ceil(time_base / TICK), math.ceil(finest))
-    fixed = {index: times[index] * factor for index in kept}
-    first, last = kept[0], kept[-1]
-    fixed |= {index: fixed[first] - (first - index) * step * factor for index in range(first)}
-    tick = max(1, round(TICK / time_base * factor))
-    for left, right in pairwise(kept):
-        begin, span, count = fixed[left], fixed[right] - fixed[left], right - left
-        repeats = all(times[index] in (times[left], times[right]) for index in range(left + 1, right))
-        distance = min(tick, span // count) if repeats else Fraction(span, count)
-        for index in range(left + 1, right):
-            ahead = repeats and times[index] == times[right]  # the later of two equal times was kept
-            fixed[index] = (
-                fixed[right] - (right - index) * distance if ahead else begin + int((index - left) * distance)
-            )
-    for index in range(last + 1, len(times)):
-        repeats = times[index] == times[index - 1]
-        fixed[index] = fixed[index - 1] + (tick if repeats else step * factor)
-    return [fixed[index] for index in range(len(times))], factor
-
-
-def _increasing(times: Sequence[int | None]) -> list[int]:
-    """Positions of the longest strictly increasing run; of equal times the first."""
-    lows: list[int] = []  # lowest last time of a run of each length
-    at: list[int] = []
-    before: dict[int, int | None] = {}
-    for index, time in enumerate(times):
-        if time is None:
-            continue
-        length = bisect_left(lows, time)
-        if length < len(lows) and lows[length] == time:
-            continue
-        before[index] = at[length - 1] if length else None
-        lows[length : length + 1], at[length : length + 1] = [time], [index]
-    run: list[int] = []
-    index = at[-1] if at else None
-    while index is not None:
-        run.append(index)
-        index = before[index]
-    return run[::-1]
 
 
 def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from sample_videos import NTSC_FILM, _write_tone, packets, pass_through, shown, sound_times
 
 from star_jax.errors import InputError
-from star_jax.video.encoders import Quality
+from star_jax.video.encoders import Quality, choose_encoding
 from star_jax.video.images import open_source
 from star_jax.video.reader import VideoReader
 
@@ -359,3 +359,11 @@ def test_codecs_that_can_be_chosen(tmp_path, codec, suffix, pixel_format):
     out = pass_through(source, tmp_path / f"out{suffix}", quality=quality)
     found = open_source(out, depth=None).read()[(slice(None), *CENTRES)]
     assert np.abs(found / np.iinfo(found.dtype).max - rgb).mean() < 0.01
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_frames_too_small_for_a_codec_are_refused_in_the_users_terms(tmp_path, codec):
+    source = write(tmp_path / "in.mp4", patches(2), encoder="libx264", pix_fmt="yuv420p", matrix=1)
+    info = open_source(source).info
+    with pytest.raises(InputError, match=r"96x8 is too small for .* choose another --codec"):
+        choose_encoding(Quality(codec=codec), "matroska", 96, 8, info)
