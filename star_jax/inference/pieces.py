@@ -132,6 +132,34 @@ def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[n
         pass
 
 
+def cut_ranges(pieces: Iterable[np.ndarray], ranges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """Cuts a clip that comes in pieces [f, H, W, 3] into ranges [start, stop) that may overlap.
+
+    Like `cut_pieces`; no more than the frames that are still wanted are held.
+    """
+    pieces = iter(pieces)
+    held: list[np.ndarray] = []
+    first = 0  # position of the first frame held
+    for i, (start, stop) in enumerate(ranges):
+        while first + sum(map(len, held)) < stop and (piece := next(pieces, None)) is not None:
+            held.append(piece)
+        piece = None  # see `cut_pieces`
+        whole = held[0] if len(held) == 1 else np.concatenate(held) if held else np.zeros((0, 1, 1, 3))
+        del held[:]
+        cut = whole[start - first : stop - first]
+        if not len(cut):
+            break
+        wanted = min((start for start, _ in ranges[i + 1 :]), default=first + len(whole))
+        if wanted < first + len(whole):
+            held.append(whole[wanted - first :].copy())
+        first = min(wanted, first + len(whole))
+        del whole
+        yield cut
+        del cut
+    for _ in pieces:
+        pass
+
+
 def fill_piece(frames: np.ndarray, count: int, *, at_end: bool) -> np.ndarray:
     """Fills a short piece [f, H, W, 3] up to `count` frames by repeating its last (or first) one."""
     missing = count - len(frames)
