@@ -15,6 +15,7 @@ from star_jax.errors import DiskError, InputError, RunError
 from star_jax.files import draft_path, real_path
 from star_jax.video.animations import AnimationReader
 from star_jax.video.color import to_depth, to_float
+from star_jax.video.notes import note
 from star_jax.video.outputs import check_output_path, is_pattern, numbered
 from star_jax.video.pictures import SUFFIXES, Picture, encode_png, inspect_picture, read_picture
 from star_jax.video.probe import VideoInfo
@@ -218,6 +219,8 @@ class ImageSequenceWriter:
         self._shape = (height, width, 3)
         self._pictures = source.pictures if source is not None else ()
         self._is_deep = source is not None and source.bit_depth > 8
+        if source is not None and source.has_alpha and not source.pictures:
+            note(f"{source.path}: transparency is left out; only that of still images is kept")
         if width * height > MAX_PNG_PIXELS:
             raise InputError(f"{width}x{height} pixels are too many for a PNG here; lower the scale")
 
