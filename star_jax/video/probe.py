@@ -148,12 +148,15 @@ def probe_video(
 
 
 def note_damage(info: VideoInfo, table: FrameTable) -> None:
-    """Says how many frames cannot be decoded, or are shown with parts missing."""
+    """Says how many frames cannot be decoded or are shown with parts missing, and whether sizes change."""
     if table.lost:
         note(
             f"{info.path}: {table.lost} frames cannot be decoded and are left out; the other {info.num_frames} "
             "keep their times (--strict stops instead)"
         )
+    if len(table.sizes) > 1:
+        sizes = ", ".join(f"{width}x{height}" for width, height in sorted(table.sizes))
+        note(f"{info.path}: its pictures change their size ({sizes}); all are brought to that of the first")
     if table.damage is not None and table.damage.shown:
         note(f"{info.path}: {table.damage.shown} frames are damaged, and upscaled as players show them")
 

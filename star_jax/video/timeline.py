@@ -47,6 +47,7 @@ class FrameTable:
         damage: parts that could not be decoded; None where not decoded.
         lost: frames that the file has and that do not come out.
         side_data: kinds of data that decoded frames carry.
+        sizes: (width, height) of the decoded frames.
         clock: shifts of the other streams' times.
     """
 
@@ -59,6 +60,7 @@ class FrameTable:
     damage: Damage | None = None
     lost: int = 0
     side_data: frozenset[str] = frozenset()
+    sizes: frozenset[tuple[int, int]] = frozenset()
     clock: Clock = field(default_factory=Clock)
 
 
@@ -94,7 +96,7 @@ def list_frames(
     ]
     is_plain = codec in PACKET_IS_FRAME and not first.interlaced_frame and _is_plain(packets, shown)
     if scan or not is_plain:
-        numbers, damage, side_data = _decode(path, strict, len(shown), on_scan)
+        numbers, damage, side_data, sizes = _decode(path, strict, len(shown), on_scan)
         # Where a packet is no frame, those that the decoder refused are all that is known of the lost ones.
         lost = (
             max(0, len(shown) - len(numbers))
@@ -103,7 +105,8 @@ def list_frames(
         )
         lost = lost or damage.errors
     else:
-        numbers, damage, lost, side_data = sorted(shown, key=packets.time), None, 0, frozenset()
+        numbers, damage, lost = sorted(shown, key=packets.time), None, 0
+        side_data, sizes = frozenset(), frozenset()
     if not numbers:
         raise InputError(f"{path} has no frames; give a video that plays")
     shifts = [Fraction(0) if number is None else clock.shift(stream_index, number) for number in numbers]
@@ -111,7 +114,7 @@ def list_frames(
     if damage is None:
         return dataclasses.replace(table, clock=clock)
     return dataclasses.replace(
-        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data
+        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data, sizes=sizes
     )
 
 
@@ -129,15 +132,16 @@ def _is_plain(packets: PacketList, shown: list[int]) -> bool:
 
 def _decode(
     path: Path, strict: bool, total: int, on_scan: OnScan | None
-) -> tuple[list[int | None], Damage, frozenset[str]]:
-    """Numbers of the packets whose frames come out, in the order of showing; and the side data of the frames."""
+) -> tuple[list[int | None], Damage, frozenset[str], frozenset[tuple[int, int]]]:
+    """Numbers of the packets whose frames come out, in the order of showing; their damage, side data and sizes."""
     damage = Damage()
     for num_threads in (0, 1):
-        numbers, kinds, damage = [], set(), Damage()
+        numbers, kinds, sizes, damage = [], set(), set(), Damage()
         with open_video(path, num_threads) as (container, stream):
             try:
                 for number, frame in decode_frames(container, stream, None if strict else damage):
                     numbers.append(number)
+                    sizes.add((frame.width, frame.height))
                     kinds.update(data.type.name for data in frame.side_data)
                     if on_scan is not None:
                         on_scan(len(numbers), total)
@@ -145,7 +149,7 @@ def _decode(
                 raise InputError(f"{path} is damaged near frame {len(numbers)}; copy it again") from error
         if not damage.errors:  # else which frames come out may depend on how threads share the work
             break
-    return numbers, damage, frozenset(kinds)
+    return numbers, damage, frozenset(kinds), frozenset(sizes)
 
 
 def _table(
