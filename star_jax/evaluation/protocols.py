@@ -26,16 +26,16 @@ class Protocol:
 
 PROTOCOLS = {
     "star-table1": Protocol(
-        ("psnr", "ssim_y", "lpips", "ewarp"),
-        ("DOVER",),
+        ("psnr", "ssim_y", "lpips", "dover", "ewarp"),
+        (),
         frames=None,
         crop=True,
         source="STAR, table 1 (UDM10, REDS30, OpenVid30): pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet); "
-        "EvalCrafter's warping error; means over frames, then clips",
+        "DOVER; EvalCrafter's warping error; means over frames, then clips",
     ),
     "dove": Protocol(
-        ("psnr", "ssim_y", "lpips", "dists", "ewarp"),
-        ("CLIP-IQA", "FasterVQA", "DOVER"),
+        ("psnr", "ssim_y", "lpips", "dists", "dover", "ewarp"),
+        ("CLIP-IQA", "FasterVQA"),
         frames=None,
         crop=True,
         source="DOVE, eval_metrics.py: pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet), dists (no resize); "

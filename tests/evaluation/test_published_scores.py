@@ -43,6 +43,6 @@ def test_scores_are_those_of_the_authors_packages(pictures, name):
     except InputError as error:
         pytest.skip(f"{error}; STAR_JAX_METRIC_WEIGHTS names the folder of converted weights")
     tolerance, values = VALUES[name]
-    scorer = METRICS[name].scorer(networks)
+    scorer = METRICS[name].scorer(networks, 1)
     ours = {picture: scorer.add(pictures[picture][None], pictures["truth"][None])[0] for picture in values}
     assert ours == pytest.approx(values, rel=tolerance)

@@ -90,7 +90,7 @@ def test_first_frames_of_clips_of_different_lengths(clips, capsys):
 def brightness() -> Metric:
     """A score without ground truth."""
     score = FrameScorer(lambda frame, truth: float(frame.mean()) if truth is None else -1.0)
-    return Metric("brightness", 2, True, lambda _: score, "mean level", needs_truth=False)
+    return Metric("brightness", 2, True, lambda *_: score, "mean level", needs_truth=False)
 
 
 def test_without_ground_truth(clips, monkeypatch):
