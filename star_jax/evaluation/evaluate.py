@@ -109,6 +109,7 @@ class Evaluation:
                 crop=crop or (rules is not None and rules.crop),
                 num_frames=num_frames,
                 frames=rules.frames if rules and num_frames is None else None,
+                shorter=rules is not None and rules.shorter,
             )
             for name, path in results.items()
         }

@@ -14,6 +14,7 @@ class Protocol:
       missing: the table's other scores.
       frames: only these frames of each clip are scored; None: all.
       crop: whether the top-left part is scored where sizes differ.
+      shorter: whether the first frames that result and truth share are scored where lengths differ.
       source: publication that states the conventions.
     """
 
@@ -22,6 +23,7 @@ class Protocol:
     frames: tuple[int, ...] | None
     crop: bool
     source: str
+    shorter: bool = False
 
 
 PROTOCOLS = {
@@ -39,7 +41,8 @@ PROTOCOLS = {
         frames=None,
         crop=True,
         source="DOVE, eval_metrics.py: pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet), dists (no resize); "
-        "top-left crop",
+        "top-left crop, the frames of the shorter clip",
+        shorter=True,
     ),
     "videolq": Protocol(
         ("niqe", "ilniqe"),

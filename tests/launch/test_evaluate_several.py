@@ -118,6 +118,15 @@ def test_a_protocol_scores_its_frames(clips, monkeypatch, capsys):
     assert "has 4 frames; frame 99 is to be scored" in capsys.readouterr().err
 
 
+def test_a_protocol_may_score_what_the_shorter_clip_has(clips, capsys):
+    (clips / "good" / "cat" / "3.png").unlink()
+    command = ["good", "truth", "--protocol", "dove", "--metrics", "psnr"]
+    assert evaluate(*command, "--json", "s.json") == 0
+    assert "cat: 3 frames of the result, 4 of the ground truth; the first 3 are" in capsys.readouterr().err
+    report = json.loads((clips / "s.json").read_text())
+    assert [clip["num_frames"] for clip in report["clips"]] == [3, 4]
+
+
 def test_protocols_name_scores_that_exist():
     for protocol in PROTOCOLS.values():
         registry.choose(protocol.metrics)

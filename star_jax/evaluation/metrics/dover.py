@@ -1,11 +1,12 @@
 """DOVER (Wu et al. 2023): quality of a video without ground truth, from a technical and an aesthetic view.
 
-The technical view is a mosaic of 7x7 fragments in full resolution, of three runs of 32 frames; the aesthetic view is
-the whole picture at 224x224, of 32 frames from all over the clip. A network scores each; the two scores are scaled to
-the spread they have over the authors' videos, added, and put between 0 and 1.
+The technical view is a mosaic of 7x7 fragments in full resolution, of three runs of 32 frames. The aesthetic view
+is the whole picture at 224x224, of 32 frames from all over the clip. A network scores each. Both scores are
+scaled by the spread that they have over the authors' videos, added, and put between 0 and 1.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -125,7 +126,7 @@ def thumbnail(frame: np.ndarray) -> np.ndarray:
     return np.rint(resized(frame.astype(np.float32), (SIDE, SIDE))).astype(np.uint8)
 
 
-def resized(image: np.ndarray, sizes: tuple[int, int] | list[int], step: float | None = None) -> np.ndarray:
+def resized(image: np.ndarray, sizes: Sequence[int], step: float | None = None) -> np.ndarray:
     """Bilinear interpolation of [H, W, C] with half-pixel centres, without a filter.
 
     Args:
@@ -133,12 +134,14 @@ def resized(image: np.ndarray, sizes: tuple[int, int] | list[int], step: float |
       sizes: height and width to make.
       step: pixels of the image from one pixel made to the next; None: the ratio of the sizes.
     """
-    for axis, size in enumerate(sizes):
-        whole = image.shape[axis]
-        at = np.maximum((np.arange(size) + 0.5) * (step or whole / size) - 0.5, 0)
+    half = np.float32(0.5)
+    for axis in (1, 0):  # this order, and all in float32, round as PyTorch does
+        size, whole = sizes[axis], image.shape[axis]
+        at = (np.arange(size, dtype=np.float32) + half) * np.float32(step or whole / size) - half
+        at = np.maximum(at, 0)
         low = np.minimum(at.astype(int), whole - 1)
-        share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
         high = np.minimum(low + 1, whole - 1)
+        share = np.expand_dims((at - low).astype(np.float32), (0, 2) if axis == 1 else (1, 2))
         image = np.take(image, low, axis) * (1 - share) + np.take(image, high, axis) * share
     return image
 
