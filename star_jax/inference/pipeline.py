@@ -334,10 +334,10 @@ class StarPipeline:
             for first, size in _starts(model.encode_chunks(stop - start))
         ]
         ranges = [(start + first, start + first + size) for start, first, size in chunks]
-        carry = None
+        done, carry = 0, None
         pieces = cut_ranges(read(max(size for *_, size in chunks)), ranges)
         for (start, first, size), piece in zip(chunks, pieces, strict=True):
-            done = min(start + first + size, num_frames)
+            done = max(done, min(start + first + size, num_frames))
             latent = rule.latents_before(start) + rule.latents_before(first)
             latents, carry = encode_chunk(
                 model,
