@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import logging
 import os
 import time
@@ -22,9 +23,12 @@ from star_jax.progress import progress
 from star_jax.train.bad_steps import BadSteps
 from star_jax.train.batches import TrainBatches
 from star_jax.train.checkpoints import TrainCheckpoints
+from star_jax.train.curves import write_curves
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.profiling import ProfilerWindow
+from star_jax.train.speed import Speed
+from star_jax.train.stages import Stages
 from star_jax.train.stall import StallWatch
 from star_jax.train.start import RunConfig, compile_step, load_state, program_flops
 from star_jax.train.state import TrainState, Tree
@@ -123,7 +127,7 @@ def _run(
     3. The log takes a step's metrics BEFORE the save, as its sums since the last line are part of a checkpoint.
     4. The save comes LAST: what a stop leaves behind is a whole number of whole steps.
     """
-    settings = config.train
+    settings, stages = config.train, Stages()
     data = TrainBatches(objective, config.data, settings, mesh)
     optimizer = make_optimizer(config.optimizer, settings.num_steps)
     with (
@@ -141,10 +145,10 @@ def _run(
         flops = flops or program_flops(train_step, mesh)
         bad_steps = BadSteps(settings, checkpoints, meta.get("skipped_in_a_row", 0))
         with (
-            StepLog(root, settings, step, meta.get("window"), flops) as log,
+            StepLog(root, settings, step, meta.get("window"), Speed(config, stages, flops)) as log,
             ProfilerWindow(settings, root / "profile") as profiler,
             stop_requests(checkpoints) as told_to_stop,
-            StallWatch(root, settings.stall_seconds) as watch,
+            StallWatch(root, settings.stall_seconds, stages),
             progress("Training", num_steps - step, "steps", quiet=quiet) as bar,
         ):
 
@@ -156,13 +160,13 @@ def _run(
             stopping = False
             while step < num_steps and not stopping:
                 begun = time.perf_counter()
-                watch.at("waiting for data", step + 1)
+                stages.at("waiting for data", step + 1)
                 batch = next(batches, None)
                 if batch is None:
                     raise _data_ended(step, num_steps, checkpoints, state, batches, kept())
                 waited = time.perf_counter() - begun
 
-                watch.at("computing", step + 1)
+                stages.at("computing", step + 1)
                 profiler.before_step(step)
                 state, metrics = train_step(state, frozen, batch, key)
                 metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -172,15 +176,18 @@ def _run(
                 skipped = bad_steps.is_bad(step, metrics)
                 log.add(step, None if skipped else metrics, time.perf_counter() - begun, waited)
                 if settings.validate_every_steps and step % settings.validate_every_steps == 0:
-                    watch.at("validating", step)
+                    stages.at("validating", step)
                     log.write(step, _validate(objective, state, frozen, data, root, step))
 
                 bar.advance()
-                watch.at("saving", step)
+                stages.at("saving", step)
                 stopping = told_to_stop(step)
                 if stopping or step == num_steps or step % settings.checkpoint_every_steps == 0:
                     checkpoints.save(state, batches, kept())
             checkpoints.wait()
+            logger.info("time of this start, %s", stages.summary())
+    if jax.process_index() == 0 and settings.curves and importlib.util.find_spec("matplotlib"):
+        write_curves(root, f"{root.name}: {step} steps")
     return Outcome(step, finished=step >= num_steps)
 
 
