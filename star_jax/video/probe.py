@@ -131,7 +131,7 @@ def probe_video(
             is_interlaced=frame.interlaced_frame,
             # WebM keeps transparency beside the pictures, where the decoder does not look.
             has_alpha=any(component.is_alpha for component in frame.format.components)
-            or stream.metadata.get("alpha_mode") == "1",
+            or "1" in [value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"],
             rotation=turn.degrees,
             crop=crop,
             sample_aspect_ratio=1 / aspect if turn.transpose else aspect,
