@@ -24,7 +24,8 @@ SUFFIXES |= heif.SUFFIXES if heif.IS_READ else set()
 ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
-TIFF_LAYOUT = {
+TIFF_LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 284, 297, 317, 320, 338, 339}
+TIFF_LAYOUT |= set(range(321, 326))  # tiles
     254,
     255,
     *range(256, 260),
