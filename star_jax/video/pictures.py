@@ -26,20 +26,6 @@ MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
 TIFF_LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 284, 297, 317, 320, 338, 339}
 TIFF_LAYOUT |= set(range(321, 326))  # tiles
-    254,
-    255,
-    *range(256, 260),
-    262,
-    266,
-    273,
-    *range(277, 281),
-    284,
-    297,
-    317,
-    *range(320, 326),
-    338,
-    339,
-}
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported in one line instead
 
