@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from star_jax.errors import InputError, StarError
+from star_jax.launch.interrupts import terminable
 
 if TYPE_CHECKING:
     from star_jax.evaluation.clips import Reader
@@ -95,9 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     except StarError as error:
         print(f"ncnn_model: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("ncnn_model: interrupted; the clips that are done are kept", file=sys.stderr)
+        return 130
     return 0
 
 
+@terminable()
 def _run(args: argparse.Namespace) -> None:
     from star_jax.progress import progress
     from star_jax.video.images import open_source

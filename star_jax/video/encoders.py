@@ -4,6 +4,7 @@ Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ a
 mastering display's and the light level's data.
 """
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from star_jax.errors import InputError
 from star_jax.video import color
 from star_jax.video.probe import VideoInfo
 
+os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 reads it when it is first used
 PRESETS = (
     "ultrafast",
     "superfast",

@@ -6,7 +6,7 @@ not fit between those around it is then replaced, one by one (`repair_times`).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +26,8 @@ PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "p
 NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
 # Containers in which libavformat makes up other times after a seek.
 NO_SEEK = {*NO_TIMESTAMPS, "avi"}
+# (frames decoded, frames in all): called while a file is looked through.
+OnScan = Callable[[int, int], None]
 USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
 _NANOSECOND_OF_A_FRAME = 1e-6  # more than that, at 120 frames per second; 24 and 23.976 are 1e-3 apart
@@ -45,6 +47,7 @@ class FrameTable:
         damage: parts that could not be decoded; None where not decoded.
         lost: frames that the file has and that do not come out.
         side_data: kinds of data that decoded frames carry.
+        sizes: (width, height) of the decoded frames.
         clock: shifts of the other streams' times.
     """
 
@@ -57,10 +60,18 @@ class FrameTable:
     damage: Damage | None = None
     lost: int = 0
     side_data: frozenset[str] = frozenset()
+    sizes: frozenset[tuple[int, int]] = frozenset()
     clock: Clock = field(default_factory=Clock)
 
 
-def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict: bool = True) -> FrameTable:
+def list_frames(
+    path: Path,
+    first: av.VideoFrame,
+    *,
+    scan: bool = False,
+    strict: bool = True,
+    on_scan: OnScan | None = None,
+) -> FrameTable:
     """Lists the frames of a video whose first frame was decoded as `first`.
 
     Args:
@@ -68,6 +79,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
         first: tells whether the pictures are interlaced.
         scan: decode the whole file, which finds out about damage; else only where packets do not tell the times.
         strict: refuse what cannot be decoded; else the frames that can be are listed.
+        on_scan: called while the file is decoded.
 
     Raises:
         InputError: the file is damaged or cut off, or has no frames.
@@ -84,7 +96,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
     ]
     is_plain = codec in PACKET_IS_FRAME and not first.interlaced_frame and _is_plain(packets, shown)
     if scan or not is_plain:
-        numbers, damage, side_data = _decode(path, strict)
+        numbers, damage, side_data, sizes = _decode(path, strict, len(shown), on_scan)
         # Where a packet is no frame, those that the decoder refused are all that is known of the lost ones.
         lost = (
             max(0, len(shown) - len(numbers))
@@ -93,7 +105,8 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
         )
         lost = lost or damage.errors
     else:
-        numbers, damage, lost, side_data = sorted(shown, key=packets.time), None, 0, frozenset()
+        numbers, damage, lost = sorted(shown, key=packets.time), None, 0
+        side_data, sizes = frozenset(), frozenset()
     if not numbers:
         raise InputError(f"{path} has no frames; give a video that plays")
     shifts = [Fraction(0) if number is None else clock.shift(stream_index, number) for number in numbers]
@@ -101,7 +114,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
     if damage is None:
         return dataclasses.replace(table, clock=clock)
     return dataclasses.replace(
-        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data
+        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data, sizes=sizes
     )
 
 
@@ -117,21 +130,26 @@ def _is_plain(packets: PacketList, shown: list[int]) -> bool:
     return len(set(times)) == len(times) and min(times) == times[0]
 
 
-def _decode(path: Path, strict: bool) -> tuple[list[int | None], Damage, frozenset[str]]:
-    """Numbers of the packets whose frames come out, in the order of showing; and the side data of the frames."""
+def _decode(
+    path: Path, strict: bool, total: int, on_scan: OnScan | None
+) -> tuple[list[int | None], Damage, frozenset[str], frozenset[tuple[int, int]]]:
+    """Numbers of the packets whose frames come out, in the order of showing; their damage, side data and sizes."""
     damage = Damage()
     for num_threads in (0, 1):
-        numbers, kinds, damage = [], set(), Damage()
+        numbers, kinds, sizes, damage = [], set(), set(), Damage()
         with open_video(path, num_threads) as (container, stream):
             try:
                 for number, frame in decode_frames(container, stream, None if strict else damage):
                     numbers.append(number)
+                    sizes.add((frame.width, frame.height))
                     kinds.update(data.type.name for data in frame.side_data)
+                    if on_scan is not None:
+                        on_scan(len(numbers), total)
             except av.FFmpegError as error:
                 raise InputError(f"{path} is damaged near frame {len(numbers)}; copy it again") from error
         if not damage.errors:  # else which frames come out may depend on how threads share the work
             break
-    return numbers, damage, frozenset(kinds)
+    return numbers, damage, frozenset(kinds), frozenset(sizes)
 
 
 def _table(

@@ -13,6 +13,7 @@ from av.stream import Disposition
 from star_jax.errors import InputError
 from star_jax.video.acm import takes_acm
 from star_jax.video.container import NO_FILM, film_stream, open_container
+from star_jax.video.marks import CODEC_IDS
 from star_jax.video.notes import note
 from star_jax.video.probe import VideoInfo
 from star_jax.video.subtitles import TEXT_CODECS
@@ -42,6 +43,16 @@ HANDLED_SIDE_DATA = {
     "AFD",
     "PANSCAN",
 }
+# Kinds of side data, the codecs that take them, and their name.
+PICTURE_DATA = (
+    ({"A53_CC"}, {"h264", "hevc"}, "captions in the pictures"),
+    (
+        {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"},
+        {"h264", "hevc", "av1"},
+        "mastering display and light levels",
+    ),
+    ({"SPHERICAL", "STEREO3D"}, CODEC_IDS.keys(), "marks of a 360-degree or stereo film"),
+)
 SIDE_DATA_NAMES = {
     "DYNAMIC_HDR_PLUS": "HDR10+ data of each frame",
     "DOVI_METADATA": "Dolby Vision data (the base layer is kept)",
@@ -99,6 +110,15 @@ def check_streams(path: Path, source: VideoInfo) -> None:
             note(f"{source.path}: {SIDE_DATA_NAMES[kind]} cannot be carried over, and is left out")
     if source.has_alpha:
         note(f"{source.path}: transparency is left out; {path.suffix} is written without")
+
+
+def note_codec(source: VideoInfo, codec: str, title: str) -> None:
+    """Names the data of the pictures that an encoder does not write."""
+    for kinds, codecs, name in PICTURE_DATA:
+        if kinds & source.side_data.keys() and codec not in codecs:
+            note(
+                f"{source.path}: {name} cannot be written with {title}, and are left out; --codec hevc keeps them"
+            )
 
 
 def note_pictures(path: Path, source: VideoInfo) -> None:

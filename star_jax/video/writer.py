@@ -16,13 +16,13 @@ from star_jax.files import draft_path, real_path
 from star_jax.video.acm import name_codecs
 from star_jax.video.captions import CaptionCarrier
 from star_jax.video.container import file_url
-from star_jax.video.encoders import PRESETS, Quality, choose_encoding
+from star_jax.video.encoders import CODECS, PRESETS, Quality, choose_encoding
 from star_jax.video.frames import FrameMaker
 from star_jax.video.marks import CODEC_IDS, add_marked_stream, drop_second_marks
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
 from star_jax.video.streams import StreamCopier
-from star_jax.video.tracks import FORMATS
+from star_jax.video.tracks import FORMATS, note_codec
 
 __all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
@@ -94,6 +94,8 @@ class VideoWriter:
         self.path = check_output_path(path, source)
         self._format = FORMATS[self.path.suffix.lower()]
         self.encoding = choose_encoding(quality, self._format, width, height, source)
+        if source is not None:
+            note_codec(source, self.encoding.codec, CODECS[self.encoding.codec].title)
         self.partial_path = draft_path(self.path)
         self.num_frames = 0
         self._size = (height, width)
@@ -187,7 +189,7 @@ class VideoWriter:
         if source is not None and not source.is_images:
             self._copier = StreamCopier(source, self._format)
             start = source.start_time - self._copier.offset
-            if "A53_CC" in source.side_data:
+            if "A53_CC" in source.side_data and encoding.codec in ("h264", "hevc"):
                 self._captions = CaptionCarrier(
                     source.path, *self._size[::-1], encoding.pixel_format, source.first_frame
                 )
