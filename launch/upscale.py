@@ -123,6 +123,13 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         "--color-fix", metavar="NAME", help="adain, wavelet or none (default: the checkpoint's, else adain)"
     )
     group.add_argument(
+        "--color-source",
+        default="input",
+        metavar="NAME",
+        help="where colours come from: input (default), or truth, the ground truth of --compare, as in STAR's "
+        "released script for CogVideoX",
+    )
+    group.add_argument(
         "--padding",
         default="fit",
         metavar="NAME",
@@ -263,6 +270,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=not args.no_resume,
         truth=args.compare,
+        color_source=args.color_source,
         dtype=args.dtype,
         attention=args.attention,
         vae_dtype=args.vae_dtype,

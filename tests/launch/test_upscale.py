@@ -116,6 +116,26 @@ def test_files_give_what_arrays_give(clip, tmp_path, upscale, tiny_pipeline, cap
     assert capfd.readouterr() == ("", "")
 
 
+def test_colours_of_the_ground_truth(clip, tmp_path, upscale, monkeypatch):
+    """Its frames are read beside the part that is upscaled: a stand-in for the model gives them as they are."""
+
+    def stream(self, read, num_frames, size, settings, *, read_colors, **options):
+        del self, num_frames, size, settings, options
+        for piece, colors in zip(read(2), read_colors(2), strict=True):
+            assert len(piece) == len(colors)
+            yield colors
+
+    monkeypatch.setattr(StarPipeline, "stream", stream)
+    truth = np.random.default_rng(0).integers(0, 256, (4, 80, 64, 3), np.uint8)
+    (tmp_path / "truth").mkdir()
+    for i, frame in enumerate(truth):
+        cv2.imwrite(str(tmp_path / "truth" / f"{i}.png"), frame[..., ::-1])
+    options = ["--compare", tmp_path / "truth", "--color-source", "truth", "--start", "2", "--quiet"]
+    assert upscale(clip, "-o", tmp_path / "images" / "%03d.png", *options) == 0
+    files = sorted((tmp_path / "images").glob("*.png"))
+    np.testing.assert_array_equal([cv2.imread(str(file))[..., ::-1] for file in files], truth)
+
+
 def test_several_inputs_go_into_a_folder(clip, tmp_path, upscale):
     other = write_video(tmp_path / "other.mkv", moving_clip(6)[::-1])
     (tmp_path / "out").mkdir()
@@ -248,6 +268,8 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
         (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, none"),
+        (["--color-source", "truth"], "there is no ground truth; name it with --compare"),
+        (["--color-source", "neither"], "--color-source is 'neither'; choose input or truth"),
         (["--solver", "ddim"], "solver is 'ddim'; choose one of dpmpp_2m_sde, heun"),
         (["--padding", "black"], "padding is 'black'; choose one of fit, original"),
         (["--spacing", "fast", "--steps", "20"], "always takes 15; choose spacing 'normal'"),
