@@ -156,6 +156,7 @@ class StarPipeline:
         on_progress: OnProgress = _no_progress,
         kept: Kept = NOTHING_KEPT,
         skip: int = 0,
+        read_colors: ReadPieces | None = None,
     ) -> Iterator[np.ndarray]:
         """Upscales a clip that is read, and returned, in pieces.
 
@@ -167,6 +168,7 @@ class StarPipeline:
           on_progress: called with (stage, done, total).
           kept: store in which latents are kept, and found again by a later call with the same arguments.
           skip: number of frames at the start that an earlier call has yielded, and that are not yielded again.
+          read_colors: reads the clip whose colours the result gets, of any size; None: the clip itself.
 
         Yields:
           [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
@@ -193,7 +195,9 @@ class StarPipeline:
             on_progress("encode", num_frames, num_frames)
             on_progress("sample", 1, 1)
 
-        for done, frames in self._decode(jnp.asarray(latents), read, num_frames, canvas, settings, skip):
+        for done, frames in self._decode(
+            jnp.asarray(latents), read_colors or read, num_frames, canvas, settings, skip
+        ):
             yield frames
             del frames
             on_progress("decode", done, num_frames)

@@ -1,5 +1,7 @@
 """A clip through the pipeline with CogVideoX, small and with random weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,10 @@ from star_jax.inference.pieces import cut_ranges, encode_chunk
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.random_checkpoint import random_checkpoint
+from star_jax.presets import get_preset
+
+# What the checkpoint is sampled with.
+CHOSEN = UpscaleSettings(**dataclasses.asdict(get_preset("tiny-cogvideox").sampling))
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,13 @@ def test_a_clip_of_any_length_and_size(pipeline, unoptimised):
     np.testing.assert_allclose(out.mean((1, 2)), clip.mean((1, 2)), atol=12)
     assert np.array_equal(out, pipeline(clip, "a cat", num_inference_steps=2))
     assert not np.array_equal(out, pipeline(clip, "a dog", num_inference_steps=2))
+    # The released script takes the ground truth's colours.
+    settings = dataclasses.replace(CHOSEN, prompt="a cat", num_inference_steps=2)
+    of_others = pipeline.stream(
+        lambda size: [clip], 8, (9, 10), settings, read_colors=lambda size: [255 - clip]
+    )
+    means = np.concatenate(list(of_others)).mean((1, 2))
+    np.testing.assert_allclose(means, 255 - clip.mean((1, 2)), atol=12)
 
 
 def test_every_window_of_a_long_clip_is_a_clip_of_its_own(pipeline, unoptimised):

@@ -101,8 +101,8 @@ class InBands:
         empty = Statistics.empty(shape[0], self.groups)
         whole = (*shape[:-1], block.conv1.conv.out_features)
         x = rows.x if is_kept else jnp.zeros(whole, rows.x.dtype)
-        into = (jnp.zeros(whole, x.dtype), jnp.zeros(_two_frames(shape), x.dtype), x, empty)
-        hidden, first, x, of_hidden = self._over_bands(first_half, shape, into)
+        start = (jnp.zeros(whole, x.dtype), jnp.zeros(_two_frames(shape), x.dtype), x, empty)
+        hidden, first, x, of_hidden = self._over_bands(first_half, shape, start)
 
         def second_half(start, count, into):
             x, new, statistics = into
@@ -112,8 +112,8 @@ class InBands:
             statistics = statistics.merge(Statistics.of(out, self.groups))
             return _put(x, out, start), _put(new, kept, start), statistics
 
-        into = (x, jnp.zeros(_two_frames(whole), x.dtype), empty)
-        x, second, statistics = self._over_bands(second_half, whole, into)
+        again = (x, jnp.zeros(_two_frames(whole), x.dtype), empty)
+        x, second, statistics = self._over_bands(second_half, whole, again)
         return Rows(x, None, statistics), (first, second)
 
     def last(
