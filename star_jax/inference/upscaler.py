@@ -184,7 +184,7 @@ def upscale_video(
                     settings,
                     part,
                     progress,
-                    colors and partial(colors.read, of_colors),
+                    None if colors is None else partial(colors.read, of_colors),
                 )
             ) as pieces:
                 for piece in pieces:
@@ -236,7 +236,7 @@ def _scene_pieces(
                 on_progress=advance,
                 kept=kept,
                 skip=number,
-                read_colors=colors and reading(colors),
+                read_colors=None if colors is None else reading(colors),
             ):
                 piece = piece[: scene.num_frames - number]
                 if len(piece):
