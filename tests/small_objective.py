@@ -1,7 +1,7 @@
 """A StarObjective on a network of two levels, with random weights and clips, for tests."""
 
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache
 
 import jax
 import numpy as np
@@ -18,8 +18,6 @@ from star_jax.train.star.objective import StarObjective
 
 FRAMES, HEIGHT, WIDTH = 4, 12, 8
 KEY = noise_key(3)
-# Programs run a few times only: compiling them is what costs.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 PRESETS["two-levels"] = TWO_LEVELS
 

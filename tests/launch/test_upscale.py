@@ -370,13 +370,10 @@ sys.exit(code)
 def test_a_second_process_takes_its_programs_from_the_compile_cache(tmp_path, tiny_checkpoint):
     clip, cache = write_video(tmp_path / "one.mp4", moving_clip(1)), tmp_path / "cache"
     arguments = ["upscale", str(clip), "--checkpoint", str(tiny_checkpoint), *LONG, "--quiet"]
-    # Unoptimised code is compiled in half the time.
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
     def hits(output: str) -> int:
         done = subprocess.run(
             [sys.executable, "-c", COUNT_HITS, *arguments, "-o", tmp_path / output, "--compile-cache", cache],
-            env=os.environ | {"XLA_FLAGS": flags},
             capture_output=True,
             text=True,
         )

@@ -50,11 +50,14 @@ def make_run(workdir, base, *, steps=(1, 2), ema_decay=0.9, **model):
 
 
 def leaves_of(directory, sizes):
+    """As arrays of the host, which compares them without a program for each shape."""
     return flatten(
-        {
-            name: load_component(directory, name, abstract_component(sizes, name)[1])
-            for name in build_model(sizes).components
-        }
+        jax.device_get(
+            {
+                name: load_component(directory, name, abstract_component(sizes, name)[1])
+                for name in build_model(sizes).components
+            }
+        )
     )
 
 

@@ -14,7 +14,6 @@ from small_objective import (
     HEIGHT,
     KEY,
     WIDTH,
-    jit,
     make_objective,
     two_clips,
     weights,
@@ -46,7 +45,7 @@ def both_terms():
         terms = objective.loss_terms(trainable, frozen, batch, KEY, timesteps)
         return sum(w * t.mean() for w, t in zip(term_weights, terms.values(), strict=True))
 
-    return jit(jax.value_and_grad(value))
+    return jax.jit(jax.value_and_grad(value))
 
 
 def norm(tree) -> float:
@@ -75,7 +74,7 @@ def test_the_released_scripts_frequency_loss_reaches_no_weight(batch):
         return objective.loss_terms(trainable, frozen, batch, KEY, np.array([200, 700]))["loss_df"].mean()
 
     # The gradient does not depend on the network, so compiling removes it.
-    gradient = jit(jax.grad(frequency_term))(trainable)
+    gradient = jax.jit(jax.grad(frequency_term))(trainable)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -169,9 +168,9 @@ def test_decoding_in_groups_is_the_decoder_on_each_group(batch):
     params = objective.cast_params(trainable, frozen)
     latents = jnp.asarray(np.random.default_rng(1).standard_normal((1, 4, 6, 4, 4)), jnp.float32)
     graph = abstract_component(TWO_LEVELS, "vae")[0]
-    decode = jit(lambda vae, x: nnx.merge(graph, vae).decode(x / TWO_LEVELS.vae.scaling_factor))
+    decode = jax.jit(lambda vae, x: nnx.merge(graph, vae).decode(x / TWO_LEVELS.vae.scaling_factor))
     expected = np.concatenate([decode(params["vae"], latents[:, i : i + 2]) for i in (0, 2)], axis=1)
-    clip = jit(objective.decode_clip)(params, latents)
+    clip = jax.jit(objective.decode_clip)(params, latents)
     np.testing.assert_allclose(clip, expected, rtol=1e-4, atol=1e-5)
     whole = decode(params["vae"], latents)
     assert np.abs(whole - expected).max() > 1e-3  # the decoder does see its group
