@@ -6,7 +6,7 @@ import json
 from star_jax.launch.cli import main
 from star_jax.presets import PRESETS, get_preset
 
-STEPS, EVERY = 100, 20
+STEPS, EVERY = 60, 20
 SHORT = {
     "data.num_frames": 3,
     "data.height": 48,
