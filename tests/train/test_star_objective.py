@@ -86,12 +86,12 @@ def test_loss_and_gradient_are_finite_at_both_ends_of_the_schedule(batch):
 def test_a_batch_is_the_mean_of_its_samples(batch):
     """Timesteps, noise and all else are drawn by the sample's position in the data."""
     objective, (trainable, frozen) = with_stub_network(make_objective(LossConfig(frames=3))), weights()
-    timesteps = objective.draw_timesteps(batch, KEY)
-    together = objective.loss_terms(trainable, frozen, batch, KEY, timesteps)
+    timesteps, loss_terms = objective.draw_timesteps(batch, KEY), jax.jit(objective.loss_terms)
+    together = loss_terms(trainable, frozen, batch, KEY, timesteps)
     for i in range(2):
         alone = {name: array[i : i + 1] for name, array in batch.items()}
         assert objective.draw_timesteps(alone, KEY)[0] == timesteps[i]
-        for name, values in objective.loss_terms(trainable, frozen, alone, KEY, timesteps[i : i + 1]).items():
+        for name, values in loss_terms(trainable, frozen, alone, KEY, timesteps[i : i + 1]).items():
             np.testing.assert_allclose(values[0], together[name][i], rtol=1e-4)
 
 
