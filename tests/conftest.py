@@ -98,3 +98,8 @@ def optimised() -> Iterator[None]:
     jax.config.update(_QUICK, False)
     yield
     jax.config.update(_QUICK, True)
+
+
+@pytest.fixture
+def unoptimised() -> None:
+    """For programs that run a few times only: as all are, but those of tests that ask for `optimised`."""
