@@ -80,7 +80,8 @@ def open_workdir(
     if path.exists() and has_checkpoint(root) and not allow_changed_config:
         theirs = _flat(_read(path))
         free = FREE_KEYS
-        if ours.get("optimizer.schedule", "constant") != "constant":
+        decays = ours.get("optimizer.schedule", "constant") != "constant"
+        if decays or "schedule" in ours.get("optimizer.groups", ""):
             free -= {"train.num_steps"}  # the learning rate of every step follows from it
         for key in sorted(ours.keys() | theirs.keys()):
             # Keys that one version has and the other not are at their defaults.
