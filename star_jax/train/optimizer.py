@@ -27,7 +27,7 @@ class Optimizer:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> Optimizer:
-    """Builds the optimizer of a run of `num_steps`; gradients are clipped over the weights of all groups at once."""
+    """Builds the optimizer of a run of `num_steps`; gradients are clipped over all groups at once."""
     schedule = _schedule(config, num_steps)
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     groups = config.parse_groups()
