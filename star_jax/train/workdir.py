@@ -107,10 +107,15 @@ def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
     Process 0 holds it for all processes of a run. Buckets have no locks.
 
     Raises:
-      InputError: another run is at work there, or nothing can be written there.
+      InputError: another run is at work there, or nothing can be written there. (Orbax takes s3:// for a relative
+        path.)
     """
     root = absolute(workdir)
     name = os.fspath(root)
+    if is_url(name) and not name.startswith("gs://"):
+        raise InputError(
+            f"--workdir {workdir}: checkpoints can be written to a path or to gs://; mount other buckets as a folder"
+        )
     if is_url(name) or jax.process_index() > 0 or name in _held:
         yield
         return
