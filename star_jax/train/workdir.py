@@ -114,7 +114,7 @@ def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
     name = os.fspath(root)
     if is_url(name) and not name.startswith("gs://"):
         raise InputError(
-            f"--workdir {workdir}: checkpoints can be written to a path or to gs://; mount other buckets as a folder"
+            f"--workdir {workdir}: checkpoints can be written to a path or to gs://; mount other buckets"
         )
     if is_url(name) or jax.process_index() > 0 or name in _held:
         yield
