@@ -19,6 +19,7 @@ from star_jax.errors import DiskError, InputError, RunError
 from star_jax.train import stall
 from star_jax.train.checkpoints import restore_weights
 from star_jax.train.loop import Outcome, train
+from star_jax.train.stages import Stages
 from star_jax.train.stall import StallWatch
 
 
@@ -43,6 +44,11 @@ def test_a_work_directory_takes_one_run_at_a_time(tmp_path):
             run(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert run(tmp_path, num_steps=1) == Outcome(1, finished=True)
+
+
+def test_a_bucket_that_takes_no_checkpoints_is_refused_at_the_start():
+    with pytest.raises(InputError, match="s3://bucket/run: checkpoints can be written to a path or to gs://"):
+        run("s3://bucket/run")
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +122,9 @@ def test_weights_that_changed_on_disk_are_not_assembled(skipping, tmp_path):
 def test_a_run_that_hangs_ends_and_says_where(tmp_path, monkeypatch, capsys):
     ended = threading.Event()
     monkeypatch.setattr(stall.os, "_exit", lambda code: ended.set())
-    with StallWatch(tmp_path, 0.2) as watch:
-        watch.at("waiting for data", 7)
+    stages = Stages()
+    with StallWatch(tmp_path, 0.2, stages):
+        stages.at("waiting for data", 7)
         assert ended.wait(10)
     line = capsys.readouterr().err
     assert line.startswith(

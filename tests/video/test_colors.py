@@ -88,6 +88,28 @@ def test_untagged_hd_is_bt709_and_sd_bt601(tmp_path):
     assert matrix_of(5, 1920, 1080) == 5
 
 
+def test_stripes_of_untagged_hd_keep_the_colours_that_players_show(tmp_path):
+    stripes = np.random.default_rng(1).uniform(0.1, 0.9, (6, 3))
+    coded_as_709 = levels(stripes[None, None], 1, False, 8)[:, 0, 0].astype(np.uint8)
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 720, "yuv444p"
+        frame = av.VideoFrame(64, 720, "yuv444p")
+        for plane, values in zip(frame.planes, coded_as_709, strict=True):
+            rows = np.zeros((720, plane.line_size), np.uint8)
+            rows[:, :64] = values.repeat(120)[:, None]
+            plane.update(rows)
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    assert open_source(tmp_path / "in.mkv").info.colorspace == 2
+    out = pass_through(tmp_path / "in.mkv", tmp_path / "out.mp4", crf=0)
+    with av.open(str(out)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 1)
+        luma = np.frombuffer(frame.planes[0], np.uint8).reshape(720, -1)[60::120, 32].astype(int)
+        assert np.abs(luma - coded_as_709[0]).max() <= 1
+    assert np.abs(open_source(out).read()[0, 60::120, 32] - 255 * stripes).max() <= 3
+
+
 def test_ycgco(tmp_path):
     """Y = (R + 2 G + B) / 4, Cg = (-R + 2 G - B) / 4, Co = (R - B) / 2, in H.264's limited range."""
     rgb = patches(2)

@@ -1,9 +1,11 @@
 """Pictures with all that belongs to them: transparency, depth, profiles, EXIF; animations; names and sizes."""
 
 import os
+import subprocess
 from fractions import Fraction
 
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -185,3 +187,27 @@ def test_transparency_of_animations_is_named(tmp_path, capsys):
     images[0].save(tmp_path / "in.webp", save_all=True, append_images=images[1:], duration=40)
     pass_through(tmp_path / "in.webp", tmp_path / "out" / "%02d.png")
     assert "in.webp: transparency is left out; only that of still images is kept" in capsys.readouterr().err
+
+
+def test_jpeg_xl_is_to_be_converted_to_png(tmp_path):
+    source = tmp_path / "photo.jxl"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.04"]
+    subprocess.run([*command, "-frames:v", "1", "-c:v", "libjxl", str(source)], check=True)
+    with pytest.raises(InputError, match="cannot be decoded here; convert it to PNG first"):
+        open_source(source)
+
+
+def test_an_avif_picture_of_ten_bits_is_read_as_eight_with_a_line(tmp_path, capsys):
+    source = tmp_path / "deep.avif"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.04"]
+    command += ["-frames:v", "1", "-pix_fmt", "yuv420p10le", "-c:v", "libaom-av1", "-cpu-used", "8"]
+    subprocess.run([*command, "-still-picture", "1", str(source)], check=True)
+    assert open_source(source).read().shape == (1, 48, 64, 3)
+    assert f"note: {source} has over 8 bits per sample; it is read as 8 bits\n" == capsys.readouterr().err
+
+
+def test_tags_of_a_tiff_that_describe_its_file_are_not_taken_over(tmp_path):
+    tags = {270: "A cat", 305: "Some program"}
+    Image.fromarray(FRAMES[0]).save(tmp_path / "in.tif", tiffinfo=tags)
+    with Image.open(pass_through(tmp_path / "in.tif", tmp_path / "out.png", scale=2)) as image:
+        assert dict(image.getexif()) == {274: 1, **tags}
