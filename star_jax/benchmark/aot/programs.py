@@ -50,7 +50,7 @@ def trace_sampler_step(
     whole = jax.tree.map(lambda _: replicated(mesh), params)
     params = with_shardings(params, param_shardings(mesh, params) if mesh.shape["fsdp"] > 1 else whole)
 
-    def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> jax.ShapeDtypeStruct:
+    def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
 
     frames = (None, CONTEXT_AXIS) if num_latents % mesh.shape[CONTEXT_AXIS] == 0 else ()
