@@ -38,6 +38,7 @@ from star_jax.train.state import TrainState, Tree, abstract_state, new_state
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
 from star_jax.train.step_log import StepLog
 from star_jax.train.stopping import stop_requests
+from star_jax.train.turns import turns_of
 from star_jax.train.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def _run(
     """
     settings = config.train
     data = TrainBatches(objective, config.data, settings, mesh)
-    optimizer = make_optimizer(config.optimizer, settings.num_steps)
+    optimizer = make_optimizer(config.optimizer, settings.num_steps, turns_of(objective))
     with (
         contextlib.closing(prefetch_to_devices(data.loader(), data.place)) as batches,
         contextlib.closing(TrainCheckpoints(root, settings)) as checkpoints,

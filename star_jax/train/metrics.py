@@ -142,23 +142,31 @@ class TensorBoardWriter:
 
 
 class MetricWindow:
-    """Sums metrics between two lines of the log; its state is saved, so that a resumed run logs the same means."""
+    """Sums metrics between two lines of the log; its state is saved, so that a resumed run logs the same means.
+
+    A metric that is NaN was not measured at that step, and its mean is that of the others.
+    """
 
     def __init__(self, state: Mapping[str, Any] | None = None):
-        self.count: int = state["count"] if state else 0
-        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+        state = state or {}
+        self.count: int = state.get("count", 0)
+        self.sums: dict[str, float] = dict(state.get("sums", {}))
+        self.missing: dict[str, int] = dict(state.get("missing", {}))  # steps without a metric, by its name
 
     def add(self, metrics: Mapping[str, float]) -> None:
         self.count += 1
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if math.isnan(value):
+                self.missing[name] = self.missing.get(name, 0) + 1
+            else:
+                self.sums[name] = self.sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
         """Means since the last call."""
-        means = {name: total / self.count for name, total in self.sums.items()}
-        self.count, self.sums = 0, {}
+        means = {name: total / (self.count - self.missing.get(name, 0)) for name, total in self.sums.items()}
+        self.count, self.sums, self.missing = 0, {}, {}
         return means
 
     def state(self) -> dict[str, Any]:
         """JSON for the constructor."""
-        return {"count": self.count, "sums": self.sums}
+        return {"count": self.count, "sums": self.sums} | ({"missing": self.missing} if self.missing else {})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import optax
 
 from star_jax.train.config import OptimizerConfig
+from star_jax.train.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,30 @@ class Optimizer:
     learning_rate: optax.Schedule
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> Optimizer:
-    """Builds the optimizer of a run of `num_steps`."""
+def make_optimizer(config: OptimizerConfig, num_steps: int, turns: Turns | None = None) -> Optimizer:
+    """Builds the optimizer of a run of `num_steps`.
+
+    Where parts of the weights take turns, `turns` has the settings of each part's own optimizer, whose schedule
+    counts the updates of that part.
+    """
+    if turns is None:
+        return _whole(config, num_steps)
+    parts = {
+        name: _whole(part.optimizer, turns.updates(name, num_steps)) for name, part in turns.parts.items()
+    }
+    first = next(iter(parts))
+    return Optimizer(
+        optax.partition(
+            {name: part.transform for name, part in parts.items()},
+            lambda params: {component: turns.part_of(component) for component in params},
+        ),
+        lambda step: parts[first].learning_rate(
+            step * turns.updates(first, len(turns.order)) // len(turns.order)
+        ),
+    )
+
+
+def _whole(config: OptimizerConfig, num_steps: int) -> Optimizer:
     schedule = _schedule(config, num_steps)
     adamw = optax.adamw(
         schedule, b1=config.b1, b2=config.b2, eps=config.epsilon, weight_decay=config.weight_decay
