@@ -128,7 +128,6 @@ class StreamSession:
                 f"frames are {frames.dtype} {frames.shape}; expected uint8 (or uint16) "
                 f"[F, {self._size[0]}, {self._size[1]}, 3]"
             )
-        self._frames.add(frames)
         return self._joined(self.pieces(frames))
 
     def flush(self) -> np.ndarray:

@@ -86,6 +86,8 @@ class TaughtObjective(StudentObjective):
             return
         for name in self.model.network_components:
             paths = list(flatten(self._frozen.get(name, {})))
+            if not paths:
+                continue
             pairs = zip(iterate_leaves(ours, name, paths), iterate_leaves(theirs, name, paths), strict=True)
             for (path, one), (_, other) in pairs:
                 if not np.array_equal(one, other):
