@@ -61,7 +61,8 @@ setup(
         "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
-            "imageio-ffmpeg>=0.6",  # VMAF
+            "pillow-heif>=0.20",
+            "imageio-ffmpeg>=0.6",  # FFmpeg with VMAF and zimg
             "pytest-xdist>=3.6",
             "torch==2.13.0",
             "diffusers>=0.35",

@@ -29,13 +29,15 @@ def run(args: argparse.Namespace) -> int:
 
     config = read_experiment(args)
     join_cluster(args)
-    log_to(args.workdir)
 
     import star_jax
+    from star_jax.parallel.peers import ending_together
 
-    outcome = star_jax.train(
-        config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
-    )
+    with ending_together():
+        log_to(args.workdir)
+        outcome = star_jax.train(
+            config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
+        )
     if outcome.finished:
         print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
         return 0

@@ -8,6 +8,7 @@ run takes once it has begun to write; after three kills it is left to finish. Ev
 bit-identical to the one of the run that was not killed, with nothing else left beside it.
 """
 
+import atexit
 import os
 import random
 import signal
@@ -49,7 +50,9 @@ class Run:
         if self.pid == 0:
             cache = output.parents[1] / "cache"
             arguments = [clip, "-o", output, "--checkpoint", checkpoint, "--compile-cache", cache, *OPTIONS]
-            os._exit(command(["upscale", *map(str, arguments)]))
+            code = command(["upscale", *map(str, arguments)])
+            atexit._run_exitfuncs()  # which keep the compiled programs
+            os._exit(code)
 
     def begins(self) -> float:
         """Waits until it has begun to write; returns the time."""

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.noise import noise_key
-from star_jax.errors import RunError, StarError
+from star_jax.errors import DiskError, RunError, StarError
 from star_jax.ops.flops import compiled_flops
 from star_jax.parallel.mesh import (
     MeshConfig,
@@ -27,6 +27,7 @@ from star_jax.parallel.mesh import (
 )
 from star_jax.parallel.prefetch import prefetch_to_devices
 from star_jax.progress import progress
+from star_jax.train.bad_steps import BadSteps
 from star_jax.train.batches import TrainBatches
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import OptimizerConfig, TrainConfig
@@ -34,14 +35,18 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer, make_optimizer
 from star_jax.train.overview import overview
 from star_jax.train.profiling import ProfilerWindow
+from star_jax.train.stall import StallWatch
 from star_jax.train.state import TrainState, Tree, abstract_state, new_state
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
 from star_jax.train.step_log import StepLog
 from star_jax.train.stopping import stop_requests
 from star_jax.train.turns import turns_of
-from star_jax.train.workdir import open_workdir
+from star_jax.train.workdir import held_workdir, open_workdir
 
 logger = logging.getLogger(__name__)
+
+# A disk or quota that is full or gone, or a file that became too large.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
 class RunConfig(Protocol):
@@ -100,21 +105,30 @@ def train(
       InputError: the configuration does not fit the devices, the data or `workdir`.
       RunError: the loss is not finite, the data ended or is bad, or the disk is full.
     """
-    root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
     mesh = make_mesh(config.mesh)
-    with _logged(), jax.set_mesh(mesh):
+    with held_workdir(workdir), _explained(workdir), jax.set_mesh(mesh):
+        root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
         return _run(objective, config, root, mesh, flops_per_step, quiet=quiet or jax.process_index() > 0)
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[None]:
-    """Logs an unexpected exception with its traceback: the command line prints one line of it."""
+def _explained(workdir: str | os.PathLike) -> Iterator[None]:
+    """Logs an unexpected exception with its traceback: the command line prints one line of it.
+
+    Raises:
+      DiskError: something could not be written, such as a line of metrics or a picture.
+    """
     try:
         yield
     except StarError:
         raise
-    except Exception:
+    except Exception as error:
         logger.exception("the run ends")
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise DiskError(
+                f"cannot write to --workdir {workdir}: {error.strerror}; free disk space or raise the quota, then "
+                "run the same command again: it resumes at the newest checkpoint"
+            ) from error
         raise
 
 
@@ -150,35 +164,47 @@ def _run(
         key = jax.device_put(noise_key(settings.seed), replicated(mesh))
         train_step = _compile(objective, optimizer, config, mesh, (state, frozen, key))
         flops = flops or _compiled_flops(train_step, mesh)
+        bad_steps = BadSteps(settings, checkpoints, meta.get("skipped_in_a_row", 0))
         with (
             StepLog(root, settings, step, meta.get("window"), flops) as log,
             ProfilerWindow(settings, root / "profile") as profiler,
             stop_requests(checkpoints) as told_to_stop,
+            StallWatch(root, settings.stall_seconds) as watch,
             progress("Training", num_steps - step, "steps", quiet=quiet) as bar,
         ):
+
+            def kept() -> dict[str, Any]:
+                """What a checkpoint holds beside the state and the data's position."""
+                skipped = bad_steps.in_a_row
+                return {"window": log.state(), **({"skipped_in_a_row": skipped} if skipped else {})}
+
             stopping = False
             while step < num_steps and not stopping:
                 begun = time.perf_counter()
+                watch.at("waiting for data", step + 1)
                 batch = next(batches, None)
                 if batch is None:
-                    raise _data_ended(step, num_steps, checkpoints, state, batches, log)
+                    raise _data_ended(step, num_steps, checkpoints, state, batches, kept())
                 waited = time.perf_counter() - begun
 
+                watch.at("computing", step + 1)
                 profiler.before_step(step)
                 state, metrics = train_step(state, frozen, batch, key)
                 metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 step += 1
                 profiler.after_step(step)
 
-                _check_finite(step, metrics, checkpoints)
-                log.add(step, metrics, time.perf_counter() - begun, waited)
+                skipped = bad_steps.is_bad(step, metrics)
+                log.add(step, None if skipped else metrics, time.perf_counter() - begun, waited)
                 if settings.validate_every_steps and step % settings.validate_every_steps == 0:
+                    watch.at("validating", step)
                     log.write(step, _validate(objective, state, frozen, data, root, step))
 
                 bar.advance()
+                watch.at("saving", step)
                 stopping = told_to_stop(step)
                 if stopping or step == num_steps or step % settings.checkpoint_every_steps == 0:
-                    checkpoints.save(state, batches, {"window": log.state()})
+                    checkpoints.save(state, batches, kept())
             checkpoints.wait()
     return Outcome(step, finished=step >= num_steps)
 
@@ -242,33 +268,17 @@ def _compiled_flops(program: jax.stages.Compiled, mesh: Mesh) -> float | None:
     return None if of_device is None else of_device * mesh.size
 
 
-def _check_finite(step: int, metrics: dict[str, float], checkpoints: TrainCheckpoints) -> None:
-    """Raises RunError where the loss or the gradient is no number."""
-    for name in ("loss", "grad_norm"):
-        if math.isfinite(metrics[name]):
-            continue
-        checkpoints.wait()
-        good = max(checkpoints.steps(), default=None)
-        kept = (
-            "no checkpoint was saved before it" if good is None else f"the checkpoint of step {good} is good"
-        )
-        raise RunError(
-            f"{name} is {metrics[name]} at step {step}; {kept}. Lower optimizer.learning_rate or change "
-            "train.seed, and run again with --allow-changed-config"
-        )
-
-
 def _data_ended(
     step: int,
     num_steps: int,
     checkpoints: TrainCheckpoints,
     state: TrainState,
     batches: grain.DatasetIterator,
-    log: StepLog,
+    meta: dict[str, Any],
 ) -> RunError:
     """Saves what is done; returns what to raise."""
     if step not in checkpoints.steps():
-        checkpoints.save(state, batches, {"window": log.state()})
+        checkpoints.save(state, batches, meta)
     checkpoints.wait()
     return RunError(
         f"the data ended after step {step} of {num_steps} (saved); raise data.num_epochs, or set it to None"

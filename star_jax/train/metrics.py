@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -122,23 +123,37 @@ def _lines_before(path: epath.Path, first_step: int) -> list[str]:
 
 
 class TensorBoardWriter:
-    """Event files, through tensorboardX."""
+    """Event files, through tensorboardX.
+
+    Its SummaryWriter writes in a thread, which dies unheard when the disk is full; then the queue before it fills
+    up, and the run waits for ever. This writes at once.
+    """
 
     def __init__(self, directory: epath.Path, first_step: int):
-        import tensorboardX
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
-        purge = first_step + 1 if first_step else None
-        self._writer: Any = tensorboardX.SummaryWriter(str(directory), purge_step=purge)
+        self._event = event_pb2.Event
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer: Any = EventsWriter(str(directory / "events"))
+        if first_step:  # drop what an earlier start wrote after this step
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=first_step + 1, session_log=start)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX import summary
+
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            self._write(step=step, summary=summary.scalar(name, value))
 
     def flush(self) -> None:
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
+
+    def _write(self, **content: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **content))
 
 
 class MetricWindow:
@@ -152,6 +167,7 @@ class MetricWindow:
         self.count: int = state.get("count", 0)
         self.sums: dict[str, float] = dict(state.get("sums", {}))
         self.missing: dict[str, int] = dict(state.get("missing", {}))  # steps without a metric, by its name
+        self.skipped: int = state.get("skipped", 0)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         self.count += 1
@@ -161,12 +177,20 @@ class MetricWindow:
             else:
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def skip(self) -> None:
+        """Counts a step that changed nothing and whose metrics are no use."""
+        self.skipped += 1
+
     def take(self) -> dict[str, float]:
-        """Means since the last call."""
+        """Means since the last call, and the number of skipped steps where there were any."""
         means = {name: total / (self.count - self.missing.get(name, 0)) for name, total in self.sums.items()}
-        self.count, self.sums, self.missing = 0, {}, {}
+        if self.skipped:
+            means["skipped_steps"] = self.skipped
+        self.count, self.sums, self.missing, self.skipped = 0, {}, {}, 0
         return means
 
     def state(self) -> dict[str, Any]:
         """JSON for the constructor."""
-        return {"count": self.count, "sums": self.sums} | ({"missing": self.missing} if self.missing else {})
+        state: dict[str, Any] = {"count": self.count, "sums": self.sums}
+        counts = {"missing": self.missing, "skipped": self.skipped}
+        return state | {name: value for name, value in counts.items() if value}

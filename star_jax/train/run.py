@@ -13,7 +13,7 @@ from star_jax.train.experiments import make_objective
 from star_jax.train.loop import Outcome
 from star_jax.train.loop import train as run_loop
 from star_jax.train.operations import step_flops
-from star_jax.train.workdir import absolute, has_checkpoint
+from star_jax.train.workdir import absolute, has_checkpoint, held_workdir
 
 
 def train(
@@ -39,18 +39,19 @@ def train(
       RunError: the loss is not finite, the data ended or is bad, or the disk is full.
     """
     make_mesh(config.mesh)  # refused before weights are drawn
-    config = _with_checkpoint(config, workdir)
-    objective = make_objective(config)
-    # Counting takes a while, so only where it gives a share of the device's peak.
-    flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
-    return run_loop(
-        objective,
-        config,
-        workdir,
-        flops_per_step=flops,
-        allow_changed_config=allow_changed_config,
-        quiet=quiet,
-    )
+    with held_workdir(workdir):
+        config = _with_checkpoint(config, workdir)
+        objective = make_objective(config)
+        # Counting takes a while, so only where it gives a share of the device's peak.
+        flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
+        return run_loop(
+            objective,
+            config,
+            workdir,
+            flops_per_step=flops,
+            allow_changed_config=allow_changed_config,
+            quiet=quiet,
+        )
 
 
 def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> ExperimentConfig:

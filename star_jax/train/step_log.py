@@ -36,9 +36,12 @@ class StepLog(contextlib.AbstractContextManager):
         self._window, self._times = MetricWindow(window), StepTimes()
         self._writer = create_writer(root, first_step) if jax.process_index() == 0 else MultiWriter([])
 
-    def add(self, step: int, metrics: Mapping[str, float], seconds: float, waited: float) -> None:
-        """Takes the metrics of a step, its seconds, and how many of them it waited for its batch."""
-        self._window.add(metrics)
+    def add(self, step: int, metrics: Mapping[str, float] | None, seconds: float, waited: float) -> None:
+        """Takes the metrics of a step (None: it was skipped), its seconds, and how many it waited for its batch."""
+        if metrics is None:
+            self._window.skip()
+        else:
+            self._window.add(metrics)
         self._times.add(seconds, waited)
         if step % self._config.log_every_steps == 0 or step == self._config.num_steps:
             self.write(step, {**self._window.take(), **self._speed()})

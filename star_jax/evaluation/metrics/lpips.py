@@ -52,7 +52,7 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / (norm + 1e-10)
 
 
-def _scorer(backbone: str, networks: Networks) -> BatchScorer:
+def _scorer(backbone: str, networks: Networks, _num_frames: int) -> BatchScorer:
     params, weights = networks[_BACKBONES[backbone][0]], networks[f"lpips_{backbone}"]
     return BatchScorer(functools.partial(lpips, backbone, params, weights))
 
