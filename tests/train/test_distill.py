@@ -244,13 +244,19 @@ def test_mistakes_are_named(checkpoint, tmp_path):
         loaded(dataclasses.replace(config, distill=changed))
 
 
-@pytest.mark.parametrize("rung", ["guidance", "one_step", "one_step_pixels", "dual_stream"])
-def test_the_configs_fit_the_full_network(rung):
+@pytest.mark.parametrize("rung", ["guidance", "one_step", "one_step_pixels"])
+def test_the_configs_can_be_read(rung):
+    assert run_config_file(f"configs/distill.py:{rung}").distill.rung in rung
+
+
+def test_the_largest_rung_fits_the_full_network():
     """Shapes only: nothing is allocated."""
-    config = run_config_file(f"configs/distill.py:{rung}")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=None))
-    trainable, frozen = make_objective(
-        dataclasses.replace(config, train=dataclasses.replace(config.train, validate_every_steps=0))
-    ).abstract_params()
-    assert "controlnet" in trainable and "vae" in frozen
-    assert (TEACHER in frozen) == (rung in ("guidance", "dual_stream"))
+    config = run_config_file("configs/distill.py:dual_stream")
+    train = dataclasses.replace(config.train, validate_every_steps=0)
+    model = dataclasses.replace(config.model, checkpoint=None)
+    objective = make_objective(dataclasses.replace(config, model=model, train=train))
+    trainable, frozen = objective.abstract_params()
+    assert list(trainable) == ["unet", "controlnet", FAKE, HEADS] and TEACHER in frozen
+    # Of the middle and two levels of the decoder, of both networks.
+    kernels = [head["conv_in"]["kernel"].shape[2] for head in trainable[HEADS]["heads"].values()]
+    assert kernels == [1280, 1280, 640] * 2
