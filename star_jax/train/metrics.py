@@ -3,6 +3,7 @@
 clu's own writers import TensorFlow; these do not.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from star_jax.errors import InputError
 from star_jax.files import appearing, is_url
 
 logger = logging.getLogger(__name__)
@@ -33,17 +35,23 @@ class MetricWriter(Protocol):
         """Ends the writer."""
 
 
-def create_writer(workdir: epath.Path, first_step: int) -> MetricWriter:
+def create_writer(workdir: epath.Path, first_step: int, wandb: str | None = None) -> MetricWriter:
     """Makes every available writer; TensorBoard needs tensorboardX.
 
     Args:
       workdir: directory of metrics.jsonl and tensorboard/.
       first_step: number of steps done before this start. Lines of later steps, which an earlier start wrote and
         this one will write again, are dropped.
+      wandb: project of Weights & Biases to write to as well.
+
+    Raises:
+      InputError: `wandb` is given, and the library is not installed.
     """
     writers: list[MetricWriter] = [ConsoleWriter(), JsonLinesWriter(workdir / METRICS_FILE, first_step)]
     if importlib.util.find_spec("tensorboardX"):
         writers.append(TensorBoardWriter(workdir / "tensorboard", first_step))
+    if wandb is not None:
+        writers.append(WandbWriter(workdir, wandb))
     return MultiWriter(writers)
 
 
@@ -67,10 +75,11 @@ class MultiWriter:
 
 
 class ConsoleWriter:
-    """One line per step on standard output."""
+    """One line per step on standard output; shares of the time, goodput but for them, are in the files only."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        values = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        shown = {name: value for name, value in scalars.items() if not name.endswith("_share")}
+        values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         print(f"step {step}  {values}", flush=True)
 
     def flush(self) -> None:
@@ -154,6 +163,37 @@ class TensorBoardWriter:
 
     def _write(self, **content: Any) -> None:
         self._writer.write_event(self._event(wall_time=time.time(), **content))
+
+
+class WandbWriter:
+    """Weights & Biases; a run that is resumed goes on there, too.
+
+    Raises:
+      InputError: the library is not installed.
+    """
+
+    def __init__(self, workdir: epath.Path, project: str):
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError("train.wandb needs the library: pip install 'star_jax[wandb]'") from error
+        self._run: Any = wandb.init(
+            project=project,
+            name=workdir.name,
+            id=hashlib.sha256(str(workdir).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=None if is_url(workdir) else str(workdir),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._run.log(dict(scalars), step=step)
+
+    def flush(self) -> None:
+        """The library sends by itself."""
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 class MetricWindow:

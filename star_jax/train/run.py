@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 
 from star_jax.errors import InputError
 from star_jax.files import is_url
@@ -13,6 +14,7 @@ from star_jax.train.experiments import make_objective
 from star_jax.train.loop import Outcome
 from star_jax.train.loop import train as run_loop
 from star_jax.train.operations import step_flops
+from star_jax.train.rehearsal import rehearse as run_rehearsal
 from star_jax.train.workdir import absolute, has_checkpoint, held_workdir
 
 
@@ -52,6 +54,24 @@ def train(
             allow_changed_config=allow_changed_config,
             quiet=quiet,
         )
+
+
+def rehearse(config: ExperimentConfig, workdir: str | os.PathLike) -> str:
+    """Says what `train` will do, from two trial steps that are thrown away; nothing is written to `workdir`.
+
+    Returns:
+      A line per subject: data, batch, weights, devices, memory, step, checkpoint, times.
+
+    Raises:
+      InputError: as `train`.
+    """
+    make_mesh(config.mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = config.model.checkpoint is None and not has_checkpoint(absolute(workdir))
+        config = _with_checkpoint(config, folder if fresh else workdir)
+        objective = make_objective(config)
+        flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
+        return run_rehearsal(objective, config, workdir, flops)
 
 
 def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> ExperimentConfig:

@@ -12,6 +12,7 @@ from etils import epath
 
 from star_jax.files import is_url
 from star_jax.parallel.peers import stop_all
+from star_jax.train.stages import Stages
 
 _HINTS = {
     "waiting for data": "a video may hang its decoder, or a disk or bucket its reader",
@@ -28,16 +29,12 @@ class StallWatch(contextlib.AbstractContextManager):
     Args:
       root: work directory.
       seconds: the longest that a stage may take; 0 watches nothing.
+      stages: what the loop is doing.
     """
 
-    def __init__(self, root: epath.Path, seconds: float):
-        self._root, self._seconds = root, seconds
-        self._stage, self._since = ("starting", 0), time.monotonic()
+    def __init__(self, root: epath.Path, seconds: float, stages: Stages):
+        self._root, self._seconds, self._stages = root, seconds, stages
         self._ended = threading.Event()
-
-    def at(self, stage: str, step: int) -> None:
-        """Notes what the loop begins to do now, for which step."""
-        self._stage, self._since = (stage, step), time.monotonic()
 
     def __enter__(self) -> "StallWatch":
         if self._seconds:
@@ -49,11 +46,11 @@ class StallWatch(contextlib.AbstractContextManager):
 
     def _watch(self) -> None:
         while not self._ended.wait(min(5.0, self._seconds / 4)):
-            if time.monotonic() - self._since > self._seconds and not self._ended.is_set():
+            if time.monotonic() - self._stages.since > self._seconds and not self._ended.is_set():
                 self._end()
 
     def _end(self) -> None:
-        stage, step = self._stage
+        stage, step = self._stages.current
         hint = f" ({_HINTS[stage]})" if stage in _HINTS else ""
         message = (
             f"no progress for {self._seconds:g} s (train.stall_seconds) while {stage}, step {step}{hint}; run the "

@@ -43,6 +43,8 @@ FREE_KEYS = frozenset(
         "train.largest_grad_norm",  # a run that met a bad step must be able to go on past it
         "train.skip_bad_steps",
         "train.stall_seconds",
+        "train.wandb",
+        "train.curves",
         "train.profile_start_step",
         "train.profile_steps",
         "data.source",  # the loader compares what is in it

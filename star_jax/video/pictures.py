@@ -24,6 +24,8 @@ SUFFIXES |= heif.SUFFIXES if heif.IS_READ else set()
 ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
+TIFF_LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 284, 297, 317, 320, 338, 339}
+TIFF_LAYOUT |= set(range(321, 326))  # tiles
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported in one line instead
 
@@ -69,6 +71,9 @@ def inspect_picture(file: Path) -> PictureFacts:
         exif = image.getexif()
         turned = exif.get(ORIENTATION, 1) >= 5
         exif[ORIENTATION] = 1
+        if image.format == "TIFF":  # whose tags also describe how the pixels of this file are stored
+            for tag in TIFF_LAYOUT & exif.keys():
+                del exif[tag]
         width, height = image.size[::-1] if turned else image.size
         facts = PictureFacts(
             width=width,

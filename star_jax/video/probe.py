@@ -129,9 +129,7 @@ def probe_video(
             pix_fmt=frame.format.name,
             bit_depth=max(component.bits for component in frame.format.components),
             is_interlaced=frame.interlaced_frame,
-            # WebM keeps transparency beside the pictures, where the decoder does not look.
-            has_alpha=any(component.is_alpha for component in frame.format.components)
-            or "1" in [value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"],
+            has_alpha=_has_alpha(frame, stream),
             rotation=turn.degrees,
             crop=crop,
             sample_aspect_ratio=1 / aspect if turn.transpose else aspect,
@@ -159,6 +157,14 @@ def note_damage(info: VideoInfo, table: FrameTable) -> None:
         note(f"{info.path}: its pictures change their size ({sizes}); all are brought to that of the first")
     if table.damage is not None and table.damage.shown:
         note(f"{info.path}: {table.damage.shown} frames are damaged, and upscaled as players show them")
+
+
+def _has_alpha(frame: av.VideoFrame, stream: av.VideoStream) -> bool:
+    if stream.codec_context.name == "gif":  # which is decoded with transparency whether it has any or not
+        return bool(frame.to_ndarray(format="bgra")[..., 3].min() < 255)
+    # WebM keeps transparency beside the pictures, where the decoder does not look.
+    is_beside = "1" in [value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"]
+    return is_beside or any(component.is_alpha for component in frame.format.components)
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:

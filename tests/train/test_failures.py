@@ -19,6 +19,7 @@ from star_jax.errors import DiskError, InputError, RunError
 from star_jax.train import stall
 from star_jax.train.checkpoints import restore_weights
 from star_jax.train.loop import Outcome, train
+from star_jax.train.stages import Stages
 from star_jax.train.stall import StallWatch
 
 
@@ -116,8 +117,9 @@ def test_weights_that_changed_on_disk_are_not_assembled(skipping, tmp_path):
 def test_a_run_that_hangs_ends_and_says_where(tmp_path, monkeypatch, capsys):
     ended = threading.Event()
     monkeypatch.setattr(stall.os, "_exit", lambda code: ended.set())
-    with StallWatch(tmp_path, 0.2) as watch:
-        watch.at("waiting for data", 7)
+    stages = Stages()
+    with StallWatch(tmp_path, 0.2, stages):
+        stages.at("waiting for data", 7)
         assert ended.wait(10)
     line = capsys.readouterr().err
     assert line.startswith(

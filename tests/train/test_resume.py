@@ -19,8 +19,7 @@ from toy_training import ToyObjective, toy_config
 from star_jax.errors import InputError, RunError
 from star_jax.files import seal
 from star_jax.train.loop import Outcome, train
-
-TIMES = ("seconds_per_step", "data_wait_seconds", "clips_per_second")
+from star_jax.train.speed import MEASURED
 
 
 def run(workdir: Path, objective=None, **changes) -> Outcome:
@@ -29,7 +28,7 @@ def run(workdir: Path, objective=None, **changes) -> Outcome:
 
 def metrics(workdir: Path) -> list[dict]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
 
 
 def checkpoint(workdir: Path, step: int = 6):

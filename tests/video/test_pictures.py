@@ -204,3 +204,10 @@ def test_an_avif_picture_of_ten_bits_is_read_as_eight_with_a_line(tmp_path, caps
     subprocess.run([*command, "-still-picture", "1", str(source)], check=True)
     assert open_source(source).read().shape == (1, 48, 64, 3)
     assert f"note: {source} has over 8 bits per sample; it is read as 8 bits\n" == capsys.readouterr().err
+
+
+def test_tags_of_a_tiff_that_describe_its_file_are_not_taken_over(tmp_path):
+    tags = {270: "A cat", 305: "Some program"}
+    Image.fromarray(FRAMES[0]).save(tmp_path / "in.tif", tiffinfo=tags)
+    with Image.open(pass_through(tmp_path / "in.tif", tmp_path / "out.png", scale=2)) as image:
+        assert dict(image.getexif()) == {274: 1, **tags}
