@@ -347,8 +347,10 @@ class VideoModel(abc.ABC):
         `first_latent` is the position in the clip of the first of them, by which the noise is keyed.
         """
         diffusion = self.config.diffusion
-        if diffusion.start == "hint":
-            return jnp.array(hint, jnp.float32)  # a copy: the sampler takes its start's memory
+        if (
+            diffusion.start == "hint"
+        ):  # by what the sampler will scale it with, so that the network sees the hint
+            return hint.astype(jnp.float32) / np.float32(self.schedule.sigmas[diffusion.start_timestep])
         return noised_latents(
             self.schedule, hint, key, start_timestep=diffusion.start_timestep, first_frame=first_latent
         )

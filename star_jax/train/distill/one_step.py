@@ -1,6 +1,7 @@
 """A model of one step, taught by the ground truth (DOVE, arXiv 2505.16239).
 
-    x0_hat = alpha_T x_T - sigma_T v_student(x_T, T, c, hint)        x_T: the noised hint, or the hint as it is
+    x0_hat = alpha_T x - sigma_T v_student(x, T, c, hint)
+    x = sigma_T (alpha_T hint + sigma_T noise), as the sampler scales its start; or the hint as it is
     L = w_latent mean (x0_hat - x0)^2  +  the terms of `pixel_terms` on frames decoded from x0_hat
 
 at one timestep T. Its first stage has the latent term alone; the second goes through the decoder.
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from star_jax.diffusion.losses import draw_groups, velocity_loss
 from star_jax.diffusion.noise import named_key
@@ -73,7 +75,8 @@ class OneStepObjective(StudentObjective):
         timesteps = jnp.full(len(hint), self.timestep, jnp.int32)
         x = hint
         if self.rung.start == "noise":
-            x = diffuse(self.schedule, hint, sample_noise(keys, "start", hint.shape), timesteps)
+            noised = diffuse(self.schedule, hint, sample_noise(keys, "start", hint.shape), timesteps)
+            x = np.float32(self.schedule.sigmas[self.timestep]) * noised
         velocity = self.velocity(params, x, timesteps, text, hint).astype(jnp.float32)
         return x0_from_velocity(self.schedule, x, velocity, timesteps)
 

@@ -18,9 +18,9 @@ from star_jax.models.architectures import build_model
 from star_jax.models.lora import LORA, lora_scale
 from star_jax.models.video_model import VideoModel
 from star_jax.train.checkpoints import restore_weights
-from star_jax.train.config import ModelConfig
-from star_jax.train.distill.config import DistillExperiment
-from star_jax.train.experiments import read_experiment_config
+from star_jax.train.config import ExperimentConfig, ModelConfig
+from star_jax.train.distill.config import DistillExperiment, DualStreamExperiment
+from star_jax.train.experiments import make_objective, read_experiment_config
 from star_jax.train.star.merge import write_over
 from star_jax.train.star.weights import model_sizes, require_checkpoint, trained_and_frozen
 
@@ -77,7 +77,8 @@ def assemble(
     sizes = model_sizes(dataclasses.replace(config.model, checkpoint=os.fspath(base)))
     model = build_model(sizes)
     trained, _ = trained_and_frozen(model, config.model)
-    chosen, weights = restore_weights(workdir, trained, step=step, ema=ema)
+    chosen, weights = restore_weights(workdir, _saved(config, base, trained), step=step, ema=ema)
+    weights = {name: weights[name] for name in trained}
     count = sum(leaf.size for leaf in jax.tree.leaves(weights))
     if os.fspath(target).endswith(LORA_SUFFIX):
         _write_updates(target, config.model, model, weights, force=force)
@@ -91,6 +92,19 @@ def assemble(
     with create_checkpoint(target, sizes, provenance, force=force) as partial:
         write_over(partial, base, model, weights, factor, dtype)
     return Assembled(chosen, ema, count)
+
+
+def _saved(config: ExperimentConfig, base: str | os.PathLike, trained: Tree) -> Tree:
+    """Shapes of all that a run trains: those of the model that comes out, and in `dual_stream` its judges'."""
+    if not isinstance(config, DualStreamExperiment):
+        return trained
+    here = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, checkpoint=os.fspath(base)),
+        train=dataclasses.replace(config.train, validate_every_steps=0),
+        distill=dataclasses.replace(config.distill, teacher=None),  # it may have moved, and is not asked for
+    )
+    return make_objective(here).abstract_params()[0]
 
 
 def _write_updates(
