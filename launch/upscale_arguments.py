@@ -104,6 +104,13 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         "--color-fix", metavar="NAME", help="adain, wavelet or none (default: the checkpoint's, else adain)"
     )
     group.add_argument(
+        "--color-source",
+        default="input",
+        metavar="NAME",
+        help="where colours come from: input (default), or truth, the ground truth of --compare, as in STAR's "
+        "released script for CogVideoX",
+    )
+    group.add_argument(
         "--padding",
         default="fit",
         metavar="NAME",

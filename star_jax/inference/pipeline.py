@@ -21,11 +21,19 @@ from star_jax.diffusion.guidance import VelocityFn, make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.tiles import TiledVelocity
-from star_jax.diffusion.windows import LAST_WINDOW_STRETCH
+from star_jax.diffusion.windows import LAST_WINDOW_STRETCH, join_fresh_windows
 from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
-from star_jax.inference.memory import latent_windows, plan_memory
-from star_jax.inference.pieces import Canvas, Finish, cut_pieces, decode_chunk, encode_chunk, fill_piece
+from star_jax.inference.memory import encoded_clips, latent_windows, plan_memory
+from star_jax.inference.pieces import (
+    Canvas,
+    Finish,
+    cut_pieces,
+    cut_ranges,
+    decode_chunk,
+    encode_chunk,
+    fill_piece,
+)
 from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.inference.streaming import StreamSession, takes_frames_as_they_come
@@ -149,6 +157,7 @@ class StarPipeline:
         on_progress: OnProgress = _no_progress,
         kept: Kept = NOTHING_KEPT,
         skip: int = 0,
+        read_colors: ReadPieces | None = None,
     ) -> Iterator[np.ndarray]:
         """Upscales a clip that is read, and returned, in pieces.
 
@@ -161,6 +170,7 @@ class StarPipeline:
           on_progress: called with (stage, done, total).
           kept: store in which latents are kept, and found again by a later call with the same arguments.
           skip: number of frames at the start that an earlier call has yielded, and that are not yielded again.
+          read_colors: reads the clip whose colours the result gets, of any size; None: the clip itself.
 
         Yields:
           [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
@@ -177,8 +187,12 @@ class StarPipeline:
         canvas, key = self.canvas(size, settings), noise_key(settings.seed)
         if latents is None:
             contexts = self.encode_prompts(settings)
-            hint = self._encode_clip(read, num_frames, canvas, key, partial(on_progress, "encode"), kept)
-            latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"), kept)
+            hint = self._encode_clip(
+                read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
+            )
+            latents = self.sample(
+                hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
+            )
             del hint
             kept.save("latents", np.asarray(latents))
             kept.drop("hint")
@@ -186,7 +200,9 @@ class StarPipeline:
             on_progress("encode", num_frames, num_frames)
             on_progress("sample", 1, 1)
 
-        for done, frames in self._decode(jnp.asarray(latents), read, num_frames, canvas, settings, skip):
+        for done, frames in self._decode(
+            jnp.asarray(latents), read_colors or read, num_frames, canvas, settings, skip
+        ):
             yield frames
             del frames
             on_progress("decode", done, num_frames)
@@ -249,10 +265,14 @@ class StarPipeline:
         key: jax.Array,
         progress: Callable[[int, int], None] | None = None,
         kept: Kept = NOTHING_KEPT,
+        *,
+        num_frames: int | None = None,
         first_latent: int | jax.Array = 0,
     ) -> jax.Array:
         """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
 
+        A model whose windows are clips of their own takes the latents of all windows, one window after the other;
+        `num_frames`, the number of the clip's frames, tells how many there are. None: all in one window.
         `first_latent` is the position in the clip of the first of them, by which the start's noise is keyed.
 
         With `progress`, one evaluation of the network per call of the compiled program; after each call the
@@ -281,15 +301,17 @@ class StarPipeline:
         velocity: VelocityFn = model
         if len(tiles) > 1 or not settings.batch_guidance:
             velocity = TiledVelocity(model, tiles, settings.batch_guidance)
-        num_frames = model.size_rule.num_frames(hint.shape[1])
+        rule = model.size_rule
+        windows = latent_windows(rule, num_frames or rule.num_frames(hint.shape[1]), settings.window)
         latents = sample(
             velocity,
             params,
-            model.start(hint, key, first_latent),
+            model.start(join_fresh_windows(hint, windows) if rule.starts_anew else hint, key, first_latent),
             table,
             conditioning,
             key,
-            windows=latent_windows(model.size_rule, num_frames, settings.window),
+            windows=windows,
+            fresh=rule.starts_anew,
             rows_per_call=1 if progress else None,
             progress=progress,
             resume=kept_state(kept, len(table)),
@@ -297,7 +319,7 @@ class StarPipeline:
         )
         keep_state(kept, len(table), None)
         _require_finite(jnp.isfinite(latents).all(), "sampling")
-        return latents
+        return latents[:, : windows[-1][1]]
 
     def _encode_clip(
         self,
@@ -307,13 +329,14 @@ class StarPipeline:
         key: jax.Array,
         progress: Callable[[int, int], None],
         kept: Kept,
+        window: int,
     ) -> jax.Array:
-        """The low-resolution latents [1, F, h, w, C] of a clip."""
+        """The low-resolution latents [1, F, h, w, C] of a clip, or of its windows one after the other."""
         if (array := kept.load("hint")) is not None:
             progress(num_frames, num_frames)
             return jnp.asarray(array)
         latents, finished = [], 0
-        for done, part in self._encode(read, num_frames, canvas, key):
+        for done, part in self._encode(read, num_frames, canvas, key, window):
             # The device works on this piece while the next is read; without a wait, all of them would queue up.
             latents.append(part)
             jax.block_until_ready(latents[-2:-1])
@@ -326,22 +349,36 @@ class StarPipeline:
         return hint
 
     def _encode(
-        self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array
+        self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array, window: int
     ) -> Iterator[tuple[int, jax.Array]]:
         """Yields the number of frames encoded so far, and the latents [f, h, w, C] of the newest of them.
 
-        A short last chunk is filled up, so that it needs no program of its own.
+        A short last chunk is filled up, so that it needs no program of its own. Where windows are clips of their
+        own, each is encoded by itself; their noise is that of the clip's latents at the same place.
         """
-        model = self.model
+        model, rule = self.model, self.model.size_rule
         params = {name: self.params[name] for name in model.autoencoder_components}
-        sizes = model.encode_chunks(num_frames)
-        done, first, carry = 0, 0, None
-        for size, piece in zip(sizes, cut_pieces(read(max(sizes)), sizes), strict=True):
-            frames = fill_piece(piece, size, at_end=True)
-            latents, carry = encode_chunk(model, canvas, params, frames, carry, key, np.int32(first))
-            latents = latents[: model.size_rule.num_latents(num_frames) - first]
-            done, first = done + len(piece), first + len(latents)
-            yield done, latents
+        chunks = [
+            (start, first, size)
+            for start, stop in encoded_clips(rule, num_frames, window)
+            for first, size in _starts(model.encode_chunks(stop - start))
+        ]
+        ranges = [(start + first, start + first + size) for start, first, size in chunks]
+        done, carry = 0, None
+        pieces = cut_ranges(read(max(size for *_, size in chunks)), ranges)
+        for (start, first, size), piece in zip(chunks, pieces, strict=True):
+            done = max(done, min(start + first + size, num_frames))
+            latent = rule.latents_before(start) + rule.latents_before(first)
+            latents, carry = encode_chunk(
+                model,
+                canvas,
+                params,
+                fill_piece(piece, size, at_end=True),
+                carry if first else None,
+                key,
+                np.int32(latent),
+            )
+            yield done, latents[: rule.num_latents(num_frames) - latent]
 
     def _decode(
         self,
@@ -448,6 +485,14 @@ class StarPipeline:
             fill_piece(reference, chunk.kept, at_end=False),
         )
         return frames[chunk.kept - (stop - start) :][: len(piece)], finite, carry
+
+
+def _starts(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(first frame, number of frames) of chunks one after the other."""
+    first = 0
+    for size in sizes:
+        yield first, size
+        first += size
 
 
 @partial(jax.jit, static_argnames="model")

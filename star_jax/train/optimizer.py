@@ -1,11 +1,17 @@
 """AdamW, its schedule and the clipping of gradients, by optax."""
 
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import optax
 
+from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.train.config import OptimizerConfig
 from star_jax.train.turns import Turns
+
+_OTHERS = "others"  # label of weights that no pattern matches
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class Optimizer:
 
     Attributes:
       transform: optax's; its state has the shapes of the trained weights.
-      learning_rate: step -> learning rate, for the metrics.
+      learning_rate: step -> learning rate of the weights that are in no group, for the metrics.
     """
 
     transform: optax.GradientTransformation
@@ -22,7 +28,7 @@ class Optimizer:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int, turns: Turns | None = None) -> Optimizer:
-    """Builds the optimizer of a run of `num_steps`.
+    """Builds the optimizer of a run of `num_steps`; gradients are clipped over all groups at once.
 
     Where parts of the weights take turns, `turns` has the settings of each part's own optimizer, whose schedule
     counts the updates of that part.
@@ -46,11 +52,31 @@ def make_optimizer(config: OptimizerConfig, num_steps: int, turns: Turns | None 
 
 def _whole(config: OptimizerConfig, num_steps: int) -> Optimizer:
     schedule = _schedule(config, num_steps)
-    adamw = optax.adamw(
-        schedule, b1=config.b1, b2=config.b2, eps=config.epsilon, weight_decay=config.weight_decay
-    )
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
-    return Optimizer(optax.chain(clip, adamw), schedule)
+    groups = config.parse_groups()
+    if not groups:
+        return Optimizer(optax.chain(clip, _adamw(config, num_steps)), schedule)
+    transforms = {pattern: _adamw(group, num_steps) for pattern, group in groups.items()}
+    transforms[_OTHERS] = _adamw(config, num_steps)
+
+    def labels(tree: Any) -> Any:
+        return unflatten({path: _label(path, groups) for path in flatten(tree)})
+
+    return Optimizer(optax.chain(clip, optax.partition(transforms, labels)), schedule)
+
+
+def _label(path: str, patterns: Iterable[str]) -> str:
+    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(path, pattern)), _OTHERS)
+
+
+def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    return optax.adamw(
+        _schedule(config, num_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
