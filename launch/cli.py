@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "star_jax.launch.train",
     "train-vae": "star_jax.launch.train_vae",
     "assemble": "star_jax.launch.assemble",
+    "merge-lora": "star_jax.launch.merge_lora",
     "benchmark": "star_jax.launch.benchmark",
     "compile-check": "star_jax.launch.compile_check",
 }

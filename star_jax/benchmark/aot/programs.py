@@ -26,6 +26,7 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state
 from star_jax.train.step import abstract_arguments, jit_train_step, make_train_step, with_shardings
+from star_jax.train.turns import turns_of
 
 
 def trace_sampler_step(
@@ -174,7 +175,7 @@ def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stage
       InputError: the mesh does not divide the batch.
     """
     train = config.train
-    optimizer = make_optimizer(config.optimizer, train.num_steps)
+    optimizer = make_optimizer(config.optimizer, train.num_steps, turns_of(objective))
     state = abstract_state(objective.abstract_params()[0], optimizer, ema_decay=train.ema_decay)
     with jax.set_mesh(mesh), targeting("tpu"):
         arguments = abstract_arguments(objective, state, train.batch_size, mesh)
