@@ -17,11 +17,11 @@ def get_config() -> DecoderExperimentConfig:
         train=TrainConfig(
             num_steps=1200,
             batch_size=2,
-            ema_decay=0.995,  # averages about 200 steps
+            ema_decay=0.99,  # averages about 100 steps
             remat="none",
             log_every_steps=25,
             checkpoint_every_steps=100,
-            validate_every_steps=600,
+            validate_every_steps=200,
             validation_source="scenes:16:held-out",
             validation_batches=8,
         ),
@@ -36,6 +36,6 @@ def get_config() -> DecoderExperimentConfig:
         clips=ClipsConfig(count=1080),
         loss=DecoderLossConfig(perceptual_weight=0.3),
         optimizer=OptimizerConfig(
-            learning_rate=8e-4, schedule="constant", warmup_steps=25, b2=0.99, weight_decay=0.0
+            learning_rate=5e-4, schedule="constant", warmup_steps=25, b2=0.99, weight_decay=0.0
         ),
     )

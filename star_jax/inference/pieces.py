@@ -127,13 +127,13 @@ def decode_light_chunk(
     top, left = padding.top // LOW_FACTOR, padding.left // LOW_FACTOR
     on_grid = low if low.shape[1:3] == grid else jax.image.resize(low, (len(low), *grid, 3), "bilinear")
     around = Padding(top, 2 * rows - grid[0] - top, left, 2 * columns - grid[1] - left)
-    packed = pack(around.apply(on_grid, canvas.padding_value))
+    packed = pack(around.apply(on_grid, canvas.padding_value)[None])
 
     def decode(carry: Carry, joined: jax.Array) -> tuple[jax.Array, Carry]:
         latents, packed = jnp.split(joined, [model.latent_channels], axis=-1)
         return model.decode_light(params, latents, unpack(packed), fidelity, carry)
 
-    joined = jnp.concatenate([latents, packed[None]], axis=-1)
+    joined = jnp.concatenate([latents, packed], axis=-1)
     decoded, carry = scan_tiles(decode, canvas.tiles, carry, joined, out_factor=2 * LOW_FACTOR)
     at_factor = Padding(*(LOW_FACTOR * side for side in dataclasses.astuple(around)))
     frames = at_factor.crop(decoded[0].astype(jnp.float32))

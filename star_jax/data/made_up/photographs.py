@@ -1,7 +1,7 @@
 """Photographs of Debian packages for `scenes`: a list in the repository, and a command that makes the pictures.
 
-The list (photographs.csv) names each file's package, licence and hash, and the factor by which it is reduced because
-it is softer than its size: so a crop shows detail up to the pixel. No picture is part of this repository.
+The list (photographs.csv) names each file's package, licence and hash, and the factor by which it is reduced, as
+many are softer than their size: so a crop shows detail up to the pixel. No picture is part of this repository.
 
     apt-get download $(python -m star_jax.data.made_up.photographs --packages)
     for package in *.deb; do dpkg-deb -x $package unpacked; done

@@ -1,14 +1,15 @@
 """A light decoder: latents and low-resolution frames in, high-resolution frames out.
 
-    y = enlarge(low) + residual(latents, low, fidelity)
+    y = enlarge(low) + linear(latents, low) + residual(latents, low, fidelity)
 
-Nearly all of its work is at the latents' grid, an eighth of the output: convolutions and ReLUs without norms, and
-each block remembers its own input at the frame before, as in TAESDV (madebyollin/taesdv). So a clip can be decoded in
-one go or frame by frame, with the same result. The low-resolution frames give what latents lose (FlashVSR's decoder,
-arXiv 2510.12747, sees them as well). Pixel shuffles lead up to the output.
+The linear part is one convolution, which least squares can find (`star_jax.train.decoder.start`); the rest is what it
+cannot say. Nearly all of its work is at the latents' grid, an eighth of the output: convolutions and ReLUs without norms. Each
+block remembers its own input at the frame before, as in TAESDV (madebyollin/taesdv), so that a clip can be decoded
+whole or frame by frame with the same result. The low-resolution frames give what latents lose; FlashVSR's decoder
+(arXiv 2510.12747) sees them as well. Pixel shuffles lead up to the output.
 
-One set of weights has two ends: at `fidelity` 1 the mean of what may have been there, which is near and smooth; at 0
-detail that looks right. Training draws it for every clip (`star_jax.train.decoder.objective`).
+One set of weights has two ends: at `fidelity` 1 the mean of what may have been there, near and smooth; at 0 detail
+that looks right. Training draws it for every clip (`star_jax.train.decoder.objective`).
 """
 
 from typing import Any
@@ -25,6 +26,10 @@ from star_jax.models.layers import Conv2d
 from star_jax.ops.pixels import enlarge
 
 LOW_FACTOR = 4  # pixels of the output per pixel of the frames that the decoder sees, along each axis
+# Of the last convolution: an optimizer that moves every weight alike would move whole areas of a picture by a level
+# in a single step, as its inputs are all positive.
+_OUT_SCALE = 0.1
+LINEAR_WINDOW = 5  # latents along each side that the linear part sees
 Memory = tuple[jax.Array, ...]  # input of each memory block at the last frame, [B, 1, h, w, C]
 
 _RESIDUAL_INIT = nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
@@ -72,6 +77,7 @@ class LightDecoder(nnx.Module):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         coarse, middle, fine = config.channels
         self.config, self.dtype = config, dtype
+        self.linear = Conv2d(latent_channels + 4 * 3, 64 * 3, LINEAR_WINDOW, **kwargs)
         # The low-resolution frames at the latents' grid (2x2 pixels in the channels), and the fidelity's plane.
         self.conv_in = Conv2d(latent_channels + 4 * 3 + 1, coarse, 3, **kwargs)
         self.coarse = nnx.List([MemoryBlock(coarse, **kwargs) for _ in range(config.blocks[0])])
@@ -106,9 +112,9 @@ class LightDecoder(nnx.Module):
         plane = jnp.broadcast_to(fidelity[:, None, None, None, None], (*low.shape[:4], 1))
         planes = jnp.concatenate([low, plane], axis=-1).astype(self.dtype)
         packed = pack(planes[..., :3])
-        x = self.conv_in(
-            jnp.concatenate([latents.astype(self.dtype), packed, planes[:, :, ::2, ::2, 3:]], axis=-1)
-        )
+        seen = jnp.concatenate([latents.astype(self.dtype), packed], axis=-1)
+        linear = _shuffle(self.linear(seen), 2 * LOW_FACTOR)
+        x = self.conv_in(jnp.concatenate([seen, planes[:, :, ::2, ::2, 3:]], axis=-1))
         after = []
         for block, before in zip(self.coarse, memory, strict=True):
             x, kept = block(x, before)
@@ -119,7 +125,7 @@ class LightDecoder(nnx.Module):
         x = jax.nn.relu(_shuffle(self.up_fine(x)))
         for block in self.fine:
             x = block(x)
-        residual = _shuffle(self.conv_out(x)).astype(jnp.float32)
+        residual = (linear + _OUT_SCALE * _shuffle(self.conv_out(x))).astype(jnp.float32)
         return enlarge(low.astype(jnp.float32), size) + residual, tuple(after)
 
     def start(self, latent_shape: tuple[int, ...]) -> Memory:
@@ -142,9 +148,9 @@ def unpack(packed: Float[Array, "B F h w D"]) -> Float[Array, "B F l m C"]:
 def values_per_pixel(config: LightDecoderConfig) -> float:
     """Values that the compiled decoder holds at once, per pixel of the output's frames."""
     coarse, middle, fine = config.channels
-    return 5 * coarse / 64 + 4 * middle / 16 + 3 * fine / 4 + 4 * 3
+    return 5 * coarse / 64 + 4 * middle / 16 + 3 * fine / 4 + 6 * 3
 
 
-def _shuffle(x: Float[Array, "B F h w D"]) -> Float[Array, "B F H W C"]:
-    """Four channels each become 2x2 pixels."""
-    return rearrange(x, "b f h w (i j c) -> b f (h i) (w j) c", i=2, j=2)
+def _shuffle(x: Float[Array, "B F h w D"], factor: int = 2) -> Float[Array, "B F H W C"]:
+    """A square of channels each become a square of pixels."""
+    return rearrange(x, "b f h w (i j c) -> b f (h i) (w j) c", i=factor, j=factor)

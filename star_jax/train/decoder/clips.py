@@ -1,4 +1,4 @@
-"""Makes the clips of a light decoder's training: truth, degraded frames, and the latents that a network makes of them."""
+"""The clips of a light decoder's training: truth, degraded frames, and a network's latents of these."""
 
 import dataclasses
 import json

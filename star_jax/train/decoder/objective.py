@@ -2,10 +2,10 @@
 
     L(f) = |y - x|_1 + motion_weight |dy - dx|_1 + (1 - f) perceptual_weight LPIPS(y, x),    y = decode(z, low, f)
 
-where d is the difference of neighbouring frames, and the fidelity f is drawn for each clip and given to the decoder:
-so one set of weights learns both the mean of what may have been there (f = 1) and detail that looks right (f = 0).
-LPIPS (Zhang et al. 2018) is taken of two frames of a clip, cut at a drawn place: its first convolution strides over a
-grid of four pixels, and a decoder taught at one place would leave that grid in its pictures. The metric's networks
+where d is the difference of neighbouring frames. The fidelity f is drawn for each clip and given to the decoder, so
+that one set of weights learns both the mean of what may have been there (f = 1) and detail that looks right (f = 0).
+LPIPS (Zhang et al. 2018) is taken of two frames of a clip, cut at a drawn place: its first convolution strides over
+a grid of four pixels, and a decoder taught at one place would leave that grid in its pictures. The metric's networks
 are frozen; their weights are found as those of `star-jax evaluate` are.
 """
 
@@ -19,8 +19,8 @@ from einops import rearrange
 from flax import nnx
 
 from star_jax.checkpoints.directory import read_config
-from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.config import LightDecoderConfig
+from star_jax.data.restored import RestoredSource
 from star_jax.diffusion.noise import named_key
 from star_jax.errors import InputError
 from star_jax.evaluation.metrics.lpips import lpips
@@ -32,6 +32,7 @@ from star_jax.models.light_decoder.decoder import LOW_FACTOR, LightDecoder
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.train.decoder.config import DecoderExperimentConfig
+from star_jax.train.decoder.start import linear_start
 from star_jax.train.sample_draws import sample_keys
 
 Tree = dict[str, Any]
@@ -45,12 +46,16 @@ _LARGEST_SHIFT = 8  # pixels; a multiple of the stride of LPIPS' first convoluti
 class DecoderObjective:
     """See `star_jax.train.objective.Objective`; computes in float32.
 
+    Args:
+      config: the run.
+      clips: folder of the clips (`star_jax.data.restored`) that the linear part starts from.
+
     Raises:
       InputError: the clips' scale is not 4, their size does not fit the latents, or LPIPS has no weights.
     """
 
-    def __init__(self, config: DecoderExperimentConfig):
-        self.config = config
+    def __init__(self, config: DecoderExperimentConfig, clips: Path | None = None):
+        self.config, self.clips = config, clips
         self.model = build_model(read_config(config.model.checkpoint), dtype="float32")
         data, factor = config.data, self.model.size_rule.pixels_per_latent
         if data.make_recipe().scale != LOW_FACTOR or factor != 2 * LOW_FACTOR:
@@ -89,9 +94,9 @@ class DecoderObjective:
         return {COMPONENT: shapes}, frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        """Fresh weights by train.seed, and the metric's networks."""
-        leaves = flatten(nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed))))
-        fresh = {COMPONENT: unflatten({path: jnp.asarray(leaf) for path, leaf in leaves.items()})}
+        """Fresh weights by train.seed, the linear part by least squares, and the metric's networks."""
+        fresh = {COMPONENT: nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed)))}
+        fresh[COMPONENT]["linear"] = linear_start(RestoredSource(str(self.clips)))
 
         def place(tree: Tree, abstract: Tree) -> Tree:
             return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), tree, abstract)
@@ -123,7 +128,7 @@ class DecoderObjective:
         config, keys = self.config.loss, sample_keys(key, batch)
         fidelity = jax.vmap(self._draw_fidelity)(keys)
         truth = to_float(batch["gt"])
-        decoded = self._decoded(trainable, batch, fidelity)
+        decoded = self._decoded(_with_fixed_linear(trainable), batch, fidelity)
         terms: dict[str, Any] = {
             "loss_pixel": jnp.abs(decoded - truth).mean(),
             "loss_motion": jnp.abs(jnp.diff(decoded - truth, axis=1)).mean(),
@@ -177,6 +182,15 @@ class DecoderObjective:
         which, between = jax.random.uniform(named_key(key, "fidelity"), (2,))
         between = jnp.where(which < config.fidelity_share + config.detail_share, 0.0, between)
         return jnp.where(which < config.fidelity_share, 1.0, between)
+
+
+def _with_fixed_linear(params: Tree) -> Tree:
+    """The linear part stays as least squares found it.
+
+    Its hundreds of inputs are much alike, so that steps of the same size in all of its weights would undo it.
+    """
+    decoder = params[COMPONENT]
+    return {COMPONENT: decoder | {"linear": jax.lax.stop_gradient(decoder["linear"])}}
 
 
 def _cut(key: jax.Array, frames: jax.Array) -> jax.Array:

@@ -33,7 +33,8 @@ def train_decoder(
       InputError: the configuration does not fit the devices, the data or `workdir`.
       RunError: the loss is not finite, the data ended or is bad, or the disk is full.
     """
-    objective, root = DecoderObjective(config), Path(workdir)
+    root = Path(workdir)
+    objective = DecoderObjective(config, root / TRAIN)
     make_clips(config, root, quiet=quiet)
     on_clips = dataclasses.replace(
         config,
