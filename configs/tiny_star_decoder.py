@@ -34,8 +34,8 @@ def get_config() -> DecoderExperimentConfig:
             width=192,
         ),
         clips=ClipsConfig(count=1080),
-        loss=DecoderLossConfig(perceptual_weight=0.3),
+        loss=DecoderLossConfig(perceptual_weight=1.0, fidelity_share=0.2, detail_share=0.65),
         optimizer=OptimizerConfig(
-            learning_rate=5e-4, schedule="constant", warmup_steps=25, b2=0.99, weight_decay=0.0
+            learning_rate=1e-3, schedule="constant", warmup_steps=25, b2=0.99, weight_decay=0.0
         ),
     )

@@ -10,13 +10,16 @@ import pytest
 from flax import nnx
 
 from star_jax.checkpoints.directory import create_checkpoint, read_config, save_component
-from star_jax.config import DiffusionConfig, SamplingConfig, StarConfig, UNetConfig, VAEConfig
+from star_jax.config import LightDecoderConfig, SamplingConfig, StarConfig, UNetConfig, VAEConfig
 from star_jax.data.restored import RestoredSource
 from star_jax.errors import InputError
+from star_jax.inference.pieces import decode_light_chunk
 from star_jax.inference.pipeline import StarPipeline
+from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.component import fresh_component
 from star_jax.launch.cli import main
 from star_jax.models.architectures import build_model
+from star_jax.ops.pixels import enlarge
 from star_jax.train.config import from_groups
 from star_jax.train.decoder.config import DecoderExperimentConfig
 from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
@@ -36,7 +39,6 @@ SIZES = StarConfig(
     ),
     vae=VAEConfig(latent_channels=6, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2),
     text_encoder=None,
-    diffusion=DiffusionConfig(),
     sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet"),
 )
 
@@ -107,32 +109,51 @@ def test_the_command_goes_on_and_refuses_clips_of_other_settings(trained, capsys
     assert "clips of other settings" in capsys.readouterr().err
 
 
-def test_the_checkpoint_upscales_with_either_decoder(trained, checkpoint):
+def test_the_checkpoint_upscales_with_either_decoder(trained):
     directory = trained[0] / "checkpoint"
-    stored = read_config(directory)
-    assert dataclasses.replace(stored, light_decoder=None) == SIZES
+    assert dataclasses.replace(read_config(directory), light_decoder=None) == SIZES
     pipeline = StarPipeline.from_pretrained(directory)
-    frames = np.random.default_rng(0).integers(0, 256, (4, 9, 8, 3), np.uint8)
-    by_default, tiny, near, full = (
-        pipeline(frames, **settings)
-        for settings in ({}, {"decoder": "tiny"}, {"fidelity": 1.0}, {"decoder": "full"})
-    )
-    assert by_default.shape == full.shape == (4, 36, 32, 3)
-    np.testing.assert_array_equal(by_default, tiny)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    tiny, near, full = (pipeline(frames, **s) for s in ({}, {"fidelity": 1.0}, {"decoder": "full"}))
+    assert tiny.shape == full.shape == (4, 32, 32, 3)
     assert np.any(near != tiny) and np.any(full != tiny)
-    before = StarPipeline.from_pretrained(checkpoint)
-    np.testing.assert_array_equal(before(frames), full)  # the other weights are as they were
-    with pytest.raises(InputError, match="no light decoder"):
-        before(frames, decoder="tiny")
+
+
+def test_which_decoder_and_what_fidelity():
+    light = build_model(dataclasses.replace(SIZES, light_decoder=LightDecoderConfig(fidelity=0.2)))
+    without = build_model(SIZES)
+    assert UpscaleSettings().light_fidelity(light) == 0.2
+    assert UpscaleSettings(scale=4.5, fidelity=0.7).light_fidelity(light) == 0.7
+    assert UpscaleSettings(scale=2.0).light_fidelity(light) is None  # far from the trained scale
+    assert UpscaleSettings(scale=2.0, decoder="tiny").light_fidelity(light) == 0.2
+    assert UpscaleSettings(decoder="full").light_fidelity(light) is None
+    assert UpscaleSettings().light_fidelity(without) is None
+    for settings in (UpscaleSettings(decoder="tiny"), UpscaleSettings(fidelity=0.5)):
+        with pytest.raises(InputError, match="no light decoder"):
+            settings.light_fidelity(without)
     with pytest.raises(InputError, match="knob of the tiny decoder"):
-        pipeline(frames, decoder="full", fidelity=0.5)
+        UpscaleSettings(decoder="full", fidelity=0.5).light_fidelity(light)
     with pytest.raises(InputError, match="choose 0"):
-        pipeline(frames, fidelity=1.5)
-    twice = pipeline(frames, scale=2.0)
-    np.testing.assert_array_equal(
-        twice, pipeline(frames, scale=2.0, decoder="full")
-    )  # far from the trained scale
-    assert pipeline(frames, scale=3.3, decoder="tiny").shape == (4, 30, 26, 3)
+        UpscaleSettings(fidelity=1.5)
+
+
+@pytest.mark.parametrize(("size", "scale"), [((9, 8), 4.0), ((9, 8), 3.3), ((70, 40), 4.0)])
+def test_sizes_that_need_padding_or_another_scale_or_tiles(size, scale):
+    """A fresh decoder gives the input enlarged: nothing is shifted, whatever the padding and the tiles."""
+    model = build_model(dataclasses.replace(SIZES, light_decoder=LightDecoderConfig((4, 4, 4), (1, 1, 1))))
+    params = {name: fresh_component(model, name, 0) for name in model.light_components}
+    settings = UpscaleSettings(scale=scale, vae_tile=(96, 96) if size[0] == 70 else None)
+    canvas = StarPipeline(model, params, None).canvas(size, settings)
+    assert (len(canvas.tiles) > 1) == (size[0] == 70)
+    frames = np.linspace(0, 255, 3 * size[0] * size[1] * 3).reshape(3, *size, 3).astype(np.uint8)
+    padded = canvas.padding.padded_size(*canvas.target)
+    latents = np.ones((1, 3, padded[0] // 8, padded[1] // 8, model.latent_channels), np.float32)
+    first = decode_light_chunk(model, canvas, 1.0, params, latents, None, np.float32(0), frames)
+    again = decode_light_chunk(model, canvas, 1.0, params, latents, first[2], np.float32(0), frames)
+    expected = enlarge(frames.astype(np.float32), canvas.target)
+    assert first[0].shape == expected.shape and bool(first[1])
+    np.testing.assert_allclose(first[0], expected, atol=1.0 if scale == 4 else 6.0)
+    np.testing.assert_array_equal(first[0], again[0])
 
 
 def test_the_loss_against_plain_numbers(checkpoint):
@@ -163,7 +184,7 @@ def test_fidelities_are_drawn_as_the_shares_say(checkpoint):
     drawn = np.asarray(jax.vmap(objective._draw_fidelity)(jax.random.split(jax.random.key(0), 2000)))
     assert np.mean(drawn == 1) == pytest.approx(0.5, abs=0.05)
     assert np.mean(drawn == 0) == pytest.approx(0.3, abs=0.05)
-    assert 0 <= drawn.min() and drawn.max() <= 1
+    assert drawn.min() >= 0 and drawn.max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
     L(f) = |y - x|_1 + motion_weight |dy - dx|_1 + (1 - f) perceptual_weight LPIPS(y, x),    y = decode(z, low, f)
 
 where d is the difference of neighbouring frames. The fidelity f is drawn for each clip and given to the decoder, so
-that one set of weights learns both the mean of what may have been there (f = 1) and detail that looks right (f = 0).
-LPIPS (Zhang et al. 2018) is taken of two frames of a clip, cut at a drawn place: its first convolution strides over
-a grid of four pixels, and a decoder taught at one place would leave that grid in its pictures. The metric's networks
-are frozen; their weights are found as those of `star-jax evaluate` are.
+that one set of weights learns both the mean of what may have been there (f = 1) and detail that looks right (f =
+0). LPIPS (Zhang et al. 2018) is taken of two frames of a clip, cut at a drawn place: its first convolution strides
+over a grid of four pixels, and a decoder taught at one place would leave that grid in its pictures. The metric's
+networks are frozen; their weights are found as those of `star-jax evaluate` are.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The light decoder's linear part by least squares: the best that one convolution can do, before any step.
 
-The convolution maps latents and low-resolution frames, a window of both, to what the enlarged frames lack. With inputs
-X (a row for each place) and targets Y, its kernel solves (X'X + r I) W = X'Y.
+The convolution maps latents and low-resolution frames, a window of both, to what the enlarged frames lack. With
+inputs X (a row for each place) and targets Y, its kernel solves (X'X + r I) W = X'Y.
 """
 
 from collections.abc import Sequence
