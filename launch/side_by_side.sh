@@ -10,7 +10,8 @@
 # METRICS: names of the scores. WEIGHTS: a file or folder of weights for them.
 #
 # OUT/truth, OUT/low/seed_N, OUT/results/METHOD/seed_N hold the clips (images, which keep every bit); OUT/scores.json,
-# .csv, .md and .html the scores, bicubic interpolation among them. The same command resumes.
+# .csv, .md and .html the scores, bicubic interpolation among them. Results of any other tool that are put into
+# OUT/results/NAME/seed_N/CLIP are scored, too. The same command resumes; seeds, clips and peers may be added.
 set -euo pipefail
 
 SEEDS=${SEEDS:-0 1 2 3 4}
@@ -31,37 +32,57 @@ while [[ $# -gt 0 && $1 != -- ]]; do
 done
 [[ $# -gt 0 ]] && shift
 [[ ${#clips[@]} -gt 0 ]] || { echo "$usage" >&2; exit 2; }
-
-mkdir -p "$out/truth"
 for clip in "${clips[@]}"; do
-  ln -sfn "$(realpath -e "$clip")" "$out/truth/$(basename "$clip")"
-  name=$(basename "${clip%.*}")
+  [[ -e $clip ]] || { echo "$0: no such clip: $clip" >&2; exit 2; }
+done
+mkdir -p "$out/truth" "$out/low" "$out/results"
+
+# Refuses to mix what is made now with what was made otherwise: made_with FOLDER SETTINGS.
+made_with() {
+  mkdir -p "$1"
+  [[ -f $1/made_with ]] || echo "$2" >"$1/made_with"
+  [[ $(<"$1/made_with") == "$2" ]] || {
+    echo "$0: $1 was made with '$(<"$1/made_with")', not '$2'; choose another OUT, or remove it" >&2
+    exit 2
+  }
+}
+
+evaluate() {
+  star-jax evaluate "$@" --crop --metrics "$METRICS" ${WEIGHTS:+--weights "$WEIGHTS"}
+}
+
+# Names what a score lacks now, not hours later.
+evaluate "clip=${clips[0]}" "${clips[0]}" --frames 2 --report "$out/scores.html" --quiet >/dev/null
+
+made_with "$out/low" "$RECIPE, $FRAMES frames"
+runs=0
+for clip in "${clips[@]}"; do
+  name=$(basename "${clip%.*}") link=$out/truth/$(basename "$clip")
+  [[ ! -e $link || $link -ef $clip ]] || { echo "$0: two clips are named $name; rename one" >&2; exit 2; }
+  ln -sfn "$(realpath "$clip")" "$link"
   for seed in $SEEDS; do
+    runs=$((runs + 1))
     whole=$out/degraded/seed_$seed/$name low=$out/low/seed_$seed
-    mkdir -p "$(dirname "$whole")" "$low"
-    if [[ ! -d $low/$name ]]; then
-      [[ -d $whole ]] || star-jax degrade "$clip" -o "$whole/%05d.png" \
-        --recipe "$RECIPE" --seed "$seed" --frames 99999
-      mkdir -p "$low/.$name"
-      find "$whole" -name '*.png' | sort | head -n "$FRAMES" | xargs -d '\n' cp -t "$low/.$name"
-      mv "$low/.$name" "$low/$name"
-    fi
-    mkdir -p "$out/results/star-jax/seed_$seed"
-    [[ -d $out/results/star-jax/seed_$seed/$name ]] || star-jax upscale "$low/$name" \
-      -o "$out/results/star-jax/seed_$seed/$name/%05d.png" "$@"
-    for peer in $PEERS; do
-      result=$out/results/${peer%%=*}/seed_$seed
-      mkdir -p "$result"
-      [[ -d $result/$name ]] || python -m star_jax.launch.ncnn_model "${peer#*=}" "$low/$name" "$result/$name" \
-        --frames "$SCORED"
-    done
+    [[ -d $low/$name ]] && continue
+    mkdir -p "$(dirname "$whole")" "$low/.$name"
+    [[ -d $whole ]] || star-jax degrade "$clip" -o "$whole/%05d.png" --recipe "$RECIPE" --seed "$seed" --frames 99999
+    find "$whole" -name '*.png' | sort | head -n "$FRAMES" | xargs -d '\n' cp -t "$low/.$name"
+    mv "$low/.$name" "$low/$name"
   done
 done
+echo "$runs degraded clips are in $out/low"
+
+for peer in $PEERS; do
+  made_with "$out/results/${peer%%=*}" "${peer#*=}, $SCORED frames"
+  python -m star_jax.launch.ncnn_model "${peer#*=}" "$out/low" "$out/results/${peer%%=*}" --frames "$SCORED"
+done
+made_with "$out/results/star-jax" "star-jax upscale $*"
+star-jax upscale "$out/low" --recursive -o "$out/results/star-jax/{folder}/{name}/%05d.png" --skip-existing "$@"
 
 results=("star-jax=$out/results/star-jax")
-for peer in $PEERS; do
-  results+=("${peer%%=*}=$out/results/${peer%%=*}")
+for folder in "$out"/results/*/; do
+  name=$(basename "$folder")
+  [[ $name == star-jax ]] || results+=("$name=${folder%/}")
 done
-star-jax evaluate "${results[@]}" "$out/truth" --input "$out/low" --crop --frames "$SCORED" --metrics "$METRICS" \
-  ${WEIGHTS:+--weights "$WEIGHTS"} --json "$out/scores.json" --csv "$out/scores.csv" --markdown "$out/scores.md" \
-  --report "$out/scores.html"
+evaluate "${results[@]}" "$out/truth" --input "$out/low" --frames "$SCORED" --json "$out/scores.json" \
+  --csv "$out/scores.csv" --markdown "$out/scores.md" --report "$out/scores.html"

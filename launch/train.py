@@ -2,6 +2,7 @@
 
   star-jax train --config configs/star_i2vgenxl.py --workdir DIR --config.model.checkpoint=CHECKPOINT \\
       --config.data.source=CLIPS
+  star-jax train --config configs/tiny.py --workdir DIR --dry-run
   star-jax train --config configs/tiny.py --workdir DIR
   star-jax train --config configs/ablations.py:df_off --workdir DIR --config.train.num_steps=1000
 
@@ -20,6 +21,11 @@ HELP = "train from a checkpoint, or resume"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what will happen (data, shapes, memory, times) from two trial steps, and write nothing",
+    )
     add_cluster_arguments(parser)
 
 
@@ -29,13 +35,21 @@ def run(args: argparse.Namespace) -> int:
 
     config = read_experiment(args)
     join_cluster(args)
-    log_to(args.workdir)
 
     import star_jax
+    from star_jax.parallel.peers import ending_together
 
-    outcome = star_jax.train(
-        config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
-    )
+    if args.dry_run:
+        from star_jax.train.run import rehearse
+
+        with ending_together():
+            print(rehearse(config, args.workdir))
+        return 0
+    with ending_together():
+        log_to(args.workdir)
+        outcome = star_jax.train(
+            config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
+        )
     if outcome.finished:
         print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
         return 0

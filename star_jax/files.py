@@ -1,6 +1,7 @@
 """Files and folders that appear under their names only when they are complete; sizes as text."""
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
@@ -61,6 +62,21 @@ def _path(path: str | os.PathLike) -> Path:
 def process_name(kind: str, name: str = "") -> str:
     """A hidden file name that tells its owner, so that others can see whether the process still lives."""
     return f".{kind}.{platform.node()}.{os.getpid()}" + (f".{name}" if name else "")
+
+
+def try_lock(descriptor: int) -> bool:
+    """Takes the lock of an open file, which the system releases when the process ends, however it ends.
+
+    Returns:
+      False where another process holds it. A file system without locks has it free.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def remove_abandoned(folder: str | os.PathLike, kind: str, name: str = "") -> None:
@@ -147,6 +163,22 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         raise RunError(
             f"cannot write {path}: {error.strerror}; check the folder and the free space"
         ) from error
+
+
+def seal(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON-able values with a hash of them, by which `check_seal` knows whether they are still the same."""
+    text = json.dumps(values, sort_keys=True)
+    return {**values, "sha256": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def check_seal(values: dict[str, Any]) -> None:
+    """Compares values with their hash, where they have one.
+
+    Raises:
+      ValueError: they were changed since.
+    """
+    if "sha256" in values and seal({k: v for k, v in values.items() if k != "sha256"}) != values:
+        raise ValueError("its content is not what was written")
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -8,8 +8,10 @@ run takes once it has begun to write; after three kills it is left to finish. Ev
 bit-identical to the one of the run that was not killed, with nothing else left beside it.
 """
 
+import atexit
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -49,7 +51,9 @@ class Run:
         if self.pid == 0:
             cache = output.parents[1] / "cache"
             arguments = [clip, "-o", output, "--checkpoint", checkpoint, "--compile-cache", cache, *OPTIONS]
-            os._exit(command(["upscale", *map(str, arguments)]))
+            code = command(["upscale", *map(str, arguments)])
+            atexit._run_exitfuncs()  # which keep the compiled programs
+            os._exit(code)
 
     def begins(self) -> float:
         """Waits until it has begun to write; returns the time."""
@@ -78,8 +82,8 @@ class Run:
 def main(kills: int, seed: int, checkpoint: str) -> None:
     """Runs the drill, and prints what it found."""
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    root = Path(tempfile.mkdtemp())  # no context manager: the forks run what is registered for the exit
+    try:
         for name in ("whole", "out"):
             (root / name).mkdir()
         frames = np.concatenate([moving_clip(14, 48, 64), moving_frames(10, 64, 48)])
@@ -117,6 +121,8 @@ def main(kills: int, seed: int, checkpoint: str) -> None:
         print(
             f"{killed} kills, {resumed} with something kept, {finished} files: bit-identical, nothing left over"
         )
+    finally:
+        shutil.rmtree(root)
 
 
 def run_alone(work) -> None:

@@ -13,7 +13,13 @@ HELP = "two reports: ratios, and what differed between the runs"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A.json", help="the report to compare with")
     parser.add_argument("b", metavar="B.json", help="the report to compare")
-    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the comparison there, too (without FILE, at the end: print it as JSON)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -21,12 +27,18 @@ def run(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from star_jax.benchmark.report import compare, read_report
+    from star_jax.files import check_report_path, write_json
 
+    if args.json not in (None, "-"):
+        check_report_path(args.json, ".json")
     rows, differences = compare(read_report(args.a), read_report(args.b))
-    if args.json:
-        json.dump({"rows": rows, "differences": differences}, sys.stdout, indent=2)
+    report = {"rows": rows, "differences": differences}
+    if args.json == "-":
+        json.dump(report, sys.stdout, indent=2)
         print()
         return
+    if args.json:
+        write_json(args.json, report)
     console = Console()
     for row in rows:
         table = Table("", "A", "B", "B / A", title=row["name"], title_justify="left")

@@ -1,7 +1,7 @@
 """Measure the training data by stage, on one core, from decoding to the batch.
 
   star-jax benchmark data
-  star-jax benchmark data --source clips/ --recipe heavy --step-seconds 6 --batch-size 1 --json
+  star-jax benchmark data --source clips/ --recipe heavy --step-seconds 6 --batch-size 1 --json data.json
 
 Without --source, made-up videos are written and decoded.
 """
@@ -43,7 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step-seconds", type=float, default=10.0, metavar="S", help="time of a training step (default 10)"
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the report there, too (without FILE: print it as JSON)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,7 +57,10 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.data.config import DataConfig
     from star_jax.data.records import BadClipError
     from star_jax.errors import InputError, RunError
+    from star_jax.files import check_report_path, write_json
 
+    if args.json not in (None, "-"):
+        check_report_path(args.json, ".json")
     height, width = parse_size(args.size)
     for name in ("clips", "batch_size", "step_seconds"):
         if getattr(args, name) <= 0:
@@ -83,11 +92,13 @@ def run(args: argparse.Namespace) -> None:
             result = report(folder)
     else:
         result = report(args.source)
-    if args.json:
+    if args.json == "-":
         json.dump(result, sys.stdout, indent=2)
         print()
-    else:
-        _print_table(result)
+        return
+    _print_table(result)
+    if args.json:
+        write_json(args.json, result)
 
 
 def _print_table(result: dict) -> None:

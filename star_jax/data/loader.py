@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import logging
+import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -15,9 +18,12 @@ from star_jax.data.config import DataConfig
 from star_jax.data.records import BadClipError, Element
 from star_jax.data.sources import open_source
 from star_jax.errors import RunError
+from star_jax.files import check_seal, seal
 
 logger = logging.getLogger(__name__)
 
+# A worker that was killed is started again so often before a batch must come.
+_MOST_RESTARTS = 3
 # Share of bad files is judged once this many elements were tried (or all of a smaller shard).
 _JUDGED_AFTER = 50
 
@@ -55,11 +61,14 @@ class _Load:
     def __call__(self, place: int) -> Element | _Bad:
         batch, row = divmod(place, self.batch_size)
         position = (batch * self.process_count + self.process_index) * self.batch_size + row
-        record = self.records[self.numbers[position]]
+        number = self.numbers[position]
+        key = f"number {number}"  # where the record itself cannot be read
         try:
+            record = self.records[number]
+            key = record.key
             return load_element(record, self.config, position)
         except BadClipError as error:
-            return _Bad(record.key, str(error))
+            return _Bad(key, str(error))
 
 
 def _start_worker(worker: int, num_workers: int) -> None:
@@ -72,7 +81,7 @@ class ClipLoader(grain.DatasetIterator):
     The element at a position is a function of (seed, position) alone, and the state is the position: a resume
     may change the number of workers, threads and buffers and still gets the very same batches. Elements are
     dealt to processes by batches, so that these, one after the other, are the batch of one process (until a clip is
-    bad); that order is part of the state, so a change of process count is refused.
+    bad). So another number of processes can go on after a whole batch (`deal_anew`).
 
     Batches: `gt` uint8 [B, F, H, W, 3], `lq` uint8 [B, F, h, w, 3], `text` and `key` lists of B strings,
     `index` int64 [B]. Fewer than B elements at the end of the last epoch are dropped.
@@ -119,9 +128,7 @@ class ClipLoader(grain.DatasetIterator):
         return batch | {name: np.stack(batch[name]) for name in batch if name not in ("text", "key")}
 
     def _next_element(self) -> Element | None:
-        if self._elements is None:
-            self._elements = self._start()
-        element = next(self._elements)
+        element = self._next_of_workers()
         self._position += 1
         if not isinstance(element, _Bad):
             return element
@@ -131,6 +138,31 @@ class ClipLoader(grain.DatasetIterator):
             logger.warning("skipped clip %s: %s", element.key, element.reason)
         self._judge()
         return None
+
+    def _next_of_workers(self) -> Element | _Bad:
+        """The next element; workers that were killed are started again where they were.
+
+        Raises:
+          RunError: they are killed again and again.
+        """
+        kills = 0
+        while True:
+            try:
+                if self._elements is None:
+                    self._elements = self._start()
+                return next(self._elements)
+            except RuntimeError as error:  # Grain's
+                if not (self.config.num_workers and "terminated unexpectedly" in str(error)):
+                    raise
+                kills += 1
+                code = _exit_code(error)
+                if kills > _MOST_RESTARTS:
+                    raise RunError(
+                        f"loader workers were killed {kills} times in a row (exit code {code}); where the system "
+                        "kills what takes too much memory, lower data.num_workers or data.worker_buffer"
+                    ) from error
+                logger.warning("a loader worker was killed (exit code %s); workers start again", code)
+                self._stop()
 
     def _judge(self) -> None:
         enough = min(_JUDGED_AFTER, -(-len(self.records) // self._shard[1]))
@@ -160,14 +192,17 @@ class ClipLoader(grain.DatasetIterator):
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, and the data it belongs to; JSON."""
-        return {"position": self._position, "num_bad": self._num_bad, **self._identity}
+        return seal({"position": self._position, "num_bad": self._num_bad, **self._identity})
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues after the batch that `get_state` was called after.
 
         Raises:
-          RunError: the state belongs to other data, or to another number of processes.
+          RunError: the state belongs to other data, or to batches of another size.
+          ValueError: the state is damaged.
         """
+        check_seal(state)
+        state = self._as_ours(state)
         for name, ours in self._identity.items():
             if state.get(name) != ours:
                 raise RunError(
@@ -176,6 +211,27 @@ class ClipLoader(grain.DatasetIterator):
                 )
         self._stop()
         self._position, self._num_bad = state["position"], state["num_bad"]
+
+    def _as_ours(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of the same batches, dealt to another number of processes, as one of this process."""
+        count, size = state.get("process_count"), state.get("batch_size")
+        ours = self._identity["process_count"], self._identity["batch_size"]
+        if (count, size) == ours or not (count and size and count * size == math.prod(ours)):
+            return state
+        batches, rest = divmod(state["position"], size)
+        if rest:
+            raise RunError(
+                "the checkpoint's data stands within a batch, as a clip was bad; deal it anew or start as many "
+                "processes as before"
+            )
+        bad = round(state["num_bad"] * count / ours[0])
+        mine = {
+            "position": batches * ours[1],
+            "num_bad": bad,
+            "process_count": ours[0],
+            "batch_size": ours[1],
+        }
+        return state | mine
 
     def _stop(self) -> None:
         if self._elements is not None:
@@ -191,6 +247,39 @@ class ClipLoader(grain.DatasetIterator):
     def close(self) -> None:
         """Ends the worker processes."""
         self._stop()
+
+
+def deal_anew(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One state for any number of processes: that after the last batch that any process began.
+
+    Args:
+      states: of the loaders of all processes of a run, after the same step.
+
+    Returns:
+      The state for `ClipLoader.set_state`. Where no clip was bad, exactly the elements follow that would have
+      followed. Bad clips make processes go ahead of each other; then the clips between are left out, and the log
+      says so.
+
+    Raises:
+      ValueError: a state is damaged.
+    """
+    for state in states:
+        check_seal(state)
+    size = states[0]["batch_size"]
+    ends = [-(-state["position"] // size) * size for state in states]
+    if left_out := sum(max(ends) - state["position"] for state in states):
+        logger.warning(
+            "the number of processes changed: %d clips of this epoch are left out, as bad clips had moved the "
+            "processes apart",
+            left_out,
+        )
+    num_bad = sum(state["num_bad"] for state in states) // len(states)
+    plain = {name: value for name, value in states[0].items() if name != "sha256"}
+    return seal(plain | {"position": max(ends), "num_bad": num_bad})
+
+
+def _exit_code(error: RuntimeError) -> str:
+    return next(iter(re.findall(r"exit code (-?\d+)", str(error))), "unknown")
 
 
 def _identity(records: Any, config: DataConfig, batch_size: int, process_count: int) -> dict[str, Any]:

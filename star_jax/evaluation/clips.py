@@ -90,6 +90,7 @@ def pair_clips(
     crop: bool = False,
     num_frames: int | None = None,
     frames: Sequence[int] | None = None,
+    shorter: bool = False,
 ) -> list[ClipPair]:
     """Finds each result's ground truth, and low-resolution input, and opens them.
 
@@ -103,18 +104,20 @@ def pair_clips(
       crop: score the top-left part that result and truth have in common, where their sizes differ.
       num_frames: score only the first frames, this number; clips may then be longer, and of different lengths.
       frames: score only the frames with these numbers.
+      shorter: score the first frames that all have, where their numbers differ.
 
     Raises:
-      InputError: a clip without a partner, too few frames or frame counts that differ, sizes that differ without
-        `crop`, an input that cannot be the low resolution of the result, or an unreadable
-        file.
+      InputError: a clip without a partner, too few frames, frame counts that differ without `shorter`, sizes that
+        differ without `crop`, an input that cannot be the low resolution of the result, or an unreadable file.
     """
     found = find_clips(results)
     truths = _partners(found, find_clips(truth), "ground truth", truth) if truth is not None else {}
     lows = _partners(found, find_clips(low), "low-resolution input", low) if low is not None else {}
     if frames is None and num_frames is not None:
         frames = range(num_frames)
-    return [_open(name, found[name], truths.get(name), lows.get(name), crop, frames) for name in found]
+    return [
+        _open(name, found[name], truths.get(name), lows.get(name), crop, frames, shorter) for name in found
+    ]
 
 
 def _holds_images(folder: Path) -> bool:
@@ -147,11 +150,14 @@ def _open(
     low_path: Path | None,
     crop: bool,
     frames: Sequence[int] | None,
+    shorter: bool,
 ) -> ClipPair:
     result, truth, low = (
         open_source(path) if path is not None else None for path in (result_path, truth_path, low_path)
     )
     readers = [reader for reader in (result, truth, low) if reader is not None]
+    if frames is None and shorter:
+        frames = range(min(reader.info.num_frames for reader in readers))
     for reader in readers:
         count, first = reader.info.num_frames, result.info.num_frames
         if frames is not None and count <= max(frames):

@@ -109,6 +109,7 @@ class Evaluation:
                 crop=crop or (rules is not None and rules.crop),
                 num_frames=num_frames,
                 frames=rules.frames if rules and num_frames is None else None,
+                shorter=rules is not None and rules.shorter,
             )
             for name, path in results.items()
         }
@@ -178,7 +179,7 @@ class _ClipScorer:
 
     def __init__(self, pair: ClipPair, metrics: Mapping[str, Metric], networks: Networks):
         self._pair = pair
-        self._scorers = {name: metric.scorer(networks) for name, metric in metrics.items()}
+        self._scorers = {name: metric.scorer(networks, len(pair.frames)) for name, metric in metrics.items()}
         self._values: dict[str, list[float]] = {name: [] for name in metrics}
 
     def add(self, frames: np.ndarray, truths: np.ndarray | None) -> None:

@@ -14,6 +14,7 @@ class Protocol:
       missing: the table's other scores.
       frames: only these frames of each clip are scored; None: all.
       crop: whether the top-left part is scored where sizes differ.
+      shorter: whether the first frames that result and truth share are scored where lengths differ.
       source: publication that states the conventions.
     """
 
@@ -22,24 +23,26 @@ class Protocol:
     frames: tuple[int, ...] | None
     crop: bool
     source: str
+    shorter: bool = False
 
 
 PROTOCOLS = {
     "star-table1": Protocol(
-        ("psnr", "ssim_y", "lpips", "ewarp"),
-        ("DOVER",),
+        ("psnr", "ssim_y", "lpips", "dover", "ewarp"),
+        (),
         frames=None,
         crop=True,
         source="STAR, table 1 (UDM10, REDS30, OpenVid30): pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet); "
-        "EvalCrafter's warping error; means over frames, then clips",
+        "DOVER; EvalCrafter's warping error; means over frames, then clips",
     ),
     "dove": Protocol(
-        ("psnr", "ssim_y", "lpips", "dists", "ewarp"),
-        ("CLIP-IQA", "FasterVQA", "DOVER"),
+        ("psnr", "ssim_y", "lpips", "dists", "dover", "ewarp"),
+        ("CLIP-IQA", "FasterVQA"),
         frames=None,
         crop=True,
         source="DOVE, eval_metrics.py: pyiqa's psnr (RGB), ssim (Y), lpips (AlexNet), dists (no resize); "
-        "top-left crop",
+        "top-left crop, the frames of the shorter clip",
+        shorter=True,
     ),
     "videolq": Protocol(
         ("niqe", "ilniqe"),

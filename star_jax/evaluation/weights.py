@@ -69,6 +69,12 @@ ORIGINS = {
         (),
         "take templateModel.mat from github.com/IceClear/IL-NIQE and give it with --weights FILE",
     ),
+    "dover": Origin(
+        ("DOVER.pth",),
+        (),
+        "take DOVER.pth from release v0.1.0 of github.com/VQAssessment/DOVER (not for commercial use) and give it "
+        "with --weights FILE",
+    ),
     "raft": Origin(
         ("raft-things.pth",),
         (),

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_CACHE = "~/.cache/star_jax"
 _SHORTEST_SECONDS = 0.5  # shortest compilation that is worth keeping
 _SESSION = "session"
+AUTOTUNING = "autotuning"
+_NVIDIA = Path("/proc/driver/nvidia")
+_AUTOTUNING_FLAG = "--xla_gpu_per_fusion_autotune_cache_dir"
 
 
 def use_compile_cache(directory: str | os.PathLike | None) -> None:
@@ -54,8 +57,20 @@ def use_compile_cache(directory: str | os.PathLike | None) -> None:
     atexit.register(_keep_new_programs, session, root, os.getpid())
     jax.config.update("jax_compilation_cache_dir", os.fspath(session))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
-    # XLA's own caches make their folder part of a program's key, and the folder differs between processes.
+    # Of XLA's own caches JAX would make a folder within this process's, and a part of every program's key.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    _keep_autotuning(root / AUTOTUNING)
+
+
+def _keep_autotuning(directory: Path) -> None:
+    """Has XLA remember which kernel was fastest for each fusion: new programs on a GPU then compile faster.
+
+    XLA reads its flags once, before the first program, and takes no folder with a space. It writes each file whole.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _NVIDIA.exists() and _AUTOTUNING_FLAG not in flags and not any(map(str.isspace, os.fspath(directory))):
+        directory.mkdir(exist_ok=True)
+        os.environ["XLA_FLAGS"] = f"{flags} {_AUTOTUNING_FLAG}={directory}".strip()
 
 
 def _keep_new_programs(session: Path, root: Path, pid: int) -> None:

@@ -312,11 +312,16 @@ class StarPipeline:
         if (array := kept.load("hint")) is not None:
             progress(num_frames, num_frames)
             return jnp.asarray(array)
-        latents = []
+        latents, finished = [], 0
         for done, part in self._encode(read, num_frames, canvas, key):
-            latents.append(part.block_until_ready())  # else pieces would queue up, and progress run ahead
-            progress(done, num_frames)
-        hint = jnp.concatenate(latents)[None]
+            # The device works on this piece while the next is read; without a wait, all of them would queue up.
+            latents.append(part)
+            jax.block_until_ready(latents[-2:-1])
+            if finished:
+                progress(finished, num_frames)
+            finished = done
+        hint = jnp.concatenate(latents)[None].block_until_ready()
+        progress(num_frames, num_frames)
         kept.save("hint", np.asarray(hint))
         return hint
 

@@ -7,7 +7,6 @@ is complete.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ import numpy as np
 
 from star_jax.diffusion.solvers import SamplerState
 from star_jax.errors import DiskError, InputError, StarError
-from star_jax.files import real_path, work_folder_path
+from star_jax.files import real_path, try_lock, work_folder_path
 
 _LOCK, _JOB = "lock", "job.json"
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # fast: the disk is the limit, not the size
@@ -221,14 +220,10 @@ def _is_file(descriptor: int, path: Path) -> bool:
 
 
 def _lock(descriptor: int, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(descriptor):
         raise InputError(
             f"{output} is being written by another run; wait for it, or choose another output name"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
+        )
 
 
 def file_stamp(path: str | os.PathLike) -> list[Any]:

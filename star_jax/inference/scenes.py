@@ -9,7 +9,7 @@ so that a flash, which is gone with the next frame, is no cut. It is one where i
 sides, max(d(t-2, t-1), d(t, t+1)), or is larger than any motion (slides, where every picture is a scene).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -27,6 +27,9 @@ _THUMBNAIL = 24  # pixels of a side: finer detail moves too much
 _LEAST_CHANGE = 12.0  # levels of 255
 _OVER_MOTION = 2.5  # times the change before and after
 _LARGEST_MOTION = 50.0  # levels
+# A program is compiled for each length. So many lengths keep the numbers of a clip of their own; of more, each is
+# rounded up to one of four in every octave.
+_EXACT_LENGTHS = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ def scenes_between(cuts: Iterable[int], start: int, stop: int) -> list[Scene]:
     """The scenes of frames [start, stop), given the numbers of the frames that begin a new one."""
     edges = [start, *sorted({cut for cut in cuts if start < cut < stop}), stop]
     return [Scene(first, last) for first, last in pairwise(edges)]
+
+
+def common_lengths(scenes: Sequence[Scene]) -> list[int]:
+    """Number of frames that each scene is upscaled as, its last one repeated: few different numbers."""
+    lengths = [scene.num_frames for scene in scenes]
+    return lengths if len(set(lengths)) <= _EXACT_LENGTHS else [_rounded_up(length) for length in lengths]
 
 
 def find_cuts(pieces: Iterable[np.ndarray]) -> list[int]:
@@ -107,7 +116,7 @@ class SceneReader:
         """Timestamps of frames [start, stop), in `info.time_base`."""
         return [self.times[number] for number in range(start, stop)]
 
-    def read(self, scene: Scene, size: int) -> Iterator[np.ndarray]:
+    def read(self, scene: Scene, size: int) -> Generator[np.ndarray, None, None]:
         """Yields a scene's frames [f, H, W, C], `size` at a time.
 
         Raises:
@@ -147,6 +156,12 @@ class _Pass:
     def close(self) -> None:
         """Closes the clip."""
         self._chunks.close()
+
+
+def _rounded_up(length: int) -> int:
+    """The next of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
+    step = 1 << max(0, (length - 1).bit_length() - 3)
+    return -(-length // step) * step
 
 
 def _thumbnails(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ The only file of training that uses Orbax.
 """
 
 import hashlib
+import json
 import logging
 import os
 from typing import Any
@@ -14,17 +15,23 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from star_jax.checkpoints.trees import restore_tree
-from star_jax.errors import InputError, RunError, first_line
+from star_jax.data.loader import deal_anew
+from star_jax.errors import InputError, RunError, StarError, first_line
+from star_jax.files import check_seal, seal
+from star_jax.parallel.peers import gather_texts
 from star_jax.train.config import TrainConfig
+from star_jax.train.digest import digest
 from star_jax.train.state import TrainState, Tree
 from star_jax.train.workdir import CHECKPOINTS, absolute
 
 logger = logging.getLogger(__name__)
 
-# What Orbax, TensorStore and JSON raise for missing, truncated or damaged files.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
+Restored = tuple[TrainState, dict[str, Any]]
+# Kinds of arrays in a state; `restore_weights` reads one of them alone.
+_PARTS = ("step", "params", "ema_params", "opt_state")
 
 
 class TrainCheckpoints:
@@ -56,25 +63,28 @@ class TrainCheckpoints:
         Raises:
           RunError: this save, or the one before it, could not be written.
         """
+        described = {
+            **meta,
+            "process_count": jax.process_count(),
+            "structure": _structure(state),
+            "digests": {part: digest(getattr(state, part)) for part in _PARTS},
+        }
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain.checkpoint.CheckpointSave(batches),
-            meta=ocp.args.JsonSave(
-                {**meta, "process_count": jax.process_count(), "structure": _structure(state)}
-            ),
+            meta=ocp.args.JsonSave(seal(described)),
         )
         try:
             self._manager.save(int(state.step), args=arguments, force=True)
         except (OSError, ValueError) as error:
             raise self._unwritable(error) from error
 
-    def restore(
-        self, abstract_state: TrainState, batches: grain.DatasetIterator
-    ) -> tuple[TrainState, dict[str, Any]] | None:
-        """Restores the newest readable checkpoint, and sets the data to the batch after it.
+    def restore(self, abstract_state: TrainState, batches: grain.DatasetIterator) -> Restored | None:
+        """Restores the newest good checkpoint, and sets the data to the batch after it.
 
-        A damaged checkpoint is named in the log and the one before it is taken; then the damaged one is moved to
-        WORKDIR/damaged, so that its step can be saved again.
+        A checkpoint is damaged where a file is missing or cannot be read, or its numbers are not those that were
+        saved, in any process. It is named in the log and the one before it is taken; then the damaged one is moved
+        to WORKDIR/damaged, so that its step can be saved again.
 
         Args:
           abstract_state: shapes and shardings, which may be others than those it was saved with.
@@ -84,28 +94,23 @@ class TrainCheckpoints:
           (state, meta), or None where there is no checkpoint.
 
         Raises:
-          InputError: the run had other weights or another number of processes.
+          InputError: the run had other weights.
           RunError: there are checkpoints, but none can be read, or their data is not this run's.
         """
         damaged: list[int] = []
-        failure: BaseException | None = None
+        reason = ""
         for step in reversed(self.steps()):
-            try:
-                restored = self._restore(step, abstract_state, batches)
-            except _READ_ERRORS as error:
-                logger.warning(
-                    "checkpoint %d is damaged (%s); trying the one before", step, first_line(error)
-                )
-                damaged.append(step)
-                failure = error
-                continue
-            self._set_aside(damaged)
-            return restored
-        if failure is not None:
+            restored, reason = self._try(step, abstract_state, batches)
+            if restored is not None:
+                self._set_aside(damaged)
+                return restored
+            logger.warning("checkpoint %d is damaged (%s); trying the one before", step, reason)
+            damaged.append(step)
+        if damaged:
             raise RunError(
-                f"no checkpoint in {self._directory} can be read ({first_line(failure)}); restore it from a "
-                "copy, or choose another --workdir"
-            ) from failure
+                f"no checkpoint in {self._directory} can be read ({reason}); restore it from a copy, or choose "
+                "another --workdir"
+            )
         return None
 
     def reached_preemption(self, step: int) -> bool:
@@ -128,22 +133,41 @@ class TrainCheckpoints:
         self.wait()
         self._manager.close()
 
-    def _restore(self, step: int, abstract_state: TrainState, batches: grain.DatasetIterator):
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if meta["process_count"] != jax.process_count():
-            raise InputError(
-                f"checkpoint {step} was saved by {meta['process_count']} processes and this run has "
-                f"{jax.process_count()}: the data would not continue where it was; start as many as before"
-            )
+    def _try(
+        self, step: int, abstract_state: TrainState, batches: grain.DatasetIterator
+    ) -> tuple[Restored | None, str]:
+        """A checkpoint, or None and why it cannot be used; the processes agree."""
+        restored, reason = None, ""
+        try:
+            restored = self._restore(self._directory / str(step), abstract_state, batches)
+        except StarError:
+            raise
+        except Exception as error:  # Orbax raises whatever its parts raise, Exception itself among it
+            if "RESOURCE_EXHAUSTED" in str(error):  # the memory is too small, the checkpoint is good
+                raise
+            logger.debug("checkpoint %d", step, exc_info=True)
+            reason = first_line(error)
+        reason = next(filter(None, gather_texts(reason)), "")
+        if not reason and (parts := _changed(restored)):
+            reason = f"the numbers of its {', '.join(parts)} are not those that were saved"
+        return (None, reason) if reason else (restored, "")
+
+    def _restore(
+        self, folder: epath.Path, abstract_state: TrainState, batches: grain.DatasetIterator
+    ) -> Restored:
+        """Reads with the items' handlers: Orbax's manager would wait for processes that failed to read."""
+        meta = ocp.JsonCheckpointHandler().restore(folder / "meta", args=ocp.args.JsonRestore())
+        check_seal(meta)
         if meta["structure"] != _structure(abstract_state):
             raise InputError(
-                f"checkpoint {step} of {self._directory} holds other weights than this configuration trains "
+                f"checkpoint {folder.name} of {self._directory} holds other weights than this configuration trains "
                 "(another model, or train.ema_decay on or off); choose another --workdir"
             )
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state), data=grain.checkpoint.CheckpointRestore(batches)
+        state = ocp.StandardCheckpointHandler().restore(
+            folder / "state", args=ocp.args.StandardRestore(abstract_state)
         )
-        return self._manager.restore(step, args=arguments)["state"], meta
+        batches.set_state(_position(folder / "data", meta["process_count"]))
+        return state, meta
 
     def _set_aside(self, damaged: list[int]) -> None:
         if damaged and jax.process_index() == 0:
@@ -164,6 +188,12 @@ class TrainCheckpoints:
         )
 
 
+def saved_steps(workdir: str | os.PathLike) -> list[int]:
+    """Steps with a checkpoint, oldest first."""
+    directory = absolute(workdir) / CHECKPOINTS
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
 def restore_weights(
     workdir: str | os.PathLike, abstract: Tree, *, step: int | None = None, ema: bool = False
 ) -> tuple[int, Tree]:
@@ -181,13 +211,48 @@ def restore_weights(
     Raises:
       InputError: no checkpoint of that step, or it cannot be read.
     """
-    directory = absolute(workdir) / CHECKPOINTS
-    steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+    directory, steps = absolute(workdir) / CHECKPOINTS, saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
         raise InputError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}; it has {steps}")
     chosen = steps[-1] if step is None else step
     part = "ema_params" if ema else "params"
-    return chosen, restore_tree(directory / str(chosen) / "state", {part: abstract})[part]
+    weights = restore_tree(directory / str(chosen) / "state", {part: abstract})[part]
+    if digest(weights) != _read_meta(directory / str(chosen)).get("digests", {}).get(part, digest(weights)):
+        others = ", ".join(str(step) for step in steps if step != chosen)
+        raise InputError(
+            f"checkpoint {chosen} of {directory} is damaged: its weights are not those that were saved; choose "
+            f"another step{f' ({others})' if others else ''}"
+        )
+    return chosen, weights
+
+
+def _read_meta(folder: epath.Path) -> dict[str, Any]:
+    """What was saved beside the arrays; {} where it cannot be read."""
+    try:
+        return dict(ocp.JsonCheckpointHandler().restore(folder / "meta", args=ocp.args.JsonRestore()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _changed(restored: Restored | None) -> list[str]:
+    """Parts of a state whose numbers are not those that were saved; checkpoints of old have no digests."""
+    if restored is None:
+        return []
+    state, meta = restored
+    saved = meta.get("digests", {})
+    return [part for part in _PARTS if part in saved and digest(getattr(state, part)) != saved[part]]
+
+
+def _position(folder: epath.Path, saved_by: int) -> dict[str, Any]:
+    """The data's state of this process, dealt anew where another number of processes saved it."""
+
+    def read(index: int) -> dict[str, Any]:
+        return json.loads((folder / f"process_{index}-of-{saved_by}.json").read_text())
+
+    if saved_by == jax.process_count():
+        return read(jax.process_index())
+    logger.info("%d processes go on where %d were", jax.process_count(), saved_by)
+    return deal_anew([read(index) for index in range(saved_by)])
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:

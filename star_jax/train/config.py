@@ -54,6 +54,17 @@ class TrainConfig:
     validation_source: str | None = None
     # Number of batches in a validation; they are the same every time.
     validation_batches: int = 1
+    # Steps with a gradient of a larger norm than this are bad, as are those whose loss or gradient is not finite.
+    largest_grad_norm: float | None = None
+    # Number of bad steps in a row that are skipped and counted: they leave weights and optimizer as they were. 0
+    # stops the run at the first.
+    skip_bad_steps: int = 0
+    # Seconds without any progress after which the run ends, as something hangs; 0 waits for ever.
+    stall_seconds: int = 3600
+    # Project of Weights & Biases that metrics are sent to as well; None sends nothing.
+    wandb: str | None = None
+    # Draws WORKDIR/curves.html at the end, where matplotlib is installed.
+    curves: bool = True
     # First step that jax.profiler records into WORKDIR/profile.
     profile_start_step: int = 10
     # Number of steps that the profiler records; 0 records none.
@@ -75,10 +86,16 @@ class TrainConfig:
             "seed",
             "keep_every_steps",
             "validate_every_steps",
+            "skip_bad_steps",
+            "stall_seconds",
             "profile_start_step",
             "profile_steps",
         ):
             _check_least("train", self, name, 0)
+        if self.largest_grad_norm is not None and not self.largest_grad_norm > 0:
+            raise InputError(
+                f"train.largest_grad_norm is {self.largest_grad_norm}; choose a positive number, or None"
+            )
         _check_choice("train", self, "remat", REMAT_POLICIES)
         if self.batch_size % self.grad_accumulation:
             raise InputError(

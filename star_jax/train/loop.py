@@ -2,61 +2,44 @@
 
 import contextlib
 import dataclasses
+import errno
+import importlib.util
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from star_jax.data.config import DataConfig
 from star_jax.diffusion.noise import noise_key
-from star_jax.errors import RunError, StarError
-from star_jax.ops.flops import compiled_flops
-from star_jax.parallel.mesh import (
-    MeshConfig,
-    batch_shardings,
-    make_mesh,
-    param_shardings,
-    replicated,
-)
+from star_jax.errors import DiskError, RunError, StarError
+from star_jax.parallel.mesh import make_mesh, replicated
 from star_jax.parallel.prefetch import prefetch_to_devices
 from star_jax.progress import progress
+from star_jax.train.bad_steps import BadSteps
 from star_jax.train.batches import TrainBatches
 from star_jax.train.checkpoints import TrainCheckpoints
-from star_jax.train.config import OptimizerConfig, TrainConfig
+from star_jax.train.curves import write_curves
 from star_jax.train.objective import Objective
-from star_jax.train.optimizer import Optimizer, make_optimizer
-from star_jax.train.overview import overview
+from star_jax.train.optimizer import make_optimizer
 from star_jax.train.profiling import ProfilerWindow
-from star_jax.train.state import TrainState, Tree, abstract_state, new_state
-from star_jax.train.step import jit_train_step, make_train_step, with_shardings
+from star_jax.train.speed import Speed
+from star_jax.train.stages import Stages
+from star_jax.train.stall import StallWatch
+from star_jax.train.start import RunConfig, compile_step, load_state, program_flops
+from star_jax.train.state import TrainState, Tree
 from star_jax.train.step_log import StepLog
 from star_jax.train.stopping import stop_requests
-from star_jax.train.workdir import open_workdir
+from star_jax.train.workdir import held_workdir, open_workdir
 
 logger = logging.getLogger(__name__)
 
-
-class RunConfig(Protocol):
-    """What the loop reads of a configuration; `ExperimentConfig` is one."""
-
-    @property
-    def train(self) -> TrainConfig: ...
-
-    @property
-    def data(self) -> DataConfig: ...
-
-    @property
-    def optimizer(self) -> OptimizerConfig: ...
-
-    @property
-    def mesh(self) -> MeshConfig: ...
+# A disk or quota that is full or gone, or a file that became too large.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +82,30 @@ def train(
       InputError: the configuration does not fit the devices, the data or `workdir`.
       RunError: the loss is not finite, the data ended or is bad, or the disk is full.
     """
-    root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
     mesh = make_mesh(config.mesh)
-    with _logged(), jax.set_mesh(mesh):
+    with held_workdir(workdir), _explained(workdir), jax.set_mesh(mesh):
+        root = open_workdir(workdir, config, allow_changed_config=allow_changed_config)
         return _run(objective, config, root, mesh, flops_per_step, quiet=quiet or jax.process_index() > 0)
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[None]:
-    """Logs an unexpected exception with its traceback: the command line prints one line of it."""
+def _explained(workdir: str | os.PathLike) -> Iterator[None]:
+    """Logs an unexpected exception with its traceback: the command line prints one line of it.
+
+    Raises:
+      DiskError: something could not be written, such as a line of metrics or a picture.
+    """
     try:
         yield
     except StarError:
         raise
-    except Exception:
+    except Exception as error:
         logger.exception("the run ends")
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise DiskError(
+                f"cannot write to --workdir {workdir}: {error.strerror}; free disk space or raise the quota, then "
+                "run the same command again: it resumes at the newest checkpoint"
+            ) from error
         raise
 
 
@@ -135,126 +127,68 @@ def _run(
     3. The log takes a step's metrics BEFORE the save, as its sums since the last line are part of a checkpoint.
     4. The save comes LAST: what a stop leaves behind is a whole number of whole steps.
     """
-    settings = config.train
+    settings, stages = config.train, Stages()
     data = TrainBatches(objective, config.data, settings, mesh)
     optimizer = make_optimizer(config.optimizer, settings.num_steps)
     with (
         contextlib.closing(prefetch_to_devices(data.loader(), data.place)) as batches,
         contextlib.closing(TrainCheckpoints(root, settings)) as checkpoints,
     ):
-        state, frozen, meta = _load(objective, optimizer, config, mesh, checkpoints, batches)
+        state, frozen, meta = load_state(
+            objective, optimizer, config.train, mesh, lambda abstract: checkpoints.restore(abstract, batches)
+        )
         step, num_steps = int(state.step), settings.num_steps
         if step >= num_steps:
             return Outcome(step, finished=True)
         key = jax.device_put(noise_key(settings.seed), replicated(mesh))
-        train_step = _compile(objective, optimizer, config, mesh, (state, frozen, key))
-        flops = flops or _compiled_flops(train_step, mesh)
+        train_step = compile_step(objective, optimizer, config.train, mesh, (state, frozen, key))
+        flops = flops or program_flops(train_step, mesh)
+        bad_steps = BadSteps(settings, checkpoints, meta.get("skipped_in_a_row", 0))
         with (
-            StepLog(root, settings, step, meta.get("window"), flops) as log,
+            StepLog(root, settings, step, meta.get("window"), Speed(config, stages, flops)) as log,
             ProfilerWindow(settings, root / "profile") as profiler,
             stop_requests(checkpoints) as told_to_stop,
+            StallWatch(root, settings.stall_seconds, stages),
             progress("Training", num_steps - step, "steps", quiet=quiet) as bar,
         ):
+
+            def kept() -> dict[str, Any]:
+                """What a checkpoint holds beside the state and the data's position."""
+                skipped = bad_steps.in_a_row
+                return {"window": log.state(), **({"skipped_in_a_row": skipped} if skipped else {})}
+
             stopping = False
             while step < num_steps and not stopping:
                 begun = time.perf_counter()
+                stages.at("waiting for data", step + 1)
                 batch = next(batches, None)
                 if batch is None:
-                    raise _data_ended(step, num_steps, checkpoints, state, batches, log)
+                    raise _data_ended(step, num_steps, checkpoints, state, batches, kept())
                 waited = time.perf_counter() - begun
 
+                stages.at("computing", step + 1)
                 profiler.before_step(step)
                 state, metrics = train_step(state, frozen, batch, key)
                 metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 step += 1
                 profiler.after_step(step)
 
-                _check_finite(step, metrics, checkpoints)
-                log.add(step, metrics, time.perf_counter() - begun, waited)
+                skipped = bad_steps.is_bad(step, metrics)
+                log.add(step, None if skipped else metrics, time.perf_counter() - begun, waited)
                 if settings.validate_every_steps and step % settings.validate_every_steps == 0:
+                    stages.at("validating", step)
                     log.write(step, _validate(objective, state, frozen, data, root, step))
 
                 bar.advance()
+                stages.at("saving", step)
                 stopping = told_to_stop(step)
                 if stopping or step == num_steps or step % settings.checkpoint_every_steps == 0:
-                    checkpoints.save(state, batches, {"window": log.state()})
+                    checkpoints.save(state, batches, kept())
             checkpoints.wait()
+            logger.info("time of this start, %s", stages.summary())
+    if jax.process_index() == 0 and settings.curves and importlib.util.find_spec("matplotlib"):
+        write_curves(root, f"{root.name}: {step} steps")
     return Outcome(step, finished=step >= num_steps)
-
-
-def _load(
-    objective: Objective,
-    optimizer: Optimizer,
-    config: RunConfig,
-    mesh: Mesh,
-    checkpoints: TrainCheckpoints,
-    batches: grain.DatasetIterator,
-) -> tuple[TrainState, Tree, dict[str, Any]]:
-    """Reads the weights, then the state and the data's position from the newest checkpoint, or makes a new state.
-
-    Returns:
-      (state, frozen weights, what else was saved with the state).
-    """
-    trainable, frozen = (
-        with_shardings(tree, param_shardings(mesh, tree)) for tree in objective.abstract_params()
-    )
-    logger.info("weights of this run\n%s", overview(trainable, frozen))
-    decay = config.train.ema_decay
-    abstract = abstract_state(trainable, optimizer, ema_decay=decay)
-    shardings = param_shardings(mesh, abstract)
-    params, frozen = objective.load(trainable, frozen)
-    restored = checkpoints.restore(with_shardings(abstract, shardings), batches)
-    if restored is not None:
-        logger.info("resumed at step %d", int(restored[0].step))
-        return restored[0], frozen, restored[1]
-    make_state = jax.jit(
-        lambda params: new_state(params, optimizer, ema_decay=decay),
-        out_shardings=shardings,
-        donate_argnums=0,
-    )
-    return make_state(params), frozen, {}
-
-
-def _compile(
-    objective: Objective,
-    optimizer: Optimizer,
-    config: RunConfig,
-    mesh: Mesh,
-    arguments: tuple[TrainState, Tree, jax.Array],
-) -> jax.stages.Compiled:
-    """The step of `star_jax.train.step` as a program for these arrays."""
-    state, frozen, key = arguments
-    started = time.perf_counter()
-    step = jit_train_step(
-        make_train_step(objective, optimizer, config.train), mesh, jax.eval_shape(lambda: state)
-    )
-    batch = objective.abstract_batch(config.train.batch_size)
-    batch = with_shardings(batch, batch_shardings(mesh, batch))
-    program = step.lower(state, frozen, batch, key).compile()
-    logger.info("compiled the step in %.1f s", time.perf_counter() - started)
-    return program
-
-
-def _compiled_flops(program: jax.stages.Compiled, mesh: Mesh) -> float | None:
-    """The compiler's count for all devices together; it counts what is computed twice, and a loop's body once."""
-    of_device = compiled_flops(program)
-    return None if of_device is None else of_device * mesh.size
-
-
-def _check_finite(step: int, metrics: dict[str, float], checkpoints: TrainCheckpoints) -> None:
-    """Raises RunError where the loss or the gradient is no number."""
-    for name in ("loss", "grad_norm"):
-        if math.isfinite(metrics[name]):
-            continue
-        checkpoints.wait()
-        good = max(checkpoints.steps(), default=None)
-        kept = (
-            "no checkpoint was saved before it" if good is None else f"the checkpoint of step {good} is good"
-        )
-        raise RunError(
-            f"{name} is {metrics[name]} at step {step}; {kept}. Lower optimizer.learning_rate or change "
-            "train.seed, and run again with --allow-changed-config"
-        )
 
 
 def _data_ended(
@@ -263,11 +197,11 @@ def _data_ended(
     checkpoints: TrainCheckpoints,
     state: TrainState,
     batches: grain.DatasetIterator,
-    log: StepLog,
+    meta: dict[str, Any],
 ) -> RunError:
     """Saves what is done; returns what to raise."""
     if step not in checkpoints.steps():
-        checkpoints.save(state, batches, {"window": log.state()})
+        checkpoints.save(state, batches, meta)
     checkpoints.wait()
     return RunError(
         f"the data ended after step {step} of {num_steps} (saved); raise data.num_epochs, or set it to None"

@@ -3,15 +3,18 @@
 clu's own writers import TensorFlow; these do not.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from etils import epath
 
+from star_jax.errors import InputError
 from star_jax.files import appearing, is_url
 
 logger = logging.getLogger(__name__)
@@ -32,17 +35,23 @@ class MetricWriter(Protocol):
         """Ends the writer."""
 
 
-def create_writer(workdir: epath.Path, first_step: int) -> MetricWriter:
+def create_writer(workdir: epath.Path, first_step: int, wandb: str | None = None) -> MetricWriter:
     """Makes every available writer; TensorBoard needs tensorboardX.
 
     Args:
       workdir: directory of metrics.jsonl and tensorboard/.
       first_step: number of steps done before this start. Lines of later steps, which an earlier start wrote and
         this one will write again, are dropped.
+      wandb: project of Weights & Biases to write to as well.
+
+    Raises:
+      InputError: `wandb` is given, and the library is not installed.
     """
     writers: list[MetricWriter] = [ConsoleWriter(), JsonLinesWriter(workdir / METRICS_FILE, first_step)]
     if importlib.util.find_spec("tensorboardX"):
         writers.append(TensorBoardWriter(workdir / "tensorboard", first_step))
+    if wandb is not None:
+        writers.append(WandbWriter(workdir, wandb))
     return MultiWriter(writers)
 
 
@@ -66,10 +75,11 @@ class MultiWriter:
 
 
 class ConsoleWriter:
-    """One line per step on standard output."""
+    """One line per step on standard output; shares of the time, goodput but for them, are in the files only."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        values = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        shown = {name: value for name, value in scalars.items() if not name.endswith("_share")}
+        values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         print(f"step {step}  {values}", flush=True)
 
     def flush(self) -> None:
@@ -122,23 +132,68 @@ def _lines_before(path: epath.Path, first_step: int) -> list[str]:
 
 
 class TensorBoardWriter:
-    """Event files, through tensorboardX."""
+    """Event files, through tensorboardX.
+
+    Its SummaryWriter writes in a thread, which dies unheard when the disk is full; then the queue before it fills
+    up, and the run waits for ever. This writes at once.
+    """
 
     def __init__(self, directory: epath.Path, first_step: int):
-        import tensorboardX
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
-        purge = first_step + 1 if first_step else None
-        self._writer: Any = tensorboardX.SummaryWriter(str(directory), purge_step=purge)
+        self._event = event_pb2.Event
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer: Any = EventsWriter(str(directory / "events"))
+        if first_step:  # drop what an earlier start wrote after this step
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=first_step + 1, session_log=start)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX import summary
+
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            self._write(step=step, summary=summary.scalar(name, value))
 
     def flush(self) -> None:
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
+
+    def _write(self, **content: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **content))
+
+
+class WandbWriter:
+    """Weights & Biases; a run that is resumed goes on there, too.
+
+    Raises:
+      InputError: the library is not installed.
+    """
+
+    def __init__(self, workdir: epath.Path, project: str):
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError("train.wandb needs the library: pip install 'star_jax[wandb]'") from error
+        self._run: Any = wandb.init(
+            project=project,
+            name=workdir.name,
+            id=hashlib.sha256(str(workdir).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=None if is_url(workdir) else str(workdir),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._run.log(dict(scalars), step=step)
+
+    def flush(self) -> None:
+        """The library sends by itself."""
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 class MetricWindow:
@@ -147,18 +202,26 @@ class MetricWindow:
     def __init__(self, state: Mapping[str, Any] | None = None):
         self.count: int = state["count"] if state else 0
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+        self.skipped: int = state.get("skipped", 0) if state else 0
 
     def add(self, metrics: Mapping[str, float]) -> None:
         self.count += 1
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def skip(self) -> None:
+        """Counts a step that changed nothing and whose metrics are no use."""
+        self.skipped += 1
+
     def take(self) -> dict[str, float]:
-        """Means since the last call."""
+        """Means since the last call, and the number of skipped steps where there were any."""
         means = {name: total / self.count for name, total in self.sums.items()}
-        self.count, self.sums = 0, {}
+        if self.skipped:
+            means["skipped_steps"] = self.skipped
+        self.count, self.sums, self.skipped = 0, {}, 0
         return means
 
     def state(self) -> dict[str, Any]:
         """JSON for the constructor."""
-        return {"count": self.count, "sums": self.sums}
+        state = {"count": self.count, "sums": self.sums}
+        return {**state, "skipped": self.skipped} if self.skipped else state

@@ -1,4 +1,4 @@
-"""How long steps take, and a window of them recorded for TensorBoard's profiler."""
+"""A window of steps, recorded for TensorBoard's profiler."""
 
 import contextlib
 from typing import Any
@@ -7,25 +7,6 @@ import jax
 from etils import epath
 
 from star_jax.train.config import TrainConfig
-
-
-class StepTimes:
-    """Mean times of steps between two lines of the log, without compilation and validation."""
-
-    def __init__(self):
-        self._count, self._seconds, self._waited = 0, 0.0, 0.0
-
-    def add(self, seconds: float, waited: float) -> None:
-        """Counts a step: its seconds, and how many of them it waited for its batch."""
-        self._count += 1
-        self._seconds += seconds
-        self._waited += waited
-
-    def take(self) -> tuple[float, float]:
-        """Mean seconds per step since the last call, and how many of them a step waited for data."""
-        means = self._seconds / self._count, self._waited / self._count
-        self._count, self._seconds, self._waited = 0, 0.0, 0.0
-        return means
 
 
 class ProfilerWindow(contextlib.AbstractContextManager):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 
 from star_jax.errors import InputError
 from star_jax.files import is_url
@@ -12,8 +13,9 @@ from star_jax.train.config import ExperimentConfig
 from star_jax.train.loop import Outcome
 from star_jax.train.loop import train as run_loop
 from star_jax.train.operations import step_flops
+from star_jax.train.rehearsal import rehearse as run_rehearsal
 from star_jax.train.star.objective import StarObjective
-from star_jax.train.workdir import absolute, has_checkpoint
+from star_jax.train.workdir import absolute, has_checkpoint, held_workdir
 
 
 def train(
@@ -39,18 +41,37 @@ def train(
       RunError: the loss is not finite, the data ended or is bad, or the disk is full.
     """
     make_mesh(config.mesh)  # refused before weights are drawn
-    config = _with_checkpoint(config, workdir)
-    objective = StarObjective(config.model, config.diffusion, config.data, config.train)
-    # Counting takes a while, so only where it gives a share of the device's peak.
-    flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
-    return run_loop(
-        objective,
-        config,
-        workdir,
-        flops_per_step=flops,
-        allow_changed_config=allow_changed_config,
-        quiet=quiet,
-    )
+    with held_workdir(workdir):
+        config = _with_checkpoint(config, workdir)
+        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+        # Counting takes a while, so only where it gives a share of the device's peak.
+        flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
+        return run_loop(
+            objective,
+            config,
+            workdir,
+            flops_per_step=flops,
+            allow_changed_config=allow_changed_config,
+            quiet=quiet,
+        )
+
+
+def rehearse(config: ExperimentConfig, workdir: str | os.PathLike) -> str:
+    """Says what `train` will do, from two trial steps that are thrown away; nothing is written to `workdir`.
+
+    Returns:
+      A line per subject: data, batch, weights, devices, memory, step, checkpoint, times.
+
+    Raises:
+      InputError: as `train`.
+    """
+    make_mesh(config.mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = config.model.checkpoint is None and not has_checkpoint(absolute(workdir))
+        config = _with_checkpoint(config, folder if fresh else workdir)
+        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+        flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
+        return run_rehearsal(objective, config, workdir, flops)
 
 
 def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> ExperimentConfig:

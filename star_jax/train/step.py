@@ -1,5 +1,6 @@
 """One update of the weights, as a pure function for any objective."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,8 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
     """Builds step(state, frozen, batch, key) -> (state, metrics).
 
     `key` is the key of the run; the number of the step is folded into it here. The metrics are those of the
-    objective, `loss`, `grad_norm` (before clipping) and `learning_rate`. The step is a pure function;
-    `jit_train_step` compiles it.
+    objective, `loss`, `grad_norm` (before clipping) and `learning_rate`. With train.skip_bad_steps, a bad step
+    leaves all but the number of the step as it was. The step is a pure function; `jit_train_step` compiles it.
     """
 
     def step(state: TrainState, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -41,9 +42,20 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
             "grad_norm": optax.global_norm(gradients),
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        updated = TrainState(state.step + 1, params, ema_params, opt_state)
+        if config.skip_bad_steps:
+            good = _is_good(metrics, config.largest_grad_norm)
+            unchanged = dataclasses.replace(state, step=updated.step)
+            updated = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, unchanged)
+        return updated, metrics
 
     return step
+
+
+def _is_good(metrics: Metrics, largest_grad_norm: float | None) -> jax.Array:
+    """The rule of `star_jax.train.bad_steps`, on the devices."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    return finite if largest_grad_norm is None else finite & (metrics["grad_norm"] <= largest_grad_norm)
 
 
 # A product with a weight that is split over devices gathers the weight first. The compiler's other way, a loop of

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from star_jax.parallel.peaks import mfu
 from star_jax.train.config import TrainConfig
 from star_jax.train.metrics import MetricWindow, MultiWriter, create_writer
-from star_jax.train.profiling import StepTimes
+from star_jax.train.speed import Speed
 
 
 class StepLog(contextlib.AbstractContextManager):
@@ -21,7 +20,7 @@ class StepLog(contextlib.AbstractContextManager):
       config: how often a line is written.
       first_step: number of steps that were done before this start.
       window: state of the sums of metrics since the last line, as `state` returned it; None for a new run.
-      flops: operations of one step on all devices together; None where they are not known.
+      speed: measures the steps.
     """
 
     def __init__(
@@ -30,18 +29,22 @@ class StepLog(contextlib.AbstractContextManager):
         config: TrainConfig,
         first_step: int,
         window: Mapping[str, Any] | None,
-        flops: float | None,
+        speed: Speed,
     ):
-        self._config, self._flops = config, flops
-        self._window, self._times = MetricWindow(window), StepTimes()
-        self._writer = create_writer(root, first_step) if jax.process_index() == 0 else MultiWriter([])
+        self._config, self._speed = config, speed
+        self._window = MetricWindow(window)
+        is_first = jax.process_index() == 0
+        self._writer = create_writer(root, first_step, config.wandb) if is_first else MultiWriter([])
 
-    def add(self, step: int, metrics: Mapping[str, float], seconds: float, waited: float) -> None:
-        """Takes the metrics of a step, its seconds, and how many of them it waited for its batch."""
-        self._window.add(metrics)
-        self._times.add(seconds, waited)
+    def add(self, step: int, metrics: Mapping[str, float] | None, seconds: float, waited: float) -> None:
+        """Takes the metrics of a step (None: it was skipped), its seconds, and how many it waited for its batch."""
+        if metrics is None:
+            self._window.skip()
+        else:
+            self._window.add(metrics)
+        self._speed.add(seconds, waited)
         if step % self._config.log_every_steps == 0 or step == self._config.num_steps:
-            self.write(step, {**self._window.take(), **self._speed()})
+            self.write(step, {**self._window.take(), **self._speed.take()})
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes other figures of a step, such as those of a validation."""
@@ -54,13 +57,3 @@ class StepLog(contextlib.AbstractContextManager):
 
     def __exit__(self, *exception: Any) -> None:
         self._writer.close()
-
-    def _speed(self) -> dict[str, float]:
-        seconds, waited = self._times.take()
-        speed = {
-            "seconds_per_step": seconds,
-            "data_wait_seconds": waited,
-            "clips_per_second": self._config.batch_size / seconds,
-        }
-        share = None if self._flops is None else mfu(self._flops / seconds, num_devices=jax.device_count())
-        return speed if share is None else {**speed, "mfu": share}

@@ -1,5 +1,6 @@
 """The work directory of a run, and the configuration that the run began with.
 
+WORKDIR/.lock             held by process 0 of the run that is going on
 WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
 WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it
@@ -7,19 +8,24 @@ WORKDIR/validation/       pictures
 WORKDIR/profile/          traces
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import platform
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from etils import epath
 
 from star_jax.errors import InputError
-from star_jax.files import appearing, is_url
+from star_jax.files import appearing, is_url, try_lock
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
+_held: set[str] = set()  # by this process; a system lock would not let it in a second time
 
 # Keys that may change when a run is resumed. They say how long (at a constant learning rate) and how fast the run
 # computes, where things are, and what is reported; every other key changes what is computed.
@@ -34,6 +40,11 @@ FREE_KEYS = frozenset(
         "train.validate_every_steps",
         "train.validation_source",
         "train.validation_batches",
+        "train.largest_grad_norm",  # a run that met a bad step must be able to go on past it
+        "train.skip_bad_steps",
+        "train.stall_seconds",
+        "train.wandb",
+        "train.curves",
         "train.profile_start_step",
         "train.profile_steps",
         "data.source",  # the loader compares what is in it
@@ -86,6 +97,41 @@ def open_workdir(
         except OSError as error:
             raise InputError(f"cannot write to --workdir {workdir}: {error.strerror or error}") from error
     return root
+
+
+@contextlib.contextmanager
+def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
+    """Keeps other runs out of a work directory; a run that was killed leaves no lock behind.
+
+    Process 0 holds it for all processes of a run. Buckets have no locks.
+
+    Raises:
+      InputError: another run is at work there, or nothing can be written there.
+    """
+    root = absolute(workdir)
+    name = os.fspath(root)
+    if is_url(name) or jax.process_index() > 0 or name in _held:
+        yield
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot write to --workdir {workdir}: {error.strerror or error}") from error
+    with open(descriptor, "r+") as file:
+        if not try_lock(file.fileno()):
+            raise InputError(
+                f"{workdir} is in use by another run ({file.read().strip() or 'of an unknown process'}); wait for "
+                "it, end it, or choose another --workdir"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        _held.add(name)
+        try:
+            yield
+        finally:
+            _held.discard(name)
 
 
 def has_checkpoint(root: epath.Path) -> bool:

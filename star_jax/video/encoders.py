@@ -4,6 +4,7 @@ Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ a
 mastering display's and the light level's data.
 """
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from star_jax.errors import InputError
 from star_jax.video import color
 from star_jax.video.probe import VideoInfo
 
+os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 reads it when it is first used
 PRESETS = (
     "ultrafast",
     "superfast",
@@ -29,6 +31,8 @@ PRESETS = (
 )
 SVT_PRESETS = dict(zip(PRESETS, (12, 11, 10, 9, 8, 6, 4, 3, 2, 1), strict=True))
 MAX_CRF = 51
+# x265 4.2 looks ahead at blocks that narrower frames do not have, and writes past the end of its memory.
+_CUTREE_WIDTH = 64
 # Code points of primaries and transfer curve that say nothing: unspecified and reserved.
 UNKNOWN = {0, 2, 3}
 
@@ -83,13 +87,14 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Codec:
-    """A row of CODECS: the encoder, its formats, where it goes, its greatest side, and how it takes options."""
+    """A row of CODECS: the encoder, where it goes, its greatest and its least side, and how it takes options."""
 
     title: str
     encoder: str
     containers: tuple[str, ...]
     max_side: int
     options: Callable[[Quality, bool, str | None, str | None], dict[str, str]]
+    min_side: int = 1
     tag: str | None = None
 
 
@@ -139,8 +144,8 @@ def _no_options(
 
 CODECS = {
     "h264": Codec("H.264", "libx264", ("mp4", "mov", "matroska"), 16_384, _x264),
-    "hevc": Codec("HEVC", "libx265", ("mp4", "mov", "matroska"), 8_192 * 2, _x265, tag="hvc1"),
-    "av1": Codec("AV1", "libsvtav1", ("mp4", "matroska"), 16_384, _svt_av1),
+    "hevc": Codec("HEVC", "libx265", ("mp4", "mov", "matroska"), 8_192 * 2, _x265, 16, tag="hvc1"),
+    "av1": Codec("AV1", "libsvtav1", ("mp4", "matroska"), 16_384, _svt_av1, 32),  # with less, it may hang
     "vp9": Codec("VP9", "libvpx-vp9", ("mp4", "matroska"), 65_536, _vp9),
     "prores": Codec("ProRes", "prores_ks", ("mov", "matroska"), 65_535, _no_options),
     "ffv1": Codec("FFV1", "ffv1", ("matroska",), 65_535, _no_options),
@@ -180,6 +185,11 @@ def choose_encoding(
             f"{width}x{height} is too large for {codec.title} (up to {codec.max_side}); lower the scale, or write "
             "to %05d.png"
         )
+    if min(width, height) < codec.min_side:
+        raise InputError(
+            f"{width}x{height} is too small for {codec.title} (from {codec.min_side} on); choose another --codec, "
+            "such as h264, or a larger scale"
+        )
     known = {fmt.name: fmt for fmt in av.Codec(codec.encoder, "w").video_formats}
     pixel_format = quality.pixel_format or _default_format(known, bits, width % 2 == height % 2 == 0)
     if (
@@ -201,7 +211,10 @@ def choose_encoding(
             f"frames are {width}x{height}, and {pixel_format} takes even sizes only; choose yuv444p"
             f"{'' if bits == 8 else f'{bits}le'}, or another scale"
         )
-    return _with_color(codec, name, quality, pixel_format, bits, subsampling, source)
+    encoding = _with_color(codec, name, quality, pixel_format, bits, subsampling, source)
+    if codec.encoder == "libx265" and width < _CUTREE_WIDTH:
+        encoding.options["x265-params"] += ":cutree=0"
+    return encoding
 
 
 def _with_color(

@@ -15,10 +15,12 @@ from star_jax.errors import DiskError, InputError, RunError
 from star_jax.files import draft_path, real_path
 from star_jax.video.animations import AnimationReader
 from star_jax.video.color import to_depth, to_float
+from star_jax.video.notes import note
 from star_jax.video.outputs import check_output_path, is_pattern, numbered
 from star_jax.video.pictures import SUFFIXES, Picture, encode_png, inspect_picture, read_picture
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
+from star_jax.video.timeline import OnScan
 from star_jax.video.writer import Quality, VideoWriter
 
 __all__ = ["SUFFIXES", "ImageSequenceReader", "ImageSequenceWriter", "open_source", "open_target"]
@@ -50,6 +52,7 @@ def open_source(
     depth: int | None = 8,
     strict: bool = False,
     deinterlace: str = "auto",
+    on_scan: OnScan | None = None,
 ) -> "VideoReader | ImageSequenceReader":
     """Opens a video file, a folder of images, or an image; the kind of `path` decides.
 
@@ -57,7 +60,7 @@ def open_source(
         path: file or folder.
         frame_rate: frame rate of images; a video has its own.
         num_threads: decoder threads for a video; 0 takes all cores.
-        depth, strict, deinterlace: see `VideoReader`; the file is decoded once to find anything odd.
+        depth, strict, deinterlace, on_scan: see `VideoReader`; the file is decoded once to find anything odd.
 
     Raises:
         InputError: see `VideoReader` and `ImageSequenceReader`.
@@ -68,7 +71,13 @@ def open_source(
             return AnimationReader(path, frame_rate=frame_rate)
         return ImageSequenceReader(path, frame_rate=frame_rate, depth=depth)
     return VideoReader(
-        path, num_threads=num_threads, depth=depth, scan=True, strict=strict, deinterlace=deinterlace
+        path,
+        num_threads=num_threads,
+        depth=depth,
+        scan=True,
+        strict=strict,
+        deinterlace=deinterlace,
+        on_scan=on_scan,
     )
 
 
@@ -210,6 +219,8 @@ class ImageSequenceWriter:
         self._shape = (height, width, 3)
         self._pictures = source.pictures if source is not None else ()
         self._is_deep = source is not None and source.bit_depth > 8
+        if source is not None and source.has_alpha and not source.pictures:
+            note(f"{source.path}: transparency is left out; only that of still images is kept")
         if width * height > MAX_PNG_PIXELS:
             raise InputError(f"{width}x{height} pixels are too many for a PNG here; lower the scale")
 

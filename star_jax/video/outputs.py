@@ -7,7 +7,7 @@ from pathlib import Path
 
 from star_jax.errors import InputError
 from star_jax.video.probe import VideoInfo
-from star_jax.video.streams import FORMATS, check_streams, note_pictures
+from star_jax.video.tracks import FORMATS, check_streams, note_pictures
 
 IMAGE_SUFFIX = ".png"
 NUMBER = re.compile(r"%0?\d*d")

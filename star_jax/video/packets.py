@@ -8,11 +8,13 @@ from pathlib import Path
 import av
 
 from star_jax.errors import InputError
+from star_jax.video.notes import note
+from star_jax.video.repair import odd_times
 
 # Containers whose header holds the duration; others leave it to be guessed.
-KNOW_DURATION = ("mov", "matroska")
-# Seconds by which such a file may end early.
-DURATION_TOLERANCE = 1.0
+KNOW_DURATION = ("mov", "matroska", "avi", "flv")
+# Seconds by which such a file may end early, and from which on that is worth a line.
+DURATION_TOLERANCE, MISSING = 1.0, 0.1
 # Recordings joined byte by byte: times go back by at least so many seconds, and stay there.
 BACKWARD_JUMP = Fraction(1, 10)
 # Containers of broadcasts, in which times may also jump ahead; so many seconds are no pause.
@@ -55,10 +57,12 @@ class Clock:
     Attributes:
         starts: stream -> numbers of the packets at which the second, third, ... recording begins.
         shifts: seconds to add in each recording, the first included.
+        repaired: stream -> number of a packet of sound -> its time, in place of one that goes back or jumps ahead.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)
     shifts: tuple[Fraction, ...] = (Fraction(0),)
+    repaired: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def recording(self, stream_index: int, number: int) -> int:
         """Recording that a packet belongs to."""
@@ -75,12 +79,16 @@ def is_empty(packet: av.Packet) -> bool:
 
 
 def list_packets(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, strict: bool = True
 ) -> tuple[PacketList, Clock]:
     """Lists the packets of the video stream, and puts the recordings in the file one after the other.
 
+    Args:
+        path, container, stream: an open file.
+        strict: refuse a file that is damaged or cut off; else a line says so, and what is there is listed.
+
     Raises:
-        InputError: the file is damaged or cut off.
+        InputError: see `strict`.
     """
     lists: dict[int, PacketList] = {}
     end, is_cut = 0.0, False
@@ -96,22 +104,28 @@ def list_packets(
             if packet.stream_index == stream.index:
                 is_cut = packet.is_corrupt
     except av.FFmpegError as error:
-        raise InputError(f"{path} is damaged after {_count(lists, stream)} frames; copy it again") from error
-    if container.format.name.startswith(KNOW_DURATION) and container.duration:
-        # Matroska's duration is the time of the end, whatever the start.
-        start = 0 if "matroska" in container.format.name else container.start_time or 0
-        is_cut |= end < (start + container.duration) / av.time_base - DURATION_TOLERANCE
-    if is_cut:
-        raise InputError(
-            f"{path} is cut off after {_count(lists, stream)} frames; copy it again, or keep what is there with: "
-            f"ffmpeg -i {path.name} -c copy repaired.mkv"
-        )
+        if strict:
+            raise InputError(
+                f"{path} is damaged after {_count(lists, stream)} frames; copy it again"
+            ) from error
+        is_cut = True
+    missing = _announced(container) - end
+    if is_cut or missing > DURATION_TOLERANCE:
+        after = f"{path} is cut off after {_count(lists, stream)} frames"
+        if strict:
+            raise InputError(
+                f"{after}; copy it again, or keep what is there with: ffmpeg -i {path.name} -c copy repaired.mkv"
+            )
+        note(f"{after}; what is there is kept (--strict stops instead)")
+    elif not strict and missing > MISSING:
+        note(f"{path} ends {missing:.2f} s before its header says so; what is there is kept")
     kinds = {s.index: s.type for s in container.streams}
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
-    may_jump = container.format.name in JUMPING_FORMATS
-    return lists.get(stream.index, PacketList(stream.time_base)), join_recordings(
-        timed, stream.index, may_jump
-    )
+    clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)
+    for index, packets in timed.items():
+        if kinds[index] == "audio" and (repaired := _odd_sound(packets, clock, index)):
+            clock.repaired[index] = repaired
+    return lists.get(stream.index, PacketList(stream.time_base)), clock
 
 
 def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> Clock:
@@ -138,6 +152,20 @@ def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> 
             shifts.append(picture if longest - picture <= OVERLAP else longest)
         ends.update({index: last + shifts[-1] for index, (_, last) in spans.items()})
     return Clock({index: found for index, found in starts.items() if found}, tuple(shifts))
+
+
+def _odd_sound(packets: PacketList, clock: Clock, index: int) -> dict[int, int]:
+    """Times to put in place of odd ones, see `odd_times`."""
+    shifts = [round(shift / packets.time_base) for shift in clock.shifts]
+    if len(shifts) == 1:
+        moves = shifts * len(packets.pts)
+    else:
+        moves = [shifts[clock.recording(index, number)] for number in range(len(packets.pts))]
+    own = [pts if dts is None else dts for pts, dts in zip(packets.pts, packets.dts, strict=True)]
+    times = [None if time is None else time + move for time, move in zip(own, moves, strict=True)]
+    step = sorted(packets.durations)[len(packets.durations) // 2]
+    odd = odd_times(times, step, round(FORWARD_JUMP / packets.time_base))
+    return {number: time - moves[number] for number, time in odd.items()}
 
 
 def _restarts(packets: PacketList, may_jump: bool) -> list[int]:
@@ -168,6 +196,15 @@ def _span(packets: PacketList, starts: list[int], recording: int) -> tuple[Fract
         return None
     first, last = min(time for time, _ in times), max(time + duration for time, duration in times)
     return first * packets.time_base, last * packets.time_base
+
+
+def _announced(container: av.container.InputContainer) -> float:
+    """When the file ends, in seconds, by its header; 0 where that does not say."""
+    name, duration = container.format.name, container.duration
+    if not name.startswith(KNOW_DURATION) or not duration:
+        return 0.0
+    # Matroska's duration is the time of the end, whatever the start.
+    return ((0 if "matroska" in name else container.start_time or 0) + duration) / av.time_base
 
 
 def _count(lists: dict[int, PacketList], stream: av.VideoStream) -> int:

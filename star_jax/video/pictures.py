@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,22 +14,20 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from star_jax.errors import InputError
+from star_jax.video import heif
 from star_jax.video.container import check_readable
+from star_jax.video.notes import note
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"}
-HEIF_SUFFIXES = {".heic", ".heif"}  # with pillow-heif only
+SUFFIXES |= heif.SUFFIXES if heif.IS_READ else set()
 # Formats whose further pictures are an animation; a phone's JPEG may hold others, such as depth.
 ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
+TIFF_LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 284, 297, 317, 320, 338, 339}
+TIFF_LAYOUT |= set(range(321, 326))  # tiles
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported in one line instead
-
-with contextlib.suppress(ImportError):
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-    SUFFIXES |= HEIF_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,9 @@ def inspect_picture(file: Path) -> PictureFacts:
         exif = image.getexif()
         turned = exif.get(ORIENTATION, 1) >= 5
         exif[ORIENTATION] = 1
+        if image.format == "TIFF":  # whose tags also describe how the pixels of this file are stored
+            for tag in TIFF_LAYOUT & exif.keys():
+                del exif[tag]
         width, height = image.size[::-1] if turned else image.size
         facts = PictureFacts(
             width=width,
@@ -82,6 +84,7 @@ def inspect_picture(file: Path) -> PictureFacts:
             profile=profile if profile and profile[16:20] == b"RGB " and image.mode != "CMYK" else None,
             exif=exif.tobytes() if len(exif) > 1 else None,
         )
+        _note_what_is_left(file, image)
         if image.format == "TIFF" and facts.num_frames > 1 and not _pages_of_one_size(image):
             return replace(facts, num_frames=1)  # a picture with its small copies
         return facts
@@ -100,6 +103,8 @@ def read_picture(file: Path, *, depth: int | None = 8) -> Picture:
     facts = inspect_picture(file)
     deep = depth is None and facts.bit_depth > 8
     with open_picture(file) as image:
+        if image.format == "HEIF" and deep:
+            return _with_alpha(heif.read_deep(file, image.info["bit_depth"]))
         by_cv2 = image.format in ("JPEG", "MPO", "BMP", "TIFF", "WEBP") or facts.bit_depth > 8
         orientation = image.getexif().get(ORIENTATION, 1)
         if not by_cv2 or image.mode in ("CMYK", "P"):
@@ -131,10 +136,16 @@ def from_pillow(image: Image.Image) -> Picture:
                 image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
     if "A" in image.getbands() or "transparency" in image.info:
-        pixels = np.asarray(image.convert("RGBA"))
-        rgb, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
-        return Picture(fill_transparent(rgb, alpha), alpha)
+        return _with_alpha(np.asarray(image.convert("RGBA")))
     return Picture(np.asarray(image.convert("RGB")))
+
+
+def _with_alpha(pixels: np.ndarray) -> Picture:
+    """RGB or RGBA pixels as a picture."""
+    if pixels.shape[-1] == 3:
+        return Picture(pixels)
+    rgb, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
+    return Picture(fill_transparent(rgb, alpha), alpha)
 
 
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -182,10 +193,11 @@ def open_picture(file: Path) -> Any:
     """
     check_readable(file)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours names the size
+    warnings.filterwarnings("ignore", module="PIL")  # of tags that are damaged, and not read
     try:
         image = Image.open(file)
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError, OverflowError) as error:
-        if file.suffix.lower() in HEIF_SUFFIXES:
+        if file.suffix.lower() in heif.SUFFIXES:
             raise InputError(
                 f"{file} is a HEIC picture; pip install pillow-heif, or convert it to PNG"
             ) from error
@@ -242,10 +254,23 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
     if image.format == "PNG":  # Pillow does not say
         with file.open("rb") as png:
             return 16 if png.read(25)[24:] == b"\x10" else 8
+    if image.format == "HEIF":
+        return 16 if image.info.get("bit_depth", 8) > 8 else 8
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (8,))
         return 16 if max(bits if isinstance(bits, tuple) else (bits,)) > 8 else 8
     return 8
+
+
+def _note_what_is_left(file: Path, image: Image.Image) -> None:
+    """Names the further pictures of a HEIC file, and the bits of an AVIF file that Pillow does not read."""
+    if image.format == "HEIF" and image.n_frames > 1:
+        note(f"{file} holds {image.n_frames} pictures; the first is taken")
+    if image.format == "AVIF":
+        with file.open("rb") as data:
+            _, found, settings = data.read(1 << 16).partition(b"av1C")
+        if found and settings[2] & 0x40:
+            note(f"{file} has over 8 bits per sample; it is read as 8 bits")
 
 
 def _pages_of_one_size(image: Image.Image) -> bool:

@@ -18,7 +18,7 @@ from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.notes import note
 from star_jax.video.orientation import Turn
 from star_jax.video.packets import Clock
-from star_jax.video.timeline import FrameTable, frame_rate, list_frames
+from star_jax.video.timeline import FrameTable, OnScan, frame_rate, list_frames
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,21 @@ class VideoInfo:
         return color.matrix_of(self.colorspace, self.width, self.height)
 
 
-def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple[VideoInfo, FrameTable]:
+def probe_video(
+    path: Path, *, scan: bool = False, strict: bool = True, on_scan: OnScan | None = None
+) -> tuple[VideoInfo, FrameTable]:
     """Measures a video file: a pass over its packets, then one decoded frame.
 
     Args:
         path: the file.
-        scan, strict: see `list_frames`.
+        scan, strict, on_scan: see `list_frames`.
 
     Raises:
         InputError: see `open_video`; also for zero frames, for a file that is cut off, for one whose first frame
             cannot be decoded, and for a colour matrix that is not read here.
     """
     frame = _first_frame(path, strict)
-    table = list_frames(path, frame, scan=scan, strict=strict)
+    table = list_frames(path, frame, scan=scan, strict=strict, on_scan=on_scan)
     with open_video(path) as (container, stream):
         rate, is_variable = frame_rate(table, stream)
         turn, crop = Turn.of(frame), container_crop(stream)
@@ -127,7 +129,7 @@ def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple
             pix_fmt=frame.format.name,
             bit_depth=max(component.bits for component in frame.format.components),
             is_interlaced=frame.interlaced_frame,
-            has_alpha=any(component.is_alpha for component in frame.format.components),
+            has_alpha=_has_alpha(frame, stream),
             rotation=turn.degrees,
             crop=crop,
             sample_aspect_ratio=1 / aspect if turn.transpose else aspect,
@@ -144,14 +146,25 @@ def probe_video(path: Path, *, scan: bool = False, strict: bool = True) -> tuple
 
 
 def note_damage(info: VideoInfo, table: FrameTable) -> None:
-    """Says how many frames cannot be decoded, or are shown with parts missing."""
+    """Says how many frames cannot be decoded or are shown with parts missing, and whether sizes change."""
     if table.lost:
         note(
             f"{info.path}: {table.lost} frames cannot be decoded and are left out; the other {info.num_frames} "
             "keep their times (--strict stops instead)"
         )
+    if len(table.sizes) > 1:
+        sizes = ", ".join(f"{width}x{height}" for width, height in sorted(table.sizes))
+        note(f"{info.path}: its pictures change their size ({sizes}); all are brought to that of the first")
     if table.damage is not None and table.damage.shown:
         note(f"{info.path}: {table.damage.shown} frames are damaged, and upscaled as players show them")
+
+
+def _has_alpha(frame: av.VideoFrame, stream: av.VideoStream) -> bool:
+    if stream.codec_context.name == "gif":  # which is decoded with transparency whether it has any or not
+        return bool(frame.to_ndarray(format="bgra")[..., 3].min() < 255)
+    # WebM keeps transparency beside the pictures, where the decoder does not look.
+    is_beside = "1" in [value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"]
+    return is_beside or any(component.is_alpha for component in frame.format.components)
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.deinterlace import CHOICES, deinterlaced
 from star_jax.video.orientation import Turn
 from star_jax.video.probe import VideoInfo, note_damage, probe_video
-from star_jax.video.timeline import FrameTable
+from star_jax.video.timeline import FrameTable, OnScan
 
 __all__ = ["VideoInfo", "VideoReader"]
 
@@ -36,6 +36,7 @@ class VideoReader:
             are looked at only.
         strict: refuse damage; else what can be decoded is given, and a line says how many frames are lost.
         deinterlace: `auto` (flagged frames), `on` (all) or `off`.
+        on_scan: called with (frames decoded, frames in all) during the scan.
 
     Raises:
         InputError: no such file, a folder, no permission, not a video, no video stream, no frames, cut off.
@@ -50,13 +51,14 @@ class VideoReader:
         scan: bool = False,
         strict: bool = True,
         deinterlace: str = "off",
+        on_scan: OnScan | None = None,
     ):
         if deinterlace not in CHOICES:
             raise InputError(f"deinterlace is {deinterlace!r}; choose one of {', '.join(CHOICES)}")
         self.path = Path(path)
         self.info: VideoInfo
         self._table: FrameTable
-        self.info, self._table = probe_video(self.path, scan=scan, strict=strict)
+        self.info, self._table = probe_video(self.path, scan=scan, strict=strict, on_scan=on_scan)
         is_damaged = self._table.damage is not None and self._table.damage.errors > 0
         self.num_threads = 1 if is_damaged else num_threads
         self._is_deep = depth is None and self.info.bit_depth > 8

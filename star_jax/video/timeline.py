@@ -6,12 +6,9 @@ not fit between those around it is then replaced, one by one (`repair_times`).
 """
 
 import dataclasses
-import math
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -21,6 +18,7 @@ from star_jax.errors import InputError
 from star_jax.video.container import open_video
 from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.packets import Clock, PacketList, list_packets
+from star_jax.video.repair import repair_times
 
 # One packet of these is one shown frame; for other codecs, and for fields, frames are counted by decoding.
 PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "png", "prores", "dnxhd", "gif"}
@@ -28,11 +26,11 @@ PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "p
 NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
 # Containers in which libavformat makes up other times after a seek.
 NO_SEEK = {*NO_TIMESTAMPS, "avi"}
+# (frames decoded, frames in all): called while a file is looked through.
+OnScan = Callable[[int, int], None]
 USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
 _NANOSECOND_OF_A_FRAME = 1e-6  # more than that, at 120 frames per second; 24 and 23.976 are 1e-3 apart
-# Two frames are never nearer than this where times are repaired.
-TICK = Fraction(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class FrameTable:
         damage: parts that could not be decoded; None where not decoded.
         lost: frames that the file has and that do not come out.
         side_data: kinds of data that decoded frames carry.
+        sizes: (width, height) of the decoded frames.
         clock: shifts of the other streams' times.
     """
 
@@ -61,10 +60,18 @@ class FrameTable:
     damage: Damage | None = None
     lost: int = 0
     side_data: frozenset[str] = frozenset()
+    sizes: frozenset[tuple[int, int]] = frozenset()
     clock: Clock = field(default_factory=Clock)
 
 
-def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict: bool = True) -> FrameTable:
+def list_frames(
+    path: Path,
+    first: av.VideoFrame,
+    *,
+    scan: bool = False,
+    strict: bool = True,
+    on_scan: OnScan | None = None,
+) -> FrameTable:
     """Lists the frames of a video whose first frame was decoded as `first`.
 
     Args:
@@ -72,12 +79,13 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
         first: tells whether the pictures are interlaced.
         scan: decode the whole file, which finds out about damage; else only where packets do not tell the times.
         strict: refuse what cannot be decoded; else the frames that can be are listed.
+        on_scan: called while the file is decoded.
 
     Raises:
         InputError: the file is damaged or cut off, or has no frames.
     """
     with open_video(path) as (container, stream):
-        packets, clock = list_packets(path, container, stream)
+        packets, clock = list_packets(path, container, stream, strict=strict)
         codec = stream.codec_context.codec.canonical_name
         format_name, stream_index = container.format.name, stream.index
         step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(24)) / stream.time_base
@@ -88,7 +96,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
     ]
     is_plain = codec in PACKET_IS_FRAME and not first.interlaced_frame and _is_plain(packets, shown)
     if scan or not is_plain:
-        numbers, damage, side_data = _decode(path, strict)
+        numbers, damage, side_data, sizes = _decode(path, strict, len(shown), on_scan)
         # Where a packet is no frame, those that the decoder refused are all that is known of the lost ones.
         lost = (
             max(0, len(shown) - len(numbers))
@@ -97,7 +105,8 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
         )
         lost = lost or damage.errors
     else:
-        numbers, damage, lost, side_data = sorted(shown, key=packets.time), None, 0, frozenset()
+        numbers, damage, lost = sorted(shown, key=packets.time), None, 0
+        side_data, sizes = frozenset(), frozenset()
     if not numbers:
         raise InputError(f"{path} has no frames; give a video that plays")
     shifts = [Fraction(0) if number is None else clock.shift(stream_index, number) for number in numbers]
@@ -105,7 +114,7 @@ def list_frames(path: Path, first: av.VideoFrame, *, scan: bool = False, strict:
     if damage is None:
         return dataclasses.replace(table, clock=clock)
     return dataclasses.replace(
-        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data
+        table, clock=clock, packets=tuple(numbers), damage=damage, lost=lost, side_data=side_data, sizes=sizes
     )
 
 
@@ -121,21 +130,26 @@ def _is_plain(packets: PacketList, shown: list[int]) -> bool:
     return len(set(times)) == len(times) and min(times) == times[0]
 
 
-def _decode(path: Path, strict: bool) -> tuple[list[int | None], Damage, frozenset[str]]:
-    """Numbers of the packets whose frames come out, in the order of showing; and the side data of the frames."""
+def _decode(
+    path: Path, strict: bool, total: int, on_scan: OnScan | None
+) -> tuple[list[int | None], Damage, frozenset[str], frozenset[tuple[int, int]]]:
+    """Numbers of the packets whose frames come out, in the order of showing; their damage, side data and sizes."""
     damage = Damage()
     for num_threads in (0, 1):
-        numbers, kinds, damage = [], set(), Damage()
+        numbers, kinds, sizes, damage = [], set(), set(), Damage()
         with open_video(path, num_threads) as (container, stream):
             try:
                 for number, frame in decode_frames(container, stream, None if strict else damage):
                     numbers.append(number)
+                    sizes.add((frame.width, frame.height))
                     kinds.update(data.type.name for data in frame.side_data)
+                    if on_scan is not None:
+                        on_scan(len(numbers), total)
             except av.FFmpegError as error:
                 raise InputError(f"{path} is damaged near frame {len(numbers)}; copy it again") from error
         if not damage.errors:  # else which frames come out may depend on how threads share the work
             break
-    return numbers, damage, frozenset(kinds)
+    return numbers, damage, frozenset(kinds), frozenset(sizes)
 
 
 def _table(
@@ -166,68 +180,6 @@ def _table(
         time_base=packets.time_base / factor,
         stamps=np.array(pts, np.int64) if can_seek else None,
     )
-
-
-def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) -> tuple[list[int], int]:
-    """Makes times strictly increasing, and changes no more of them than it must.
-
-    The longest run of times that increase is kept. Of the others, one that repeats the time before it comes a tick
-    later, and what goes back, jumps ahead or is missing is spread evenly between its neighbours.
-
-    Args:
-        times: times in the order of showing, in units of `time_base`; None where the file says nothing.
-        time_base: seconds per unit.
-        step: usual time between two frames.
-
-    Returns:
-        The times in units of `time_base` / factor, and the factor: 1 unless a unit is too long to fit frames in.
-    """
-    kept = _increasing(times)
-    if len(kept) == len(times):
-        return list(times), 1
-    if not kept:
-        return [number * step for number in range(len(times))], 1
-    gaps = [(second - first, times[second] - times[first]) for first, second in pairwise(kept)]
-    finest = max((Fraction(2 * frames, span) for frames, span in gaps), default=Fraction(1))
-    factor = max(1, math.ceil(time_base / TICK), math.ceil(finest))
-    fixed = {index: times[index] * factor for index in kept}
-    first, last = kept[0], kept[-1]
-    fixed |= {index: fixed[first] - (first - index) * step * factor for index in range(first)}
-    tick = max(1, round(TICK / time_base * factor))
-    for left, right in pairwise(kept):
-        begin, span, count = fixed[left], fixed[right] - fixed[left], right - left
-        repeats = all(times[index] in (times[left], times[right]) for index in range(left + 1, right))
-        distance = min(tick, span // count) if repeats else Fraction(span, count)
-        for index in range(left + 1, right):
-            ahead = repeats and times[index] == times[right]  # the later of two equal times was kept
-            fixed[index] = (
-                fixed[right] - (right - index) * distance if ahead else begin + int((index - left) * distance)
-            )
-    for index in range(last + 1, len(times)):
-        repeats = times[index] == times[index - 1]
-        fixed[index] = fixed[index - 1] + (tick if repeats else step * factor)
-    return [fixed[index] for index in range(len(times))], factor
-
-
-def _increasing(times: Sequence[int | None]) -> list[int]:
-    """Positions of the longest strictly increasing run; of equal times the first."""
-    lows: list[int] = []  # lowest last time of a run of each length
-    at: list[int] = []
-    before: dict[int, int | None] = {}
-    for index, time in enumerate(times):
-        if time is None:
-            continue
-        length = bisect_left(lows, time)
-        if length < len(lows) and lows[length] == time:
-            continue
-        before[index] = at[length - 1] if length else None
-        lows[length : length + 1], at[length : length + 1] = [time], [index]
-    run: list[int] = []
-    index = at[-1] if at else None
-    while index is not None:
-        run.append(index)
-        index = before[index]
-    return run[::-1]
 
 
 def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:

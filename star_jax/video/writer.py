@@ -1,7 +1,6 @@
 """Writes videos from RGB frames, with the source's times and all that is not the picture."""
 
 import contextlib
-import io
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,18 +16,40 @@ from star_jax.files import draft_path, real_path
 from star_jax.video.acm import name_codecs
 from star_jax.video.captions import CaptionCarrier
 from star_jax.video.container import file_url
-from star_jax.video.encoders import PRESETS, Quality, choose_encoding
+from star_jax.video.encoders import CODECS, PRESETS, Quality, choose_encoding
 from star_jax.video.frames import FrameMaker
 from star_jax.video.marks import CODEC_IDS, add_marked_stream, drop_second_marks
 from star_jax.video.outputs import check_output_path
 from star_jax.video.probe import VideoInfo
-from star_jax.video.streams import FORMATS, StreamCopier
+from star_jax.video.streams import StreamCopier
+from star_jax.video.tracks import FORMATS, note_codec
 
 __all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
 # Ticks per second at least, so that a start time is kept to about 10 microseconds.
 MIN_TIMESCALE = 90_000
-TRIAL_SECONDS = Fraction(1)  # length of the other streams that is tried before any work
+
+
+class Nowhere:
+    """A file that forgets what is written; it knows only where it is."""
+
+    def __init__(self) -> None:
+        self._place = self._size = 0
+
+    def write(self, data: bytes) -> int:
+        """Takes bytes, and returns their number."""
+        self._place += len(data)
+        self._size = max(self._size, self._place)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves as a file does, and returns the place."""
+        self._place = offset + (0, self._place, self._size)[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """The place."""
+        return self._place
 
 
 class VideoWriter:
@@ -42,7 +63,8 @@ class VideoWriter:
     rate keeps its timestamps and the duration of its last frame. Sound is copied without re-encoding; for the rest
     see streams.py.
 
-    Entering writes a trial into memory first: the header, a frame, and the first packets of all other streams.
+    Entering makes a trial first, whose bytes go nowhere: the header, the first and the last time, and all packets
+    of the other streams.
 
     Args:
         path: .mp4, .mov or .mkv; an existing file is replaced.
@@ -72,6 +94,8 @@ class VideoWriter:
         self.path = check_output_path(path, source)
         self._format = FORMATS[self.path.suffix.lower()]
         self.encoding = choose_encoding(quality, self._format, width, height, source)
+        if source is not None:
+            note_codec(source, self.encoding.codec, CODECS[self.encoding.codec].title)
         self.partial_path = draft_path(self.path)
         self.num_frames = 0
         self._size = (height, width)
@@ -131,33 +155,41 @@ class VideoWriter:
             raise
 
     def _try(self) -> None:
-        """Writes a little of everything into memory, to find out before any work if something cannot be written."""
-        with io.BytesIO() as memory:
-            try:
-                self._open(memory)
-                pts = 0 if self._source is None else round(self._source.start_time / self._source.time_base)
-                packets = self._encode(np.zeros((*self._size, 3), np.uint8), pts if self._keeps_pts else None)
-                self._container.mux([*packets, *self._packets(None)])
-                if self._copier is not None:
-                    self._copier.copy_until(TRIAL_SECONDS)
-                self._container.close()
-            except (av.FFmpegError, ValueError, OverflowError) as error:
-                raise InputError(
-                    f"cannot write {self.path} from this source: {getattr(error, 'strerror', None) or error}; try "
-                    f"{'.mp4' if self._format == 'matroska' else '.mkv'}, or another --codec"
-                ) from error
-            finally:
-                self._close_sources()
-                self._container, self.num_frames = None, 0
+        """Writes all but the pictures to nowhere, to find out before any work if something cannot be written."""
+        try:
+            self._open(Nowhere())
+            image = np.zeros((*self._size, 3), np.uint8)
+            packets = [packet for pts in self._trial_times() for packet in self._encode(image, pts)]
+            self._container.mux([*packets, *self._packets(None)])
+            if self._copier is not None:
+                self._copier.copy_until(None)
+            self._container.close()
+        except (av.FFmpegError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"cannot write {self.path} from this source: {getattr(error, 'strerror', None) or error}; try "
+                f"{'.mp4' if self._format == 'matroska' else '.mkv'}, or another --codec"
+            ) from error
+        finally:
+            self._close_sources()
+            self._container, self.num_frames = None, 0
 
-    def _open(self, target: str | io.BytesIO) -> None:
+    def _trial_times(self) -> list[int | None]:
+        """Timestamps of the first and the last frame; None where they are counted."""
+        source = self._source
+        if not self._keeps_pts:
+            return [None]
+        first = round(source.start_time / source.time_base)
+        last = first + round((Fraction(source.duration) - source.last_duration) / source.time_base)
+        return [first, last] if source.num_frames > 1 and last > first else [first]
+
+    def _open(self, target: str | Nowhere) -> None:
         source, encoding = self._source, self.encoding
         self._container = av.open(target, "w", format=self._format)
         start = Fraction(0)
         if source is not None and not source.is_images:
             self._copier = StreamCopier(source, self._format)
             start = source.start_time - self._copier.offset
-            if "A53_CC" in source.side_data:
+            if "A53_CC" in source.side_data and encoding.codec in ("h264", "hevc"):
                 self._captions = CaptionCarrier(
                     source.path, *self._size[::-1], encoding.pixel_format, source.first_frame
                 )
@@ -169,7 +201,7 @@ class VideoWriter:
             self._copier.attach(self._container)
         if self._format != "matroska":
             flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
-            flags += ["faststart"] * isinstance(target, str)  # not possible for a file in memory
+            flags += ["faststart"] * isinstance(target, str)  # which reads the file again
             self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
             self._container.container_options["strict"] = "unofficial"  # for marks of 360-degree films
         self._maker = FrameMaker(encoding)

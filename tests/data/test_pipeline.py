@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import re
 import threading
 
@@ -13,8 +14,9 @@ import pytest
 from video_files import scene, write_folder, write_sound, write_truncated, write_video
 
 from star_jax.data.config import DataConfig
-from star_jax.data.loader import ClipLoader
+from star_jax.data.loader import ClipLoader, deal_anew
 from star_jax.errors import InputError, RunError
+from star_jax.files import seal
 from star_jax.parallel.prefetch import prefetch_to_devices
 
 SMALL = {"num_frames": 3, "height": 32, "width": 48, "seed": 5}
@@ -46,10 +48,15 @@ def test_batches():
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_nothing(num_workers):
+def test_workers_change_nothing_not_even_when_they_are_killed(num_workers, caplog):
     expected = take(loader(), 5)  # into the second epoch
     with_workers = loader(num_workers=num_workers, read_threads=2, worker_buffer=2)
-    assert_equal_batches(take(with_workers, 3), expected[:3])
+    assert_equal_batches(take(with_workers, 2), expected[:2])
+    for worker in multiprocessing.active_children():  # as the system does when memory is short
+        worker.kill()
+    with caplog.at_level(logging.WARNING):
+        assert_equal_batches(take(with_workers, 1), expected[2:3])
+    assert "a loader worker was killed (exit code -9); workers start again" in caplog.text
     state = json.loads(json.dumps(with_workers.get_state()))
     with_workers.close()
     resumed = loader(read_threads=3)  # in this process: the number of workers is no part of the state
@@ -100,6 +107,37 @@ def test_batches_of_two_processes_are_one_process_s():
     whole = take(loader("synthetic:10", batch_size=4, num_epochs=1), 2)
     for first, second, both in zip(*halves, whole, strict=True):
         assert_equal_batches([{n: [*first[n], *second[n]] for n in both}], [both])
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+def test_another_number_of_processes_goes_on_with_the_same_elements(before, after):
+    def of_processes(count):
+        sizes = {"batch_size": 4 // count, "process_count": count}
+        return [loader("synthetic:10", process_index=index, **sizes) for index in range(count)]
+
+    def places(loaders):
+        """Positions of the elements of the next batch of all processes together."""
+        return np.concatenate([next(batches)["index"] for batches in loaders])
+
+    whole, old, new = of_processes(1), of_processes(before), of_processes(after)
+    for _ in range(2):
+        np.testing.assert_array_equal(places(old), places(whole))
+    state = deal_anew([batches.get_state() for batches in old])
+    for batches in new:
+        batches.set_state(state)
+    for _ in range(2):
+        np.testing.assert_array_equal(places(new), places(whole))
+
+
+def test_what_bad_clips_moved_apart_is_dealt_anew_and_said(caplog):
+    old = [loader("synthetic:10", process_index=index, process_count=2) for index in range(2)]
+    states = [batches.get_state() for batches in old]
+    ahead = seal({name: value for name, value in states[0].items() if name != "sha256"} | {"position": 3})
+    with caplog.at_level(logging.WARNING):
+        merged = deal_anew([ahead, states[1]])
+    assert merged["position"] == 4 and "5 clips of this epoch are left out" in caplog.text
+    with pytest.raises(ValueError, match="not what was written"):
+        deal_anew([{**ahead, "position": 2}])
 
 
 def test_the_last_elements_go_to_the_first_processes():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -208,3 +209,25 @@ def test_too_many_bad_clips_and_other_mistakes(videos, tmp_path):
         config = settings(videos, tmp_path / "ok", num_degradations=1)
         prepare(config, clip_encoder(config))
         next(ClipLoader(DataConfig(str(tmp_path / "ok"), **{**SMALL, "num_frames": 5}), batch_size=1))
+
+
+def test_a_damaged_shard_costs_its_clips_and_no_others(dataset, tmp_path):
+    output, manifest = dataset
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    shards = [shard["file"] for shard in manifest["shards"] if shard["split"] == "train"]
+    damaged = copy / "star_clips" / "1.0.0" / shards[0]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+
+    def keys(folder, **changes) -> list[str]:
+        config = DataConfig(str(folder), **{**SMALL, **changes}, num_epochs=1)
+        return [key for batch in ClipLoader(config, batch_size=1) for key in batch["key"]]
+
+    left = keys(copy, max_bad_share=1.0)
+    assert 0 < len(left) < len(keys(output)) and set(left) < set(keys(output))
+    with pytest.raises(
+        RunError, match=r"could not be used, .*a shard of .* is damaged .*SHA-256 in manifest"
+    ):
+        keys(copy, max_bad_share=0.0)

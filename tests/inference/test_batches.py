@@ -14,7 +14,7 @@ from stand_in_model import StandIn
 import star_jax
 from star_jax.errors import DiskError, InputError, RunError
 from star_jax.files import work_folder_path
-from star_jax.inference import files
+from star_jax.inference import upscaler
 from star_jax.inference.jobs import Source, find_sources, output_paths
 from star_jax.video.reader import VideoReader
 
@@ -54,6 +54,22 @@ def test_scenes_are_upscaled_as_if_they_were_clips_of_their_own(model, clip, tmp
     np.testing.assert_array_equal(ours, np.concatenate([apart, images(tmp_path / "part1")]))
     upscale(clip, tmp_path / "off" / "%02d.png", scene_cuts="off")
     assert model.sampled[-1] == 15 and np.abs(images(tmp_path / "off") - ours.astype(int)).max() > 10
+
+
+def test_of_scenes_of_many_lengths_few_are_compiled(model, tmp_path, capsys):
+    lengths = [1, 2, 3, 4, 5, 6, 9, 11, 13, 15, 10, 12]
+    film = write_video(tmp_path / "film.mp4", moving_frames(sum(lengths), 64, 48), crf=0)
+    cuts = tmp_path / "cuts.txt"
+    cuts.write_text("\n".join(str(sum(lengths[:number])) for number in range(1, len(lengths))))
+    upscale(film, tmp_path / "out" / "%02d.png", scene_cuts=cuts, progress="auto")
+    assert model.sampled == [1, 2, 3, 4, 5, 6, 10, 12, 14, 16, 10, 12]
+    assert len(images(tmp_path / "out")) == sum(lengths)
+    # What is repeated is cut off again: no frame is another scene's.
+    first = sum(lengths[:6])
+    ours = images(tmp_path / "out")[first : first + 9, ::2, ::2, ::-1].astype(int)
+    theirs = VideoReader(film).read(first, 9)
+    means = theirs[[*range(9), 8]].mean((0, 1, 2))  # the stand-in mixes in the mean of what it sees
+    assert np.abs(ours - (theirs / 2 + means / 2)).max() < 2
 
 
 @pytest.mark.parametrize(
@@ -135,7 +151,7 @@ def test_a_full_disk_keeps_what_is_done_and_other_errors_do_not(model, clip, tmp
 
 
 def test_with_little_room_frames_are_not_kept(model, clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(files, "_has_room", lambda *_: False)
+    monkeypatch.setattr(upscaler, "_has_room", lambda *_: False)
     model.fails_after = 4
     with pytest.raises(KeyboardInterrupt):
         upscale(clip, tmp_path / "out.mp4", progress="auto")

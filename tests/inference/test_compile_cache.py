@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from star_jax.inference import compile_cache
 
 compile_cache._SHORTEST_SECONDS = 0
+if sys.argv[2] == "gpu":  # XLA takes the flag, and programs keep their keys
+    compile_cache._NVIDIA = compile_cache.Path("/")
 compile_cache.use_compile_cache(sys.argv[1])
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
@@ -44,6 +46,35 @@ def test_the_next_start_compiles_nothing(tmp_path):
     assert programs and all(program.name.endswith("-cache") for program in programs)
     assert run(cache) == len(programs)
     assert sorted(cache.iterdir()) == programs
+
+
+def test_autotuning_is_kept_in_one_folder_for_all_processes(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert run(tmp_path, "gpu") == 0
+    assert (tmp_path / compile_cache.AUTOTUNING).is_dir()
+    assert run(tmp_path, "gpu") > 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "before", "after"),
+    [
+        ("cache", None, "--xla_gpu_per_fusion_autotune_cache_dir={}"),
+        ("cache", "--xla_dump_to=", "--xla_dump_to= --xla_gpu_per_fusion_autotune_cache_dir={}"),
+        ("a cache", "", ""),
+        (
+            "cache",
+            "--xla_gpu_per_fusion_autotune_cache_dir=mine",
+            "--xla_gpu_per_fusion_autotune_cache_dir=mine",
+        ),
+    ],
+)
+def test_the_flag_for_autotuning(tmp_path, monkeypatch, folder, before, after):
+    monkeypatch.setattr(compile_cache, "_NVIDIA", tmp_path)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("XLA_FLAGS", before)
+    compile_cache._keep_autotuning(tmp_path / folder)
+    assert os.environ["XLA_FLAGS"] == after.format(tmp_path / folder)
 
 
 def test_a_killed_process_leaves_no_half_program(tmp_path):

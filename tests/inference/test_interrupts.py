@@ -11,11 +11,11 @@ import pytest
 from sample_videos import moving_frames, write_video
 
 from star_jax.inference import overlap
-from star_jax.inference.files import upscale_video
 from star_jax.inference.jobs import Part, Source, make_job
 from star_jax.inference.resume import NOTHING_KEPT
 from star_jax.inference.scenes import Scene, SceneReader
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.inference.upscaler import upscale_video
 from star_jax.launch.interrupts import terminable
 from star_jax.video.encoders import Quality
 from star_jax.video.reader import VideoReader
@@ -102,6 +102,7 @@ def test_interrupts_at_every_moment(tmp_path, clip, monkeypatch):
                         job,
                         frames,
                         [Scene(0, FRAMES)],
+                        [FRAMES],
                         settings,
                         NOTHING_KEPT,
                         moments,

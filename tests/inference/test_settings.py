@@ -87,3 +87,12 @@ def test_settings_out_of_range_are_named_with_the_remedy(settings, message):
     with pytest.raises(InputError) as caught:
         UpscaleSettings(**settings)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 40), (3, 9)])
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_the_smallest_pictures_are_one_tile_that_the_network_takes(size, scale):
+    settings = UpscaleSettings(scale=scale, exact_size=True)
+    target = settings.target_size(*size)
+    latents = RULE.latent_size(*settings.padding_of(RULE, *target).padded_size(*target))
+    assert len(settings.tiles_of(RULE, latents)) == len(settings.vae_tiles_of(RULE, latents)) == 1

@@ -271,6 +271,40 @@ def test_evaluating_clips_with_several_seeds(machines):
     assert calls[-1].json == f"{out}/scores.json" and calls[-1].input == f"{out}/low"
 
 
+def test_side_by_side_resumes_and_mixes_nothing(machines):
+    clip = machines.folder / "horse.mp4"
+    clip.touch()
+    (machines.folder / "bin" / "python").symlink_to("star-jax")
+    out = machines.folder / "out"
+
+    def run(**environ: str) -> subprocess.CompletedProcess:
+        environ = {"SEEDS": "3", "FRAMES": "2", "SCORED": "1", "PEERS": "span=module/span", **environ}
+        return machines.run("side_by_side.sh", str(out), str(clip), "--", "--steps", "4", **environ)
+
+    assert run().returncode != 0  # the stand-in degrades nothing
+    assert len(machines.calls("degrade")) == 1 and not machines.calls("upscale")
+    whole = out / "degraded" / "seed_3" / "horse"
+    whole.mkdir(parents=True)
+    for number in range(3):
+        (whole / f"{number:05}.png").touch()
+    result = run()
+    assert result.returncode == 0, result.stderr
+    assert len(machines.calls("degrade")) == 1
+    low = out / "low" / "seed_3" / "horse"
+    assert {path.name for path in low.iterdir()} == {"00000.png", "00001.png"}
+    peer, upscale, evaluate = machines.calls()[-3:]
+    command = f"-m star_jax.launch.ncnn_model module/span {out}/low {out}/results/span --frames 1"
+    assert peer[1:] == command.split()
+    args = build_parser().parse_args(upscale[1:])
+    assert args.recursive and args.skip_existing and args.steps == 4
+    args = build_parser().parse_args(evaluate[1:])
+    assert args.paths == [f"star-jax={out}/results/star-jax", f"span={out}/results/span", f"{out}/truth"]
+    assert args.frames == 1 and args.markdown == f"{out}/scores.md"
+    for change in ({"RECIPE": "heavy"}, {"PEERS": "span=module/other"}):
+        result = run(**change)
+        assert result.returncode == 2 and "choose another OUT" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["gpu", "tpu"])
 def test_docker_images_install_extras_that_exist(name, monkeypatch):
     settings = {}

@@ -138,10 +138,12 @@ def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     assert main([*command, "--process", "2/2"]) == 2
 
 
-def test_benchmark_data_reports_every_stage(capsys):
-    command = ["benchmark", "data", "--size", "64x96", "--frames", "3", "--clips", "3", "--json"]
+def test_benchmark_data_reports_every_stage(tmp_path, capsys):
+    command = ["benchmark", "data", "--size", "64x96", "--frames", "3", "--clips", "3"]
+    command += ["--json", str(tmp_path / "data.json")]
     assert main([*command, "--batch-size", "4", "--step-seconds", "0.001"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    assert "cores that feed one accelerator" in capsys.readouterr().out
+    report = json.loads((tmp_path / "data.json").read_text())
     assert {"decode", "resize and crop", "round 1: blur", "round 1: codec", "round 2: noise", "batch"} <= set(
         report["stages"]
     )

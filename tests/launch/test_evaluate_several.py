@@ -90,7 +90,7 @@ def test_first_frames_of_clips_of_different_lengths(clips, capsys):
 def brightness() -> Metric:
     """A score without ground truth."""
     score = FrameScorer(lambda frame, truth: float(frame.mean()) if truth is None else -1.0)
-    return Metric("brightness", 2, True, lambda _: score, "mean level", needs_truth=False)
+    return Metric("brightness", 2, True, lambda *_: score, "mean level", needs_truth=False)
 
 
 def test_without_ground_truth(clips, monkeypatch):
@@ -116,6 +116,15 @@ def test_a_protocol_scores_its_frames(clips, monkeypatch, capsys):
     assert "videolq: without" in capsys.readouterr().err
     assert evaluate("good", "--protocol", "videolq") == 2
     assert "has 4 frames; frame 99 is to be scored" in capsys.readouterr().err
+
+
+def test_a_protocol_may_score_what_the_shorter_clip_has(clips, capsys):
+    (clips / "good" / "cat" / "3.png").unlink()
+    command = ["good", "truth", "--protocol", "dove", "--metrics", "psnr"]
+    assert evaluate(*command, "--json", "s.json") == 0
+    assert "cat: 3 frames of the result, 4 of the ground truth; the first 3 are" in capsys.readouterr().err
+    report = json.loads((clips / "s.json").read_text())
+    assert [clip["num_frames"] for clip in report["clips"]] == [3, 4]
 
 
 def test_protocols_name_scores_that_exist():

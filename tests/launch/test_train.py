@@ -45,6 +45,11 @@ def test_from_nothing_to_a_clip(tmp_path, compiled_once, capsys):
     (tmp_path / "config.py").write_text(CONFIG)
     run, made = tmp_path / "run", tmp_path / "checkpoint"
     train = ["train", "--config", str(tmp_path / "config.py"), "--workdir", str(run), "--quiet"]
+    assert main([*train, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 clips in synthetic:2" in said and "gt 1x3x12x8x3 uint8" in said and "at step 0 of 2" in said
+    assert "free at" in said and "first checkpoint after" in said and "of work on a device" in said
+    assert not run.exists()
     assert main([*train, "--config.train.num_steps=1"]) == 0
     assert main(train) == 0
     assert "step 2 of 2: done" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from star_jax.errors import InputError
+from star_jax.parallel import peers
 from star_jax.parallel.processes import COORDINATOR, NUM_PROCESSES, PROCESS_ID, Cluster, find_cluster
 
 PROGRAM = Path(__file__).parent / "cluster_program.py"
@@ -114,11 +115,47 @@ def test_two_processes_sum_log_and_stop_together(tmp_path):
     assert [report["process"] for report in reports] == [[0, 2], [1, 2]]
     assert all(report["devices"] == [4, 8] and report["sum"] == sum(range(8)) for report in reports)
     assert min(report["passed"] for report in reports) >= max(report["arrived"] for report in reports)
+    assert all(report["gathered"] == ["said by 0", ""] for report in reports)
     assert reports[0]["stopped_at"] == reports[1]["stopped_at"]
     for index, (_, stderr) in enumerate(outputs):
         log = (tmp_path / "logs" / f"process_{index:05d}.log").read_text()
         assert f"process {index} of 2" in log and "4 x cpu" in log
         assert ("star_jax.parallel.processes: process" in stderr) == (index == 0)
+
+
+def test_a_process_that_stops_for_bad_input_ends_the_others_with_its_line(tmp_path):
+    common = ["--coordinator", f"localhost:{free_port()}", "--num-processes", 2, "--workdir", tmp_path]
+    processes = [start(*common, "--process-id", i, "--refuse", 1, devices=1) for i in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "star-jax: process 0: process 1 stopped: no such folder: clips; check the path" in errors[0]
+    assert "star-jax train: no such folder: clips" in errors[1]
+    assert not any(word in error for error in errors for word in ("Traceback", "Check failure", "Gloo"))
+
+
+class Store:
+    """The key-value store of a run of two processes, the other of which has stopped saying that it lives."""
+
+    def __init__(self):
+        self.values = {"star_jax/alive/1": "17"}
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+
+
+def test_a_process_that_is_not_heard_of_is_lost(monkeypatch, capsys):
+    codes = []
+    for name, value in {"LOST_AFTER_SECONDS": 0.2, "_BETWEEN_LOOKS": 0.02, "_HEARD_WITHIN": 0.1}.items():
+        monkeypatch.setattr(peers, name, value)
+    monkeypatch.setattr(peers.os, "_exit", codes.append)
+    peers._Listener(Store()).run()
+    assert codes == [1]
+    assert (
+        "process 0: process 1 has not been heard of for 0 s; look at its machine" in capsys.readouterr().err
+    )
 
 
 def test_two_tasks_of_slurm_meet(tmp_path):

@@ -15,6 +15,7 @@ from saved_state import saved_state
 
 from star_jax.train.config import ExperimentConfig
 from star_jax.train.objective import Objective
+from star_jax.train.speed import MEASURED
 
 FOLDER = Path(__file__).parent
 
@@ -59,7 +60,7 @@ def results(workdir: Path, objective: Objective, config: ExperimentConfig) -> tu
     state = saved_state(workdir, 1, objective, config.optimizer, config.train)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     values = {
-        (line["step"], name): value for line in lines for name, value in line.items() if "second" not in name
+        (line["step"], name): value for line in lines for name, value in line.items() if name not in MEASURED
     }
     return values, jax.tree.map(lambda mu: np.asarray(mu) / 0.1, state.opt_state[1][0].mu)
 

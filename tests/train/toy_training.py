@@ -73,7 +73,13 @@ class ToyObjective:
 
 def toy_config(mesh: MeshConfig | None = None, optimizer: OptimizerConfig | None = None, **train):
     """A run of 6 steps with a checkpoint after each."""
-    values = {"num_steps": 6, "batch_size": 8, "checkpoint_every_steps": 1, "log_every_steps": 2}
+    values = {
+        "num_steps": 6,
+        "batch_size": 8,
+        "checkpoint_every_steps": 1,
+        "log_every_steps": 2,
+        "curves": False,
+    }
     data = DataConfig(
         "synthetic:9", recipe="none", num_frames=FRAMES, frame_interval=1, height=SIZE, width=SIZE
     )

@@ -1,9 +1,11 @@
 """Pictures with all that belongs to them: transparency, depth, profiles, EXIF; animations; names and sizes."""
 
 import os
+import subprocess
 from fractions import Fraction
 
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -142,3 +144,70 @@ def test_every_kind_of_pixels_is_read(tmp_path, mode):
 def test_images_may_have_odd_sizes_and_videos_even_ones():
     assert UpscaleSettings(scale=3, exact_size=True).target_size(35, 33) == (105, 99)
     assert UpscaleSettings(scale=3).target_size(35, 33) == (104, 100)
+
+
+@pytest.fixture
+def heif():
+    return pytest.importorskip("pillow_heif")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_heic_pictures(tmp_path, heif, mode, capsys):
+    image = Image.fromarray(FRAMES[0]).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(FRAMES[0][..., 0]))
+    image.save(tmp_path / "in.heic", quality=-1)  # lossless
+    out = pass_through(tmp_path / "in.heic", tmp_path / "out.png", scale=2)
+    ours = np.asarray(Image.open(out).resize((64, 48), Image.Resampling.BOX)).astype(int)
+    assert ours.shape[-1] == len(mode)
+    assert np.abs(ours - np.asarray(image))[..., :3].mean() < 3  # 4:2:0 all the same
+    two = heif.HeifFile()
+    for _ in range(2):
+        two.add_from_pillow(image)
+    two.save(tmp_path / "two.heic")
+    open_source(tmp_path / "two.heic")
+    assert f"note: {tmp_path / 'two.heic'} holds 2 pictures; the first is taken\n" in capsys.readouterr().err
+
+
+def test_heic_pictures_of_ten_bits(tmp_path, heif):
+    levels = np.linspace(0, 1023, 48 * 64 * 3).reshape(48, 64, 3).round().astype(np.uint16)
+    levels[:] = levels[..., :1]  # grey: exact in 4:2:0
+    heif.from_bytes("RGB;16", (64, 48), (levels << 6).tobytes()).save(
+        tmp_path / "in.heic", quality=-1, bit_depth=10
+    )
+    reader = open_source(tmp_path / "in.heic", depth=None)
+    assert reader.info.bit_depth == 16 and reader.dtype == np.uint16
+    found = reader.read()[0] / 65535 * 1023
+    assert np.abs(found - levels).max() <= 2
+    assert len(np.unique(found.round())) > 600  # no 8-bit step
+
+
+def test_transparency_of_animations_is_named(tmp_path, capsys):
+    images = [Image.fromarray(np.dstack([frame, frame[..., 0]])) for frame in FRAMES[:3]]
+    images[0].save(tmp_path / "in.webp", save_all=True, append_images=images[1:], duration=40)
+    pass_through(tmp_path / "in.webp", tmp_path / "out" / "%02d.png")
+    assert "in.webp: transparency is left out; only that of still images is kept" in capsys.readouterr().err
+
+
+def test_jpeg_xl_is_to_be_converted_to_png(tmp_path):
+    source = tmp_path / "photo.jxl"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.04"]
+    subprocess.run([*command, "-frames:v", "1", "-c:v", "libjxl", str(source)], check=True)
+    with pytest.raises(InputError, match="cannot be decoded here; convert it to PNG first"):
+        open_source(source)
+
+
+def test_an_avif_picture_of_ten_bits_is_read_as_eight_with_a_line(tmp_path, capsys):
+    source = tmp_path / "deep.avif"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.04"]
+    command += ["-frames:v", "1", "-pix_fmt", "yuv420p10le", "-c:v", "libaom-av1", "-cpu-used", "8"]
+    subprocess.run([*command, "-still-picture", "1", str(source)], check=True)
+    assert open_source(source).read().shape == (1, 48, 64, 3)
+    assert f"note: {source} has over 8 bits per sample; it is read as 8 bits\n" == capsys.readouterr().err
+
+
+def test_tags_of_a_tiff_that_describe_its_file_are_not_taken_over(tmp_path):
+    tags = {270: "A cat", 305: "Some program"}
+    Image.fromarray(FRAMES[0]).save(tmp_path / "in.tif", tiffinfo=tags)
+    with Image.open(pass_through(tmp_path / "in.tif", tmp_path / "out.png", scale=2)) as image:
+        assert dict(image.getexif()) == {274: 1, **tags}

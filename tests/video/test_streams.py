@@ -23,7 +23,6 @@ from star_jax.errors import InputError
 from star_jax.video.images import open_source
 from star_jax.video.matroska import element, find_elements
 from star_jax.video.subtitles import ASS_HEADER
-from star_jax.video.writer import VideoWriter
 
 FRAMES = moving_frames(10, 64, 48)
 MILLISECOND = Fraction(1, 1000)
@@ -319,46 +318,3 @@ def test_the_containers_crop_is_applied(tmp_path):
     reader = open_source(source)
     assert (reader.info.height, reader.info.width) == (48, 60)
     np.testing.assert_array_equal(reader.read(), whole[:, 8:56, 4:])
-
-
-def no_sound(path: Path) -> Path:
-    """Sound whose packets the muxer of .mkv refuses, although its header takes them."""
-    plain = write_video(path.with_suffix(".ts"), FRAMES, rate=Fraction(25), audio="aac")
-
-    def change(kind, number, packet):
-        return replaced(packet, b"this is no AAC") if kind == "audio" else packet
-
-    return remux(plain, path.with_suffix(".nut"), change)
-
-
-def after_all_time(path: Path) -> Path:
-    """A picture so long after the sound that its time does not fit the finer ticks of the output."""
-    plain = write_video(path.with_suffix(".plain.mkv"), FRAMES, rate=Fraction(25), gop=1, audio="aac")
-
-    def change(kind, number, packet):
-        if kind == "video":
-            packet.pts += 2**61
-            packet.dts = packet.pts
-        return packet
-
-    return remux(plain, path.with_suffix(".mkv"), change)
-
-
-@pytest.mark.parametrize("damaged", [no_sound, after_all_time])
-def test_what_cannot_be_written_is_known_before_any_work(tmp_path, damaged):
-    info = open_source(damaged(tmp_path / "in")).info
-    taken = 0
-
-    def upscaled():
-        nonlocal taken
-        for frame in FRAMES:
-            taken += 1
-            yield frame[None]
-
-    writer = VideoWriter(tmp_path / "out.mkv", width=64, height=48, frame_rate=info.frame_rate, source=info)
-    before = set(tmp_path.iterdir())
-    with pytest.raises(InputError, match=r"cannot write .*out\.mkv from this source: "), writer:
-        for piece in upscaled():
-            writer.write(piece, [0])
-    assert taken == 0
-    assert set(tmp_path.iterdir()) == before

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from sample_videos import (
+    cut,
     moving_frames,
     packets,
     pass_through,
@@ -23,7 +24,7 @@ from star_jax.errors import InputError
 from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.packets import PacketList, join_recordings
 from star_jax.video.reader import VideoReader
-from star_jax.video.timeline import repair_times
+from star_jax.video.repair import repair_times
 
 MILLISECOND = Fraction(1, 1000)
 FRAMES = moving_frames(10, 64, 48)
@@ -244,6 +245,20 @@ def test_strict_refuses_damage(tmp_path, damaged):
     with pytest.raises(InputError, match="is damaged near frame"):
         pass_through(damaged, tmp_path / "out.mp4", strict=True)
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(("suffix", "share"), [(".mp4", 0.6), (".mkv", 0.7), (".webm", 0.7)])
+def test_of_a_file_that_is_cut_off_what_is_there_is_kept_with_a_line(tmp_path, capsys, suffix, share):
+    codec = {"codec": "libvpx-vp9"} if suffix == ".webm" else {"faststart": suffix == ".mp4", "crf": 1}
+    plain = write_video(tmp_path / f"plain{suffix}", moving_frames(25, 64, 48), rate=Fraction(25), **codec)
+    source = cut(plain, share, f"in{suffix}")
+    out = pass_through(source, tmp_path / "out.mkv")
+    said, kept = capsys.readouterr().err, times(out)
+    assert 5 <= len(kept) < 25
+    assert f"note: {source} is cut off after" in said or f"note: {source} ends 0." in said
+    assert np.subtract(kept, kept[0]) == pytest.approx(
+        np.subtract(times(plain)[: len(kept)], times(plain)[0]), abs=2e-3
+    )
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):

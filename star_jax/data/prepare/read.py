@@ -21,7 +21,7 @@ from star_jax.data.prepare.manifest import MANIFEST, root_and_split
 from star_jax.data.records import BadClipError, Element
 from star_jax.data.rng import generator
 from star_jax.data.stopwatch import Stopwatch
-from star_jax.errors import InputError, StarError
+from star_jax.errors import InputError, StarError, first_line
 from star_jax.files import appearing
 
 Example = dict[str, Any]
@@ -176,7 +176,19 @@ class PreparedSource:
         return self._builder.info.splits[self.split].num_examples
 
     def __getitem__(self, index: int) -> "PreparedRecord":
-        return PreparedRecord(self._data[int(index)], self.shape)
+        """One example.
+
+        Raises:
+          BadClipError: its shard is damaged.
+        """
+        try:
+            example = self._data[int(index)]
+        except (RuntimeError, ValueError, OSError) as error:  # of ArrayRecord and of the example's parser
+            raise BadClipError(
+                f"a shard of {self.root} is damaged ({first_line(error)}); find it by the SHA-256 in {MANIFEST}, "
+                "then restore it or delete it and prepare again"
+            ) from error
+        return PreparedRecord(example, self.shape)
 
     def digest(self) -> str:
         """Names the content: the shards' hashes."""

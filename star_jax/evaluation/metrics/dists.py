@@ -71,7 +71,7 @@ def _similarities(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     return texture, (2 * covariance + _EPSILON) / (variances + _EPSILON)
 
 
-def _scorer(networks: Networks) -> BatchScorer:
+def _scorer(networks: Networks, _num_frames: int) -> BatchScorer:
     return BatchScorer(lambda frames, truths: dists(networks["vgg16"], networks["dists"], frames, truths))
 
 

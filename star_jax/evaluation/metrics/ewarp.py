@@ -104,7 +104,7 @@ def _squares(vectors: jax.Array) -> jax.Array:
 class WarpScorer:
     """The warping error from frame to frame, times 1000; holds one encoded frame."""
 
-    def __init__(self, corrected: bool, networks: Networks):
+    def __init__(self, corrected: bool, networks: Networks, _num_frames: int):
         self._params = networks["raft"]
         self._corrected = corrected
         self._previous: tuple[jax.Array, Encoded] | None = None

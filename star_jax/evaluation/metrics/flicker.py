@@ -28,7 +28,7 @@ FLICKER = Metric(
     "flicker",
     3,
     False,
-    lambda _: FlickerScorer(),
+    lambda *_: FlickerScorer(),
     "mean absolute change of the error (result - truth) from one frame to the next, RGB, in levels of 255",
     values="pair",
 )

@@ -172,7 +172,7 @@ def _gaussian(size: int, sigma: float) -> np.ndarray:
     return window / window.sum()
 
 
-def _scorer(networks: Networks) -> FrameScorer:
+def _scorer(networks: Networks, _num_frames: int) -> FrameScorer:
     natural = {name: np.asarray(value, np.float64) for name, value in networks["ilniqe"].items()}
     return FrameScorer(lambda frame, _truth: ilniqe(natural, frame))
 

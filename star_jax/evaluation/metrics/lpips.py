@@ -49,7 +49,7 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + 1e-10)
 
 
-def _scorer(backbone: str, networks: Networks) -> BatchScorer:
+def _scorer(backbone: str, networks: Networks, _num_frames: int) -> BatchScorer:
     params, weights = networks[_BACKBONES[backbone][0]], networks[f"lpips_{backbone}"]
     return BatchScorer(functools.partial(lpips, backbone, params, weights))
 

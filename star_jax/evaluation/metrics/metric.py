@@ -28,7 +28,7 @@ class Metric:
       title: head of its column.
       digits: number of digits printed behind the point.
       higher_is_better: whether a larger value is better.
-      scorer: makes a scorer for one clip, of the networks named below.
+      scorer: makes a scorer for one clip, of the networks named below and the clip's number of frames.
       values: unit that has one value each: "frame", "pair" of neighbouring frames, or "clip".
       needs_truth: whether it compares with the ground truth.
       networks: networks that it needs; see convert/metric_networks.py.
@@ -40,7 +40,7 @@ class Metric:
     title: str
     digits: int
     higher_is_better: bool
-    scorer: Callable[[Networks], Scorer]
+    scorer: Callable[[Networks, int], Scorer]
     rule: str
     values: str = "frame"
     needs_truth: bool = True

@@ -33,7 +33,7 @@ def niqe(natural: dict[str, np.ndarray], frame: np.ndarray) -> float:
     return float(np.sqrt(difference @ inverse @ difference))
 
 
-def _scorer(networks: Networks) -> FrameScorer:
+def _scorer(networks: Networks, _num_frames: int) -> FrameScorer:
     natural = {name: np.asarray(value, np.float64) for name, value in networks["niqe"].items()}
     return FrameScorer(lambda frame, _truth: niqe(natural, frame))
 

@@ -61,19 +61,19 @@ def psnr_studio(frame: np.ndarray, truth: np.ndarray) -> float:
 
 
 PSNR = Metric(
-    "PSNR dB", 2, True, lambda _: FrameScorer(psnr), "of RGB, peak 255; an error-free frame counts as 100"
+    "PSNR dB", 2, True, lambda *_: FrameScorer(psnr), "of RGB, peak 255; an error-free frame counts as 100"
 )
 PSNR_Y = Metric(
     "PSNR-Y dB",
     2,
     True,
-    lambda _: FrameScorer(lambda frame, truth: psnr(luma(frame), luma(truth))),
+    lambda *_: FrameScorer(lambda frame, truth: psnr(luma(frame), luma(truth))),
     "of BT.601 luma in full range, rounded to 8 bits (pyiqa)",
 )
 PSNR_STUDIO = Metric(
     "PSNR-Y16 dB",
     2,
     True,
-    lambda _: FrameScorer(psnr_studio),
+    lambda *_: FrameScorer(psnr_studio),
     "of BT.601 luma between 16 and 235, not rounded (MATLAB, BasicSR)",
 )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from star_jax.errors import InputError
 from star_jax.evaluation.metrics.dists import DISTS
+from star_jax.evaluation.metrics.dover import DOVER
 from star_jax.evaluation.metrics.ewarp import EWARP, EWARP_CORRECTED
 from star_jax.evaluation.metrics.flicker import FLICKER
 from star_jax.evaluation.metrics.ilniqe import ILNIQE
@@ -30,6 +31,7 @@ METRICS: dict[str, Metric] = {
     "tof": TOF,
     "vmaf": VMAF,
     "vmaf_neg": VMAF_NEG,
+    "dover": DOVER,
     "niqe": NIQE,
     "ilniqe": ILNIQE,
 }

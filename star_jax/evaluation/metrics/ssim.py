@@ -41,7 +41,7 @@ SSIM = Metric(
     "SSIM",
     4,
     True,
-    lambda _: FrameScorer(ssim),
+    lambda *_: FrameScorer(ssim),
     "Gaussian window 11x11, sigma 1.5, K1 .01, K2 .03, windows within the frame; mean of R, G and B",
     smallest_side=WINDOW,
 )
@@ -49,7 +49,7 @@ SSIM_Y = Metric(
     "SSIM-Y",
     4,
     True,
-    lambda _: FrameScorer(lambda frame, truth: ssim(luma(frame), luma(truth))),
+    lambda *_: FrameScorer(lambda frame, truth: ssim(luma(frame), luma(truth))),
     "the same of BT.601 luma in full range, rounded to 8 bits (pyiqa)",
     smallest_side=WINDOW,
 )

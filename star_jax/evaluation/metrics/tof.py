@@ -44,7 +44,7 @@ TOF = Metric(
     "tOF px",
     3,
     False,
-    lambda _: TofScorer(),
+    lambda *_: TofScorer(),
     "mean distance of the optical flows of result and truth (OpenCV's Farneback: 0.5, 3, 15, 3, 5, 1.2), in pixels",
     values="pair",
     smallest_side=16,

@@ -130,7 +130,7 @@ def _metric(title: str, model: str) -> Metric:
         title,
         2,
         True,
-        lambda _: VmafScorer(model),
+        lambda *_: VmafScorer(model),
         f"{model} of FFmpeg's libvmaf, yuv444p, 0 to 100",
         smallest_side=16,
         check=ffmpeg_with_vmaf,

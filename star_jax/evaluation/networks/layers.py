@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import lax
 
 Params = Mapping[str, jax.Array]
@@ -45,3 +46,31 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
 def mean_pool(x: jax.Array) -> jax.Array:
     """The mean of each 2x2 window that lies within [B, H, W, C]."""
     return lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding="VALID") / 4
+
+
+def linear(params: Params, name: str, x: jax.Array) -> jax.Array:
+    """A linear map of the last axis, of `NAME/kernel` and, where there is one, `NAME/bias`."""
+    y = jnp.matmul(x, params[f"{name}/kernel"], precision=lax.Precision.HIGHEST)
+    return y + params[f"{name}/bias"] if f"{name}/bias" in params else y
+
+
+def layer_norm(params: Params, name: str, x: jax.Array, epsilon: float) -> jax.Array:
+    """Layer normalisation of the last axis, of `NAME/scale` and `NAME/bias`."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    normed = centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + epsilon)
+    return normed * params[f"{name}/scale"] + params[f"{name}/bias"]
+
+
+def patches(params: Params, name: str, x: jax.Array, size: tuple[int, int, int]) -> jax.Array:
+    """A convolution of a video whose stride is its window.
+
+    Args:
+      params: the network's.
+      name: path of the layer.
+      x: [B, T, H, W, C], each of T, H and W a multiple of `size`.
+      size: window and stride along time, height and width.
+    """
+    t, h, w = size
+    x = rearrange(x, "b (t p) (h q) (w r) c -> b t h w (p q r c)", p=t, q=h, r=w)
+    kernel = rearrange(params[f"{name}/kernel"], "p q r i o -> (p q r i) o")
+    return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST) + params[f"{name}/bias"]

@@ -1,0 +1,64 @@
+"""Steps whose loss or gradient is no number, or too large: the run stops at one, or skips it and counts."""
+
+import logging
+import math
+from collections.abc import Mapping
+
+from star_jax.errors import RunError
+from star_jax.train.checkpoints import TrainCheckpoints
+from star_jax.train.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+class BadSteps:
+    """Judges every step before anything of it is logged or saved.
+
+    Args:
+      config: what is too large, and how many bad steps in a row are skipped (the step itself leaves the weights
+        as they were).
+      checkpoints: of the run, to name the last good one.
+      in_a_row: number of steps that were skipped just before this start.
+    """
+
+    def __init__(self, config: TrainConfig, checkpoints: TrainCheckpoints, in_a_row: int = 0):
+        self._config, self._checkpoints = config, checkpoints
+        self.in_a_row = in_a_row
+
+    def is_bad(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether this step was skipped.
+
+        Raises:
+          RunError: it may not be, or too many were.
+        """
+        reason = self._reason(metrics)
+        if reason is None:
+            self.in_a_row = 0
+            return False
+        self.in_a_row += 1
+        if self.in_a_row > self._config.skip_bad_steps:
+            raise self._stop(step, reason)
+        logger.warning("step %d is skipped: %s", step, reason)
+        return True
+
+    def _reason(self, metrics: Mapping[str, float]) -> str | None:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(metrics[name]):
+                return f"{name} is {metrics[name]}"
+        largest = self._config.largest_grad_norm
+        if largest is not None and metrics["grad_norm"] > largest:
+            return f"grad_norm is {metrics['grad_norm']:.4g}, above train.largest_grad_norm={largest:g},"
+        return None
+
+    def _stop(self, step: int, reason: str) -> RunError:
+        self._checkpoints.wait()
+        good = max(self._checkpoints.steps(), default=None)
+        kept = (
+            "no checkpoint was saved before it" if good is None else f"the checkpoint of step {good} is good"
+        )
+        skipped = self._config.skip_bad_steps
+        after = f" after {skipped} skipped steps" if skipped else ""
+        return RunError(
+            f"{reason} at step {step}{after}; {kept}. Skip such steps with train.skip_bad_steps, or lower "
+            "optimizer.learning_rate or change train.seed, and run again with --allow-changed-config"
+        )

@@ -1,0 +1,90 @@
+"""What a run does before its first step: weights and state on the devices, and the step as a program."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from star_jax.data.config import DataConfig
+from star_jax.ops.flops import compiled_flops
+from star_jax.parallel.mesh import MeshConfig, batch_shardings, param_shardings
+from star_jax.train.config import OptimizerConfig, TrainConfig
+from star_jax.train.objective import Objective
+from star_jax.train.optimizer import Optimizer
+from star_jax.train.overview import overview
+from star_jax.train.state import TrainState, Tree, abstract_state, new_state
+from star_jax.train.step import jit_train_step, make_train_step, with_shardings
+
+logger = logging.getLogger(__name__)
+
+Restore = Callable[[TrainState], tuple[TrainState, dict[str, Any]] | None]
+
+
+class RunConfig(Protocol):
+    """What the loop reads of a configuration; `ExperimentConfig` is one."""
+
+    @property
+    def train(self) -> TrainConfig: ...
+
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+
+    @property
+    def mesh(self) -> MeshConfig: ...
+
+
+def load_state(
+    objective: Objective, optimizer: Optimizer, config: TrainConfig, mesh: Mesh, restore: Restore
+) -> tuple[TrainState, Tree, dict[str, Any]]:
+    """Reads the weights, then what `restore` makes of the state's shapes and shardings, or makes a new state.
+
+    Returns:
+      (state, frozen weights, what else was saved with the state).
+    """
+    trainable, frozen = (
+        with_shardings(tree, param_shardings(mesh, tree)) for tree in objective.abstract_params()
+    )
+    logger.info("weights of this run\n%s", overview(trainable, frozen))
+    abstract = abstract_state(trainable, optimizer, ema_decay=config.ema_decay)
+    shardings = param_shardings(mesh, abstract)
+    params, frozen = objective.load(trainable, frozen)
+    restored = restore(with_shardings(abstract, shardings))
+    if restored is not None:
+        logger.info("resumed at step %d", int(restored[0].step))
+        return restored[0], frozen, restored[1]
+    make_state = jax.jit(
+        lambda params: new_state(params, optimizer, ema_decay=config.ema_decay),
+        out_shardings=shardings,
+        donate_argnums=0,
+    )
+    return make_state(params), frozen, {}
+
+
+def compile_step(
+    objective: Objective,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    mesh: Mesh,
+    arguments: tuple[TrainState, Tree, jax.Array],
+) -> jax.stages.Compiled:
+    """The step of `star_jax.train.step` as a program for this state, these frozen weights and this key."""
+    state, frozen, key = arguments
+    started = time.perf_counter()
+    step = jit_train_step(make_train_step(objective, optimizer, config), mesh, jax.eval_shape(lambda: state))
+    batch = objective.abstract_batch(config.batch_size)
+    batch = with_shardings(batch, batch_shardings(mesh, batch))
+    program = step.lower(state, frozen, batch, key).compile()
+    logger.info("compiled the step in %.1f s", time.perf_counter() - started)
+    return program
+
+
+def program_flops(program: jax.stages.Compiled, mesh: Mesh) -> float | None:
+    """The compiler's count for all devices together; it counts what is computed twice, and a loop's body once."""
+    of_device = compiled_flops(program)
+    return None if of_device is None else of_device * mesh.size

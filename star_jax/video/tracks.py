@@ -1,0 +1,224 @@
+"""The plan for every track of a source that is not the film: kept, or named with the reason for leaving it out.
+
+`plan_tracks` decides by asking the output's own muxer; streams.py carries it out.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.stream import Disposition
+
+from star_jax.errors import InputError
+from star_jax.video.acm import takes_acm
+from star_jax.video.container import NO_FILM, film_stream, open_container
+from star_jax.video.marks import CODEC_IDS
+from star_jax.video.notes import note
+from star_jax.video.probe import VideoInfo
+from star_jax.video.subtitles import TEXT_CODECS
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+# Streams that repeat kept information in another form: MP4's chapter titles and its timecode.
+REPEATED = {"bin_data", "tmcd"}
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+# Side data that is carried, or that describes data that is made anew.
+HANDLED_SIDE_DATA = {
+    "DISPLAYMATRIX",
+    "SEI_UNREGISTERED",
+    "A53_CC",
+    "MASTERING_DISPLAY_METADATA",
+    "CONTENT_LIGHT_LEVEL",
+    "SPHERICAL",
+    "STEREO3D",
+    "VIDEO_ENC_PARAMS",
+    "MOTION_VECTORS",
+    "GOP_TIMECODE",
+    "S12M_TIMECODE",
+    "FILM_GRAIN_PARAMS",
+    "ICC_PROFILE",
+    "REGIONS_OF_INTEREST",
+    "VIDEO_HINT",
+    "AFD",
+    "PANSCAN",
+}
+# Kinds of side data, the codecs that take them, and their name.
+PICTURE_DATA = (
+    ({"A53_CC"}, {"h264", "hevc"}, "captions in the pictures"),
+    (
+        {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"},
+        {"h264", "hevc", "av1"},
+        "mastering display and light levels",
+    ),
+    ({"SPHERICAL", "STEREO3D"}, CODEC_IDS.keys(), "marks of a 360-degree or stereo film"),
+)
+SIDE_DATA_NAMES = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ data of each frame",
+    "DOVI_METADATA": "Dolby Vision data (the base layer is kept)",
+    "DOVI_RPU_BUFFER": "Dolby Vision data (the base layer is kept)",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid data of each frame",
+    "AMBIENT_VIEWING_ENVIRONMENT": "the ambient viewing environment",
+}
+
+
+@dataclass(frozen=True)
+class Track:
+    """Plan for one stream of the source.
+
+    Attributes:
+        index: index of the stream.
+        fate: `copy`, `convert` (text subtitles), `acm` (Windows sound in Matroska), `attach` (a cover), or `drop`.
+        reason: reason for dropping it.
+    """
+
+    index: int
+    fate: str
+    reason: str = ""
+
+
+def plan_tracks(container: av.container.InputContainer, target: str, film: int) -> list[Track]:
+    """Plans every stream except the film's.
+
+    Args:
+        container: the source.
+        target: `mp4`, `mov` or `matroska`.
+        film: index of the stream that is upscaled.
+    """
+    return [_plan(stream, target) for stream in container.streams if stream.index != film]
+
+
+def check_streams(path: Path, source: VideoInfo) -> None:
+    """Names the parts of `source` that the container of `path` cannot carry.
+
+    Raises:
+        InputError: sound that the container does not allow.
+    """
+    target = FORMATS[path.suffix.lower()]
+    with open_container(source.path) as container:
+        film = film_stream(container)
+        for track in plan_tracks(container, target, film.index):
+            if track.fate != "drop":
+                continue
+            stream = container.streams[track.index]
+            if stream.type == "audio":
+                raise InputError(_sound_refusal(path, source.path, stream, target))
+            if track.reason:
+                note(f"{source.path}: {track.reason}")
+    for kind in sorted(source.side_data.keys() - HANDLED_SIDE_DATA):
+        if kind in SIDE_DATA_NAMES:
+            note(f"{source.path}: {SIDE_DATA_NAMES[kind]} cannot be carried over, and is left out")
+    if source.has_alpha:
+        note(f"{source.path}: transparency is left out; {path.suffix} is written without")
+
+
+def note_codec(source: VideoInfo, codec: str, title: str) -> None:
+    """Names the data of the pictures that an encoder does not write."""
+    for kinds, codecs, name in PICTURE_DATA:
+        if kinds & source.side_data.keys() and codec not in codecs:
+            note(
+                f"{source.path}: {name} cannot be written with {title}, and are left out; --codec hevc keeps them"
+            )
+
+
+def note_pictures(path: Path, source: VideoInfo) -> None:
+    """Names the properties of images that a video of them does not carry."""
+    if source.has_alpha:
+        note(f"{source.path}: transparency is left out; write .png to keep that of images")
+    if source.has_profile:
+        note(f"{source.path}: the colour profile has no place in {path.suffix}; write .png to keep it")
+
+
+def _plan(stream: av.stream.Stream, target: str) -> Track:
+    index, title = stream.index, _title(stream)
+    if stream.type == "video":
+        if not stream.disposition & NO_FILM:
+            size = (
+                f"{stream.codec_context.width}x{stream.codec_context.height}"
+                if stream.codec_context
+                else "unknown"
+            )
+            return Track(index, "drop", f"of several video streams, number {index} ({size}) is left out")
+        if (
+            target == "matroska"
+            and stream.codec_context is not None
+            and stream.codec_context.name in COVER_TYPES
+        ):
+            return Track(index, "attach")
+        kept = target != "matroska" and _takes(stream, target)
+        return (
+            Track(index, "copy")
+            if kept
+            else Track(index, "drop", f"its cover picture has no place in {title}")
+        )
+    if stream.type == "data" and (stream.name in REPEATED or "timecode" in stream.metadata):
+        return Track(index, "drop")
+    if stream.type == "attachment" and target == "matroska":
+        return Track(index, "copy")
+    if stream.type in ("audio", "subtitle", "data") and _takes(stream, target):
+        return Track(index, "copy")
+    if (
+        stream.type == "subtitle"
+        and stream.codec_context is not None
+        and stream.codec_context.name in TEXT_CODECS
+    ):
+        return Track(index, "convert")
+    if stream.type == "audio" and target == "matroska" and takes_acm(stream):
+        return Track(index, "acm")
+    remedy = "" if target == "matroska" else "; .mkv may keep it"
+    return Track(index, "drop", f"{title} cannot be carried over, and is left out{remedy}")
+
+
+def _title(stream: av.stream.Stream) -> str:
+    """A stream in a user's words."""
+    codec = _codec(stream)
+    language = stream.metadata.get("language")
+    name = f" ({language})" if language and language != "und" else ""
+    kinds = {
+        "subtitle": f"{codec} subtitles",
+        "attachment": f"the attachment {codec}",
+        "data": f"the {codec} data",
+    }
+    return kinds.get(stream.type, f"the {stream.type} stream {stream.index} ({codec})") + name
+
+
+def _codec(stream: av.stream.Stream) -> str:
+    """Name of a stream's codec; FFmpeg may not know one."""
+    context = stream.codec_context
+    return (context.name if context is not None else getattr(stream, "name", None)) or "unknown"
+
+
+def add_copy(stream: av.stream.Stream, output: av.container.OutputContainer) -> av.stream.Stream:
+    """A stream of an output for the packets of another as they are."""
+    copy = output.add_stream_from_template(stream, opaque=True)
+    if (
+        stream.type == "audio"
+        and stream.codec_context is not None
+        and stream.layout.name.endswith("channels")
+    ):
+        # WAV and AVI count channels and do not say where they are; MP4 wants to know.
+        layout = USUAL_LAYOUTS.get(stream.layout.nb_channels)
+        if layout is not None:
+            copy.codec_context.layout = layout
+    return copy
+
+
+def _takes(stream: av.stream.Stream, target: str) -> bool:
+    """Whether that container takes a stream as it is: the muxer says so when it writes a header."""
+    with io.BytesIO() as memory:
+        try:
+            with av.open(memory, "w", format=target) as trial:
+                copy = add_copy(stream, trial)
+                copy.disposition = stream.disposition & ~Disposition.attached_pic
+                trial.start_encoding()
+        except (av.FFmpegError, ValueError):
+            return False
+    return True
+
+
+def _sound_refusal(path: Path, source: Path, stream: av.stream.Stream, target: str) -> str:
+    codec = _codec(stream)
+    convert = f"convert the sound first: ffmpeg -i {source.name} -c:v copy -c:a aac converted.mkv"
+    by_mkv = target != "matroska" and (_takes(stream, "matroska") or takes_acm(stream))
+    remedy = f"write .mkv, or {convert}" if by_mkv else convert
+    return f"{path.suffix} cannot carry the {codec} sound of {source}; {remedy}"
