@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import ArchitectureConfig
@@ -327,7 +327,7 @@ class VideoModel(abc.ABC):
         raise self._has_no_light_decoder()
 
     def decode_light(
-        self, params: Params, latents: jax.Array, low: jax.Array, fidelity: float, carry: Carry = None
+        self, params: Params, latents: jax.Array, low: jax.Array, fidelity: ArrayLike, carry: Carry = None
     ) -> tuple[jax.Array, Carry]:
         """The frames of a chunk by the light decoder, and the carry for the next chunk.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import StarConfig
@@ -198,7 +198,7 @@ class I2VGenXL(VideoModel):
         params: Params,
         latents: Float[Array, "B F h w C"],
         low: Float[Array, "B F l m 3"],
-        fidelity: float,
+        fidelity: ArrayLike,
         carry: Carry = None,
     ) -> tuple[Float[Array, "B F H W 3"], Carry]:
         if not self.light_components:

@@ -119,11 +119,11 @@ class LightDecoder(nnx.Module):
             x, kept = block(x, before)
             after.append(kept)
         x = jax.nn.relu(_shuffle(self.up_middle(jax.nn.relu(x))) + self.low_in(planes))
-        for block in self.middle:
-            x = block(x)
+        for refine in self.middle:
+            x = refine(x)
         x = jax.nn.relu(_shuffle(self.up_fine(x)))
-        for block in self.fine:
-            x = block(x)
+        for refine in self.fine:
+            x = refine(x)
         detail = _without_smooth_part(_shuffle(self.conv_out(x)).astype(jnp.float32))
         frames = enlarge(low.astype(jnp.float32), size) + linear.astype(jnp.float32)
         return frames + _DETAIL_SCALE * detail, tuple(after)

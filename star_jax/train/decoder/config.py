@@ -36,8 +36,8 @@ class DecoderModelConfig:
     # Checkpoint directory whose network makes the latents (`tiny-star`: the one in the package).
     checkpoint: str = "tiny-star"
     # Width at the latents' grid, at twice and at four times it, and number of blocks of each.
-    channels: tuple[int, ...] = (64, 32, 16)
-    blocks: tuple[int, ...] = (5, 3, 1)
+    channels: tuple[int, int, int] = (64, 32, 16)
+    blocks: tuple[int, int, int] = (5, 3, 1)
 
 
 @dataclass(frozen=True)
