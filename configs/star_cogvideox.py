@@ -14,78 +14,65 @@ All devices share the weights' state (mesh.fsdp) and split the clips; mesh.conte
 
 import dataclasses
 
-from ml_collections import ConfigDict
-
-from star_jax.diffusion.losses import RELEASED_LOSS
+from star_jax.data.config import DataConfig
+from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.errors import InputError
+from star_jax.parallel.mesh import MeshConfig
+from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 VARIANTS = ("5b", "2b", "tiny")
 
 
-def get_config(variant: str = "5b") -> ConfigDict:
+def get_config(variant: str = "5b") -> ExperimentConfig:
     if variant not in VARIANTS:
         raise InputError(f"no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    return _tiny() if variant == "tiny" else _full(variant)
+    return _tiny() if variant == "tiny" else _full(f"cogvideox-{variant}")
 
 
-def _full(variant: str) -> ConfigDict:
-    config = ConfigDict()
-    config.train = ConfigDict(
-        {
-            "num_steps": 15_000,
-            "batch_size": 8,
-            "remat": "full",
-            "checkpoint_every_steps": 500,
-            "keep_every_steps": 5_000,
-            "validate_every_steps": 1_000,
-        }
+def _full(preset: str) -> ExperimentConfig:
+    return ExperimentConfig(
+        train=TrainConfig(
+            num_steps=15_000,
+            batch_size=8,
+            remat="full",
+            checkpoint_every_steps=500,
+            keep_every_steps=5_000,
+            validate_every_steps=1_000,
+        ),
+        data=DataConfig(
+            source="openvid.csv",
+            recipe="star",
+            num_frames=25,
+            frame_interval=2,
+            height=480,
+            width=720,
+            caption_dropout=0.5,
+            num_workers=8,
+        ),
+        model=ModelConfig(preset=preset, checkpoint=f"checkpoints/{preset}"),
+        diffusion=_loss(num_latents=7),
+        optimizer=OptimizerConfig(learning_rate=5e-5, schedule="constant", clip_norm=1.0),
+        mesh=MeshConfig(data=1, fsdp=-1),
     )
-    config.data = ConfigDict(
-        {
-            "source": "openvid.csv",
-            "recipe": "star",
-            "num_frames": 25,
-            "frame_interval": 2,
-            "height": 480,
-            "width": 720,
-            "caption_dropout": 0.5,
-            "num_workers": 8,
-        }
-    )
-    preset = f"cogvideox-{variant}"
-    config.model = ConfigDict({"preset": preset, "checkpoint": f"checkpoints/{preset}"})
-    config.diffusion = _loss(num_latents=7)
-    config.optimizer = ConfigDict({"learning_rate": 5e-5, "schedule": "constant", "clip_norm": 1.0})
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1})
-    return config.lock()
 
 
-def _loss(num_latents: int) -> ConfigDict:
+def _loss(num_latents: int) -> LossConfig:
     """The released loss; the autoencoder decodes a clip's latents in one call."""
-    return ConfigDict(dataclasses.asdict(RELEASED_LOSS) | {"decode_group": num_latents})
+    return dataclasses.replace(RELEASED_LOSS, decode_group=num_latents)
 
 
-def _tiny() -> ConfigDict:
-    config = ConfigDict()
-    config.train = ConfigDict(
-        {
-            "num_steps": 300,
-            "batch_size": 2,
-            "remat": "none",
-            "checkpoint_every_steps": 100,
-        }
+def _tiny() -> ExperimentConfig:
+    return ExperimentConfig(
+        train=TrainConfig(num_steps=300, batch_size=2, remat="none", checkpoint_every_steps=100),
+        data=DataConfig(
+            source="synthetic:64",
+            recipe="realbasicvsr-crops",
+            num_frames=9,
+            frame_interval=1,
+            height=64,
+            width=64,
+        ),
+        model=ModelConfig(preset="tiny-cogvideox", train_base=True),
+        diffusion=_loss(num_latents=3),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=10, weight_decay=0.0),
     )
-    config.data = ConfigDict(
-        {
-            "source": "synthetic:64",
-            "recipe": "realbasicvsr-crops",
-            "num_frames": 9,
-            "frame_interval": 1,
-            "height": 64,
-            "width": 64,
-        }
-    )
-    config.model = ConfigDict({"preset": "tiny-cogvideox", "train_base": True})
-    config.diffusion = _loss(num_latents=3)
-    config.optimizer = ConfigDict({"learning_rate": 2e-3, "warmup_steps": 10, "weight_decay": 0.0})
-    return config.lock()

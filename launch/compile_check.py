@@ -3,6 +3,7 @@
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5p:4x4x4 --config.mesh.context=8
   star-jax compile-check --inference --topology v5e:2x4
   star-jax compile-check --inference --topology v6e:2x4 --frames 32 --height 720 --width 1280 --json report.json
+  star-jax compile-check --inference --stage decode --topology v5e:1x1 --preset cogvideox-5b --frames 33
 
 Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
 any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16, or
@@ -34,8 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="optimise as a run on TPUs would: takes about ten times as long, for nearly the same peak memory",
     )
-    inference = parser.add_argument_group("the sampler's step, instead of a training step")
-    inference.add_argument("--inference", action="store_true", help="compile the sampler's step")
+    inference = parser.add_argument_group("an upscale's programs, instead of a training step")
+    inference.add_argument("--inference", action="store_true", help="compile a program of an upscale")
+    inference.add_argument(
+        "--stage",
+        choices=["sample", "encode", "decode"],
+        default="sample",
+        help="which one: a step of the sampler (default), or the encoder or decoder on whole frames, which work on "
+        "one device",
+    )
     inference.add_argument(
         "--preset", default="i2vgen-xl", metavar="NAME", help="preset of sizes (default i2vgen-xl)"
     )
@@ -62,7 +70,9 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.files import check_report_path, write_json
 
     if args.inference == (args.config is not None):
-        raise InputError("give either --config FILE (the training step) or --inference (the sampler's step)")
+        raise InputError(
+            "give either --config FILE (the training step) or --inference (an upscale's programs)"
+        )
     prepare_environment(quick=not args.full_effort)
     if args.json:
         check_report_path(args.json, ".json")
@@ -93,7 +103,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     from star_jax.launch.experiment import read_experiment
     from star_jax.ops.platform import targeting
     from star_jax.parallel.mesh import make_mesh
-    from star_jax.train.star.objective import StarObjective
+    from star_jax.train.experiments import make_objective
 
     config = read_experiment(args)
     # Sizes are the preset's, so no checkpoint is read, nor clips.
@@ -104,7 +114,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     )
     mesh = make_mesh(config.mesh, devices)
     with targeting("tpu"):
-        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+        objective = make_objective(config)
     data = config.data
     facts = {
         "program": "training step",
@@ -119,24 +129,27 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
 
 
 def _inference(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[str, Any]]:
-    from star_jax.benchmark.aot.programs import trace_sampler_step
+    from star_jax.benchmark.aot.programs import trace_decoder, trace_encoder, trace_sampler_step
     from star_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
     from star_jax.presets import get_preset
 
     if args.rest:
         raise InputError(f"unknown argument {args.rest[0]!r}; see --help")
+    if args.stage != "sample":
+        devices = devices[:1]
     both_branches = 2 if len(devices) % 2 == 0 else 1
     default = MeshConfig(data=both_branches, context=-1)
     mesh = make_mesh(default if args.mesh is None else parse_mesh(args.mesh), devices)
     size = {"num_frames": args.frames, "height": args.height, "width": args.width}
     facts = {
-        "program": "sampler step",
+        "program": {"sample": "sampler step", "encode": "encoder", "decode": "decoder"}[args.stage],
         "preset": args.preset,
         "batch_size": 1,
         "clip": list(size.values()),
         "mesh": dict(mesh.shape),
     }
-    return trace_sampler_step(get_preset(args.preset), mesh, **size), facts
+    trace = {"sample": trace_sampler_step, "encode": trace_encoder, "decode": trace_decoder}[args.stage]
+    return trace(get_preset(args.preset), mesh, **size), facts
 
 
 def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:

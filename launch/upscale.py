@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=not args.no_resume,
         truth=args.compare,
+        color_source=args.color_source,
         dtype=args.dtype,
         attention=args.attention,
         vae_dtype=args.vae_dtype,

@@ -120,6 +120,13 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         "checkpoint's)",
     )
     group.add_argument(
+        "--color-source",
+        default="input",
+        metavar="NAME",
+        help="where colours come from: input (default), or truth, the ground truth of --compare, as in STAR's "
+        "released script for CogVideoX",
+    )
+    group.add_argument(
         "--padding",
         default="fit",
         metavar="NAME",

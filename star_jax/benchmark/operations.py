@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from star_jax.inference.memory import latent_windows
+from star_jax.inference.memory import encoded_clips, latent_windows
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.light_decoder.decoder import LOW_FACTOR
 from star_jax.models.video_model import Params, VideoModel
@@ -88,7 +88,9 @@ def pipeline_flops(
         num_inference_steps=settings.num_inference_steps,
     )
     branches = 1 + model.is_guided(settings.guidance_scale)
-    count = encode_flops(model, num_frames, height, width)
+    count = FlopCount()
+    for start, stop in encoded_clips(model.size_rule, num_frames, settings.window):
+        count += encode_flops(model, stop - start, height, width)
     if settings.light_fidelity(model) is None:
         count += decode_flops(model, num_frames, height, width, settings.decode_overlap)
     else:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from star_jax.checkpoints.remote import local_copy
 from star_jax.checkpoints.trees import (
     Tree,
     damaged,
@@ -33,7 +34,7 @@ from star_jax.checkpoints.trees import (
 )
 from star_jax.config import ArchitectureConfig
 from star_jax.errors import InputError, RunError, first_line
-from star_jax.files import appearing, write_json
+from star_jax.files import appearing, is_url, write_json
 from star_jax.models.architectures import build_model, read_model_config
 from star_jax.models.video_model import TOKENIZER_DIR as TOKENIZER_DIR  # part of the layout above
 from star_jax.presets import BUNDLED
@@ -229,11 +230,13 @@ def check_destination(target: Path, *, force: bool) -> None:
 
 
 def checkpoint_path(directory: str | os.PathLike) -> Path:
-    """The absolute path of a checkpoint directory, or of the bundled one by its name.
+    """The absolute path of a checkpoint directory: of the bundled one by its name, of a bucket's by its local copy.
 
     Raises:
       InputError: no checkpoint directory is there.
     """
+    if is_url(directory):
+        return local_copy(os.fspath(directory))
     path = Path(directory).absolute()
     if str(directory) == BUNDLED and not path.exists():
         return Path(__file__).parents[1] / "weights" / BUNDLED

@@ -9,6 +9,7 @@ from typing import Any, Self
 from star_jax.errors import InputError
 
 LIEM_POSITIONS = ("before_attention", "after_attention", "block_output")
+STARTS = ("noise", "hint")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,12 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Noise schedule and sampling constants of the released system."""
+    """Noise schedule and sampling constants of the released system.
+
+    Attributes:
+      start: what sampling starts from at `start_timestep`: `noise` (the low-resolution latents with noise added) or
+        `hint` (these latents as they are, for models of one step that were trained so).
+    """
 
     num_train_timesteps: int = 1000
     logsnr_min: float = -15.0
@@ -115,6 +121,11 @@ class DiffusionConfig:
     scale_max: float = 4.0
     start_timestep: int = 899
     guidance_rescale: float = 0.2
+    start: str = "noise"
+
+    def __post_init__(self):
+        if self.start not in STARTS:
+            raise InputError(f"diffusion.start is {self.start!r}; choose one of {', '.join(STARTS)}")
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,27 @@ class ArchitectureConfig:
     def with_scaling_factor(self, factor: float) -> Self:
         """These sizes with another scale of the latents."""
         raise InputError(f"preset {self.preset!r} ({self.architecture}) has a fixed scale of its latents")
+
+    def in_one_step(self, timestep: int | None, start: str) -> Self:
+        """These sizes for a model that is sampled in one unguided step.
+
+        Args:
+          timestep: the step's; None keeps where sampling starts now.
+          start: see `DiffusionConfig`.
+
+        Raises:
+          InputError: the architecture cannot be sampled so.
+        """
+        timestep = self.diffusion.start_timestep if timestep is None else timestep
+        return dataclasses.replace(
+            self,
+            diffusion=dataclasses.replace(self.diffusion, start_timestep=timestep, start=start),
+            sampling=dataclasses.replace(self.sampling, num_inference_steps=1, guidance_scale=1.0),
+        )
+
+    def unguided(self) -> Self:
+        """These sizes for a model that is sampled without guidance."""
+        return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, guidance_scale=1.0))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)

@@ -5,14 +5,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.diffusion.guidance import Conditioning, VelocityFn, guided_velocity
 from star_jax.diffusion.noise import frame_noise, sde_noise
 from star_jax.diffusion.process import diffuse
 from star_jax.diffusion.schedule import NoiseSchedule
 from star_jax.diffusion.solvers import SamplerState, SolverRows, SolverTable, initial_state, scan_rows
-from star_jax.diffusion.windows import Windows, map_windows
+from star_jax.diffusion.windows import Windows, map_fresh_windows, map_windows
 
 
 @partial(jax.jit, static_argnames=("schedule", "start_timestep"))
@@ -22,14 +22,18 @@ def noised_latents(
     key: Key[Array, ""],
     *,
     start_timestep: int = 899,
+    first_frame: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B F H W C"]:
-    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep."""
-    noise = frame_noise(key, "start", latents.shape)
+    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep.
+
+    `first_frame` is the position in the clip of the first of them, by which the noise is keyed.
+    """
+    noise = frame_noise(key, "start", latents.shape, first_frame=first_frame)
     timesteps = jnp.full(latents.shape[:1], start_timestep, jnp.int32)
     return diffuse(schedule, latents.astype(jnp.float32), noise, timesteps)
 
 
-@partial(jax.jit, static_argnames=("velocity_fn", "windows", "noise_fn"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("velocity_fn", "windows", "noise_fn", "fresh"), donate_argnames="state")
 def run_rows(
     velocity_fn: VelocityFn,
     params: object,
@@ -40,6 +44,7 @@ def run_rows(
     *,
     windows: Windows,
     noise_fn: Callable[[jax.Array, jax.Array, tuple[int, ...]], jax.Array] | None = sde_noise,
+    fresh: bool = False,
 ) -> SamplerState:
     """Advances the sampler by any consecutive rows of a solver's table; `state` is donated.
 
@@ -57,6 +62,8 @@ def run_rows(
       key: key of the run, see `noise_key`.
       windows: see `make_windows`; guidance sees one window at a time.
       noise_fn: (key, index, shape) -> noise of a stochastic solver; None for a table that adds none.
+      fresh: whether every window has a first latent of its own; latents and hint are then laid out as
+        `map_fresh_windows` says.
     """
 
     def denoise(x: jax.Array, row: SolverRows) -> jax.Array:
@@ -68,7 +75,8 @@ def run_rows(
             window = at_row._replace(hint=hint)
             return row.alpha_t * x - row.sigma_t * guided_velocity(velocity_fn, params, x, timesteps, window)
 
-        return map_windows(denoise_window, windows, x, conditioning.hint)
+        over_windows = map_fresh_windows if fresh else map_windows
+        return over_windows(denoise_window, windows, x, conditioning.hint)
 
     noise = None if noise_fn is None else partial(noise_fn, key)
     return scan_rows(rows, state, denoise, noise)
@@ -83,6 +91,7 @@ def sample(
     key: Key[Array, ""],
     *,
     windows: Windows,
+    fresh: bool = False,
     rows_per_call: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     resume: tuple[int, SamplerState] | None = None,
@@ -91,7 +100,7 @@ def sample(
     """Runs a whole solver table and returns the clean latents, float32 [B, F, H, W, C].
 
     Args:
-      velocity_fn, params, conditioning, key, windows: see `run_rows`.
+      velocity_fn, params, conditioning, key, windows, fresh: see `run_rows`.
       x_t: latents at the table's start timestep, see `noised_latents`.
       table: see `solver_table`.
       rows_per_call: rows to run between two reports of progress; None runs all in one call. The result is
@@ -106,7 +115,15 @@ def sample(
         stop = min(start + (rows_per_call or len(table)), len(table))
         rows = table.slice(start, stop)
         state = run_rows(
-            velocity_fn, params, state, rows, conditioning, key, windows=windows, noise_fn=noise_fn
+            velocity_fn,
+            params,
+            state,
+            rows,
+            conditioning,
+            key,
+            windows=windows,
+            noise_fn=noise_fn,
+            fresh=fresh,
         )
         if progress is not None:
             state.x.block_until_ready()

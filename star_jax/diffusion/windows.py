@@ -1,6 +1,7 @@
 """Overlapping windows over the frames of a long clip, joined by a hard cut."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +37,32 @@ def make_windows(num_frames: int, max_window: int) -> Windows:
     return (*windows, (start, num_frames))
 
 
+def fresh_windows(num_latents: int, length: int) -> Windows:
+    """Ranges of latents [start, stop) for a model whose first latent stands for one frame, in every window anew.
+
+    All are of one length, which the model was made for; the last one is shifted into the clip. Each shares half a
+    window with the next, at least two latents, so that no window decides the place of its own first latent.
+
+    Raises:
+      InputError: no latents, or a window of fewer than 3.
+    """
+    if num_latents < 1:
+        raise InputError(f"num_latents is {num_latents}; a clip needs at least 1")
+    if length < 3:
+        raise InputError(f"the window is {length} latents; choose at least 3")
+    if num_latents <= length:
+        return ((0, num_latents),)
+    stride = length - max(2, length // 2)
+    starts = [*range(0, num_latents - length, stride), num_latents - length]
+    return tuple((start, start + length) for start in starts)
+
+
 def kept_frames(windows: Windows) -> Windows:
     """The part [start, stop) of the clip that each window decides, cut at the middle of the overlaps.
 
-    All overlaps are as long as the first one; of an odd one the later window gets the larger part.
+    Of an odd overlap the later window gets the larger part.
     """
-    if len(windows) == 1:
-        return windows
-    overlap = windows[0][1] - windows[1][0]
-    cuts = [start + overlap // 2 for start, _ in windows[1:]]
+    cuts = [start + (stop - start) // 2 for (_, stop), (start, _) in pairwise(windows)]
     return tuple(zip([windows[0][0], *cuts], [*cuts, windows[-1][1]], strict=True))
 
 
@@ -64,8 +82,58 @@ def map_windows(fn: Callable[..., jax.Array], windows: Windows, *arrays: jax.Arr
 
     outputs = list(jax.lax.map(at, jnp.array([start for start, _ in equal])))
     outputs += [fn(*(array[:, start:stop] for array in arrays)) for start, stop in windows[len(equal) :]]
-    pieces = [
+    return jnp.concatenate(_pieces(outputs, windows), axis=1)
+
+
+def map_fresh_windows(
+    fn: Callable[..., jax.Array], windows: Windows, x: jax.Array, hint: jax.Array
+) -> jax.Array:
+    """`map_windows` for windows from `fresh_windows`: each is a clip of its own, with a first latent of its own.
+
+    Args:
+      fn: (x and hint of one window) -> like x.
+      windows: the windows.
+      x: the clip's latents and, after them, the first latent of every later window, [B, F + windows - 1, ...].
+      hint: the windows' latents one window after the other, [B, sum of lengths, ...].
+
+    Returns:
+      Like x.
+    """
+    if len(windows) == 1:
+        return fn(x, hint)
+    length, num_latents = windows[0][1] - windows[0][0], windows[-1][1]
+    firsts = [0, *range(num_latents, num_latents + len(windows) - 1)]
+
+    def at(place: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        start, first, of_hint = place
+        parts = (
+            jax.lax.dynamic_slice_in_dim(x, first, 1, axis=1),
+            jax.lax.dynamic_slice_in_dim(x, start + 1, length - 1, axis=1),
+        )
+        return fn(jnp.concatenate(parts, axis=1), jax.lax.dynamic_slice_in_dim(hint, of_hint, length, axis=1))
+
+    starts = jnp.array([start for start, _ in windows])
+    outputs = jax.lax.map(at, (starts, jnp.array(firsts), length * jnp.arange(len(windows))))
+    return _joined(list(outputs), windows)
+
+
+def join_fresh_windows(hint: jax.Array, windows: Windows) -> jax.Array:
+    """Latents of windows one after the other, as the clip's latents and the first ones of later windows.
+
+    [B, sum of lengths, ...] -> [B, F + windows - 1, ...]; see `map_fresh_windows`.
+    """
+    if len(windows) == 1:
+        return hint
+    return _joined(jnp.split(hint, len(windows), axis=1), windows)
+
+
+def _joined(outputs: list[jax.Array], windows: Windows) -> jax.Array:
+    pieces = _pieces(outputs, windows)
+    return jnp.concatenate([*pieces, *(output[:, :1] for output in outputs[1:])], axis=1)
+
+
+def _pieces(outputs: list[jax.Array], windows: Windows) -> list[jax.Array]:
+    return [
         output[:, keep[0] - window[0] : keep[1] - window[0]]
         for output, window, keep in zip(outputs, windows, kept_frames(windows), strict=True)
     ]
-    return jnp.concatenate(pieces, axis=1)

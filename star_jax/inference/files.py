@@ -50,6 +50,7 @@ def upscale(
     overwrite: bool = False,
     resume: bool = True,
     truth: AnyPath | None = None,
+    color_source: str = "input",
     dtype: str = "auto",
     attention: str = "auto",
     vae_dtype: str = "auto",
@@ -85,6 +86,8 @@ def upscale(
       overwrite: replace outputs without a line that says so.
       resume: go on with an earlier run, and keep finished work until the output is complete.
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
+      color_source: where the colour fix takes colours from: `input`, or `truth`, as the released script of STAR on
+        CogVideoX does.
       dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
       attention: kernel of every attention site, see `star_jax.ops.attention`.
       vae_dtype: dtype of the autoencoder, likewise.
@@ -112,6 +115,14 @@ def upscale(
     quality = Quality(crf, preset, codec, pixel_format, bit_depth)
     chosen = UpscaleSettings(**{**dataclasses.asdict(config.sampling), **settings})
     chosen.check_tiles(model.size_rule)
+    if color_source not in ("input", "truth"):
+        raise InputError(f"--color-source is {color_source!r}; choose input or truth")
+    if color_source == "truth" and truth is None:
+        raise InputError("--color-source is truth, but there is no ground truth; name it with --compare")
+    if color_source == "truth" and chosen.strength < 1:
+        raise InputError(
+            f"--strength is {chosen.strength}, which mixes with the input; with --color-source truth choose 1"
+        )
     if resolution is not None and resolution < 1:
         raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
@@ -126,6 +137,7 @@ def upscale(
         cuts=given_cuts(scene_cuts, num_inputs=len(sources)),
         resume=resume,
         quality=quality,
+        colors=truth if color_source == "truth" else None,
     )
 
     opening = Opening(progress, len(sources))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from star_jax.diffusion.windows import Windows, make_windows
+from star_jax.diffusion.windows import Windows, fresh_windows, make_windows
 from star_jax.errors import InputError
 from star_jax.files import bytes_text
 from star_jax.inference.settings import UpscaleSettings
@@ -126,7 +126,19 @@ def plan_memory(
 
 def latent_windows(rule: SizeRule, num_frames: int, window: int) -> Windows:
     """The ranges of latents that are denoised together, of windows of `window` frames."""
-    return make_windows(rule.num_latents(num_frames), max(2, window // rule.frames_per_latent))
+    if rule.starts_anew:
+        return fresh_windows(rule.num_latents(num_frames), rule.num_latents(window))
+    return make_windows(rule.num_latents(num_frames), max(2, window))
+
+
+def encoded_clips(rule: SizeRule, num_frames: int, window: int) -> Windows:
+    """The ranges of frames that are encoded as clips of their own: the windows of such a model, or all frames."""
+    windows = latent_windows(rule, num_frames, window)
+    if not rule.starts_anew or len(windows) == 1:
+        return ((0, num_frames),)
+    return tuple(
+        (rule.frames_per_latent * start, rule.frames_per_latent * (stop - 1) + 1) for start, stop in windows
+    )
 
 
 def weight_bytes(model: VideoModel) -> int:
@@ -158,11 +170,10 @@ def vae_bytes(
     padded: tuple[int, int],
 ) -> int:
     """Bytes of latents, pieces and temporaries while a clip is encoded or decoded, whichever is more."""
-    encoded = max(model.encode_chunks(num_frames))
-    use, chunks = (
-        model.memory_use(target_platform()),
-        model.decode_chunks(model.size_rule.padded_frames(num_frames), settings.decode_overlap),
-    )
+    clips = encoded_clips(model.size_rule, num_frames, settings.window)
+    encoded = max(model.encode_chunks(clips[0][1]))
+    chunks = model.decode_chunks(model.size_rule.padded_frames(num_frames), settings.decode_overlap)
+    use = model.memory_use(target_platform())
     decoded, per_pixel = max(chunk.decoded for chunk in chunks), use.decoder
     if settings.light_fidelity(model) is not None:
         decoded, per_pixel = LIGHT_CHUNK, use.light_decoder

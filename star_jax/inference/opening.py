@@ -3,9 +3,9 @@
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 from star_jax.progress import SECONDS_BETWEEN_LINES, clock_text
 
@@ -29,7 +29,7 @@ class Opening:
     def of(self, path: Path) -> Iterator[None]:
         """The input that is opened in the block."""
         self._name, self._number = str(path), self._number + 1
-        self._start = self._last = time.monotonic()
+        self._start = self._last = monotonic()
         try:
             yield
         finally:
@@ -38,7 +38,7 @@ class Opening:
 
     def advance(self, done: int, total: int) -> None:
         """So many of the present input's frames are read."""
-        now = time.monotonic()
+        now = monotonic()
         if now - self._last < (_SECONDS_BETWEEN_DRAWS if self._is_line else SECONDS_BETWEEN_LINES):
             return
         self._last, spent = now, now - self._start

@@ -73,7 +73,7 @@ def encode_chunk(
     return model.scaled(posterior.sample(noise))[0], carry
 
 
-@partial(jax.jit, static_argnames=("model", "canvas", "finish"))
+@partial(jax.jit, static_argnames=("model", "canvas", "finish"), donate_argnames="carry")
 def decode_chunk(
     model: VideoModel,
     canvas: Canvas,
@@ -85,6 +85,8 @@ def decode_chunk(
     frames_lr: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Carry]:
     """Decodes latents [1, f, h, w, C] and keeps the frames from `first` on, as many as `frames_lr` has.
+
+    `carry` is donated: what the next chunk takes over lies where it lay.
 
     Returns:
       [k, H, W, 3] of the type and with the colours of frames_lr (uint8 or uint16 [k, H', W', 3]), blended with
@@ -165,6 +167,34 @@ def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[n
         piece = None  # else this frame of the generator would keep the pixels while the next are read
         yield whole
         del whole
+    for _ in pieces:
+        pass
+
+
+def cut_ranges(pieces: Iterable[np.ndarray], ranges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """Cuts a clip that comes in pieces [f, H, W, 3] into ranges [start, stop) that may overlap.
+
+    Like `cut_pieces`; no more than the frames that are still wanted are held.
+    """
+    pieces = iter(pieces)
+    held: list[np.ndarray] = []
+    first = 0  # position of the first frame held
+    for i, (start, stop) in enumerate(ranges):
+        while first + sum(map(len, held)) < stop and (piece := next(pieces, None)) is not None:
+            held.append(piece)
+        piece = None  # see `cut_pieces`
+        whole = held[0] if len(held) == 1 else np.concatenate(held) if held else np.zeros((0, 1, 1, 3))
+        del held[:]
+        cut = whole[start - first : stop - first]
+        if not len(cut):
+            break
+        wanted = min((start for start, _ in ranges[i + 1 :]), default=first + len(whole))
+        if wanted < first + len(whole):
+            held.append(whole[wanted - first :].copy())
+        first = min(wanted, first + len(whole))
+        del whole
+        yield cut
+        del cut
     for _ in pieces:
         pass
 

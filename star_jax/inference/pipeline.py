@@ -21,13 +21,15 @@ from star_jax.diffusion.guidance import VelocityFn, make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.tiles import TiledVelocity
+from star_jax.diffusion.windows import LAST_WINDOW_STRETCH, join_fresh_windows
 from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
-from star_jax.inference.memory import latent_windows, plan_memory
+from star_jax.inference.memory import encoded_clips, latent_windows, plan_memory
 from star_jax.inference.pieces import (
     Canvas,
     Finish,
     cut_pieces,
+    cut_ranges,
     decode_chunk,
     decode_light_chunk,
     encode_chunk,
@@ -35,6 +37,7 @@ from star_jax.inference.pieces import (
 )
 from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.inference.streaming import StreamSession, takes_frames_as_they_come
 from star_jax.models.architectures import build_model
 from star_jax.models.chunks import Chunk
 from star_jax.models.video_model import LIGHT_CHUNK, Carry, VideoModel
@@ -42,7 +45,7 @@ from star_jax.ops.attention import AttentionKernels
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
-# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called once to encode and once more for the colour fix.
+# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called to encode, and once more for the colour fix.
 ReadPieces = Callable[[int], Iterable[np.ndarray]]
 
 
@@ -137,10 +140,10 @@ class StarPipeline:
 
         plan = plan_memory(
             self.model,
-            UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
+            self._chosen(prompt, settings),
             len(frames),
             frames.shape[1:3],
-            budget=parse_bytes(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory,
+            budget=_bytes(max_memory),
         )
         pieces = self.stream(read, len(frames), frames.shape[1:3], plan.settings, on_progress=on_progress)
         return np.concatenate(list(pieces))
@@ -155,17 +158,20 @@ class StarPipeline:
         on_progress: OnProgress = _no_progress,
         kept: Kept = NOTHING_KEPT,
         skip: int = 0,
+        read_colors: ReadPieces | None = None,
     ) -> Iterator[np.ndarray]:
         """Upscales a clip that is read, and returned, in pieces.
 
         Args:
-          read: reads the clip from its start in pieces of the given number of frames; called twice.
+          read: reads the clip from its start in pieces of the given number of frames; called twice, of a model of
+            one step once.
           num_frames: number of the clip's frames.
           size: (height, width) of its frames.
           settings: see `UpscaleSettings`.
           on_progress: called with (stage, done, total).
           kept: store in which latents are kept, and found again by a later call with the same arguments.
           skip: number of frames at the start that an earlier call has yielded, and that are not yielded again.
+          read_colors: reads the clip whose colours the result gets, of any size; None: the clip itself.
 
         Yields:
           [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
@@ -175,11 +181,19 @@ class StarPipeline:
           RunError: the network produced non-finite numbers.
         """
         settings.check_tiles(self.model.size_rule)
+        latents: Any = kept.load("latents")
+        if latents is None and takes_frames_as_they_come(self.model, settings):
+            yield from self._stream_once(read, num_frames, size, settings, on_progress, skip)
+            return
         canvas = self.canvas(size, settings)
-        latents = self.latents(read, num_frames, size, settings, on_progress=on_progress, kept=kept)
-        fidelity = settings.light_fidelity(self.model)
+        if latents is None:
+            latents = self.latents(read, num_frames, size, settings, on_progress=on_progress, kept=kept)
+        else:
+            on_progress("encode", num_frames, num_frames)
+            on_progress("sample", 1, 1)
+        latents, fidelity = jnp.asarray(latents), settings.light_fidelity(self.model)
         decoded = (
-            self._decode(latents, read, num_frames, canvas, settings, skip)
+            self._decode(latents, read_colors or read, num_frames, canvas, settings, skip)
             if fidelity is None
             else self._decode_light(latents, read, num_frames, canvas, settings, fidelity, skip)
         )
@@ -198,20 +212,38 @@ class StarPipeline:
         on_progress: OnProgress = _no_progress,
         kept: Kept = NOTHING_KEPT,
     ) -> jax.Array:
-        """The first half of `stream`: a clip's latents as they are decoded, float32 [1, F, h, w, C]."""
-        latents: Any = kept.load("latents")
-        if latents is not None:
-            on_progress("encode", num_frames, num_frames)
-            on_progress("sample", 1, 1)
-            return jnp.asarray(latents)
+        """A clip's latents as they are decoded, float32 [1, F, h, w, C]; `stream` decodes them."""
         canvas, key = self.canvas(size, settings), noise_key(settings.seed)
         contexts = self.encode_prompts(settings)
-        hint = self._encode_clip(read, num_frames, canvas, key, partial(on_progress, "encode"), kept)
-        latents = self.sample(hint, contexts, settings, key, partial(on_progress, "sample"), kept)
+        hint = self._encode_clip(
+            read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
+        )
+        latents = self.sample(
+            hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
+        )
         del hint
         kept.save("latents", np.asarray(latents))
         kept.drop("hint")
         return latents
+
+    def _stream_once(
+        self,
+        read: ReadPieces,
+        num_frames: int,
+        size: tuple[int, int],
+        settings: UpscaleSettings,
+        on_progress: OnProgress,
+        skip: int,
+    ) -> Iterator[np.ndarray]:
+        """`stream` of a model of one step: every stage goes on as soon as it can, and nothing is read again."""
+        session = StreamSession(
+            self, size, settings, lambda stage, done: on_progress(stage, done, num_frames)
+        )
+        if skip:
+            session.skip(skip, num_frames)
+        for piece in read(max(self.model.encode_chunks(num_frames))):
+            yield from session.pieces(piece)
+        yield from session.pieces(None)
 
     def canvas(self, size: tuple[int, int], settings: UpscaleSettings) -> Canvas:
         """How the autoencoder sees frames of (height, width) `size`."""
@@ -252,8 +284,15 @@ class StarPipeline:
         key: jax.Array,
         progress: Callable[[int, int], None] | None = None,
         kept: Kept = NOTHING_KEPT,
+        *,
+        num_frames: int | None = None,
+        first_latent: int | jax.Array = 0,
     ) -> jax.Array:
         """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
+
+        A model whose windows are clips of their own takes the latents of all windows, one window after the other;
+        `num_frames`, the number of the clip's frames, tells how many there are. None: all in one window.
+        `first_latent` is the position in the clip of the first of them, by which the start's noise is keyed.
 
         With `progress`, one evaluation of the network per call of the compiled program; after each call the
         sampler's state is kept; without it, all in one.
@@ -281,15 +320,17 @@ class StarPipeline:
         velocity: VelocityFn = model
         if len(tiles) > 1 or not settings.batch_guidance:
             velocity = TiledVelocity(model, tiles, settings.batch_guidance)
-        num_frames = model.size_rule.num_frames(hint.shape[1])
+        rule = model.size_rule
+        windows = latent_windows(rule, num_frames or rule.num_frames(hint.shape[1]), settings.window)
         latents = sample(
             velocity,
             params,
-            model.start(hint, key),
+            model.start(join_fresh_windows(hint, windows) if rule.starts_anew else hint, key, first_latent),
             table,
             conditioning,
             key,
-            windows=latent_windows(model.size_rule, num_frames, settings.window),
+            windows=windows,
+            fresh=rule.starts_anew,
             rows_per_call=1 if progress else None,
             progress=progress,
             resume=kept_state(kept, len(table)),
@@ -297,7 +338,7 @@ class StarPipeline:
         )
         keep_state(kept, len(table), None)
         _require_finite(jnp.isfinite(latents).all(), "sampling")
-        return latents
+        return latents[:, : windows[-1][1]]
 
     def _encode_clip(
         self,
@@ -307,13 +348,14 @@ class StarPipeline:
         key: jax.Array,
         progress: Callable[[int, int], None],
         kept: Kept,
+        window: int,
     ) -> jax.Array:
-        """The low-resolution latents [1, F, h, w, C] of a clip."""
+        """The low-resolution latents [1, F, h, w, C] of a clip, or of its windows one after the other."""
         if (array := kept.load("hint")) is not None:
             progress(num_frames, num_frames)
             return jnp.asarray(array)
         latents, finished = [], 0
-        for done, part in self._encode(read, num_frames, canvas, key):
+        for done, part in self._encode(read, num_frames, canvas, key, window):
             # The device works on this piece while the next is read; without a wait, all of them would queue up.
             latents.append(part)
             jax.block_until_ready(latents[-2:-1])
@@ -326,22 +368,36 @@ class StarPipeline:
         return hint
 
     def _encode(
-        self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array
+        self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array, window: int
     ) -> Iterator[tuple[int, jax.Array]]:
         """Yields the number of frames encoded so far, and the latents [f, h, w, C] of the newest of them.
 
-        A short last chunk is filled up, so that it needs no program of its own.
+        A short last chunk is filled up, so that it needs no program of its own. Where windows are clips of their
+        own, each is encoded by itself; their noise is that of the clip's latents at the same place.
         """
-        model = self.model
+        model, rule = self.model, self.model.size_rule
         params = {name: self.params[name] for name in model.autoencoder_components}
-        sizes = model.encode_chunks(num_frames)
-        done, first, carry = 0, 0, None
-        for size, piece in zip(sizes, cut_pieces(read(max(sizes)), sizes), strict=True):
-            frames = fill_piece(piece, size, at_end=True)
-            latents, carry = encode_chunk(model, canvas, params, frames, carry, key, np.int32(first))
-            latents = latents[: model.size_rule.num_latents(num_frames) - first]
-            done, first = done + len(piece), first + len(latents)
-            yield done, latents
+        chunks = [
+            (start, first, size)
+            for start, stop in encoded_clips(rule, num_frames, window)
+            for first, size in _starts(model.encode_chunks(stop - start))
+        ]
+        ranges = [(start + first, start + first + size) for start, first, size in chunks]
+        done, carry = 0, None
+        pieces = cut_ranges(read(max(size for *_, size in chunks)), ranges)
+        for (start, first, size), piece in zip(chunks, pieces, strict=True):
+            done = max(done, min(start + first + size, num_frames))
+            latent = rule.latents_before(start) + rule.latents_before(first)
+            latents, carry = encode_chunk(
+                model,
+                canvas,
+                params,
+                fill_piece(piece, size, at_end=True),
+                carry if first else None,
+                key,
+                np.int32(latent),
+            )
+            yield done, latents[: rule.num_latents(num_frames) - latent]
 
     def _decode(
         self,
@@ -411,6 +467,57 @@ class StarPipeline:
                 yield done, np.asarray(frames[: len(piece)])
             del frames
 
+    def stream_session(
+        self,
+        size: tuple[int, int],
+        prompt: str = "",
+        *,
+        max_memory: int | str | None = None,
+        **settings: Any,
+    ) -> StreamSession:
+        """A session that takes frames as they come, of a model of one step.
+
+            session = pipeline.stream_session((180, 320), window=8)
+            for frames in camera:
+                show(session.step(frames))
+            show(session.flush())
+
+        It gives the frames that the pipeline gives for the whole clip with the same settings. `window` decides how
+        many frames are held back.
+
+        Args:
+          size: (height, width) of the frames.
+          prompt, max_memory, settings: as for a call of the pipeline.
+
+        Raises:
+          InputError: the model takes several steps, a setting is out of range, or there is too little memory.
+        """
+        chosen = self._chosen(prompt, settings)
+        most = int(LAST_WINDOW_STRETCH * chosen.window)
+        plan = plan_memory(self.model, chosen, most, size, budget=_bytes(max_memory))
+        return StreamSession(self, size, plan.settings)
+
+    def _chosen(self, prompt: str, settings: dict[str, Any]) -> UpscaleSettings:
+        return UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings})
+
+    def decode_piece(
+        self, latents: jax.Array, chunk: Chunk, piece: np.ndarray, canvas: Canvas, finish: Finish
+    ) -> np.ndarray:
+        """The frames of one chunk of a model whose chunks take nothing from those before.
+
+        Args:
+          latents: clean latents [1, F, h, w, C] that the chunk's positions refer to.
+          chunk: see `VideoModel.decode_chunks`.
+          piece: its low-resolution frames [f, H, W, 3].
+          canvas, finish: see there.
+
+        Raises:
+          RunError: they are not finite.
+        """
+        frames, finite, _ = self._decode_chunk(latents, chunk, None, piece, canvas, finish)
+        _require_finite(finite, "decoding")
+        return np.asarray(frames)
+
     def _decode_chunk(
         self,
         latents: jax.Array,
@@ -436,6 +543,14 @@ class StarPipeline:
         return frames[chunk.kept - (stop - start) :][: len(piece)], finite, carry
 
 
+def _starts(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(first frame, number of frames) of chunks one after the other."""
+    first = 0
+    for size in sizes:
+        yield first, size
+        first += size
+
+
 @partial(jax.jit, static_argnames="model")
 def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array) -> jax.Array:
     return model.encode_text(params, input_ids)
@@ -444,6 +559,10 @@ def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array
 @partial(jax.jit, static_argnames="model")
 def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> Any:
     return model.condition(params, text)
+
+
+def _bytes(max_memory: int | str | None) -> int | None:
+    return parse_bytes(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory
 
 
 def _require_finite(finite: jax.Array, stage: str) -> None:

@@ -3,11 +3,12 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,15 +20,16 @@ from star_jax.inference.display import RunProgress
 from star_jax.inference.jobs import Job
 from star_jax.inference.memory import plan_memory
 from star_jax.inference.overlap import WriteBehind, read_ahead
-from star_jax.inference.pipeline import StarPipeline
+from star_jax.inference.pipeline import ReadPieces, StarPipeline
 from star_jax.inference.resume import Kept, file_stamp, work_folder
 from star_jax.inference.scenes import Scene, SceneReader, common_lengths, find_cuts, scenes_between
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.video_model import VideoModel
 from star_jax.video.encoders import Quality
-from star_jax.video.images import open_target
+from star_jax.video.images import open_source, open_target
 
 AnyPath = str | os.PathLike
+ReadScene = Callable[[int], Generator[np.ndarray, None, None]]  # (frames per piece) -> pieces
 _READ_AT_ONCE = 8  # frames, while cuts are looked for
 _VERSIONS = ("star_jax", "jax", "jaxlib")
 
@@ -43,6 +45,7 @@ class Upscaler:
       cuts: numbers of the frames that begin a scene; None to look for them.
       resume: see `work_folder`.
       quality: coding of outputs.
+      colors: video or images that outputs get their colours from, a frame for each of theirs; None: the input.
     """
 
     checkpoint: AnyPath
@@ -52,6 +55,7 @@ class Upscaler:
     cuts: list[int] | None
     resume: bool
     quality: Quality
+    colors: AnyPath | None = None
 
     @cached_property
     def pipeline(self) -> StarPipeline:
@@ -83,9 +87,17 @@ class Upscaler:
         if self.resume and not with_frames:
             progress.say("the disk has little room: latents are kept for resuming, finished frames are not")
         description = self._description(job, scenes, lengths, plan.settings)
-        with work_folder(job.target, description, resume=self.resume, with_frames=with_frames) as kept:
-            upscale_video(pipeline, job, frames, scenes, lengths, plan.settings, kept, progress, self.quality)
+        with (
+            work_folder(job.target, description, resume=self.resume, with_frames=with_frames) as kept,
+            self._open_colors() as colors,
+        ):
+            upscale_video(
+                pipeline, job, frames, scenes, lengths, plan.settings, kept, progress, self.quality, colors
+            )
         return plan.settings
+
+    def _open_colors(self) -> AbstractContextManager[SceneReader | None]:
+        return nullcontext() if self.colors is None else closing(SceneReader(open_source(self.colors)))
 
     def _scenes(self, job: Job, frames: SceneReader, progress: RunProgress) -> list[Scene]:
         cuts = self.cuts
@@ -114,6 +126,7 @@ class Upscaler:
             **(
                 {} if set(vae) == {"float32"} else {"vae_dtypes": vae}
             ),  # work begun before there was a choice
+            **({} if self.colors is None else {"colors": file_stamp(Path(self.colors))}),
             "device": jax.devices()[0].device_kind,
             "versions": {name: metadata.version(name) for name in _VERSIONS},
         }
@@ -129,6 +142,7 @@ def upscale_video(
     kept: Kept,
     progress: RunProgress,
     quality: Quality,
+    colors: SceneReader | None = None,
 ) -> None:
     """Upscales a clip scene by scene into a file, keeping its timing, sound and subtitles.
 
@@ -145,6 +159,7 @@ def upscale_video(
       kept: work that an earlier run has done.
       progress: display that receives the state of each stage.
       quality: coding of the output.
+      colors: reader of the clip that colours come from; its first frame is the output's.
 
     Raises:
       InputError: the output cannot be written there, or the prompt cannot be used.
@@ -158,8 +173,19 @@ def upscale_video(
         for scene, length in zip(scenes, lengths, strict=True):
             done = scene.start
             part = kept.part(f"{scene.start:07d}")
+            of_colors = Scene(scene.start - job.frames[0], scene.stop - job.frames[0])
             with closing(
-                _scene_pieces(pipeline, frames, scene, length, job.size, settings, part, progress)
+                _scene_pieces(
+                    pipeline,
+                    frames,
+                    scene,
+                    length,
+                    job.size,
+                    settings,
+                    part,
+                    progress,
+                    None if colors is None else partial(colors.read, of_colors),
+                )
             ) as pieces:
                 for piece in pieces:
                     write((piece, frames.times_of(done, done + len(piece))))
@@ -178,6 +204,7 @@ def _scene_pieces(
     settings: UpscaleSettings,
     kept: Kept,
     progress: RunProgress,
+    colors: ReadScene | None,
 ) -> Generator[np.ndarray, None, None]:
     """Yields a scene's upscaled frames: those that were kept, then those that are made now."""
     before = {stage: progress.done(stage) for stage in ("encode", "sample")}
@@ -195,16 +222,21 @@ def _scene_pieces(
             advance(stage, 1, 1)
     if number < scene.num_frames:
         with ExitStack() as readers:
+
+            def reading(read: ReadScene) -> ReadPieces:
+                return lambda count: readers.enter_context(
+                    closing(read_ahead(_lengthened(read(count), length - scene.num_frames)))
+                )
+
             for piece in pipeline.stream(
-                lambda count: readers.enter_context(
-                    closing(read_ahead(_lengthened(frames.read(scene, count), length - scene.num_frames)))
-                ),
+                reading(partial(frames.read, scene)),
                 length,
                 size,
                 settings,
                 on_progress=advance,
                 kept=kept,
                 skip=number,
+                read_colors=None if colors is None else reading(colors),
             ):
                 piece = piece[: scene.num_frames - number]
                 if len(piece):

@@ -27,6 +27,11 @@ class SizeRule:
     least_frames: int = 1
 
     @property
+    def starts_anew(self) -> bool:
+        """Whether every window is a clip of its own, whose first latent stands for one frame."""
+        return self.frames_per_latent > 1
+
+    @property
     def alignment(self) -> int:
         """Latents between the starts of two tiles, and between one size of a tile and the next."""
         return self.step // self.pixels_per_latent
@@ -66,6 +71,10 @@ class SizeRule:
     def num_latents(self, num_frames: int) -> int:
         """Number of latents along time of `num_frames` frames, padded to a length that the model takes."""
         return (self.padded_frames(num_frames) - 1) // self.frames_per_latent + 1
+
+    def latents_before(self, frame: int) -> int:
+        """Number of latents that stand for the frames before a chunk, or a window, that begins at `frame`."""
+        return (frame - 1) // self.frames_per_latent + 1
 
     def num_frames(self, num_latents: int) -> int:
         """Frames that `num_latents` latents along time stand for."""

@@ -356,6 +356,11 @@ class VideoModel(abc.ABC):
         """Noise levels of the diffusion process."""
         return NoiseSchedule.from_config(self.config.diffusion)
 
+    @property
+    def start_timestep(self) -> int:
+        """The timestep at which sampling starts."""
+        return self.config.diffusion.start_timestep
+
     def solver_table(self, *, solver: str, spacing: str, num_inference_steps: int) -> SolverTable:
         """The run of a solver from where the model starts.
 
@@ -367,7 +372,7 @@ class VideoModel(abc.ABC):
             solver=solver,
             spacing=spacing,
             num_inference_steps=num_inference_steps,
-            start_timestep=self.config.diffusion.start_timestep,
+            start_timestep=self.start_timestep,
         )
 
     def is_guided(self, guidance_scale: float) -> bool:
@@ -379,9 +384,21 @@ class VideoModel(abc.ABC):
         del table
         return guidance_scale
 
-    def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
-        """Start of sampling, float32 like `hint`: the low-resolution latents [B, F, h, w, C] with noise added."""
-        return noised_latents(self.schedule, hint, key, start_timestep=self.config.diffusion.start_timestep)
+    def start(
+        self, hint: Float[Array, "B F H W C"], key: Key[Array, ""], first_latent: int | Int[Array, ""] = 0
+    ) -> Float[Array, "B F H W C"]:
+        """Start of sampling, float32: the low-resolution latents [B, F, h, w, C], with noise or as they are.
+
+        `first_latent` is the position in the clip of the first of them, by which the noise is keyed.
+        """
+        diffusion = self.config.diffusion
+        if (
+            diffusion.start == "hint"
+        ):  # by what the sampler will scale it with, so that the network sees the hint
+            return hint.astype(jnp.float32) / np.float32(self.schedule.sigmas[diffusion.start_timestep])
+        return noised_latents(
+            self.schedule, hint, key, start_timestep=diffusion.start_timestep, first_frame=first_latent
+        )
 
     def condition(self, params: Params, text: jax.Array) -> Any:
         """Prepares text embeddings [B, tokens, width] for the network; the result holds for every step of sampling.
@@ -415,6 +432,22 @@ class VideoModel(abc.ABC):
         Returns:
           Like x, in the network's dtype.
         """
+
+    def features(
+        self, params: Params, x: jax.Array, timesteps: jax.Array, conditioning: Any, hint: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The velocity, and activations [B, F, h, w, C] on the way to it, for a discriminator to look at.
+
+        Args:
+          params, x, timesteps, conditioning, hint: see `velocity`.
+
+        Raises:
+          InputError: the backbone hands out none.
+        """
+        raise InputError(
+            f"preset {self.config.preset!r} hands out no features, which rung dual_stream needs; choose one that "
+            "does, such as i2vgen-xl"
+        )
 
     def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:
         """Single layers at the size that latents (F, h, w) give them, in the model's dtypes.

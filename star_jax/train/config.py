@@ -21,6 +21,8 @@ from star_jax.parallel.mesh import MeshConfig
 from star_jax.presets import get_preset
 
 SCHEDULES = ("constant", "cosine", "linear")
+# Settings of the optimizer that may differ between groups of weights.
+_GROUP_KEYS = {"learning_rate": float, "schedule": str, "warmup_steps": int, "weight_decay": float}
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -128,9 +130,21 @@ class ModelConfig:
     liem_position: str = LIEM_POSITIONS[0]
     # Also trains the base UNet, for a model that starts from random weights.
     train_base: bool = False
+    # Rank of low-rank updates (LoRA) of all kernels of the networks, which are trained instead of the weights
+    # themselves; 0 trains the weights.
+    lora_rank: int = 0
+    # The updates are multiplied by lora_alpha / lora_rank; None multiplies by 1.
+    lora_alpha: float | None = None
+    # File of updates that training starts from (`star-jax assemble RUN FILE.safetensors`); None starts from none.
+    lora: str | None = None
 
     def __post_init__(self):
         _check_types("model", self)
+        _check_least("model", self, "lora_rank", 0)
+        if self.lora is not None and not self.lora_rank:
+            raise InputError("model.lora is set, but model.lora_rank is 0; set it to the rank of that file")
+        if self.lora_rank and self.train_base:
+            raise InputError("model.train_base and model.lora_rank exclude each other; choose one")
         _check_choice("model", self, "dtype", DTYPES)
         self.star_config()
 
@@ -155,6 +169,10 @@ class OptimizerConfig:
     schedule: str = "constant"
     # Number of steps over which the learning rate rises linearly from 0.
     warmup_steps: int = 0
+    # Other values for some of the weights: `PATTERN:key=value,...;PATTERN:...`, where a pattern matches paths such
+    # as unet/down_blocks/0/liem1/kernel and keys are learning_rate, schedule, warmup_steps and weight_decay, as in
+    # `*liem*:learning_rate=2e-4,warmup_steps=500`. The first pattern that matches counts.
+    groups: str = ""
     # Adam's constants.
     b1: float = 0.9
     b2: float = 0.999
@@ -173,8 +191,31 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; choose 0 up to, but not, 1")
+        self.parse_groups()
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"optimizer.clip_norm is {self.clip_norm}; choose a positive number, or None")
+
+    def parse_groups(self) -> dict[str, "OptimizerConfig"]:
+        """The settings of each pattern of `groups`, in order.
+
+        Raises:
+          InputError: it is not written as the comment on `groups` says.
+        """
+        found = {}
+        for group in filter(None, self.groups.split(";")):
+            pattern, colon, changes = group.partition(":")
+            values = dict(change.partition("=")[::2] for change in changes.split(","))
+            if not (colon and pattern) or values.keys() - _GROUP_KEYS.keys():
+                raise InputError(
+                    f"optimizer.groups has {group!r}; write PATTERN:key=value,... with keys of "
+                    f"{', '.join(_GROUP_KEYS)}"
+                )
+            try:
+                typed = {key: _GROUP_KEYS[key](value) for key, value in values.items()}
+            except ValueError as error:
+                raise InputError(f"optimizer.groups has {group!r}: {error}") from error
+            found[pattern.strip()] = dataclasses.replace(self, groups="", **typed)
+        return found
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ FREE_KEYS = frozenset(
         "data.max_bad_share",
         "model.checkpoint",
         "model.attention",
+        "distill.teacher",
         "mesh.data",
         "mesh.fsdp",
         "mesh.context",
@@ -80,7 +81,8 @@ def open_workdir(
     if path.exists() and has_checkpoint(root) and not allow_changed_config:
         theirs = _flat(_read(path))
         free = FREE_KEYS
-        if ours.get("optimizer.schedule", "constant") != "constant":
+        decays = ours.get("optimizer.schedule", "constant") != "constant"
+        if decays or "schedule" in ours.get("optimizer.groups", ""):
             free -= {"train.num_steps"}  # the learning rate of every step follows from it
         for key in sorted(ours.keys() | theirs.keys()):
             # Keys that one version has and the other not are at their defaults.
@@ -106,10 +108,15 @@ def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
     Process 0 holds it for all processes of a run. Buckets have no locks.
 
     Raises:
-      InputError: another run is at work there, or nothing can be written there.
+      InputError: another run is at work there, or nothing can be written there. (Orbax takes s3:// for a relative
+        path.)
     """
     root = absolute(workdir)
     name = os.fspath(root)
+    if is_url(name) and not name.startswith("gs://"):
+        raise InputError(
+            f"--workdir {workdir}: checkpoints can be written to a path or to gs://; mount other buckets"
+        )
     if is_url(name) or jax.process_index() > 0 or name in _held:
         yield
         return

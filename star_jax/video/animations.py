@@ -33,13 +33,14 @@ class AnimationReader:
         self.dtype = np.dtype(np.uint8)
         facts = inspect_picture(self.path)
         step = 1 / Fraction(frame_rate)
-        durations = []
+        durations, has_alpha = [], False
         with open_picture(self.path) as image:
             # An animated PNG may have a picture of its own for programs that know no animations.
             self._first = 1 if getattr(image, "default_image", False) else 0
             for number in range(self._first, facts.num_frames):
                 image.seek(number)
                 image.load()  # WebP tells a picture's time when it is decoded
+                has_alpha |= "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
                 milliseconds = image.info.get("duration") or 0
                 durations.append(Fraction(milliseconds).limit_denominator(1000) * TIME_BASE or step)
         is_variable = len(set(durations)) > 1
@@ -59,7 +60,7 @@ class AnimationReader:
             is_variable_rate=is_variable,
             last_duration=durations[-1],
             is_images=True,
-            has_alpha=facts.has_alpha,
+            has_alpha=has_alpha,
         )
         if facts.bit_depth > 8:
             note(f"{self.path} has over 8 bits per sample; its pages are read as 8 bits")

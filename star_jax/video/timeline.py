@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -167,12 +168,15 @@ def _table(
             stamps = sorted(packets.dts[number] for number in known)
         else:
             stamps = [None if number is None else packets.time(number) for number in numbers]
+    own = stamps
+    if _are_of_decoding(numbers, stamps):
+        stamps = sorted(stamps)
     times = [
         None if stamp is None else stamp + round(shift / packets.time_base)
         for stamp, shift in zip(stamps, shifts, strict=True)
     ]
     pts, factor = repair_times(times, packets.time_base, step)
-    can_seek = format_name not in NO_SEEK and pts == stamps
+    can_seek = format_name not in NO_SEEK and pts == own
     return FrameTable(
         pts=np.array(pts, np.int64),
         end=pts[-1] + _last_duration(packets, numbers, format_name, step) * factor,
@@ -180,6 +184,14 @@ def _table(
         time_base=packets.time_base / factor,
         stamps=np.array(pts, np.int64) if can_seek else None,
     )
+
+
+def _are_of_decoding(numbers: Sequence[int | None], stamps: Sequence[int | None]) -> bool:
+    """Whether times go up from packet to packet although frames are shown in another order, as in AVI."""
+    if None in numbers or None in stamps or list(numbers) == sorted(numbers):
+        return False
+    in_file = [stamp for _, stamp in sorted(zip(numbers, stamps, strict=True))]
+    return all(first < second for first, second in pairwise(in_file))
 
 
 def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:

@@ -124,7 +124,8 @@ def note_codec(source: VideoInfo, codec: str, title: str) -> None:
 def note_pictures(path: Path, source: VideoInfo) -> None:
     """Names the properties of images that a video of them does not carry."""
     if source.has_alpha:
-        note(f"{source.path}: transparency is left out; write .png to keep that of images")
+        remedy = "write .png to keep that of images" if source.pictures else "that of animations is not kept"
+        note(f"{source.path}: transparency is left out; {remedy}")
     if source.has_profile:
         note(f"{source.path}: the colour profile has no place in {path.suffix}; write .png to keep it")
 

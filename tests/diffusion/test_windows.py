@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from diffusion_golden import golden
 
-from star_jax.diffusion.windows import kept_frames, make_windows, map_windows
+from star_jax.diffusion.windows import (
+    fresh_windows,
+    join_fresh_windows,
+    kept_frames,
+    make_windows,
+    map_fresh_windows,
+    map_windows,
+)
 from star_jax.errors import InputError
 
 RELEASED = json.loads((Path(__file__).parents[1] / "golden" / "chunks_and_padding.json").read_text())
@@ -73,3 +80,44 @@ def test_every_window_decides_its_part():
 def test_impossible_windows_are_named(num_frames, max_window):
     with pytest.raises(InputError, match="at least"):
         make_windows(num_frames, max_window)
+
+
+@pytest.mark.parametrize("length", [3, 4, 7, 13])
+def test_fresh_windows_never_decide_their_own_first_latent(length):
+    for count in range(1, 4 * length):
+        windows = fresh_windows(count, length)
+        assert {stop - start for start, stop in windows} == {min(count, length)}
+        kept = kept_frames(windows)
+        assert [latent for start, stop in kept for latent in range(start, stop)] == list(range(count))
+        for (start, stop), (first, last) in zip(windows[1:], kept[1:], strict=True):
+            assert start < first < last <= stop
+    with pytest.raises(InputError, match="the window is 2 latents; choose at least 3"):
+        fresh_windows(9, 2)
+
+
+def test_fresh_windows_see_clips_of_their_own():
+    """Each window gets its own first latent and its own hint; what it says of that latent goes back there."""
+    windows = fresh_windows(11, 5)  # (0, 5), (3, 8), (6, 11)
+    assert windows == ((0, 5), (3, 8), (6, 11))
+    x = np.array([*range(11), 103, 106], np.float32).reshape(1, 13, 1, 1, 1)
+    hint = np.concatenate([np.arange(start, stop) + 1000 * i for i, (start, stop) in enumerate(windows)])
+    hint = hint.astype(np.float32).reshape(1, 15, 1, 1, 1)
+    seen = []
+    out = map_fresh_windows(
+        lambda x, hint: jax.debug.callback(lambda *a: seen.append(a), x, hint) or x + hint, windows, x, hint
+    )
+    jax.effects_barrier()
+    assert [list(x.ravel()) for x, _ in seen] == [
+        [0, 1, 2, 3, 4],
+        [103, 4, 5, 6, 7],
+        [106, 7, 8, 9, 10],
+    ]
+    assert [list(hint.ravel()) for _, hint in seen] == [
+        [0, 1, 2, 3, 4],
+        [1003, 1004, 1005, 1006, 1007],
+        [2006, 2007, 2008, 2009, 2010],
+    ]
+    by_window = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 1, 2]) * 1000
+    place = np.array([*range(11), 3, 6])
+    np.testing.assert_array_equal(np.ravel(out), np.ravel(x) + place + by_window)
+    np.testing.assert_array_equal(np.ravel(join_fresh_windows(jnp.asarray(hint), windows)), place + by_window)

@@ -59,6 +59,25 @@ def test_full_size_network_on_a_tpu():
     assert estimate == pytest.approx(2.555 * GIB, rel=0.25)
 
 
+# GiB of temporaries that compile-check reports for a v5e, bfloat16, libtpu 0.0.42: peak less weights.
+@pytest.mark.parametrize(
+    ("preset", "frames", "size", "network", "autoencoder"),
+    [
+        ("cogvideox-5b", 25, (480, 720), 1.60, 5.90),
+        ("cogvideox-5b", 33, (720, 1280), 4.61, 14.74),
+        ("cogvideox-2b", 25, (480, 720), 0.71, 5.90),
+        ("cogvideox-2b", 33, (720, 1280), 2.44, 14.74),
+    ],
+)
+def test_cogvideox_on_a_tpu(preset, frames, size, network, autoencoder):
+    model, settings = build_model(get_preset(preset), dtype="bfloat16"), UpscaleSettings(window=49)
+    with targeting("tpu"):
+        estimate = temporaries(sampling_bytes, model, settings, frames, size)
+        assert estimate == pytest.approx(network * GIB, rel=0.25)
+        estimate = temporaries(vae_bytes, model, settings, None, frames, size)
+        assert estimate == pytest.approx(autoencoder * GIB, rel=0.25)
+
+
 @pytest.mark.parametrize(("size", "compiled"), [((256, 256), 809_239_752), ((768, 512), 4_837_346_056)])
 def test_full_size_decoder(size, compiled):
     assert temporaries(vae_bytes, FULL, UpscaleSettings(), None, 3, size) == pytest.approx(compiled, rel=0.25)

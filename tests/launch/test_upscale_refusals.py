@@ -90,6 +90,8 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
         (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, none"),
+        (["--color-source", "truth"], "there is no ground truth; name it with --compare"),
+        (["--color-source", "neither"], "--color-source is 'neither'; choose input or truth"),
         (["--solver", "ddim"], "solver is 'ddim'; choose one of dpmpp_2m_sde, heun"),
         (["--padding", "black"], "padding is 'black'; choose one of fit, original"),
         (["--spacing", "fast", "--steps", "20"], "always takes 15; choose spacing 'normal'"),

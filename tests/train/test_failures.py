@@ -46,6 +46,11 @@ def test_a_work_directory_takes_one_run_at_a_time(tmp_path):
     assert run(tmp_path, num_steps=1) == Outcome(1, finished=True)
 
 
+def test_a_bucket_that_takes_no_checkpoints_is_refused_at_the_start():
+    with pytest.raises(InputError, match="s3://bucket/run: checkpoints can be written to a path or to gs://"):
+        run("s3://bucket/run")
+
+
 @pytest.fixture(scope="module")
 def skipping(tmp_path_factory) -> Path:
     """A run whose third batch was no number."""

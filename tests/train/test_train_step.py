@@ -11,6 +11,7 @@ import pytest
 from toy_training import FRAMES, SIZE, ToyObjective, toy_config
 
 from star_jax.checkpoints.trees import flatten
+from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
 from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
 from star_jax.presets import get_preset
@@ -97,6 +98,31 @@ def test_schedules():
     assert rates([0, 2, 6, 10], schedule="cosine", warmup_steps=2) == pytest.approx(
         [0.0, 1.0, 0.5, 0.0], abs=1e-6
     )
+
+
+def test_groups_of_weights_have_their_own_schedules():
+    changes = OptimizerConfig(learning_rate=1e-2, groups="*liem*:warmup_steps=5;unet/*:learning_rate=1.0")
+    before, state, *_, metrics = run_steps(optimizer=changes)
+    _, plain, *_ = run_steps()
+    liem = "unet/blocks/0/liem1/kernel"
+    np.testing.assert_array_equal(flatten(state.params)[liem], flatten(before)[liem])  # rises from 0
+    for path in ("controlnet/kernel", "controlnet/bias"):
+        np.testing.assert_array_equal(flatten(state.params)[path], flatten(plain.params)[path])
+    assert metrics["learning_rate"] == np.float32(1e-2)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("*liem*", "write PATTERN:key=value"),
+        ("*liem*:rate=1", "with keys of learning_rate, schedule, warmup_steps, weight_decay"),
+        ("*liem*:warmup_steps=soon", "invalid literal"),
+        ("*liem*:schedule=steps", "choose one of constant, cosine, linear"),
+    ],
+)
+def test_groups_that_are_written_wrongly_are_named(groups, message):
+    with pytest.raises(InputError, match=message):
+        OptimizerConfig(groups=groups)
 
 
 def test_trainable_weights_of_the_full_network():

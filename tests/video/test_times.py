@@ -91,6 +91,18 @@ def test_frames_that_an_avi_recorder_dropped_leave_a_gap(tmp_path, suffix):
     assert sound_times(out) == pytest.approx(sound_times(source), abs=1e-3)
 
 
+def test_h264_in_avi_has_times_of_decoding_only(tmp_path):
+    source = write_video(tmp_path / "in.avi", moving_frames(25, 64, 48), rate=Fraction(25), audio="mp2")
+    assert [first < second for first, second in pairwise(times(source))].count(
+        False
+    ) > 2  # what this is about
+    out = pass_through(source, tmp_path / "out.mp4")
+    assert np.diff(times(out)) == pytest.approx(0.04, abs=1e-4)
+    assert sound_times(out)[0] - times(out)[0] == pytest.approx(
+        sound_times(source)[0] - min(times(source)), abs=1e-3
+    )
+
+
 def test_a_repeated_stamp_costs_no_other_frame_its_time(tmp_path):
     stamps = [0, 40, 80, 500, 500, 540, 1000, 1040, 1500, 1540]
 

@@ -1,5 +1,6 @@
-"""The sampler's step and the training step, traced for a mesh of devices that need not exist."""
+"""The programs of an upscale and the training step, traced for a mesh of devices that need not exist."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,11 @@ from star_jax.diffusion.noise import sde_noise
 from star_jax.diffusion.sampler import run_rows
 from star_jax.diffusion.solvers import SamplerState
 from star_jax.diffusion.windows import make_windows
+from star_jax.inference.pieces import Canvas, Finish, decode_chunk, encode_chunk
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
+from star_jax.models.chunks import Chunk
+from star_jax.models.video_model import VideoModel
 from star_jax.ops.platform import targeting
 from star_jax.parallel.activations import CONTEXT_AXIS
 from star_jax.parallel.mesh import param_shardings, replicated
@@ -22,6 +26,7 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state
 from star_jax.train.step import abstract_arguments, jit_train_step, make_train_step, with_shardings
+from star_jax.train.turns import turns_of
 
 
 def trace_sampler_step(
@@ -46,7 +51,7 @@ def trace_sampler_step(
     whole = jax.tree.map(lambda _: replicated(mesh), params)
     params = with_shardings(params, param_shardings(mesh, params) if mesh.shape["fsdp"] > 1 else whole)
 
-    def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> jax.ShapeDtypeStruct:
+    def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
 
     frames = (None, CONTEXT_AXIS) if num_latents % mesh.shape[CONTEXT_AXIS] == 0 else ()
@@ -66,7 +71,7 @@ def trace_sampler_step(
     scale = array(np.shape(model.guidance_scales(settings.guidance_scale, table)))
     conditioning = Conditioning(text, latents, text if guided else None, scale, array(()))
     rows = jax.tree.map(lambda column: array(column.shape, column.dtype), table.slice(0, 1))
-    key = array((), jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype)
+    key = array((), _key_dtype())
     with jax.set_mesh(mesh), targeting("tpu"):
         return run_rows.trace(
             model,
@@ -78,6 +83,84 @@ def trace_sampler_step(
             windows=make_windows(num_latents, max(2, num_latents)),
             noise_fn=sde_noise,
         )
+
+
+def trace_encoder(
+    config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
+) -> jax.stages.Traced:
+    """The encoder on a clip's longest chunk, whole frames, as `StarPipeline` runs it on one device.
+
+    Args:
+      config: sizes.
+      mesh: one device of a TPU topology.
+      num_frames, height, width: size of the upscaled clip in pixels.
+    """
+    model, settings, canvas, array = _whole_frames(config, mesh, height, width)
+    chunk = max(model.encode_chunks(num_frames))
+    frames = array((chunk, *_input_size(canvas.target, settings.scale), 3), jnp.uint8)
+    key = array((), _key_dtype())
+    with jax.set_mesh(mesh), targeting("tpu"):
+        return encode_chunk.trace(
+            model, canvas, _autoencoder(model, mesh), frames, None, key, array((), jnp.int32)
+        )
+
+
+def trace_decoder(
+    config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
+) -> jax.stages.Traced:
+    """The decoder on the chunk of a clip that takes most: the first, or a later one with what it takes over.
+
+    Arguments: see `trace_encoder`.
+    """
+    model, settings, canvas, array = _whole_frames(config, mesh, height, width)
+    rule, params = model.size_rule, _autoencoder(model, mesh)
+    first, *later = model.decode_chunks(rule.padded_frames(num_frames), settings.decode_overlap)
+    carry, chunk = None, first
+
+    def latents(chunk: Chunk) -> jax.ShapeDtypeStruct:
+        start, stop = chunk.latents
+        return array((1, stop - start, *canvas.tiles.full, model.latent_channels))
+
+    if later:
+        chunk = later[0]
+        carry = jax.eval_shape(model.decode, params, latents(first))[1]
+        carry = jax.tree.map(lambda leaf: array(leaf.shape, leaf.dtype), carry)
+    frames_lr = array((chunk.kept, *_input_size(canvas.target, settings.scale), 3), jnp.uint8)
+    finish = Finish(settings.color_fix, settings.strength)
+    with jax.set_mesh(mesh), targeting("tpu"):
+        return decode_chunk.trace(
+            model, canvas, finish, params, latents(chunk), carry, array((), jnp.int32), frames_lr
+        )
+
+
+def _whole_frames(
+    config: ArchitectureConfig, mesh: Mesh, height: int, width: int
+) -> tuple[VideoModel, UpscaleSettings, Canvas, Callable[..., jax.ShapeDtypeStruct]]:
+    """The model, default settings, frames as one tile, and what makes arrays that are whole on every device."""
+    with targeting("tpu"):
+        model = build_model(config, dtype="auto")
+    settings, rule = UpscaleSettings(), model.size_rule
+    padding = settings.padding_of(rule, height, width)
+    size = rule.latent_size(*padding.padded_size(height, width))
+    canvas = Canvas((height, width), padding, settings.padding_value, settings.vae_tiles_of(rule, size))
+
+    def array(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
+
+    return model, settings, canvas, array
+
+
+def _autoencoder(model: VideoModel, mesh: Mesh) -> Any:
+    params = model.abstract_params(model.autoencoder_components)
+    return with_shardings(params, jax.tree.map(lambda _: replicated(mesh), params))
+
+
+def _input_size(target: tuple[int, int], scale: float) -> tuple[int, int]:
+    return round(target[0] / scale), round(target[1] / scale)
+
+
+def _key_dtype() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype
 
 
 def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stages.Traced:
@@ -92,7 +175,7 @@ def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stage
       InputError: the mesh does not divide the batch.
     """
     train = config.train
-    optimizer = make_optimizer(config.optimizer, train.num_steps)
+    optimizer = make_optimizer(config.optimizer, train.num_steps, turns_of(objective))
     state = abstract_state(objective.abstract_params()[0], optimizer, ema_decay=train.ema_decay)
     with jax.set_mesh(mesh), targeting("tpu"):
         arguments = abstract_arguments(objective, state, train.batch_size, mesh)

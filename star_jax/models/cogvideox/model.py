@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,9 +40,10 @@ SOLVER = "dpmpp_2m_sde"
 _TRAINED_ENDS = ("patch_embed/proj/", "norm_final/", "norm_out/", "proj_out/")
 _TRAINED_WITHIN = ("lora_a", "lora_b", "spatial_liem", "temporal_liem")
 
-# Values held at once. Transformer: widths per token. Encoder: channels of the finest level per pixel (one copy of
-# the clip's activations, and the activations of a stretch). Decoder: channels of the next level per pixel.
-_NETWORK_WIDTHS, _ENCODER_COPIES, _DECODER_COPIES = 16, 2.5, 7.0
+# Values held at once. Transformer: widths per token. Autoencoder: channels of the finest level per pixel of the
+# chunk: the encoder two copies of the clip's activations, as TPUs lay them out, and those of a stretch; the decoder
+# two copies, what the convolutions take over from chunk to chunk, and a band.
+_NETWORK_WIDTHS, _ENCODER_COPIES, _DECODER_COPIES = 12.5, 2.2, 7.6
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,14 @@ class CogVideoX(VideoModel):
         return self.config.vae.latent_channels
 
     def memory_use(self, platform: str) -> MemoryUse:
-        del platform
         tokens = 1 / self.config.transformer.patch_size**2
-        widths = self.config.vae.block_out_channels
+        channels = self.config.vae.block_out_channels[0]
+        # The plan counts an autoencoder's values as float32, in which a CPU computes whatever the dtype.
+        share = 1.0 if platform == "cpu" else self.dtype_of("vae").itemsize / 4
         return MemoryUse(
             _NETWORK_WIDTHS * self.config.transformer.width * tokens,
-            _ENCODER_COPIES * widths[0],
-            _DECODER_COPIES * widths[min(1, len(widths) - 1)],
+            _ENCODER_COPIES * channels * share,
+            _DECODER_COPIES * channels * share,
         )
 
     # Text: every prompt has the same number of tokens, and padding is attended to.
@@ -195,8 +198,7 @@ class CogVideoX(VideoModel):
         self, params: Params, latents: Float[Array, "B f h w C"], carry: Carry = None
     ) -> tuple[Float[Array, "B F H W 3"], Carry]:
         """In training all latents of a clip come in one call, as in the released system."""
-        unscaled = latents / self.config.vae.scaling_factor
-        return self.bind(params, "vae").decode_group(unscaled.astype(self.dtype_of("vae")), carry)
+        return _decode(self, {"vae": params["vae"]}, latents / self.config.vae.scaling_factor, carry)
 
     # The network: low-resolution latents stand beside the noisy ones, and sampling starts from noise.
 
@@ -215,9 +217,11 @@ class CogVideoX(VideoModel):
             return guidance_scale
         return dynamic_guidance(guidance_scale, table.rows.timestep)
 
-    def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
+    def start(
+        self, hint: Float[Array, "B F H W C"], key: Key[Array, ""], first_latent: int | Int[Array, ""] = 0
+    ) -> Float[Array, "B F H W C"]:
         """Pure noise."""
-        return frame_noise(key, "start", hint.shape)
+        return frame_noise(key, "start", hint.shape, first_frame=first_latent)
 
     def velocity(
         self,
@@ -232,6 +236,32 @@ class CogVideoX(VideoModel):
         del dropout_key  # the network has no dropout
         latents = jnp.concatenate([x, hint], axis=-1).astype(self.dtype)
         return self.bind(params, "transformer")(latents, timesteps, conditioning.astype(self.dtype))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _decode(model: CogVideoX, params: Params, latents: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+    """Decodes unscaled latents in bands of rows; their gradients come from the layers on whole frames.
+
+    Bands would keep what each of them computes for the backward pass, which remat of whole layers does not.
+    """
+    return model.bind(params, "vae").decode_group(latents.astype(model.dtype_of("vae")), carry)
+
+
+def _decode_forward(
+    model: CogVideoX, params: Params, latents: jax.Array, carry: Carry
+) -> tuple[tuple[jax.Array, Carry], tuple[Params, jax.Array, Carry]]:
+    return _decode(model, params, latents, carry), (params, latents, carry)
+
+
+def _decode_backward(model: CogVideoX, saved: tuple[Params, jax.Array, Carry], cotangents: Any) -> Any:
+    def at_once(params: Params, latents: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+        latents = latents.astype(model.dtype_of("vae"))
+        return model.bind(params, "vae").decode_group(latents, carry, band_pixels=None)
+
+    return jax.vjp(at_once, *saved)[1](cotangents)
+
+
+_decode.defvjp(_decode_forward, _decode_backward)
 
 
 def _frames_of(temporal_factor: int, latents: int) -> int:

@@ -3,10 +3,10 @@
 Attribute names follow diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
 2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
-Norms look at all frames of a call. The encoder is meant to see a whole clip in one call, which at 720x1280 pixels
-no memory holds: it goes through the clip in stretches, twice for every second norm, and gives the same numbers. The
-decoder is meant to see three latents, then two at a time, with the last frames of every convolution's input carried
-over.
+Norms look at all frames of a call. The encoder is meant to see a whole clip in one call; the decoder three latents,
+then two at a time, with the last frames of every convolution's input carried over. Where a call has many pixels,
+the encoder goes through the frames in stretches (`whole_clip`), the decoder in bands of rows (`bands`), and both
+give the same numbers.
 """
 
 import contextlib
@@ -19,23 +19,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from star_jax.config.cogvideox import CausalVAEConfig
-from star_jax.models.cogvideox.stretches import in_stretches, stretch_frames
+from star_jax.models.cogvideox.bands import InBands
+from star_jax.models.cogvideox.stretches import stretch_frames
 from star_jax.models.cogvideox.vae_layers import (
     Cache,
     CausalConv3d,
     Downsample3D,
     GroupNorm,
+    Guide,
     ResnetBlock3D,
     SpatialNorm3D,
-    Statistics,
     Upsample3D,
 )
+from star_jax.models.cogvideox.whole_clip import WholeClip
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
-STRETCH_PIXELS = 4 * 720 * 1280  # pixels of the frames that the encoder works on together
+# Pixels of the frames that the encoder, and the decoder, work on together.
+STRETCH_PIXELS, BAND_PIXELS = 4 * 720 * 1280, 720 * 1280 // 4
 
 
 class Level(nnx.Module):
@@ -86,62 +89,16 @@ class Encoder(nnx.Module):
                 x = down(x)
         return run(self.conv_out, jax.nn.silu(self.norm_out(x))), kept
 
-    def whole(self, x: jax.Array, stretch_pixels: int) -> jax.Array:
-        """Moments of a whole clip, normed by its statistics, in bounded memory."""
-        groups = self.norm_out.num_groups
-
-        def convolve(x: jax.Array) -> tuple[jax.Array, Statistics]:
-            def step(carry, part):
-                part, cache = self.conv_in(part, carry[0])
-                return (cache, carry[1].merge(Statistics.of(part, groups))), part
-
-            return _measured(step, x, None, groups, stretch_pixels)
-
-        x, statistics = convolve(x)
+    def whole(self, x: jax.Array, pixels: int) -> jax.Array:
+        """Moments of a whole clip, normed by its statistics, with so many pixels worked on together."""
+        clip = WholeClip(self.norm_out.num_groups, pixels)
+        x, statistics = clip.first(self.conv_in, x)
         for level in (*self.down_blocks, self.mid_block):
             for block in level.resnets:
-                x, statistics = _whole_block(block, x, statistics, groups, stretch_pixels)
+                x, statistics = clip.block(block, x, statistics)
             for down in getattr(level, "downsamplers", ()):
-                x, statistics = _whole_down(down, x, groups, stretch_pixels)
-
-        def step(cache, part):
-            part, cache = self.conv_out(jax.nn.silu(self.norm_out(part, statistics)), cache)
-            return cache, part
-
-        return in_stretches(step, x, None, stretch_frames(x.shape[2], x.shape[3], stretch_pixels))[1]
-
-
-def _measured(step, x: jax.Array, cache: Cache, groups: int, pixels: int) -> tuple[Any, Statistics]:
-    """`in_stretches` with a carry of (cache, statistics of the results), which start empty."""
-    start = cache, Statistics.empty(len(x), groups)
-    (_, statistics), x = in_stretches(step, x, start, stretch_frames(x.shape[2], x.shape[3], pixels))
-    return x, statistics
-
-
-def _whole_block(
-    block: ResnetBlock3D, x: jax.Array, statistics: Statistics, groups: int, pixels: int
-) -> tuple[jax.Array, Statistics]:
-    """A residual block on a whole clip: its first half to measure the second norm's input, then the whole block."""
-
-    def measure(carry, part):
-        part, cache = block.first_half(part, statistics, carry[0])
-        return (cache, carry[1].merge(Statistics.of(part, groups))), None
-
-    _, of_second = _measured(measure, x, None, groups, pixels)
-
-    def apply(carry, part):
-        part, cache = block(part, (statistics, of_second), carry[0])
-        return (cache, carry[1].merge(Statistics.of(part, groups))), part
-
-    return _measured(apply, x, None, groups, pixels)
-
-
-def _whole_down(down: Downsample3D, x: jax.Array, groups: int, pixels: int) -> tuple[jax.Array, Statistics]:
-    def step(carry, part):
-        part = down(part)
-        return (None, carry[1].merge(Statistics.of(part, groups))), part
-
-    return _measured(step, x, None, groups, pixels)
+                x, statistics = clip.down(down, x)
+        return clip.last(self.norm_out, self.conv_out, x, statistics)
 
 
 class Decoder(nnx.Module):
@@ -174,13 +131,29 @@ class Decoder(nnx.Module):
             kept.append(cache)
             return x
 
+        guide = Guide(latents)
         x = run(self.conv_in, latents)
         for level in (self.mid_block, *self.up_blocks):
             for block in level.resnets:
-                x = run(block, x, (latents, latents))
+                x = run(block, x, (guide, guide))
             for up in getattr(level, "upsamplers", ()):
                 x = rematerialise(up, self.remat)(x)
-        return run(self.conv_out, jax.nn.silu(self.norm_out(x, latents))), kept
+        return run(self.conv_out, jax.nn.silu(self.norm_out(x, guide))), kept
+
+    def in_bands(self, latents: jax.Array, caches: Cache, pixels: int) -> tuple[jax.Array, Cache]:
+        """The same as a call, with so many pixels of the frames worked on together."""
+        bands = InBands(latents, self.norm_out.norm_layer.num_groups, pixels)
+        caches = iter(caches or [])
+        x, cache = self.conv_in(latents, next(caches, None))
+        kept, rows = [cache], bands.measured(x)
+        for level in (self.mid_block, *self.up_blocks):
+            for block in level.resnets:
+                rows, cache = bands.block(block, rows, next(caches, None))
+                kept.append(cache)
+            for up in getattr(level, "upsamplers", ()):
+                rows = bands.enlarged(rows, up)
+        frames, cache = bands.last(self.norm_out, self.conv_out, rows, next(caches, None))
+        return frames, [*kept, cache]
 
 
 class AutoencoderKLCogVideoX(nnx.Module):
@@ -198,6 +171,7 @@ class AutoencoderKLCogVideoX(nnx.Module):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.encoder = Encoder(config, **kwargs)
         self.decoder = Decoder(config, remat=remat, **kwargs)
+        self._temporal_factor, self._spatial_factor = config.temporal_factor, config.spatial_factor
         self._is_float32 = dtype == jnp.float32
 
     def encode(
@@ -235,20 +209,33 @@ class AutoencoderKLCogVideoX(nnx.Module):
         return DiagonalGaussian.from_moments(moments), caches
 
     def decode_group(
-        self, latents: Float[Array, "B f h w C"], caches: Cache = None
+        self,
+        latents: Float[Array, "B f h w C"],
+        caches: Cache = None,
+        band_pixels: int | None = BAND_PIXELS,
     ) -> tuple[Float[Array, "B F H W 3"], Cache]:
         """Frames of one group of latents.
 
         Args:
           latents: [B, T, h, w, latent_channels], unscaled; `FIRST_GROUP` of them, then `NEXT_GROUPS` at a time.
           caches: caches that the group before returned; None for the first group.
+          band_pixels: pixels of the frames that are computed together; the result does not depend on it. None:
+            all of them, which takes less memory where gradients are wanted.
 
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped: of an odd number of latents 4 T - 3 frames, of an even
           number 4 T; and the caches of the next group.
         """
         with self._precision():
-            return self.decoder(latents, caches)
+            if band_pixels is None or band_pixels >= self._decoded_pixels(latents.shape):
+                return self.decoder(latents, caches)
+            return self.decoder.in_bands(latents, caches, band_pixels)
+
+    def _decoded_pixels(self, shape: tuple[int, ...]) -> int:
+        """Pixels of the frames of a group of latents; the first of an odd number gives one frame."""
+        _, count, height, width, _ = shape
+        factor = self._temporal_factor
+        return (count * factor - count % 2 * (factor - 1)) * height * width * self._spatial_factor**2
 
     def decode(self, latents: Float[Array, "B f h w C"]) -> Float[Array, "B F H W 3"]:
         """Frames of a clip, in the groups that the released system decodes.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 from jax.typing import DTypeLike
@@ -106,6 +107,22 @@ class PointConv3d(nnx.Module):
         return self.conv(x)
 
 
+class Guide(NamedTuple):
+    """What a norm of the decoder looks at: a group's latents, and where the rows at hand lie in its frames.
+
+    Attributes:
+      latents: [B, T, h, w, C].
+      statistics: statistics of the whole group's activations; None: those of the call.
+      height: rows of the whole frames; None: those of the call.
+      start: first row of the call; rows outside the frames stand for anything.
+    """
+
+    latents: jax.Array
+    statistics: Statistics | None = None
+    height: int | None = None
+    start: int | jax.Array = 0
+
+
 class SpatialNorm3D(nnx.Module):
     """Group norm scaled and shifted by the latents: GN(x) y(z) + b(z), z enlarged to x by nearest neighbours."""
 
@@ -114,24 +131,30 @@ class SpatialNorm3D(nnx.Module):
         self.conv_y = PointConv3d(latent_channels, channels, **kwargs)
         self.conv_b = PointConv3d(latent_channels, channels, **kwargs)
 
-    def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, guide: Guide) -> jax.Array:
         # Linear maps of single points commute with copying points: they come first, where there are few.
-        scale, shift = (enlarge_like(point(latents), x) for point in (self.conv_y, self.conv_b))
-        return self.norm_layer(x) * scale + shift
+        y, b = (enlarge_like(guide, point(guide.latents), x) for point in (self.conv_y, self.conv_b))
+        return self.norm_layer(x, guide.statistics) * y + b
 
 
-def enlarge_like(latents: jax.Array, x: jax.Array) -> jax.Array:
-    """Latents [B, T, h, w, C] repeated to x's frames, height and width; an odd clip's first frame is its own."""
-    frames, height, width = x.shape[1:4]
-    count = latents.shape[1]
-    if frames > 1 and frames % 2:
-        first, rest = latents[:, :1], latents[:, 1:]
-        times = (frames - 1) // max(1, count - 1)
-        latents = jnp.concatenate([first, _repeat(rest, times, 1)], axis=1)
+def enlarge_like(guide: Guide, points: jax.Array, x: jax.Array) -> jax.Array:
+    """Points [B, T, h, w, C], one per latent, repeated to the frames of x, its height and width."""
+    count, height, width = x.shape[1:4]
+    points = points[:, latent_of_frames(count, points.shape[1])]
+    if guide.height is None:
+        points = _repeat(points, height // points.shape[2], 2)
     else:
-        latents = _repeat(latents, frames // count, 1)
-    latents = _repeat(latents, height // latents.shape[2], 2)
-    return _repeat(latents, width // latents.shape[3], 3)
+        row = jnp.clip(guide.start + jnp.arange(height), 0, guide.height - 1)
+        points = points[:, :, row // (guide.height // points.shape[2])]
+    return _repeat(points, width // points.shape[3], 3)
+
+
+def latent_of_frames(frames: int, latents: int) -> np.ndarray:
+    """The latent of each frame, int32 [frames]; of an odd number of frames the first has one of its own."""
+    if frames == 1 or frames % 2 == 0:
+        return np.arange(frames, dtype=np.int32) // (frames // latents)
+    rest = np.arange(frames - 1, dtype=np.int32) // ((frames - 1) // (latents - 1))
+    return np.concatenate([[0], 1 + rest]).astype(np.int32)
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
@@ -173,7 +196,7 @@ class ResnetBlock3D(nnx.Module):
 
         Args:
           x: [B, F, H, W, in_channels].
-          about: a pair, the second argument of each norm: latents, statistics or None.
+          about: a pair, the second argument of each norm: a `Guide`, statistics or None.
           cache: cache of the frames before.
 
         Returns:

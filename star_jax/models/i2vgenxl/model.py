@@ -222,6 +222,33 @@ class I2VGenXL(VideoModel):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F H W C"]:
+        texts, control = self._control(params, x, timesteps, conditioning, hint, dropout_key)
+        return self.bind(params, "unet")(
+            x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
+        )
+
+    def features(
+        self,
+        params: Params,
+        x: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        conditioning: jax.Array | dict[str, TextProjections],
+        hint: Float[Array, "B F H W C"],
+    ) -> tuple[Float[Array, "N F H W C"], tuple[Float[Array, "N F _ _ _"], ...]]:
+        """Of the middle, and of the decoder's levels but the coarsest and the finest."""
+        texts, control = self._control(params, x, timesteps, conditioning, hint)
+        return self.bind(params, "unet").features(x, timesteps, texts["unet"], control)
+
+    def _control(
+        self,
+        params: Params,
+        x: jax.Array,
+        timesteps: jax.Array,
+        conditioning: jax.Array | dict[str, TextProjections],
+        hint: jax.Array,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[dict[str, Any], list[jax.Array]]:
+        """The text by network, and the ControlNet's outputs."""
         texts: dict[str, Any] = (
             conditioning
             if isinstance(conditioning, dict)
@@ -230,9 +257,7 @@ class I2VGenXL(VideoModel):
         control = self.bind(params, "controlnet")(
             x, timesteps, texts["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
         )
-        return self.bind(params, "unet")(
-            x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
-        )
+        return texts, control
 
     def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:
         encoder, decoder = self.autoencoder_dtypes

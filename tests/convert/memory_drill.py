@@ -1,0 +1,86 @@
+"""Peak memory of converting sharded files, by the number of layers.
+
+  python tests/convert/memory_drill.py FOLDER 6 12 24
+
+Writes encoders of T5 of half the published width into FOLDER, a shard per layer, whose numbers are zeros (so that
+the files take no room), and converts each in a process of its own.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, HIDDEN, HEADS, BUCKETS, VOCABULARY = 2048, 5120, 32, 32, 32128
+
+
+def layer_shapes(layer: int) -> dict[str, tuple[int, ...]]:
+    block = f"encoder.block.{layer}.layer."
+    shapes = {f"{block}0.SelfAttention.{name}.weight": (WIDTH, WIDTH) for name in "qkvo"}
+    shapes |= {f"{block}1.DenseReluDense.{name}.weight": (HIDDEN, WIDTH) for name in ("wi_0", "wi_1")}
+    shapes |= {f"{block}1.DenseReluDense.wo.weight": (WIDTH, HIDDEN)}
+    return shapes | {f"{block}{i}.layer_norm.weight": (WIDTH,) for i in (0, 1)}
+
+
+def write_zeros(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
+    """A file of zeros in safetensors' format, without writing them; returns their bytes."""
+    header, offset = {}, 0
+    for key, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+    return offset
+
+
+def write_encoder(folder: Path, layers: int) -> int:
+    """A folder of shards and their index; returns the bytes of all weights."""
+    folder.mkdir(parents=True)
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    outer = {
+        "shared.weight": (VOCABULARY, WIDTH),
+        "encoder.final_layer_norm.weight": (WIDTH,),
+        bias: (BUCKETS, HEADS),
+    }
+    shards = [outer, *(layer_shapes(layer) for layer in range(layers))]
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    total = sum(write_zeros(folder / name, shard) for name, shard in zip(names, shards, strict=True))
+    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return total
+
+
+def peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def convert(source: Path, destination: Path) -> None:
+    from star_jax.convert.converter import convert_checkpoint
+
+    before = peak_bytes()
+    convert_checkpoint([source], destination, dtype="bfloat16", force=True, quiet=True)
+    print(json.dumps({"before": before, "peak": peak_bytes()}))
+
+
+def main(folder: Path, layers: list[int]) -> None:
+    for count in layers:
+        source = folder / f"t5-{count}"
+        total = write_encoder(source, count)
+        command = [sys.executable, __file__, "--convert", str(source), str(folder / "made")]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        mib = {"files": total, "largest leaf": 2 * count * WIDTH * HIDDEN, **found}
+        print(count, "layers:", ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in mib.items()))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--convert":
+        convert(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1]), [int(count) for count in sys.argv[2:]])
