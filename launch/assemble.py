@@ -2,10 +2,11 @@
 
   star-jax assemble runs/star star-trained
   star-jax assemble runs/star star-10000 --step 10000 --no-ema
+  star-jax assemble runs/lora updates.safetensors
   star-jax upscale clip.mp4 -o out.mp4 --checkpoint star-trained
 
-The trained ControlNet and LIEM are put over the networks that the run started from (model.checkpoint). DST appears
-when it is complete.
+The trained weights are put over the networks that the run started from (model.checkpoint); of a run with
+model.lora_rank, DST may be a file that holds the low-rank updates alone. DST appears when it is complete.
 """
 
 import argparse
@@ -15,7 +16,9 @@ HELP = "make a checkpoint from a training run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="WORKDIR", help="work directory of star-jax train")
-    parser.add_argument("destination", metavar="DST", help="checkpoint directory to make")
+    parser.add_argument(
+        "destination", metavar="DST", help="checkpoint directory to make, or FILE.safetensors"
+    )
     parser.add_argument(
         "--step", type=int, metavar="N", help="step of the training checkpoint (default: the newest)"
     )

@@ -103,7 +103,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     from star_jax.launch.experiment import read_experiment
     from star_jax.ops.platform import targeting
     from star_jax.parallel.mesh import make_mesh
-    from star_jax.train.star.objective import StarObjective
+    from star_jax.train.experiments import make_objective
 
     config = read_experiment(args)
     # Sizes are the preset's, so no checkpoint is read, nor clips.
@@ -114,7 +114,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     )
     mesh = make_mesh(config.mesh, devices)
     with targeting("tpu"):
-        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+        objective = make_objective(config)
     data = config.data
     facts = {
         "program": "training step",

@@ -3,7 +3,7 @@
   star-jax evaluate result.mp4 truth.mp4
   star-jax evaluate results/ truth/ --input low/ --metrics psnr,ssim,lpips,dists --json scores.json
   star-jax evaluate ours=results/ other=other/ truth/ --metrics lpips,vmaf --report report.html
-  star-jax evaluate results/ truth/ --protocol star-table1 --weights raft-things.pth
+  star-jax evaluate results/ truth/ --protocol star-table1 --weights weights/
   star-jax evaluate results/ --metrics niqe,ilniqe
   star-jax evaluate result/ truth.mp4 --input low/ --picture picture.png --frame 20
 

@@ -1,5 +1,6 @@
 """What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
+import gc
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from star_jax.presets import get_preset
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _SHORTEST = "0.5"  # seconds of compilation that are worth a file
+# Most programs of the tests run a few times on a few pixels: compiling them is what costs.
+_QUICK = "jax_disable_most_optimizations"
 # Folders whose tests take longest come first: a worker that began one of them last would leave the other waiting.
 _LONGEST = ("train", "launch", "inference", "benchmark", "models", "parallel", "convert")
 
@@ -31,9 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and _CACHE not in os.environ:
         config.programs = os.environ[_CACHE] = tempfile.mkdtemp(prefix="star-jax-programs-")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = _SHORTEST
+    os.environ[_QUICK.upper()] = "1"  # for the processes that tests start
     # Where there are no workers, jax has read the environment before.
     jax.config.update("jax_compilation_cache_dir", os.environ.get(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(_SHORTEST))
+    jax.config.update(_QUICK, True)
+    gc.set_threshold(
+        50_000, 20, 50
+    )  # programs as they are traced are many small objects, and few are garbage
     config.option.loadscopereorder = False  # workers take the files in the order below
 
 
@@ -84,9 +92,14 @@ def tiny_decoder() -> jax.stages.Compiled:
     return jax.jit(model.decode).lower(params, latents).compile()
 
 
-@pytest.fixture
-def unoptimised() -> Iterator[None]:
-    """For programs that run a few times only: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """For programs that run so long that compiling them well pays."""
+    jax.config.update(_QUICK, False)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update(_QUICK, True)
+
+
+@pytest.fixture
+def unoptimised() -> None:
+    """For programs that run a few times only: as all are, but those of tests that ask for `optimised`."""

@@ -1,33 +1,28 @@
-"""A StarObjective on a network of two levels, with random weights and clips, for tests."""
+"""A StarObjective on a network of one level, with random weights and clips, for tests."""
 
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache
 
 import jax
 import numpy as np
+from one_level import ONE_LEVEL
 from random_trees import random_tree
-from two_levels import TWO_LEVELS
 
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
 from star_jax.diffusion.noise import noise_key
 from star_jax.models.i2vgenxl.model import I2VGenXL
-from star_jax.presets import PRESETS
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.star.objective import StarObjective
 
 FRAMES, HEIGHT, WIDTH = 4, 12, 8
 KEY = noise_key(3)
-# Programs run a few times only: compiling them is what costs.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-PRESETS["two-levels"] = TWO_LEVELS
 
 
 def make_objective(loss: LossConfig | None = None, *, checkpoint=None, model=None, **data) -> StarObjective:
     sizes = {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH, **data}
     return StarObjective(
-        model or ModelConfig("two-levels", checkpoint=checkpoint),
+        model or ModelConfig(ONE_LEVEL.preset, checkpoint=checkpoint),
         loss or LossConfig(),
         DataConfig("synthetic:4", **sizes),
         TrainConfig(num_steps=1, batch_size=2, remat="none"),

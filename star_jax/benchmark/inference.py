@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -211,7 +211,9 @@ def count_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
     }
 
 
-def component_program(benchmark: InferenceBenchmark, placement: Placement) -> tuple[Callable, tuple, int]:
+def component_program(
+    benchmark: InferenceBenchmark, placement: Placement
+) -> tuple[jax.stages.Wrapped, tuple, int]:
     """The jitted program of a component, its arguments on the devices, and the frames that one step handles."""
     model, key = benchmark.model, jax.random.key(0)
 

@@ -138,7 +138,7 @@ def fastest_forms(rows: list[Row]) -> dict[str, str]:
             used = variant_of(operation)
             if used in total:
                 total[used] *= 1 - _MARGIN
-            chosen[operation] = min(total, key=total.get)
+            chosen[operation] = min(total, key=lambda form: total[form])
     return chosen
 
 

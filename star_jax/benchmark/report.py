@@ -60,8 +60,8 @@ def memory(compiled: jax.stages.Compiled | None) -> dict[str, Any]:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         peak, source = stats["peak_bytes_in_use"], "device"
-    elif compiled is not None:
-        peak, source = compiled.memory_analysis().peak_memory_in_bytes, "compiler"
+    elif compiled is not None and (analysis := compiled.memory_analysis()) is not None:
+        peak, source = analysis.peak_memory_in_bytes, "compiler"
     else:
         peak, source = None, None
     return {

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Timing:
 
 
 def time_program(
-    program: Callable[..., Any], args: Sequence[Any], *, repeats: int
+    program: jax.stages.Wrapped, args: Sequence[Any], *, repeats: int
 ) -> tuple[Timing, jax.stages.Compiled]:
     """Compiles and times a jitted function.
 

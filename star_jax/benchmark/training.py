@@ -110,7 +110,7 @@ def _time_step(
     return Timing(tuple(seconds[1:]), traced - start, ready - traced, seconds[0]), compiled
 
 
-def _made_up(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+def _made_up(leaf: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
     """Random pixels; numbers below 256 for token ids and positions; small normal numbers for latents."""
 
     def make(key: jax.Array) -> jax.Array:

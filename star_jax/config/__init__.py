@@ -9,6 +9,7 @@ from typing import Any, Self
 from star_jax.errors import InputError
 
 LIEM_POSITIONS = ("before_attention", "after_attention", "block_output")
+STARTS = ("noise", "hint")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,21 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class LightDecoderConfig:
+    """A light decoder beside the autoencoder's own (`star_jax.models.light_decoder`).
+
+    Attributes:
+      channels: width at the latents' grid, at twice and at four times it.
+      blocks: number of blocks of each.
+      fidelity: what `upscale` decodes with where nothing is said: 0 (detail) to 1 (nearness).
+    """
+
+    channels: tuple[int, int, int] = (64, 32, 16)
+    blocks: tuple[int, int, int] = (5, 3, 1)
+    fidelity: float = 0.0
+
+
+@dataclass(frozen=True)
 class VAEConfig:
     """Stable Video Diffusion's AutoencoderKLTemporalDecoder."""
 
@@ -91,7 +107,12 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Noise schedule and sampling constants of the released system."""
+    """Noise schedule and sampling constants of the released system.
+
+    Attributes:
+      start: what sampling starts from at `start_timestep`: `noise` (the low-resolution latents with noise added) or
+        `hint` (these latents as they are, for models of one step that were trained so).
+    """
 
     num_train_timesteps: int = 1000
     logsnr_min: float = -15.0
@@ -100,6 +121,11 @@ class DiffusionConfig:
     scale_max: float = 4.0
     start_timestep: int = 899
     guidance_rescale: float = 0.2
+    start: str = "noise"
+
+    def __post_init__(self):
+        if self.start not in STARTS:
+            raise InputError(f"diffusion.start is {self.start!r}; choose one of {', '.join(STARTS)}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +178,27 @@ class ArchitectureConfig:
         """These sizes with another scale of the latents."""
         raise InputError(f"preset {self.preset!r} ({self.architecture}) has a fixed scale of its latents")
 
+    def in_one_step(self, timestep: int | None, start: str) -> Self:
+        """These sizes for a model that is sampled in one unguided step.
+
+        Args:
+          timestep: the step's; None keeps where sampling starts now.
+          start: see `DiffusionConfig`.
+
+        Raises:
+          InputError: the architecture cannot be sampled so.
+        """
+        timestep = self.diffusion.start_timestep if timestep is None else timestep
+        return dataclasses.replace(
+            self,
+            diffusion=dataclasses.replace(self.diffusion, start_timestep=timestep, start=start),
+            sampling=dataclasses.replace(self.sampling, num_inference_steps=1, guidance_scale=1.0),
+        )
+
+    def unguided(self) -> Self:
+        """These sizes for a model that is sampled without guidance."""
+        return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, guidance_scale=1.0))
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
@@ -170,12 +217,17 @@ class ArchitectureConfig:
 
 @dataclass(frozen=True)
 class StarConfig(ArchitectureConfig):
-    """STAR on I2VGen-XL. `text_encoder` is None where the network is fed a null (all-zero) context."""
+    """STAR on I2VGen-XL.
+
+    `text_encoder` is None where the network is fed a null (all-zero) context, and `light_decoder` where the
+    autoencoder's own decoder is the only one.
+    """
 
     architecture: str = "i2vgen-xl"
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)
+    light_decoder: LightDecoderConfig | None = None
 
     def with_liem(self, liem: LiemConfig) -> Self:
         return dataclasses.replace(self, unet=dataclasses.replace(self.unet, liem=liem))

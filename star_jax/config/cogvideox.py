@@ -165,6 +165,9 @@ class CogVideoXConfig(ArchitectureConfig):
     def with_liem(self, liem: LiemConfig) -> Self:
         return dataclasses.replace(self, transformer=dataclasses.replace(self.transformer, liem=liem))
 
+    def in_one_step(self, timestep: int | None, start: str) -> Self:
+        raise InputError(f"preset {self.preset!r} ({self.architecture}) takes at least 2 steps of sampling")
+
     def with_autoencoder(self, other: Self) -> Self:
         return dataclasses.replace(self, vae=other.vae)
 

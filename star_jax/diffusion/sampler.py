@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from star_jax.diffusion.guidance import Conditioning, VelocityFn, guided_velocity
 from star_jax.diffusion.noise import frame_noise, sde_noise
@@ -22,9 +22,13 @@ def noised_latents(
     key: Key[Array, ""],
     *,
     start_timestep: int = 899,
+    first_frame: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B F H W C"]:
-    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep."""
-    noise = frame_noise(key, "start", latents.shape)
+    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep.
+
+    `first_frame` is the position in the clip of the first of them, by which the noise is keyed.
+    """
+    noise = frame_noise(key, "start", latents.shape, first_frame=first_frame)
     timesteps = jnp.full(latents.shape[:1], start_timestep, jnp.int32)
     return diffuse(schedule, latents.astype(jnp.float32), noise, timesteps)
 

@@ -33,27 +33,13 @@ def comparison(panels: dict[str, np.ndarray], top_left: tuple[int, int] | None =
     return np.concatenate(columns[:-1], axis=1)
 
 
-def crops(panels: dict[str, np.ndarray], top_left: tuple[int, int]) -> np.ndarray:
-    """Draws the same part of each frame, four times as large, side by side under their labels.
-
-    Args:
-      panels: label -> frame uint8 [H, W, 3]; all of one size.
-      top_left: (y, x) of the part, H/4 x W/4 pixels.
-
-    Returns:
-      uint8 [28 + h, n w + 4 (n - 1), 3]; h and w are H and W rounded to a multiple of 4.
-    """
-    columns = []
-    for label, frame in panels.items():
-        height, width = frame.shape[0] // ZOOM, frame.shape[1] // ZOOM
-        y, x = top_left
-        size = (width * ZOOM, height * ZOOM)
-        zoomed = cv2.resize(frame[y : y + height, x : x + width], size, interpolation=cv2.INTER_NEAREST)
-        columns += [
-            np.concatenate([_label(label, size[0]), zoomed]),
-            _white(zoomed.shape[0] + _LABEL_HEIGHT, _GAP),
-        ]
-    return np.concatenate(columns[:-1], axis=1)
+def part_of_each(panels: dict[str, np.ndarray], top_left: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The part of each frame, H/4 x W/4 pixels, that begins at `top_left` (y, x)."""
+    y, x = top_left
+    return {
+        label: frame[y : y + frame.shape[0] // ZOOM, x : x + frame.shape[1] // ZOOM]
+        for label, frame in panels.items()
+    }
 
 
 def most_different(panels: dict[str, np.ndarray]) -> tuple[int, int]:

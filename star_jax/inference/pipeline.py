@@ -21,7 +21,7 @@ from star_jax.diffusion.guidance import VelocityFn, make_conditioning
 from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.tiles import TiledVelocity
-from star_jax.diffusion.windows import join_fresh_windows
+from star_jax.diffusion.windows import LAST_WINDOW_STRETCH, join_fresh_windows
 from star_jax.errors import InputError, RunError
 from star_jax.files import parse_bytes
 from star_jax.inference.memory import encoded_clips, latent_windows, plan_memory
@@ -31,19 +31,21 @@ from star_jax.inference.pieces import (
     cut_pieces,
     cut_ranges,
     decode_chunk,
+    decode_light_chunk,
     encode_chunk,
     fill_piece,
 )
 from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.inference.streaming import StreamSession, takes_frames_as_they_come
 from star_jax.models.architectures import build_model
 from star_jax.models.chunks import Chunk
-from star_jax.models.video_model import Carry, VideoModel
+from star_jax.models.video_model import LIGHT_CHUNK, Carry, VideoModel
 from star_jax.ops.attention import AttentionKernels
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
 OnProgress = Callable[[str, int, int], None]
-# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called once to encode and once more for the colour fix.
+# (frames per piece) -> pieces uint8 or uint16 [f, H, W, 3]; called to encode, and once more for the colour fix.
 ReadPieces = Callable[[int], Iterable[np.ndarray]]
 
 
@@ -138,10 +140,10 @@ class StarPipeline:
 
         plan = plan_memory(
             self.model,
-            UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings}),
+            self._chosen(prompt, settings),
             len(frames),
             frames.shape[1:3],
-            budget=parse_bytes(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory,
+            budget=_bytes(max_memory),
         )
         pieces = self.stream(read, len(frames), frames.shape[1:3], plan.settings, on_progress=on_progress)
         return np.concatenate(list(pieces))
@@ -161,7 +163,8 @@ class StarPipeline:
         """Upscales a clip that is read, and returned, in pieces.
 
         Args:
-          read: reads the clip from its start in pieces of the given number of frames; called twice.
+          read: reads the clip from its start in pieces of the given number of frames; called twice, of a model of
+            one step once.
           num_frames: number of the clip's frames.
           size: (height, width) of its frames.
           settings: see `UpscaleSettings`.
@@ -178,29 +181,69 @@ class StarPipeline:
           RunError: the network produced non-finite numbers.
         """
         settings.check_tiles(self.model.size_rule)
-        canvas, key = self.canvas(size, settings), noise_key(settings.seed)
         latents: Any = kept.load("latents")
+        if latents is None and takes_frames_as_they_come(self.model, settings):
+            yield from self._stream_once(read, num_frames, size, settings, on_progress, skip)
+            return
+        canvas = self.canvas(size, settings)
         if latents is None:
-            contexts = self.encode_prompts(settings)
-            hint = self._encode_clip(
-                read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
-            )
-            latents = self.sample(
-                hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
-            )
-            del hint
-            kept.save("latents", np.asarray(latents))
-            kept.drop("hint")
+            latents = self.latents(read, num_frames, size, settings, on_progress=on_progress, kept=kept)
         else:
             on_progress("encode", num_frames, num_frames)
             on_progress("sample", 1, 1)
-
-        for done, frames in self._decode(
-            jnp.asarray(latents), read_colors or read, num_frames, canvas, settings, skip
-        ):
+        latents, fidelity = jnp.asarray(latents), settings.light_fidelity(self.model)
+        decoded = (
+            self._decode(latents, read_colors or read, num_frames, canvas, settings, skip)
+            if fidelity is None
+            else self._decode_light(latents, read, num_frames, canvas, settings, fidelity, skip)
+        )
+        for done, frames in decoded:
             yield frames
             del frames
             on_progress("decode", done, num_frames)
+
+    def latents(
+        self,
+        read: ReadPieces,
+        num_frames: int,
+        size: tuple[int, int],
+        settings: UpscaleSettings,
+        *,
+        on_progress: OnProgress = _no_progress,
+        kept: Kept = NOTHING_KEPT,
+    ) -> jax.Array:
+        """A clip's latents as they are decoded, float32 [1, F, h, w, C]; `stream` decodes them."""
+        canvas, key = self.canvas(size, settings), noise_key(settings.seed)
+        contexts = self.encode_prompts(settings)
+        hint = self._encode_clip(
+            read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
+        )
+        latents = self.sample(
+            hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
+        )
+        del hint
+        kept.save("latents", np.asarray(latents))
+        kept.drop("hint")
+        return latents
+
+    def _stream_once(
+        self,
+        read: ReadPieces,
+        num_frames: int,
+        size: tuple[int, int],
+        settings: UpscaleSettings,
+        on_progress: OnProgress,
+        skip: int,
+    ) -> Iterator[np.ndarray]:
+        """`stream` of a model of one step: every stage goes on as soon as it can, and nothing is read again."""
+        session = StreamSession(
+            self, size, settings, lambda stage, done: on_progress(stage, done, num_frames)
+        )
+        if skip:
+            session.skip(skip, num_frames)
+        for piece in read(max(self.model.encode_chunks(num_frames))):
+            yield from session.pieces(piece)
+        yield from session.pieces(None)
 
     def canvas(self, size: tuple[int, int], settings: UpscaleSettings) -> Canvas:
         """How the autoencoder sees frames of (height, width) `size`."""
@@ -243,11 +286,13 @@ class StarPipeline:
         kept: Kept = NOTHING_KEPT,
         *,
         num_frames: int | None = None,
+        first_latent: int | jax.Array = 0,
     ) -> jax.Array:
         """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
 
         A model whose windows are clips of their own takes the latents of all windows, one window after the other;
         `num_frames`, the number of the clip's frames, tells how many there are. None: all in one window.
+        `first_latent` is the position in the clip of the first of them, by which the start's noise is keyed.
 
         With `progress`, one evaluation of the network per call of the compiled program; after each call the
         sampler's state is kept; without it, all in one.
@@ -280,7 +325,7 @@ class StarPipeline:
         latents = sample(
             velocity,
             params,
-            model.start(join_fresh_windows(hint, windows) if rule.starts_anew else hint, key),
+            model.start(join_fresh_windows(hint, windows) if rule.starts_anew else hint, key, first_latent),
             table,
             conditioning,
             key,
@@ -385,6 +430,94 @@ class StarPipeline:
                 yield done, np.asarray(frames)
             del frames
 
+    def _decode_light(
+        self,
+        latents: jax.Array,
+        read: ReadPieces,
+        num_frames: int,
+        canvas: Canvas,
+        settings: UpscaleSettings,
+        fidelity: float,
+        skip: int,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """`_decode` by the light decoder, which remembers the frame before: a short last chunk is filled up.
+
+        Raises:
+          RunError: they are not finite.
+        """
+        params = {name: self.params[name] for name in self.model.light_components}
+        sizes = [LIGHT_CHUNK] * -(-num_frames // LIGHT_CHUNK)
+        done, carry = 0, None
+        for piece in cut_pieces(read(LIGHT_CHUNK), sizes):
+            of_piece = latents[:, done : done + len(piece)]
+            missing = LIGHT_CHUNK - len(piece)
+            frames, finite, carry = decode_light_chunk(
+                self.model,
+                canvas,
+                settings.strength,
+                params,
+                jnp.pad(of_piece, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"),
+                carry,
+                np.float32(fidelity),
+                fill_piece(piece, LIGHT_CHUNK, at_end=True),
+            )
+            _require_finite(finite, "decoding")
+            done += len(piece)
+            if done > skip:
+                yield done, np.asarray(frames[: len(piece)])
+            del frames
+
+    def stream_session(
+        self,
+        size: tuple[int, int],
+        prompt: str = "",
+        *,
+        max_memory: int | str | None = None,
+        **settings: Any,
+    ) -> StreamSession:
+        """A session that takes frames as they come, of a model of one step.
+
+            session = pipeline.stream_session((180, 320), window=8)
+            for frames in camera:
+                show(session.step(frames))
+            show(session.flush())
+
+        It gives the frames that the pipeline gives for the whole clip with the same settings. `window` decides how
+        many frames are held back.
+
+        Args:
+          size: (height, width) of the frames.
+          prompt, max_memory, settings: as for a call of the pipeline.
+
+        Raises:
+          InputError: the model takes several steps, a setting is out of range, or there is too little memory.
+        """
+        chosen = self._chosen(prompt, settings)
+        most = int(LAST_WINDOW_STRETCH * chosen.window)
+        plan = plan_memory(self.model, chosen, most, size, budget=_bytes(max_memory))
+        return StreamSession(self, size, plan.settings)
+
+    def _chosen(self, prompt: str, settings: dict[str, Any]) -> UpscaleSettings:
+        return UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings})
+
+    def decode_piece(
+        self, latents: jax.Array, chunk: Chunk, piece: np.ndarray, canvas: Canvas, finish: Finish
+    ) -> np.ndarray:
+        """The frames of one chunk of a model whose chunks take nothing from those before.
+
+        Args:
+          latents: clean latents [1, F, h, w, C] that the chunk's positions refer to.
+          chunk: see `VideoModel.decode_chunks`.
+          piece: its low-resolution frames [f, H, W, 3].
+          canvas, finish: see there.
+
+        Raises:
+          RunError: they are not finite.
+        """
+        frames, finite, _ = self._decode_chunk(latents, chunk, None, piece, canvas, finish)
+        _require_finite(finite, "decoding")
+        return np.asarray(frames)
+
     def _decode_chunk(
         self,
         latents: jax.Array,
@@ -426,6 +559,10 @@ def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array
 @partial(jax.jit, static_argnames="model")
 def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> Any:
     return model.condition(params, text)
+
+
+def _bytes(max_memory: int | str | None) -> int | None:
+    return parse_bytes(max_memory, "max_memory") if isinstance(max_memory, str) else max_memory
 
 
 def _require_finite(finite: jax.Array, stage: str) -> None:

@@ -1,5 +1,6 @@
 """Chunks: an autoencoder takes a clip a few frames at a time."""
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -21,6 +22,12 @@ class Chunk:
     decoded: int
     first_kept: int
     kept: int
+
+
+def moved(chunk: Chunk, by: int) -> Chunk:
+    """The chunk at another place of a clip with a latent per frame."""
+    (start, stop), (first, last) = chunk.frames, chunk.latents
+    return dataclasses.replace(chunk, frames=(start + by, stop + by), latents=(first + by, last + by))
 
 
 def independent_chunks(num_frames: int, size: int, overlap: int = 0) -> tuple[Chunk, ...]:

@@ -130,9 +130,21 @@ class ModelConfig:
     liem_position: str = LIEM_POSITIONS[0]
     # Also trains the base UNet, for a model that starts from random weights.
     train_base: bool = False
+    # Rank of low-rank updates (LoRA) of all kernels of the networks, which are trained instead of the weights
+    # themselves; 0 trains the weights.
+    lora_rank: int = 0
+    # The updates are multiplied by lora_alpha / lora_rank; None multiplies by 1.
+    lora_alpha: float | None = None
+    # File of updates that training starts from (`star-jax assemble RUN FILE.safetensors`); None starts from none.
+    lora: str | None = None
 
     def __post_init__(self):
         _check_types("model", self)
+        _check_least("model", self, "lora_rank", 0)
+        if self.lora is not None and not self.lora_rank:
+            raise InputError("model.lora is set, but model.lora_rank is 0; set it to the rank of that file")
+        if self.lora_rank and self.train_base:
+            raise InputError("model.train_base and model.lora_rank exclude each other; choose one")
         _check_choice("model", self, "dtype", DTYPES)
         self.star_config()
 

@@ -34,6 +34,7 @@ from star_jax.train.start import RunConfig, compile_step, load_state, program_fl
 from star_jax.train.state import TrainState, Tree
 from star_jax.train.step_log import StepLog
 from star_jax.train.stopping import stop_requests
+from star_jax.train.turns import turns_of
 from star_jax.train.workdir import held_workdir, open_workdir
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _run(
     """
     settings, stages = config.train, Stages()
     data = TrainBatches(objective, config.data, settings, mesh)
-    optimizer = make_optimizer(config.optimizer, settings.num_steps)
+    optimizer = make_optimizer(config.optimizer, settings.num_steps, turns_of(objective))
     with (
         contextlib.closing(prefetch_to_devices(data.loader(), data.place)) as batches,
         contextlib.closing(TrainCheckpoints(root, settings)) as checkpoints,

@@ -197,17 +197,25 @@ class WandbWriter:
 
 
 class MetricWindow:
-    """Sums metrics between two lines of the log; its state is saved, so that a resumed run logs the same means."""
+    """Sums metrics between two lines of the log; its state is saved, so that a resumed run logs the same means.
+
+    A metric that is NaN was not measured at that step, and its mean is that of the others.
+    """
 
     def __init__(self, state: Mapping[str, Any] | None = None):
-        self.count: int = state["count"] if state else 0
-        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
-        self.skipped: int = state.get("skipped", 0) if state else 0
+        state = state or {}
+        self.count: int = state.get("count", 0)
+        self.sums: dict[str, float] = dict(state.get("sums", {}))
+        self.missing: dict[str, int] = dict(state.get("missing", {}))  # steps without a metric, by its name
+        self.skipped: int = state.get("skipped", 0)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         self.count += 1
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if math.isnan(value):
+                self.missing[name] = self.missing.get(name, 0) + 1
+            else:
+                self.sums[name] = self.sums.get(name, 0.0) + value
 
     def skip(self) -> None:
         """Counts a step that changed nothing and whose metrics are no use."""
@@ -215,13 +223,14 @@ class MetricWindow:
 
     def take(self) -> dict[str, float]:
         """Means since the last call, and the number of skipped steps where there were any."""
-        means = {name: total / self.count for name, total in self.sums.items()}
+        means = {name: total / (self.count - self.missing.get(name, 0)) for name, total in self.sums.items()}
         if self.skipped:
             means["skipped_steps"] = self.skipped
-        self.count, self.sums, self.skipped = 0, {}, 0
+        self.count, self.sums, self.missing, self.skipped = 0, {}, {}, 0
         return means
 
     def state(self) -> dict[str, Any]:
         """JSON for the constructor."""
-        state = {"count": self.count, "sums": self.sums}
-        return {**state, "skipped": self.skipped} if self.skipped else state
+        state: dict[str, Any] = {"count": self.count, "sums": self.sums}
+        counts = {"missing": self.missing, "skipped": self.skipped}
+        return state | {name: value for name, value in counts.items() if value}

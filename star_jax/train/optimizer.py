@@ -9,6 +9,7 @@ import optax
 
 from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.train.config import OptimizerConfig
+from star_jax.train.turns import Turns
 
 _OTHERS = "others"  # label of weights that no pattern matches
 
@@ -26,8 +27,30 @@ class Optimizer:
     learning_rate: optax.Schedule
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> Optimizer:
-    """Builds the optimizer of a run of `num_steps`; gradients are clipped over all groups at once."""
+def make_optimizer(config: OptimizerConfig, num_steps: int, turns: Turns | None = None) -> Optimizer:
+    """Builds the optimizer of a run of `num_steps`; gradients are clipped over all groups at once.
+
+    Where parts of the weights take turns, `turns` has the settings of each part's own optimizer, whose schedule
+    counts the updates of that part.
+    """
+    if turns is None:
+        return _whole(config, num_steps)
+    parts = {
+        name: _whole(part.optimizer, turns.updates(name, num_steps)) for name, part in turns.parts.items()
+    }
+    first = next(iter(parts))
+    return Optimizer(
+        optax.partition(
+            {name: part.transform for name, part in parts.items()},
+            lambda params: {component: turns.part_of(component) for component in params},
+        ),
+        lambda step: parts[first].learning_rate(
+            step * turns.updates(first, len(turns.order)) // len(turns.order)
+        ),
+    )
+
+
+def _whole(config: OptimizerConfig, num_steps: int) -> Optimizer:
     schedule = _schedule(config, num_steps)
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     groups = config.parse_groups()

@@ -22,6 +22,7 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.overview import overview
 from star_jax.train.start import RunConfig, compile_step, load_state, program_flops
+from star_jax.train.turns import turns_of
 from star_jax.train.workdir import absolute
 
 
@@ -44,7 +45,7 @@ def rehearse(
     done = max(saved_steps(workdir), default=0)
     with jax.set_mesh(mesh):
         data = TrainBatches(objective, config.data, settings, mesh)
-        optimizer = make_optimizer(config.optimizer, settings.num_steps)
+        optimizer = make_optimizer(config.optimizer, settings.num_steps, turns_of(objective))
         loader = data.loader()
         with contextlib.closing(prefetch_to_devices(loader, data.place)) as batches:
             with _timed() as reading:

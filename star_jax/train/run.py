@@ -10,11 +10,11 @@ from star_jax.init.checkpoint import fresh_checkpoint
 from star_jax.parallel.mesh import make_mesh
 from star_jax.parallel.peaks import device_peak_tflops
 from star_jax.train.config import ExperimentConfig
+from star_jax.train.experiments import make_objective
 from star_jax.train.loop import Outcome
 from star_jax.train.loop import train as run_loop
 from star_jax.train.operations import step_flops
 from star_jax.train.rehearsal import rehearse as run_rehearsal
-from star_jax.train.star.objective import StarObjective
 from star_jax.train.workdir import absolute, has_checkpoint, held_workdir
 
 
@@ -43,7 +43,7 @@ def train(
     make_mesh(config.mesh)  # refused before weights are drawn
     with held_workdir(workdir):
         config = _with_checkpoint(config, workdir)
-        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+        objective = make_objective(config)
         # Counting takes a while, so only where it gives a share of the device's peak.
         flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
         return run_loop(
@@ -69,7 +69,7 @@ def rehearse(config: ExperimentConfig, workdir: str | os.PathLike) -> str:
     with tempfile.TemporaryDirectory() as folder:
         fresh = config.model.checkpoint is None and not has_checkpoint(absolute(workdir))
         config = _with_checkpoint(config, folder if fresh else workdir)
-        objective = StarObjective(config.model, config.diffusion, config.data, config.train)
+        objective = make_objective(config)
         flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
         return run_rehearsal(objective, config, workdir, flops)
 

@@ -10,6 +10,7 @@ import optax
 
 from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.train.optimizer import Optimizer
+from star_jax.train.turns import Turns
 
 Tree = dict[Any, Any]
 
@@ -54,4 +55,27 @@ def abstract_state(abstract_trainable: Tree, optimizer: Optimizer, *, ema_decay:
     """Shapes of the state, without memory and without shardings."""
     return jax.eval_shape(
         lambda params: new_state(params, optimizer, ema_decay=ema_decay), abstract_trainable
+    )
+
+
+def keep_idle(turns: Turns, old: TrainState, new: TrainState) -> TrainState:
+    """The new state, with everything of the parts that were not updated (weights, average, optimizer) as it was."""
+    active = turns.active(old.step)
+
+    def chosen(part: str, before: Any, after: Any) -> Any:
+        return jax.tree.map(lambda old, new: jnp.where(active[part], new, old), before, after)
+
+    def weights(before: Tree, after: Tree) -> Tree:
+        return {name: chosen(turns.part_of(name), before[name], after[name]) for name in after}
+
+    before: Any = old.opt_state
+    after: Any = new.opt_state  # of `optax.partition`
+    inner = {
+        part: chosen(part, before.inner_states[part], state) for part, state in after.inner_states.items()
+    }
+    return TrainState(
+        new.step,
+        weights(old.params, new.params),
+        None if new.ema_params is None else weights(old.ema_params or {}, new.ema_params),
+        after._replace(inner_states=inner),
     )

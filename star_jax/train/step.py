@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from star_jax.parallel.mesh import batch_shardings, constrain_params, param_shar
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer
-from star_jax.train.state import TrainState, Tree
+from star_jax.train.state import TrainState, Tree, keep_idle
+from star_jax.train.turns import Alternating, turns_of
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -28,11 +30,18 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
     `key` is the key of the run; the number of the step is folded into it here. The metrics are those of the
     objective, `loss`, `grad_norm` (before clipping) and `learning_rate`. With train.skip_bad_steps, a bad step
     leaves all but the number of the step as it was. The step is a pure function; `jit_train_step` compiles it.
+
+    Where parts of the weights take turns, a step computes and updates those whose turn it is; metrics of the other
+    turns are NaN.
     """
+    turns = turns_of(objective)
 
     def step(state: TrainState, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        gradients, metrics = _gradients(objective, config.grad_accumulation, state.params, frozen, batch, key)
+        kind = None if turns is None else turns.kind_at(state.step)
+        gradients, metrics = _gradients(
+            objective, config.grad_accumulation, state.params, frozen, batch, key, kind
+        )
         updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -43,6 +52,8 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }
         updated = TrainState(state.step + 1, params, ema_params, opt_state)
+        if turns is not None:
+            updated = keep_idle(turns, state, updated)
         if config.skip_bad_steps:
             good = _is_good(metrics, config.largest_grad_norm)
             unchanged = dataclasses.replace(state, step=updated.step)
@@ -95,7 +106,13 @@ def abstract_arguments(
 
 
 def _gradients(
-    objective: Objective, pieces: int, params: Tree, frozen: Tree, batch: Batch, key: jax.Array
+    objective: Objective,
+    pieces: int,
+    params: Tree,
+    frozen: Tree,
+    batch: Batch,
+    key: jax.Array,
+    kind: jax.Array | None,
 ) -> tuple[Tree, Metrics]:
     """Gradient of the mean loss over the batch, taken in `pieces` one after the other.
 
@@ -103,11 +120,10 @@ def _gradients(
     """
 
     def of_piece(piece: Batch) -> tuple[Tree, Metrics]:
-        def loss(params: Tree) -> tuple[jax.Array, Metrics]:
-            value, metrics = objective.loss(params, frozen, piece, key)
-            return value, {"loss": value, **metrics}
-
-        gradients, metrics = jax.grad(loss, has_aux=True)(params)
+        if kind is None:
+            gradients, metrics = _gradient(objective.loss, params, frozen, piece, key)
+        else:
+            gradients, metrics = _gradient_of_turn(objective, kind, params, frozen, piece, key)
         return constrain_params(gradients), metrics
 
     if pieces == 1:
@@ -121,6 +137,37 @@ def _gradients(
     rest = jax.tree.map(lambda x: x[1:], cut)
     total, _ = jax.lax.scan(add, of_piece(first), rest)
     return jax.tree.map(lambda x: x / pieces, total)
+
+
+def _gradient(loss: Callable, params: Tree, *arguments: Any) -> tuple[Tree, Metrics]:
+    """Gradient of `loss` in its first argument, and its metrics with the loss itself."""
+
+    def with_metrics(params: Tree) -> tuple[jax.Array, Metrics]:
+        value, metrics = loss(params, *arguments)
+        return value, {"loss": value, **metrics}
+
+    return jax.grad(with_metrics, has_aux=True)(params)
+
+
+def _gradient_of_turn(objective: Any, kind: jax.Array, params: Tree, *arguments: Any) -> tuple[Tree, Metrics]:
+    """The gradient of the turn's loss; gradients are taken in branches: memory holds one kind's activations.
+
+    Metrics of the other kinds are NaN.
+    """
+    alternating: Alternating = objective
+    branches = [
+        partial(_gradient, partial(alternating.loss_of_turn, kind)) for kind in alternating.turns.kinds
+    ]
+    names = {name for branch in branches for name in jax.eval_shape(branch, params, *arguments)[1]}
+
+    def of_kind(branch: Callable) -> Callable:
+        def run(params: Tree, *arguments: Any) -> tuple[Tree, Metrics]:
+            gradients, metrics = branch(params, *arguments)
+            return gradients, dict.fromkeys(names, jnp.float32(jnp.nan)) | metrics
+
+        return run
+
+    return jax.lax.switch(kind, [of_kind(branch) for branch in branches], params, *arguments)
 
 
 def _cut(x: jax.Array, pieces: int) -> jax.Array:

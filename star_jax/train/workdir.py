@@ -54,6 +54,7 @@ FREE_KEYS = frozenset(
         "data.max_bad_share",
         "model.checkpoint",
         "model.attention",
+        "distill.teacher",
         "mesh.data",
         "mesh.fsdp",
         "mesh.context",

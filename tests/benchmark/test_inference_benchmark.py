@@ -168,7 +168,7 @@ benchmark = InferenceBenchmark("text", "tiny", repeats=1, mesh="data=-1", device
 report = measure_inference(benchmark)
 assert report["mfu"] * 4 == report["tflops_per_second"]
 """
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=4"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

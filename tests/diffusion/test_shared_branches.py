@@ -52,7 +52,7 @@ def arguments():
     return params, normal(*SHAPE), jnp.array([300, 700]), conditioning
 
 
-def test_velocity_is_the_same_through_tiles(unoptimised):
+def test_velocity_is_the_same_through_tiles():
     tiles = Tiles((8, 8), (12, 8), (0, 4), (0,))
 
     def run(takes_branches):

@@ -24,7 +24,7 @@ def pipeline(tmp_path_factory):
     return StarPipeline.from_pretrained(directory, dtype="float32")
 
 
-def test_a_clip_of_any_length_and_size(pipeline, unoptimised):
+def test_a_clip_of_any_length_and_size(pipeline):
     """Eight frames are filled up to nine, 36x40 pixels to 48x48; both are cut again."""
     clip = np.random.default_rng(0).integers(0, 256, (8, 9, 10, 3), np.uint8)
     calls = []

@@ -14,7 +14,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 
 @pytest.fixture(scope="module")
-def upscaled(tmp_path_factory):
+def upscaled(tmp_path_factory, optimised):
     """A video, and a picture beside it."""
     output = tmp_path_factory.mktemp("demo") / "sample_x4.mp4"
     truth = str(ASSETS / "sample_truth.mp4")

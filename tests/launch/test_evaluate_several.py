@@ -137,7 +137,9 @@ def test_page_and_plots(clips):
     outputs = ["--report", "r.html", "--plots", "plots", "--metrics", "psnr,flicker"]
     assert evaluate("good", "bad", "truth", "--input", "low", *outputs) == 0
     page = (clips / "r.html").read_text()
-    assert page.count("data:image/png;base64") == 4 and "http" not in re.sub(r"base64,[^']+", "", page)
+    assert page.count("data:image/png;base64") == 2 * (4 + 1) and "http" not in re.sub(
+        r"base64,[^']+", "", page
+    )
     assert all(f"<td>{name}</td>" in page for name in ("good", "bad", "bicubic"))
     assert cv2.imread(str(clips / "plots" / "cat.png")).shape[2] == 3
     assert cv2.imread(str(clips / "plots" / "dog.png")) is not None

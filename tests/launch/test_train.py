@@ -31,7 +31,7 @@ def get_config():
 
 
 @pytest.fixture
-def compiled_once(tmp_path, unoptimised):
+def compiled_once(tmp_path):
     """The resumed run finds the program of the first one on disk."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "programs"))

@@ -65,7 +65,7 @@ def noise(kind: str, step: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["rope", "sincos"])
-def test_the_released_script(kind, unoptimised):
+def test_the_released_script(kind):
     golden = {
         name.removeprefix(f"{kind}/"): array
         for name, array in np.load(GOLDEN / "cogvideox_end_to_end.npz").items()

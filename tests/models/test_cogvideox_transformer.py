@@ -21,7 +21,6 @@ from star_jax.models.cogvideox.positions import rotary_tables, sincos_table
 from star_jax.models.cogvideox.transformer import Block, CogVideoXTransformer, Tokens
 from star_jax.models.layers import timestep_embedding
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 TOLERANCE = 1e-5
 NO_LIEM = LiemConfig(spatial=False, temporal=False)
 

@@ -91,11 +91,10 @@ def test_temporal_transformer_with_frames_left_where_they_are():
     transformer = TemporalTransformer(32, head_dim=16, num_groups=4, **kwargs)
     transformer.proj_out.kernel[...] = jnp.eye(32)
     x = _random(0, 2, 5, 3, 2, 32)
-    run = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    wanted = np.asarray(run(transformer)(x), np.float32)
+    wanted = np.asarray(jax.jit(transformer)(x), np.float32)
     with using(frames_attention="frames_first"):
         assert "pallas_call" in str(jax.make_jaxpr(transformer)(x))
-        found = np.asarray(run(transformer)(x), np.float32)
+        found = np.asarray(jax.jit(transformer)(x), np.float32)
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted - x).max()
 
 

@@ -21,7 +21,7 @@ def errors() -> dict[str, float]:
     environment = dict(
         os.environ,
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
         PYTHONPATH=str(HERE.parent),
     )
     done = subprocess.run(

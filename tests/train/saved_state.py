@@ -11,6 +11,7 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import TrainState, abstract_state
 from star_jax.train.step import with_shardings
+from star_jax.train.turns import turns_of
 
 
 def saved_state(
@@ -19,7 +20,7 @@ def saved_state(
     """Restores the state of one step to the first device."""
     abstract = abstract_state(
         objective.abstract_params()[0],
-        make_optimizer(optimizer, train.num_steps),
+        make_optimizer(optimizer, train.num_steps, turns_of(objective)),
         ema_decay=train.ema_decay,
     )
     shardings = param_shardings(make_mesh(MeshConfig(), jax.devices()[:1]), abstract)

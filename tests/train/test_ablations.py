@@ -26,7 +26,6 @@ from star_jax.train.star.objective import StarObjective
 from star_jax.train.state import abstract_state
 from star_jax.train.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 SMALL = [
     f"--config.model.preset={ONE_LEVEL.preset}",
     "--config.model.checkpoint=None",

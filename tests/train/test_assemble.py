@@ -21,7 +21,7 @@ from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.star.assemble import assemble
-from star_jax.train.state import new_state, split_trainable
+from star_jax.train.state import abstract_state, split_trainable
 from star_jax.train.workdir import open_workdir
 
 
@@ -40,21 +40,28 @@ def make_run(workdir, base, *, steps=(1, 2), ema_decay=0.9, **model):
     optimizer = make_optimizer(OptimizerConfig(), 2)
     checkpoints = TrainCheckpoints(workdir, config.train)
     batches = iter(grain.MapDataset.range(4).to_iter_dataset())
+    state = abstract_state(trainable, optimizer, ema_decay=ema_decay)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     for step in steps:
-        params = jax.tree.map(lambda leaf, step=step: np.full(leaf.shape, step, np.float32), trainable)
-        state = new_state(params, optimizer, ema_decay=ema_decay)
-        average = jax.tree.map(lambda leaf: leaf / 2, state.params) if ema_decay else None
-        checkpoints.save(state.replace(step=np.int32(step), ema_params=average), batches, {})
+        params, average = (
+            jax.tree.map(lambda leaf, value=value: np.full(leaf.shape, value, np.float32), trainable)
+            for value in (step, step / 2)
+        )
+        state = state.replace(step=np.int32(step), params=params, ema_params=average if ema_decay else None)
+        checkpoints.save(state, batches, {})
     checkpoints.close()
     return sizes, set(flatten(trainable))
 
 
 def leaves_of(directory, sizes):
+    """As arrays of the host, which compares them without a program for each shape."""
     return flatten(
-        {
-            name: load_component(directory, name, abstract_component(sizes, name)[1])
-            for name in build_model(sizes).components
-        }
+        jax.device_get(
+            {
+                name: load_component(directory, name, abstract_component(sizes, name)[1])
+                for name in build_model(sizes).components
+            }
+        )
     )
 
 

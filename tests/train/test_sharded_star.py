@@ -19,16 +19,13 @@ def checkpoint(tmp_path):
     return tmp_path / "checkpoint"
 
 
-def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint, unoptimised):
+def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint):
     """Loss and gradient of both terms, back through the decoder, and the loss of the updated weights."""
     config = ["--config", str(FOLDER / SCRIPT), "--config.model.checkpoint", str(checkpoint), "--quiet"]
     address, two = free_address(), tmp_path / "two"
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "context")]
     cluster = ["--workdir", two, *mesh, "--coordinator", address, "--num-processes", 2, "--process-id"]
-    processes = [
-        start(SCRIPT, [*config, *cluster, index], devices=4, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
-        for index in range(2)
-    ]
+    processes = [start(SCRIPT, [*config, *cluster, index], devices=4) for index in range(2)]
     try:
         assert main(["train", *config, "--workdir", str(tmp_path / "one")]) == 0
     finally:

@@ -1,4 +1,4 @@
-"""The whole loss on a network of two levels."""
+"""The whole loss on a network of one level."""
 
 import json
 from functools import cache
@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 from networks import abstract_component
+from one_level import ONE_LEVEL
 from small_objective import (
     FRAMES,
     HEIGHT,
     KEY,
     WIDTH,
-    jit,
     make_objective,
     two_clips,
     weights,
     with_stub_network,
 )
-from two_levels import TWO_LEVELS
 
 from star_jax.checkpoints.trees import flatten
 from star_jax.data.config import DataConfig
@@ -46,7 +45,7 @@ def both_terms():
         terms = objective.loss_terms(trainable, frozen, batch, KEY, timesteps)
         return sum(w * t.mean() for w, t in zip(term_weights, terms.values(), strict=True))
 
-    return jit(jax.value_and_grad(value))
+    return jax.jit(jax.value_and_grad(value))
 
 
 def norm(tree) -> float:
@@ -75,7 +74,7 @@ def test_the_released_scripts_frequency_loss_reaches_no_weight(batch):
         return objective.loss_terms(trainable, frozen, batch, KEY, np.array([200, 700]))["loss_df"].mean()
 
     # The gradient does not depend on the network, so compiling removes it.
-    gradient = jit(jax.grad(frequency_term))(trainable)
+    gradient = jax.jit(jax.grad(frequency_term))(trainable)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -87,12 +86,12 @@ def test_loss_and_gradient_are_finite_at_both_ends_of_the_schedule(batch):
 def test_a_batch_is_the_mean_of_its_samples(batch):
     """Timesteps, noise and all else are drawn by the sample's position in the data."""
     objective, (trainable, frozen) = with_stub_network(make_objective(LossConfig(frames=3))), weights()
-    timesteps = objective.draw_timesteps(batch, KEY)
-    together = objective.loss_terms(trainable, frozen, batch, KEY, timesteps)
+    timesteps, loss_terms = objective.draw_timesteps(batch, KEY), jax.jit(objective.loss_terms)
+    together = loss_terms(trainable, frozen, batch, KEY, timesteps)
     for i in range(2):
         alone = {name: array[i : i + 1] for name, array in batch.items()}
         assert objective.draw_timesteps(alone, KEY)[0] == timesteps[i]
-        for name, values in objective.loss_terms(trainable, frozen, alone, KEY, timesteps[i : i + 1]).items():
+        for name, values in loss_terms(trainable, frozen, alone, KEY, timesteps[i : i + 1]).items():
             np.testing.assert_allclose(values[0], together[name][i], rtol=1e-4)
 
 
@@ -136,7 +135,7 @@ def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     data = DataConfig(str(tmp_path), num_frames=FRAMES, height=HEIGHT, width=WIDTH)
     settings = TrainConfig(num_steps=1, batch_size=2, remat="none")
-    prepared = with_stub_network(StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings))
+    prepared = with_stub_network(StarObjective(ModelConfig("one-level"), LossConfig(), data, settings))
     clips, (trainable, frozen) = make_objective(), weights()
     params = clips.cast_params(trainable, frozen)
     host = {
@@ -168,10 +167,10 @@ def test_decoding_in_groups_is_the_decoder_on_each_group(batch):
     objective, (trainable, frozen) = make_objective(LossConfig(decode_group=2)), weights()
     params = objective.cast_params(trainable, frozen)
     latents = jnp.asarray(np.random.default_rng(1).standard_normal((1, 4, 6, 4, 4)), jnp.float32)
-    graph = abstract_component(TWO_LEVELS, "vae")[0]
-    decode = jit(lambda vae, x: nnx.merge(graph, vae).decode(x / TWO_LEVELS.vae.scaling_factor))
+    graph = abstract_component(ONE_LEVEL, "vae")[0]
+    decode = jax.jit(lambda vae, x: nnx.merge(graph, vae).decode(x / ONE_LEVEL.vae.scaling_factor))
     expected = np.concatenate([decode(params["vae"], latents[:, i : i + 2]) for i in (0, 2)], axis=1)
-    clip = jit(objective.decode_clip)(params, latents)
+    clip = jax.jit(objective.decode_clip)(params, latents)
     np.testing.assert_allclose(clip, expected, rtol=1e-4, atol=1e-5)
     whole = decode(params["vae"], latents)
     assert np.abs(whole - expected).max() > 1e-3  # the decoder does see its group
@@ -208,15 +207,15 @@ def test_what_is_trained():
     assert any(path.startswith("controlnet/conv_in") for path in paths)
     assert all("liem" in path for path in paths if not path.startswith("controlnet/"))
     assert not any(path.startswith("controlnet/") for path in flatten(frozen))
-    half = make_objective(model=ModelConfig("two-levels", dtype="bfloat16")).abstract_params()
+    half = make_objective(model=ModelConfig("one-level", dtype="bfloat16")).abstract_params()
     assert {leaf.dtype for leaf in jax.tree.leaves(half[0])} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(half[1])} == {jnp.dtype("bfloat16")}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("objective") / "two-levels"
-    random_checkpoint(directory, TWO_LEVELS)
+    directory = tmp_path_factory.mktemp("objective") / "one-level"
+    random_checkpoint(directory, ONE_LEVEL)
     return str(directory)
 
 
@@ -232,7 +231,7 @@ def test_weights_come_from_the_checkpoint(checkpoint):
 
 
 def test_an_ablation_without_liem_starts_from_a_checkpoint_with_it(checkpoint):
-    model = ModelConfig("two-levels", checkpoint=checkpoint, liem_spatial=False)
+    model = ModelConfig("one-level", checkpoint=checkpoint, liem_spatial=False)
     objective = make_objective(model=model)
     trainable, _ = objective.load(*objective.abstract_params())
     gates = [path for path in flatten(trainable) if "liem" in path]
@@ -248,7 +247,7 @@ def test_latents_of_another_model_are_refused(tmp_path, channels, width):
     with pytest.raises(
         InputError, match=f"latents of {channels} channels and text embeddings of width {width}"
     ):
-        StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
+        StarObjective(ModelConfig("one-level"), LossConfig(), data, settings)
 
 
 def test_validation_on_clips_of_a_training_on_latents_is_refused(tmp_path):
@@ -259,7 +258,7 @@ def test_validation_on_clips_of_a_training_on_latents_is_refused(tmp_path):
         data = DataConfig(str(source), num_frames=FRAMES, height=HEIGHT, width=WIDTH)
         validation = {"validate_every_steps": 1, "validation_source": str(validation_source)}
         settings = TrainConfig(num_steps=1, batch_size=2, **validation)
-        return StarObjective(ModelConfig("two-levels"), LossConfig(), data, settings)
+        return StarObjective(ModelConfig("one-level"), LossConfig(), data, settings)
 
     with pytest.raises(
         InputError, match=r"data.source has latents, train.validation_source synthetic:4 clips"

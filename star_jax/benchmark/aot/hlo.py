@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _ITEM_BYTES = {"pred": 1, "s4": 1, "u4": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
@@ -51,7 +52,9 @@ def read_program(text: str) -> ProgramText:
     says, which for a scan compares the turn with one constant. Other loops count once.
     """
     times = _times_run(text)
-    counts, sizes, kernels = Counter(), Counter(), Counter()
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
     for computation, name, result, operation, line in _instructions(text):
         kind = operation.removesuffix("-start")
         if kind in _KINDS:
@@ -63,20 +66,22 @@ def read_program(text: str) -> ProgramText:
     return ProgramText(collectives, dict(sorted(kernels.items())))
 
 
-def _instructions(text: str):
+def _instructions(text: str) -> Iterator[tuple[str, str, str, str, str]]:
     """Yields (computation, name, result type, operation, line)."""
     computation = ""
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
             computation = header[2]
         elif instruction := _INSTRUCTION.match(line):
-            yield computation, *instruction.groups(), line
+            name, result, operation = instruction.groups()
+            yield computation, name, result, operation, line
 
 
 def _times_run(text: str) -> dict[str, int]:
     """Number of times that each computation runs."""
     entry = next((m[2] for m in map(_COMPUTATION.match, text.splitlines()) if m and m[1]), "")
-    calls, limits = defaultdict(list), defaultdict(list)
+    calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    limits: dict[str, list[int]] = defaultdict(list)
     for computation, *_, line in _instructions(text):
         if limit := _LIMIT.search(line):
             limits[computation].append(int(limit[1]))
@@ -85,7 +90,7 @@ def _times_run(text: str) -> dict[str, int]:
         for called in _CALLED.finditer(line):
             names = [name.strip().lstrip("%") for name in called[1].split(",")]
             calls[computation] += [(name, trips) for name in names if name.strip()]
-    times = Counter()
+    times: Counter[str] = Counter()
 
     def visit(name: str, multiplier: int) -> None:
         times[name] += multiplier

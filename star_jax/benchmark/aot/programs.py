@@ -26,6 +26,7 @@ from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state
 from star_jax.train.step import abstract_arguments, jit_train_step, make_train_step, with_shardings
+from star_jax.train.turns import turns_of
 
 
 def trace_sampler_step(
@@ -50,7 +51,7 @@ def trace_sampler_step(
     whole = jax.tree.map(lambda _: replicated(mesh), params)
     params = with_shardings(params, param_shardings(mesh, params) if mesh.shape["fsdp"] > 1 else whole)
 
-    def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> jax.ShapeDtypeStruct:
+    def array(shape: tuple[int, ...], dtype: Any = jnp.float32, *axes: str | None) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
 
     frames = (None, CONTEXT_AXIS) if num_latents % mesh.shape[CONTEXT_AXIS] == 0 else ()
@@ -174,7 +175,7 @@ def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stage
       InputError: the mesh does not divide the batch.
     """
     train = config.train
-    optimizer = make_optimizer(config.optimizer, train.num_steps)
+    optimizer = make_optimizer(config.optimizer, train.num_steps, turns_of(objective))
     state = abstract_state(objective.abstract_params()[0], optimizer, ema_decay=train.ema_decay)
     with jax.set_mesh(mesh), targeting("tpu"):
         arguments = abstract_arguments(objective, state, train.batch_size, mesh)

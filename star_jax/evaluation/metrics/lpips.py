@@ -46,7 +46,10 @@ def _distance(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    return x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + 1e-10)
+    squares = jnp.sum(x**2, axis=-1, keepdims=True)
+    # At a root of 0 the gradient would be no number, and a loss has one.
+    norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    return x / (norm + 1e-10)
 
 
 def _scorer(backbone: str, networks: Networks, _num_frames: int) -> BatchScorer:

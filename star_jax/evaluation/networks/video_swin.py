@@ -87,13 +87,18 @@ def _bias(params: Params, name: str, size: Size, window: Size, shift: Size) -> j
     """What is added to the attention scores of each window: [windows, heads, tokens, tokens]."""
     index = _relative_places(window)
     bias = rearrange(params[f"{name}/position_bias"][index], "l m a -> 1 a l m")
+    # The barrier keeps the compiler from storing what it would compute for all pairs of tokens, hundreds of MiB.
+    fragments, moved = lax.optimization_barrier(
+        (_fragments(size, window, shift), _moved(size, window, shift))
+    )
     if f"{name}/fragment_bias" in params:
         other = rearrange(params[f"{name}/fragment_bias"][index], "l m a -> 1 a l m")
         # Not clipped to 0 and 1: the original weights by the number of fragments between two tokens, and was
         # trained so.
-        apart = jnp.asarray(_fragments_apart(size, window, shift), jnp.float32)[:, None]
+        apart = jnp.sum(jnp.abs(fragments[:, :, None] - fragments[:, None]), axis=-1)[:, None]
         bias = bias * apart + other * (1 - apart)
-    return bias + jnp.asarray(_mask(size, window, shift))[:, None]
+    together = jnp.all(moved[:, :, None] == moved[:, None], axis=-1)
+    return jnp.where(together[:, None], bias, bias + _MASKED)
 
 
 def _relative_places(window: Size) -> np.ndarray:
@@ -104,22 +109,20 @@ def _relative_places(window: Size) -> np.ndarray:
     return offsets @ strides
 
 
-def _fragments_apart(size: Size, window: Size, shift: Size) -> np.ndarray:
-    """The number of fragments between the tokens of each window, rows and columns together."""
+def _fragments(size: Size, window: Size, shift: Size) -> np.ndarray:
+    """Row and column of the fragment that each token of each window belongs to: [windows, tokens, 2]."""
     rows, columns = (np.arange(side) * FRAGMENTS // side for side in size[1:])
-    grid = np.stack(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1)
-    windows = _in_windows(np.broadcast_to(grid, (*size, 2)), window, shift)
-    return np.abs(windows[:, :, None] - windows[:, None]).sum(-1)
+    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    return _in_windows(np.broadcast_to(grid, (*size, 2)), window, shift)
 
 
-def _mask(size: Size, window: Size, shift: Size) -> np.ndarray:
-    """-100 between tokens that only the shift has brought together, else 0: [windows, tokens, tokens]."""
-    # What the shift moves from the front of an axis to its end does not belong to what was there.
-    moved = [np.arange(whole) < offset for whole, offset in zip(size, shift, strict=True)]
-    regions = np.stack(np.meshgrid(*moved, indexing="ij"), axis=-1)
-    windows = _in_windows(regions, window, shift)
-    together = (windows[:, :, None] == windows[:, None]).all(-1)
-    return np.where(together, 0, _MASKED).astype(np.float32)
+def _moved(size: Size, window: Size, shift: Size) -> np.ndarray:
+    """Along which axes the shift moves a token to the other end: [windows, tokens, 3].
+
+    Tokens that only the shift has brought together do not see each other.
+    """
+    axes = [np.arange(whole) < offset for whole, offset in zip(size, shift, strict=True)]
+    return _in_windows(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), window, shift)
 
 
 def _in_windows(x: np.ndarray, window: Size, shift: Size) -> np.ndarray:

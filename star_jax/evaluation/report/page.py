@@ -6,7 +6,7 @@ from html import escape
 import cv2
 import numpy as np
 
-from star_jax.evaluation.picture import crops, most_different
+from star_jax.evaluation.picture import most_different, part_of_each
 from star_jax.evaluation.report.plots import plot_clip
 from star_jax.evaluation.report.table import text
 from star_jax.evaluation.scores import Report
@@ -19,6 +19,9 @@ th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #ddd; 
 th:first-child, td:first-child { text-align: left; }
 td.best { font-weight: bold; background: #eef6ee; }
 img { max-width: 100%; }
+.parts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20em, 1fr)); gap: .5em; }
+.parts img { width: 100%; image-rendering: pixelated; }
+figure { margin: 0; }
 p.note { color: #666; }
 """
 
@@ -75,12 +78,20 @@ def _clip(report: Report, index: int) -> list[str]:
     frame = clip.frames[len(clip.frames) // 2]
     shown = panels({name: pairs[index] for name, pairs in report.clips.items()}, frame, report.baseline)
     compared = {label: image for label, image in shown.items() if label != GROUND_TRUTH}
-    strip = crops(shown, most_different(compared if len(compared) > 1 else shown))
-    parts = [f"<h2>{escape(clip.name)}</h2>", _image(cv2.imencode(".png", strip[..., ::-1])[1].tobytes())]
-    parts.append(f"<p class='note'>Frame {frame}, where the results differ most.</p>")
+    top_left = most_different(compared if len(compared) > 1 else shown)
+    figures = (
+        f"<figure>{_image(_png(part))}<figcaption>{escape(label)}</figcaption></figure>"
+        for label, part in part_of_each(shown, top_left).items()
+    )
+    parts = [f"<h2>{escape(clip.name)}</h2>", f"<div class='parts'>{''.join(figures)}</div>"]
+    parts.append(f"<p class='note'>The part of frame {frame} in which the results differ most.</p>")
     if any(metric.values != "clip" for metric in report.metrics.values()) and len(clip.frames) > 1:
         parts.append(_image(plot_clip(report, index)))
     return parts
+
+
+def _png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def _image(png: bytes) -> str:

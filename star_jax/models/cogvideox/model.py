@@ -217,9 +217,11 @@ class CogVideoX(VideoModel):
             return guidance_scale
         return dynamic_guidance(guidance_scale, table.rows.timestep)
 
-    def start(self, hint: Float[Array, "B F H W C"], key: Key[Array, ""]) -> Float[Array, "B F H W C"]:
+    def start(
+        self, hint: Float[Array, "B F H W C"], key: Key[Array, ""], first_latent: int | Int[Array, ""] = 0
+    ) -> Float[Array, "B F H W C"]:
         """Pure noise."""
-        return frame_noise(key, "start", hint.shape)
+        return frame_noise(key, "start", hint.shape, first_frame=first_latent)
 
     def velocity(
         self,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import StarConfig
@@ -27,6 +27,7 @@ from star_jax.models.i2vgenxl.layers_to_measure import layer_parts, operation_pa
 from star_jax.models.i2vgenxl.start import guess_leaf
 from star_jax.models.i2vgenxl.unet import TextProjections, UNet
 from star_jax.models.layers import fold_key
+from star_jax.models.light_decoder.decoder import LightDecoder, values_per_pixel
 from star_jax.models.part import LayersToMeasure
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.size_rule import SizeRule
@@ -63,8 +64,14 @@ class I2VGenXL(VideoModel):
     def text_components(self) -> tuple[str, ...]:
         return () if self.config.text_encoder is None else ("text_encoder",)
 
+    @property
+    def light_components(self) -> tuple[str, ...]:
+        return () if self.config.light_decoder is None else ("light_decoder",)
+
     def dtype_of(self, component: str) -> jnp.dtype:
         """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
+        if component == "light_decoder":
+            return jnp.dtype(jnp.float32)
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
 
     @property
@@ -84,6 +91,9 @@ class I2VGenXL(VideoModel):
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
+        if component == "light_decoder":
+            assert config.light_decoder is not None
+            return LightDecoder(config.light_decoder, self.latent_channels, **kwargs)
         if component == "text_encoder":
             assert config.text_encoder is not None
             return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
@@ -128,7 +138,8 @@ class I2VGenXL(VideoModel):
     def memory_use(self, platform: str) -> MemoryUse:
         widths = self.config.unet.block_out_channels[0], self.config.vae.block_out_channels[0]
         network = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
-        return MemoryUse(network * widths[0], _ENCODER_VALUES * widths[1], _DECODER_VALUES * widths[1])
+        light = 0.0 if self.config.light_decoder is None else values_per_pixel(self.config.light_decoder)
+        return MemoryUse(network * widths[0], _ENCODER_VALUES * widths[1], _DECODER_VALUES * widths[1], light)
 
     # Text.
 
@@ -176,6 +187,25 @@ class I2VGenXL(VideoModel):
         unscaled = latents / self.config.vae.scaling_factor
         return self.bind(params, "vae").decode(unscaled.astype(self.dtype_of("vae"))), carry
 
+    @property
+    def default_fidelity(self) -> float:
+        if self.config.light_decoder is None:
+            raise self._has_no_light_decoder()
+        return self.config.light_decoder.fidelity
+
+    def decode_light(
+        self,
+        params: Params,
+        latents: Float[Array, "B F h w C"],
+        low: Float[Array, "B F l m 3"],
+        fidelity: ArrayLike,
+        carry: Carry = None,
+    ) -> tuple[Float[Array, "B F H W 3"], Carry]:
+        if not self.light_components:
+            raise self._has_no_light_decoder()
+        of_clips = jnp.full((len(latents),), fidelity, jnp.float32)
+        return self.bind(params, "light_decoder")(latents, low, of_clips, carry)
+
     # The network: the ControlNet's outputs steer the base UNet.
 
     def condition(self, params: Params, text: jax.Array) -> dict[str, TextProjections]:
@@ -192,6 +222,33 @@ class I2VGenXL(VideoModel):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F H W C"]:
+        texts, control = self._control(params, x, timesteps, conditioning, hint, dropout_key)
+        return self.bind(params, "unet")(
+            x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
+        )
+
+    def features(
+        self,
+        params: Params,
+        x: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        conditioning: jax.Array | dict[str, TextProjections],
+        hint: Float[Array, "B F H W C"],
+    ) -> tuple[Float[Array, "N F H W C"], tuple[Float[Array, "N F _ _ _"], ...]]:
+        """Of the middle, and of the decoder's levels but the coarsest and the finest."""
+        texts, control = self._control(params, x, timesteps, conditioning, hint)
+        return self.bind(params, "unet").features(x, timesteps, texts["unet"], control)
+
+    def _control(
+        self,
+        params: Params,
+        x: jax.Array,
+        timesteps: jax.Array,
+        conditioning: jax.Array | dict[str, TextProjections],
+        hint: jax.Array,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[dict[str, Any], list[jax.Array]]:
+        """The text by network, and the ControlNet's outputs."""
         texts: dict[str, Any] = (
             conditioning
             if isinstance(conditioning, dict)
@@ -200,9 +257,7 @@ class I2VGenXL(VideoModel):
         control = self.bind(params, "controlnet")(
             x, timesteps, texts["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
         )
-        return self.bind(params, "unet")(
-            x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
-        )
+        return texts, control
 
     def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:
         encoder, decoder = self.autoencoder_dtypes

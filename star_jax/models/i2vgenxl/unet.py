@@ -150,7 +150,19 @@ class UNet(UNetEncoder):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F H W C"]:
-        """Predicts the velocity.
+        """Predicts the velocity: the first of what `features` returns."""
+        return self.features(sample, timesteps, context, control, dropout_key=dropout_key)[0]
+
+    def features(
+        self,
+        sample: Float[Array, "B F H W C"],
+        timesteps: Int[Array, " B"],
+        context: Float[Array, "N L E"] | TextProjections,
+        control: list[Float[Array, "_ F _ _ _"]] | None = None,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "N F H W C"], tuple[Float[Array, "N F _ _ _"], ...]]:
+        """Predicts the velocity, and hands out what the network saw on its way there.
 
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels]; H must be 2 mod 8 and W 0 mod 8 (four levels).
@@ -160,7 +172,8 @@ class UNet(UNetEncoder):
           dropout_key: None for inference.
 
         Returns:
-          [B, F, H, W, out_channels].
+          The velocity [B, F, H, W, out_channels]; the middle's output, and those of the decoder's levels but the
+          coarsest and the finest.
         """
         temb = self.time_embedding(timesteps)
         text = self.projected(context)
@@ -168,10 +181,12 @@ class UNet(UNetEncoder):
         if control is not None:
             x = x + control[-1]
             skips = [skip + added for skip, added in zip(skips, control[:-1], strict=True)]
+        seen = [x]
         for i, block in enumerate(self.up_blocks):
             taken = [skips.pop() for _ in block.resnets]
             x = block(x, taken, temb, text["up"][i], fold_key(dropout_key, _UP_KEY + i))
-        return self.conv_out(self.conv_norm_out(x, silu=True))
+            seen.append(x)
+        return self.conv_out(self.conv_norm_out(x, silu=True)), (seen[0], *seen[2:-1])
 
 
 def _block_spec(config: UNetConfig, kernels: AttentionKernels, remat: str) -> BlockSpec:

@@ -1,31 +1,30 @@
-"""From a work directory to a checkpoint directory to upscale with: trained weights over the frozen ones."""
+"""From a work directory to a checkpoint directory to upscale with: trained weights over the frozen ones.
+
+Of low-rank updates, either the merged weights or, as a .safetensors file, the updates alone.
+"""
 
 import dataclasses
 import os
-import shutil
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from star_jax.checkpoints.directory import (
-    TOKENIZER_DIR,
-    checkpoint_path,
-    component_metadata,
-    create_checkpoint,
-    iterate_leaves,
-    load_provenance,
-    save_component,
-)
-from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
+from star_jax.checkpoints.directory import create_checkpoint, load_provenance
+from star_jax.checkpoints.trees import flatten
+from star_jax.convert.lora_file import LORA_SUFFIX, write_lora
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
+from star_jax.models.lora import LORA, lora_scale
+from star_jax.models.video_model import VideoModel
 from star_jax.train.checkpoints import restore_weights
-from star_jax.train.config import ExperimentConfig, from_groups
-from star_jax.train.star.weights import model_sizes
-from star_jax.train.workdir import read_workdir_config
+from star_jax.train.config import ExperimentConfig, ModelConfig
+from star_jax.train.distill.config import DistillExperiment, DualStreamExperiment
+from star_jax.train.experiments import make_objective, read_experiment_config
+from star_jax.train.star.merge import write_over
+from star_jax.train.star.weights import model_sizes, require_checkpoint, trained_and_frozen
+
+Tree = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,89 +52,72 @@ def assemble(
     dtype: str | None = None,
     force: bool = False,
 ) -> Assembled:
-    """Writes a checkpoint directory from a run of `star-jax train`.
+    """Writes a checkpoint directory from a run of `star-jax train`, or a file of its low-rank updates.
 
     Leaves are copied one by one, so that memory holds the trained weights and little more.
 
     Args:
       workdir: of the run.
-      target: the directory that appears when it is complete.
+      target: the directory that appears when it is complete; FILE.safetensors for low-rank updates alone.
       step: of the training checkpoint; the newest by default.
       ema: take the moving average; by default where the run keeps one.
       base: checkpoint that the run started from, where it is not where it was (model.checkpoint).
       dtype: of all weights, such as bfloat16; by default trained ones are float32, the others as they were.
-      force: replace an existing checkpoint directory.
+      force: replace an existing checkpoint directory, or file.
 
     Raises:
       InputError: no such run, step or base, no average was kept, or `target` exists.
       RunError: the disk is full.
     """
-    config = from_groups(ExperimentConfig, read_workdir_config(workdir))
-    base = base or config.model.checkpoint
+    config = read_experiment_config(workdir)
+    base = base or require_checkpoint(config.model.checkpoint)
     if ema and not config.train.ema_decay:
         raise InputError(f"{workdir} kept no moving average (train.ema_decay is 0); leave out --ema")
     ema = bool(config.train.ema_decay) if ema is None else ema
     sizes = model_sizes(dataclasses.replace(config.model, checkpoint=os.fspath(base)))
     model = build_model(sizes)
-    networks = {name: flatten(model.abstract(name)) for name in model.components}
-    trained = {  # path with its component -> float32 leaf
-        f"{name}/{path}": leaf
-        for name, leaves in networks.items()
-        for path, leaf in leaves.items()
-        if model.is_trainable(f"{name}/{path}", train_base=config.model.train_base)
-    }
-    chosen, weights = restore_weights(workdir, unflatten(trained), step=step, ema=ema)
-    weights = flatten(weights)
+    trained, _ = trained_and_frozen(model, config.model)
+    chosen, weights = restore_weights(workdir, _saved(config, base, trained), step=step, ema=ema)
+    weights = {name: weights[name] for name in trained}
+    count = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    if os.fspath(target).endswith(LORA_SUFFIX):
+        _write_updates(target, config.model, model, weights, force=force)
+        return Assembled(chosen, ema, count)
     provenance = {
         **load_provenance(base),
         "trained": {"step": chosen, "ema": ema, "base": str(base), "config": dataclasses.asdict(config)},
     }
+    sizes = config.distill.sizes(sizes) if isinstance(config, DistillExperiment) else sizes
+    factor = lora_scale(config.model.lora_rank, config.model.lora_alpha)
     with create_checkpoint(target, sizes, provenance, force=force) as partial:
-        for name, leaves in networks.items():
-            if dtype is not None or any(path.startswith(f"{name}/") for path in trained):
-                save_component(partial, name, _merged(base, name, leaves, weights, dtype))
-            else:
-                shutil.copytree(checkpoint_path(base) / name, partial / name)
-        tokenizer = checkpoint_path(base) / TOKENIZER_DIR
-        if tokenizer.is_dir():
-            shutil.copytree(tokenizer, partial / TOKENIZER_DIR)
-    return Assembled(chosen, ema, sum(leaf.size for leaf in weights.values()))
+        write_over(partial, base, model, weights, factor, dtype)
+    return Assembled(chosen, ema, count)
 
 
-def _merged(
-    base: str | os.PathLike,
-    name: str,
-    leaves: dict[str, jax.ShapeDtypeStruct],
-    weights: dict[str, np.ndarray],
-    dtype: str | None,
-) -> dict[Any, Any]:
-    """One component: trained leaves, and lazy ones of the base; all of `dtype` where one is given."""
-    frozen = [path for path in leaves if f"{name}/{path}" not in weights]
-    stored = component_metadata(base, name) if frozen else {}
-    if missing := [path for path in frozen if path not in stored]:
+def _saved(config: ExperimentConfig, base: str | os.PathLike, trained: Tree) -> Tree:
+    """Shapes of all that a run trains: those of the model that comes out, and in `dual_stream` its judges'."""
+    if not isinstance(config, DualStreamExperiment):
+        return trained
+    here = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, checkpoint=os.fspath(base)),
+        train=dataclasses.replace(config.train, validate_every_steps=0),
+        distill=dataclasses.replace(config.distill, teacher=None),  # it may have moved, and is not asked for
+    )
+    return make_objective(here).abstract_params()[0]
+
+
+def _write_updates(
+    target: str | os.PathLike, config: ModelConfig, model: VideoModel, weights: Tree, *, force: bool
+) -> None:
+    """The low-rank updates alone."""
+    if LORA not in weights:
         raise InputError(
-            f"{name} of {base} has no leaf {missing[0]}; give the checkpoint that training started from"
+            f"{target} would hold low-rank updates, but the run trained none (model.lora_rank is 0); name a "
+            "directory"
         )
-    # The reader goes through the file once, in the order in which Orbax writes: that of jax.tree.
-    reader = iterate_leaves(base, name, jax.tree.leaves(unflatten({path: path for path in frozen})))
-    tree: dict[str, Any] = {
-        path: _lazy(path, stored[path].shape, jnp.dtype(dtype or stored[path].dtype), reader)
-        for path in frozen
-    }
-    for path in leaves:
-        if path not in tree:
-            leaf = weights[f"{name}/{path}"]
-            tree[path] = leaf.astype(jnp.dtype(dtype or leaf.dtype))
-    return unflatten(tree)
-
-
-def _lazy(
-    path: str, shape: tuple[int, ...], dtype: np.dtype, reader: Iterator[tuple[str, np.ndarray]]
-) -> LazyArray:
-    def read() -> np.ndarray:
-        found, array = next(reader)
-        if found != path:
-            raise ValueError(f"leaves are written in another order than read: {found}, not {path}")
-        return array.astype(dtype)
-
-    return LazyArray(shape, dtype, read)
+    if Path(target).exists() and not force:
+        raise InputError(f"{target} exists; choose another name, or replace it with --force")
+    kernels = flatten(model.abstract_params(model.network_components))
+    alpha = lora_scale(config.lora_rank, config.lora_alpha) * config.lora_rank
+    write_lora(target, weights[LORA], kernels, alpha)

@@ -1,6 +1,7 @@
 """What a batch of STAR's training holds: clips and captions, or latents and text embeddings made beforehand."""
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from star_jax.data.sources import open_source
 from star_jax.errors import InputError
 from star_jax.models.size_rule import SizeRule
 from star_jax.models.video_model import VideoModel
-from star_jax.train.star.weights import empty_prompt_embedding, require_checkpoint
+from star_jax.train.star.weights import prompt_embedding, require_checkpoint
 
 _LATENT_NAMES = ("gt_mean", "gt_logvar", "lq_mean", "lq_logvar")
 
@@ -62,11 +63,15 @@ class StarBatches:
         if not self.latents:
             batch |= {name: host_batch[name] for name in ("gt", "lq")}
             if self._model.has_text:
-                batch["input_ids"] = self._model.tokenize(self._tokenizer, host_batch["text"])
+                batch["input_ids"] = self.tokenize(host_batch["text"])
             return batch
         embeddings = zip(host_batch["text"], host_batch["text_embedding"], strict=True)
         batch["text_embedding"] = np.stack([e if text else self._empty_prompt for text, e in embeddings])
         return batch | {name: host_batch[name] for name in _LATENT_NAMES}
+
+    def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token numbers int32 [prompts, tokens]."""
+        return self._model.tokenize(self._tokenizer, prompts)
 
     def abstract(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a prepared batch."""
@@ -91,7 +96,7 @@ class StarBatches:
 
     @cached_property
     def _empty_prompt(self) -> np.ndarray:
-        return empty_prompt_embedding(self._model, require_checkpoint(self._checkpoint))
+        return prompt_embedding(self._model, require_checkpoint(self._checkpoint), "")
 
 
 def prepared_shape(source: str) -> dict[str, Any] | None:

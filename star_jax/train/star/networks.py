@@ -9,6 +9,7 @@ from einops import rearrange
 
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import decode_groups
+from star_jax.models.lora import LORA, merge_lora
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import VideoModel
 from star_jax.parallel.activations import gather_weights, split_columns
@@ -28,19 +29,21 @@ class StarNetworks:
     Activations are in the model's dtype, latents and frames that leave here in float32.
     """
 
-    def __init__(self, model: VideoModel, data: DataConfig, decode_group: int):
+    def __init__(self, model: VideoModel, data: DataConfig, decode_group: int, lora_scale: float = 1.0):
         """See the class.
 
         Args:
           model: built for training.
           data: sizes of the clips.
           decode_group: latents that are decoded together.
+          lora_scale: factor of low-rank updates.
         """
         self.model, self.data, self.decode_group = model, data, decode_group
+        self.lora_scale = lora_scale
 
     def cast_params(self, trainable: Tree, frozen: Tree) -> Tree:
         """See the function `cast_params`."""
-        return cast_params(self.model, trainable, frozen)
+        return cast_params(self.model, trainable, frozen, self.lora_scale)
 
     def velocity(self, params: Tree, *args: Any, dropout_key: jax.Array | None = None) -> jax.Array:
         """See `VideoModel.velocity`; params as `cast_params` returns them."""
@@ -111,9 +114,19 @@ class StarNetworks:
         return self.model.empty_context(len(batch["index"]))
 
 
-def cast_params(model: VideoModel, trainable: Tree, frozen: Tree) -> Tree:
-    """All weights by component, trained ones cast to the compute dtype."""
-    params = merge_params(jax.tree.map(lambda x: x.astype(model.dtype), trainable), frozen)
+def cast_params(model: VideoModel, trainable: Tree, frozen: Tree, lora_scale: float = 1.0) -> Tree:
+    """All weights by component, trained ones cast to the compute dtype, low-rank updates added.
+
+    Args:
+      model: the model.
+      trainable: trained weights by component, or their low-rank updates as component `lora`.
+      frozen: the other weights.
+      lora_scale: factor of the updates.
+    """
+    params = {name: tree for name, tree in trainable.items() if name != LORA}
+    params = merge_params(jax.tree.map(lambda x: x.astype(model.dtype), params), frozen)
+    if LORA in trainable:
+        params = merge_lora(params, trainable[LORA], lora_scale)
     # The VAE runs in loops over frames, each turn of which would gather its weights again.
     return params | {name: gather_weights(params[name]) for name in model.autoencoder_components}
 
@@ -123,6 +136,7 @@ class CastVelocity:
     """The network as a `VelocityFn` of (trainable, frozen) weights; equal models share a sampler's programs."""
 
     model: VideoModel
+    lora_scale: float = 1.0
 
     def __call__(self, params: tuple[Tree, Tree], *args: Any) -> jax.Array:
-        return self.model.velocity(cast_params(self.model, *params), *args)
+        return self.model.velocity(cast_params(self.model, *params, self.lora_scale), *args)

@@ -1,5 +1,6 @@
 """Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax.config import ArchitectureConfig
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import (
     LossConfig,
@@ -20,6 +22,7 @@ from star_jax.diffusion.noise import named_key
 from star_jax.diffusion.process import diffuse, velocity, x0_from_velocity
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
+from star_jax.models.lora import LORA, lora_scale
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.pixels import to_float
 from star_jax.ops.remat import rematerialise
@@ -29,8 +32,13 @@ from star_jax.train.sample_draws import sample_keys, sample_noise
 from star_jax.train.star.batches import StarBatches
 from star_jax.train.star.networks import StarNetworks
 from star_jax.train.star.validation import StarValidation
-from star_jax.train.star.weights import load_weights, model_sizes, require_checkpoint
-from star_jax.train.state import split_trainable
+from star_jax.train.star.weights import (
+    load_weights,
+    model_sizes,
+    require_checkpoint,
+    start_lora,
+    trained_and_frozen,
+)
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -52,7 +60,7 @@ class StarObjective(StarNetworks):
     def __init__(self, model: ModelConfig, loss: LossConfig, data: DataConfig, train: TrainConfig):
         super().__init__(
             build_model(
-                model_sizes(model),
+                self.sizes(model),
                 dtype=model.dtype,
                 kernels=AttentionKernels.all(model.attention),
                 remat=train.remat,
@@ -60,8 +68,10 @@ class StarObjective(StarNetworks):
             ),
             data,
             loss.decode_group,
+            lora_scale(model.lora_rank, model.lora_alpha),
         )
         self.loss_config, self.checkpoint = loss, model.checkpoint
+        self.model_config, self.seed = model, train.seed
         self.batches = StarBatches(self.model, data, model.checkpoint)
         if train.validate_every_steps and train.validation_source is not None:
             self.batches.check_like(train.validation_source)
@@ -75,11 +85,11 @@ class StarObjective(StarNetworks):
             )
         unused = self.model.text_components if self.batches.latents else ()
         used = [name for name in self.model.components if name not in unused]
-        trainable, self._frozen = split_trainable(
-            self.model.abstract_params(used),
-            partial(self.model.is_trainable, train_base=model.train_base),
-        )
-        self._trainable = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trainable)
+        self._trainable, self._frozen = trained_and_frozen(self.model, model, used)
+
+    def sizes(self, model: ModelConfig) -> ArchitectureConfig:
+        """Sizes of the networks, and how the model that is trained is sampled."""
+        return model_sizes(model)
 
     @property
     def max_timestep(self) -> int:
@@ -89,7 +99,11 @@ class StarObjective(StarNetworks):
         return self._trainable, self._frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        return load_weights(require_checkpoint(self.checkpoint), abstract_trainable, abstract_frozen)
+        checkpoint = require_checkpoint(self.checkpoint)
+        if LORA not in abstract_trainable:
+            return load_weights(checkpoint, abstract_trainable, abstract_frozen)
+        updates = start_lora(self.model_config, abstract_trainable[LORA], self.seed)
+        return {LORA: updates}, load_weights(checkpoint, {}, abstract_frozen)[1]
 
     # Batches: see `StarBatches`.
 
@@ -156,7 +170,10 @@ class StarObjective(StarNetworks):
                 x0_hat = jax.lax.stop_gradient(x0_hat)
             groups = draw_groups(self.loss_config, x0.shape[1], named_key(key, "groups"))
             weight = frequency_weight(self.loss_config, timesteps, self.max_timestep)
-            terms["loss_df"] = weight * self._decoded_loss(params, x0_hat, x0, batch, timesteps, groups)
+            compare = partial(
+                frequency_loss, self.loss_config, timesteps=timesteps, max_timestep=self.max_timestep
+            )
+            terms["loss_df"] = weight * self.decoded_loss(compare, params, x0_hat, x0, batch, groups)
         return terms
 
     def _drop_text(self, context: jax.Array, keys: jax.Array) -> jax.Array:
@@ -166,16 +183,27 @@ class StarObjective(StarNetworks):
         )(keys)
         return jnp.where(dropped[:, None, None], self.model.unconditional_context(context), context)
 
-    def _decoded_loss(
+    def decoded_loss(
         self,
+        compare: Callable[[jax.Array, jax.Array], Any],
         params: Tree,
         x0_hat: jax.Array,
         x0: jax.Array,
         batch: Batch,
-        timesteps: jax.Array,
         groups: tuple[jax.Array, jax.Array],
-    ) -> jax.Array:
-        """L_DF of the drawn groups, float32 [B]; each group is decoded, compared and, backwards, decoded again."""
+    ) -> Any:
+        """Losses of the drawn groups; each group is decoded, compared and, backwards, decoded again.
+
+        Args:
+          compare: (decoded, true frames [B, f, H, W, 3]) -> losses of the frames [B, f], or a tree of such.
+          params: weights by component.
+          x0_hat, x0: predicted and true latents [B, F, h, w, C].
+          batch: of `StarBatches`.
+          groups: see `draw_groups`.
+
+        Returns:
+          Their weighted sums, float32 [B] each.
+        """
         length = groups[1].shape[1]
         x0_hat, x0 = split_columns(x0_hat), split_columns(x0)  # any group's frames are then on every device
         batch = {name: split_columns(clip) if name == "gt" else clip for name, clip in batch.items()}
@@ -185,20 +213,22 @@ class StarObjective(StarNetworks):
         def part_of(clip: jax.Array, start: jax.Array, length: int = length) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(clip, start, length, axis=1)
 
-        def of_group(x0_hat: jax.Array, start: jax.Array, weights: jax.Array) -> jax.Array:
+        def weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
+            if num_frames > length:  # several frames a latent: all in one group
+                return losses.mean(1) * weights.sum()
+            return (losses * weights).sum(1)
+
+        def of_group(x0_hat: jax.Array, start: jax.Array, weights: jax.Array) -> Any:
             decoded = self.decode(params, part_of(x0_hat, start))
             if "gt" in batch:
                 truth = to_float(part_of(batch["gt"], start, num_frames))
             else:  # of latents, the nearest thing to the ground truth is what the VAE makes of them
                 truth = jax.lax.stop_gradient(self.decode(params, part_of(x0, start)))
-            losses = frequency_loss(self.loss_config, decoded, truth, timesteps, self.max_timestep)
-            if num_frames > length:  # several frames a latent: all in one group
-                return losses.mean(1) * weights.sum()
-            return (losses * weights).sum(1)
+            return jax.tree.map(lambda losses: weighted(losses, weights), compare(decoded, truth))
 
         decode_again = rematerialise(of_group, "full")
         per_group = jax.lax.map(lambda group: decode_again(x0_hat, *group), groups)
-        return per_group.sum(0)
+        return jax.tree.map(lambda losses: losses.sum(0), per_group)
 
     def validate(
         self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
@@ -209,4 +239,9 @@ class StarObjective(StarNetworks):
     @cached_property
     def _validation(self) -> StarValidation:
         """Made once: its programs are compiled once."""
-        return StarValidation(self, self.loss_terms)
+        return StarValidation(self, self.loss_terms, **self.validation_settings)
+
+    @property
+    def validation_settings(self) -> dict[str, Any]:
+        """How `StarValidation` is to measure, other than by default."""
+        return {}

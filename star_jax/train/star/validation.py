@@ -41,16 +41,30 @@ class StarValidation:
     without the pipeline's colour fix.
     """
 
-    def __init__(self, networks: StarNetworks, loss_terms: Callable[..., dict[str, jax.Array]]):
+    def __init__(
+        self,
+        networks: StarNetworks,
+        loss_terms: Callable[..., dict[str, jax.Array]],
+        *,
+        steps: int = SAMPLE_STEPS,
+        timestep: int | None = None,
+    ):
         """See the class.
 
         Args:
           networks: of the objective.
           loss_terms: (trainable, frozen, batch, key, timesteps) -> terms of the loss, each [B].
+          steps: number of steps of sampling.
+          timestep: the only one at which the loss is measured; None measures it in buckets over all timesteps.
         """
         self.networks, self.loss_terms = networks, loss_terms
+        self.buckets = (
+            _buckets(networks.model.schedule.num_train_timesteps)
+            if timestep is None
+            else [(timestep, timestep)]
+        )
         self.table = networks.model.solver_table(
-            solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=SAMPLE_STEPS
+            solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=steps
         )
         self._loss_program = jax.jit(self._loss)
         self._compare_program = jax.jit(self._compare)
@@ -77,7 +91,7 @@ class StarValidation:
         for i, batch in enumerate(batches):
             scores = {
                 f"validation_loss_{first}_{last}": self._loss_program(trainable, frozen, batch, first, last)
-                for first, last in _buckets(self.networks.model.schedule.num_train_timesteps)
+                for first, last in self.buckets
             }
             if "gt" in batch:
                 output = self.upscale(trainable, frozen, batch)
@@ -112,7 +126,7 @@ class StarValidation:
         context, hint = self._condition_program(trainable, frozen, batch)
         key = noise_key(_SEED)
         return sample(
-            CastVelocity(self.networks.model),
+            CastVelocity(self.networks.model, self.networks.lora_scale),
             (trainable, frozen),
             self.networks.model.start(hint, key),
             self.table,

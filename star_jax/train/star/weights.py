@@ -1,19 +1,24 @@
 """The weights a training run starts from."""
 
 import os
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from star_jax.checkpoints.directory import checkpoint_path, load_component, read_config
 from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.config import ArchitectureConfig, LiemConfig
+from star_jax.convert.lora_file import read_lora
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
+from star_jax.models.lora import LORA, fresh_lora, lora_scale, lora_shapes
 from star_jax.models.video_model import VideoModel
 from star_jax.train.config import ModelConfig
-from star_jax.train.state import merge_params
+from star_jax.train.state import merge_params, split_trainable
 
 Tree = dict[Any, Any]
 
@@ -39,6 +44,37 @@ def require_checkpoint(checkpoint: str | None) -> str:
     if checkpoint is None:
         raise InputError("model.checkpoint is None; set it to a directory that star-jax convert made")
     return checkpoint
+
+
+def trained_and_frozen(
+    model: VideoModel, config: ModelConfig, components: Iterable[str] | None = None
+) -> tuple[Tree, Tree]:
+    """Shapes of (trained weights, float32; frozen weights, compute dtype) of a run.
+
+    With `lora_rank`, the low-rank updates of all networks are trained, as component `lora`, and every weight is
+    frozen; else the weights that `VideoModel.is_trainable` names.
+    """
+    params = model.abstract_params(components)
+    if config.lora_rank:
+        networks = {name: params[name] for name in model.network_components}
+        return {LORA: lora_shapes(networks, config.lora_rank)}, params
+    trained, frozen = split_trainable(params, partial(model.is_trainable, train_base=config.train_base))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained), frozen
+
+
+def start_lora(config: ModelConfig, abstract: Tree, seed: int) -> Tree:
+    """The low-rank updates that a run starts from, placed by the shardings of the given leaves.
+
+    Raises:
+      InputError: the file does not fit.
+    """
+    if config.lora is None:
+        updates = fresh_lora(abstract, seed)
+    else:
+        updates, alpha = read_lora(config.lora, abstract)
+        if lora_scale(config.lora_rank, alpha) != lora_scale(config.lora_rank, config.lora_alpha):
+            raise InputError(f"{config.lora} was trained with alpha {alpha:g}; set model.lora_alpha to that")
+    return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), updates, abstract)
 
 
 def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
@@ -68,8 +104,8 @@ def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
     return unflatten({path: loaded[path] for path in wanted})
 
 
-def empty_prompt_embedding(model: VideoModel, checkpoint: str | os.PathLike) -> np.ndarray:
-    """Text embedding of '', float16 [tokens, width], for prepared latents whose caption is dropped.
+def prompt_embedding(model: VideoModel, checkpoint: str | os.PathLike, prompt: str) -> np.ndarray:
+    """Text embedding of a prompt, float16 [tokens, width], to go with prepared latents.
 
     Raises:
       InputError: the model reads no text, or the checkpoint lacks the text encoder or the tokenizer.
@@ -80,5 +116,5 @@ def empty_prompt_embedding(model: VideoModel, checkpoint: str | os.PathLike) -> 
             f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
         )
     params = {name: load_component(checkpoint, name, model.abstract(name)) for name in model.text_components}
-    ids = model.tokenize(model.load_tokenizer(checkpoint_path(checkpoint)), [""])
+    ids = model.tokenize(model.load_tokenizer(checkpoint_path(checkpoint)), [prompt])
     return np.asarray(jax.jit(model.encode_text)(params, ids)[0]).astype(np.float16)
