@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test tiny-star
+.PHONY: demo test tiny-star tiny-star-decoder photographs
 
 demo: $(VENV)/.installed
 	mkdir -p out
@@ -25,6 +25,22 @@ tiny-star: $(VENV)/.installed
 	$(BIN)/star-jax train --config configs/tiny_star.py:longer --workdir out/tiny-star/longer \
 	    --config.model.checkpoint=out/tiny-star/first
 	$(BIN)/star-jax assemble out/tiny-star/longer out/tiny-star/checkpoint --dtype bfloat16 --force
+
+# Trains a light decoder for that model; run again, it resumes.
+tiny-star-decoder: photographs
+	$(BIN)/pip install --quiet -e ".[scenes,metrics]"
+	$(BIN)/star-jax train-decoder --config configs/tiny_star_decoder.py --workdir out/tiny-star/decoder \
+	    --config.data.source=scenes:20000:out/photographs
+
+# Photographs of Debian packages, reduced to what they show in detail; nothing is installed. Needs apt and dpkg.
+photographs: $(VENV)/.installed out/unpacked/.complete
+	$(BIN)/python -m star_jax.data.made_up.photographs out/unpacked out/photographs
+
+out/unpacked/.complete: | $(VENV)/.installed
+	mkdir -p out/packages out/unpacked
+	cd out/packages && apt-get download $$(../../$(BIN)/python -m star_jax.data.made_up.photographs --packages)
+	for package in out/packages/*.deb; do dpkg-deb -x $$package out/unpacked || exit 1; done
+	touch $@
 
 $(VENV)/.installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -21,7 +21,10 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={package: folder for folder, package in MAPPED.items()},
-    package_data={"star_jax": ["weights/**/*", "ops/*.json"], "star_jax.launch": ["**/*"]},
+    package_data={
+        "star_jax": ["weights/**/*", "ops/*.json", "data/made_up/*.csv"],
+        "star_jax.launch": ["**/*"],
+    },
     entry_points={"console_scripts": ["star-jax = star_jax.launch.cli:main"]},
     install_requires=[
         "jax>=0.10.2",

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "star_jax.launch.compare",
     "train": "star_jax.launch.train",
     "train-vae": "star_jax.launch.train_vae",
+    "train-decoder": "star_jax.launch.train_decoder",
     "assemble": "star_jax.launch.assemble",
     "merge-lora": "star_jax.launch.merge_lora",
     "benchmark": "star_jax.launch.benchmark",

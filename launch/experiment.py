@@ -62,7 +62,7 @@ def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:
     if not isinstance(config, kind):
         raise InputError(
             f"{args.config} has a {type(config).__name__}, this command takes a {kind.__name__} (star-jax train "
-            "and train-vae take different files)"
+            "train-vae and train-decoder take different files)"
         )
     return with_changes(config, args.rest)
 

@@ -94,6 +94,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "color_fix": args.color_fix,
         "padding": args.padding,
         "window": args.window,
+        "decoder": args.decoder,
+        "fidelity": args.fidelity,
         "decode_overlap": args.decode_overlap,
         "tile": args.tile and parse_size(args.tile),
         "vae_tile": args.vae_tile and parse_size(args.vae_tile),

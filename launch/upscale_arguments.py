@@ -101,7 +101,23 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         help="share of the result; the rest is the enlarged input. Below 1 against over-sharp pictures (default 1)",
     )
     group.add_argument(
-        "--color-fix", metavar="NAME", help="adain, wavelet or none (default: the checkpoint's, else adain)"
+        "--color-fix",
+        metavar="NAME",
+        help="adain, wavelet or none (default: the checkpoint's, else adain); the tiny decoder needs none",
+    )
+    group.add_argument(
+        "--decoder",
+        default="auto",
+        metavar="NAME",
+        help="full, the autoencoder's own; tiny, a light one that also sees the input; auto (default): tiny where "
+        "the checkpoint has one and the output is about 4 times the input",
+    )
+    group.add_argument(
+        "--fidelity",
+        type=float,
+        metavar="X",
+        help="of the tiny decoder: 0 for detail that looks right, 1 for nearness to what was there (default: the "
+        "checkpoint's)",
     )
     group.add_argument(
         "--color-source",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from star_jax.inference.memory import encoded_clips, latent_windows
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.models.light_decoder.decoder import LOW_FACTOR
 from star_jax.models.video_model import Params, VideoModel
 from star_jax.ops.flops import FlopCount, count_flops
 
@@ -69,6 +70,14 @@ def decode_flops(model: VideoModel, num_frames: int, height: int, width: int, ov
     return _in_chunks(model.decode, model, chunks)
 
 
+def decode_light_flops(model: VideoModel, num_frames: int, height: int, width: int) -> FlopCount:
+    """Decoding to frames [num_frames, height, width, 3] by the light decoder."""
+    latents = Shape((1, 1, *model.size_rule.latent_size(height, width), model.latent_channels), jnp.float32)
+    low = Shape((1, 1, height // LOW_FACTOR, width // LOW_FACTOR, 3), jnp.float32)
+    params = model.abstract_params(model.light_components)
+    return count_flops(lambda *arrays: model.decode_light(*arrays, 0.0), params, latents, low) * num_frames
+
+
 def pipeline_flops(
     model: VideoModel, num_frames: int, height: int, width: int, settings: UpscaleSettings
 ) -> FlopCount:
@@ -82,7 +91,10 @@ def pipeline_flops(
     count = FlopCount()
     for start, stop in encoded_clips(model.size_rule, num_frames, settings.window):
         count += encode_flops(model, stop - start, height, width)
-    count += decode_flops(model, num_frames, height, width, settings.decode_overlap)
+    if settings.light_fidelity(model) is None:
+        count += decode_flops(model, num_frames, height, width, settings.decode_overlap)
+    else:
+        count += decode_light_flops(model, num_frames, height, width)
     count += text_flops(model, batch=2) + condition_flops(model, batch=branches)
     lengths = [stop - start for start, stop in latent_windows(model.size_rule, num_frames, settings.window)]
     for length in set(lengths):

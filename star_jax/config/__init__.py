@@ -61,6 +61,21 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class LightDecoderConfig:
+    """A light decoder beside the autoencoder's own (`star_jax.models.light_decoder`).
+
+    Attributes:
+      channels: width at the latents' grid, at twice and at four times it.
+      blocks: number of blocks of each.
+      fidelity: what `upscale` decodes with where nothing is said: 0 (detail) to 1 (nearness).
+    """
+
+    channels: tuple[int, int, int] = (64, 32, 16)
+    blocks: tuple[int, int, int] = (5, 3, 1)
+    fidelity: float = 0.0
+
+
+@dataclass(frozen=True)
 class VAEConfig:
     """Stable Video Diffusion's AutoencoderKLTemporalDecoder."""
 
@@ -202,12 +217,17 @@ class ArchitectureConfig:
 
 @dataclass(frozen=True)
 class StarConfig(ArchitectureConfig):
-    """STAR on I2VGen-XL. `text_encoder` is None where the network is fed a null (all-zero) context."""
+    """STAR on I2VGen-XL.
+
+    `text_encoder` is None where the network is fed a null (all-zero) context, and `light_decoder` where the
+    autoencoder's own decoder is the only one.
+    """
 
     architecture: str = "i2vgen-xl"
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)
+    light_decoder: LightDecoderConfig | None = None
 
     def with_liem(self, liem: LiemConfig) -> Self:
         return dataclasses.replace(self, unet=dataclasses.replace(self.unet, liem=liem))

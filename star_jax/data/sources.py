@@ -4,13 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from star_jax.data import storage
-from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, SceneVideo
+from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo
 from star_jax.data.made_up.synthetic import SyntheticVideo
 from star_jax.data.prepare.manifest import MANIFEST, root_and_split
 from star_jax.data.records import ClipRecord
+from star_jax.data.restored import INDEX as RESTORED_INDEX
+from star_jax.data.restored import RestoredSource
 from star_jax.errors import InputError
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
@@ -27,7 +29,8 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
         - a folder written by `star-jax prepare` (or one of its splits, `folder/validation`);
         - a .csv with columns `path` and `text`, or a .jsonl with those keys (paths relative to the file);
         or `synthetic`, `synthetic:COUNT`, `synthetic:COUNT:FOLDER_OF_PHOTOS` for made-up moving shapes,
-        `scenes:COUNT`, `scenes:COUNT:held-out` for made-up scenes to train a small model on, or to test it with.
+        `scenes:COUNT`, `scenes:COUNT:FOLDER_OF_PHOTOS`, `scenes:COUNT:held-out` for made-up scenes to train a
+        small model on, or to test it with.
       height, width: size of the made-up ones.
 
     Returns:
@@ -46,6 +49,8 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> Seque
         )
 
         return PreparedSource(location)
+    if storage.exists(storage.join(location, RESTORED_INDEX)):
+        return RestoredSource(location)
     suffix = PurePosixPath(location).suffix.lower()
     if suffix in (".csv", ".jsonl"):
         records = csv_source(location) if suffix == ".csv" else jsonl_source(location)
@@ -173,12 +178,9 @@ def synthetic_source(location: str, height: int, width: int) -> list[ClipRecord]
     count = count or "64"
     if not count.isdigit() or int(count) < 1:
         raise InputError(f"{location!r}: the number of synthetic videos must be positive, as in synthetic:64")
-    photos = [None]
+    photos: list[str | None] = [None]
     if photo_folder:
-        names = storage.list_files(photo_folder)
-        photos = [storage.join(photo_folder, n) for n in names if PurePosixPath(n).suffix in PHOTO_SUFFIXES]
-        if not photos:
-            raise InputError(f"{photo_folder} has no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
+        photos = list(_photos_of(photo_folder))
     return [
         ClipRecord(
             f"synthetic-{index:05d}",
@@ -189,22 +191,45 @@ def synthetic_source(location: str, height: int, width: int) -> list[ClipRecord]
     ]
 
 
+def _photos_of(folder: str) -> list[str]:
+    """Paths of a folder's photos, in order.
+
+    Raises:
+      InputError: it has none.
+    """
+    names = storage.list_files(folder) if storage.is_folder(folder) else []
+    photos = [storage.join(folder, n) for n in names if PurePosixPath(n).suffix in PHOTO_SUFFIXES]
+    if not photos:
+        raise InputError(f"{folder} has no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    return photos
+
+
 # Number of the first scene to test with; scenes to train on have smaller ones.
 _HELD_OUT = 1_000_000
 
 
 def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
-    """`scenes:COUNT` made-up scenes, or `scenes:COUNT:held-out` others (see `star_jax.data.made_up.scenes`).
+    """`scenes:COUNT` made-up scenes (see `star_jax.data.made_up.scenes`).
+
+    `scenes:COUNT:held-out` are others, and `scenes:COUNT:FOLDER` take the photos of a folder as well.
 
     Raises:
-      InputError: the location is neither.
+      InputError: the location is none of these, or the folder has no photos.
     """
     _, _, rest = location.partition(":")
     count, _, which = rest.partition(":")
-    if not count.isdigit() or not 1 <= int(count) <= _HELD_OUT or which not in ("", "held-out"):
-        raise InputError(f"{location!r}: write scenes:COUNT or scenes:COUNT:held-out, COUNT 1 to {_HELD_OUT}")
+    if not count.isdigit() or not 1 <= int(count) <= _HELD_OUT:
+        raise InputError(
+            f"{location!r}: write scenes:COUNT, scenes:COUNT:held-out or scenes:COUNT:FOLDER_OF_PHOTOS, COUNT 1 "
+            f"to {_HELD_OUT}"
+        )
+    photos = PHOTOS
+    if which not in ("", "held-out"):
+        photos += tuple(str(Path(path).resolve()) for path in _photos_of(which))
     videos = (
-        held_out_scene(index, height, width) if which else SceneVideo(index, height, width)
+        held_out_scene(index, height, width)
+        if which == "held-out"
+        else SceneVideo(index, height, width, photos=photos)
         for index in range(int(count))
     )
     return [ClipRecord(f"scene-{video.index:07d}", video) for video in videos]

@@ -18,7 +18,7 @@ from star_jax.errors import InputError
 from star_jax.files import bytes_text
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.size_rule import SizeRule
-from star_jax.models.video_model import VideoModel
+from star_jax.models.video_model import LIGHT_CHUNK, VideoModel
 from star_jax.ops.platform import target_platform
 
 _CHANNELS = 3
@@ -173,10 +173,12 @@ def vae_bytes(
     clips = encoded_clips(model.size_rule, num_frames, settings.window)
     encoded = max(model.encode_chunks(clips[0][1]))
     chunks = model.decode_chunks(model.size_rule.padded_frames(num_frames), settings.decode_overlap)
-    decoded = max(chunk.decoded for chunk in chunks)
     use = model.memory_use(target_platform())
+    decoded, per_pixel = max(chunk.decoded for chunk in chunks), use.decoder
+    if settings.light_fidelity(model) is not None:
+        decoded, per_pixel = LIGHT_CHUNK, use.light_decoder
     pixels = math.prod(_cut(model.size_rule, tile, padded))
-    temporaries = max(use.encoder * encoded, use.decoder * decoded) * pixels
+    temporaries = max(use.encoder * encoded, per_pixel * decoded) * pixels
     pieces = _FRAMES_HELD * decoded * math.prod(padded) * _CHANNELS
     return int(4 * (temporaries + pieces + 2 * _latent_values(model, num_frames, padded)))
 

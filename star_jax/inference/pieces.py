@@ -1,5 +1,6 @@
 """Runs the pipeline's autoencoder on a clip: a chunk of frames at a time, whole or in tiles."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 from star_jax.diffusion.noise import frame_noise
 from star_jax.diffusion.tiles import Tiles, scan_tiles
 from star_jax.inference.color_fix import fix_colors
+from star_jax.models.light_decoder.decoder import LOW_FACTOR, pack, unpack
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import Carry, Params, VideoModel
 from star_jax.ops.pixels import enlarge, to_float, to_pixels
@@ -105,6 +107,43 @@ def decode_chunk(
     if finish.strength < 1:
         frames = finish.strength * frames + (1 - finish.strength) * enlarge(to_float(frames_lr), size)
     return to_pixels(frames, frames_lr.dtype), jnp.isfinite(kept).all(), carry
+
+
+@partial(jax.jit, static_argnames=("model", "canvas", "strength"))
+def decode_light_chunk(
+    model: VideoModel,
+    canvas: Canvas,
+    strength: float,
+    params: Params,
+    latents: jax.Array,
+    carry: Carry,
+    fidelity: jax.Array,
+    frames_lr: jax.Array,
+) -> tuple[jax.Array, jax.Array, Carry]:
+    """`decode_chunk` by the light decoder, of as many frames as latents; see `Finish` for the strength."""
+    low = to_float(frames_lr)
+    grid = -(-canvas.target[0] // LOW_FACTOR), -(-canvas.target[1] // LOW_FACTOR)
+    padding, (rows, columns) = canvas.padding, latents.shape[2:4]
+    # The input's pixels lie on the decoder's grid: at the trained scale nothing is resampled. Where the padding is
+    # no multiple of their size, the latents are off by less than one of them.
+    top, left = padding.top // LOW_FACTOR, padding.left // LOW_FACTOR
+    on_grid = low if low.shape[1:3] == grid else jax.image.resize(low, (len(low), *grid, 3), "bilinear")
+    around = Padding(top, 2 * rows - grid[0] - top, left, 2 * columns - grid[1] - left)
+    packed = pack(around.apply(on_grid, canvas.padding_value)[None])
+
+    def decode(carry: Carry, joined: jax.Array) -> tuple[jax.Array, Carry]:
+        latents, packed = jnp.split(joined, [model.latent_channels], axis=-1)
+        return model.decode_light(params, latents, unpack(packed), fidelity, carry)
+
+    joined = jnp.concatenate([latents, packed], axis=-1)
+    decoded, carry = scan_tiles(decode, canvas.tiles, carry, joined, out_factor=2 * LOW_FACTOR)
+    at_factor = Padding(*(LOW_FACTOR * side for side in dataclasses.astuple(around)))
+    frames = at_factor.crop(decoded[0].astype(jnp.float32))
+    if frames.shape[1:3] != canvas.target:
+        frames = jax.image.resize(frames, (len(frames), *canvas.target, 3), "bilinear")
+    if strength < 1:
+        frames = strength * frames + (1 - strength) * enlarge(low, canvas.target)
+    return to_pixels(frames, frames_lr.dtype), jnp.isfinite(decoded).all(), carry
 
 
 def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:

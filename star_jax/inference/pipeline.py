@@ -31,6 +31,7 @@ from star_jax.inference.pieces import (
     cut_pieces,
     cut_ranges,
     decode_chunk,
+    decode_light_chunk,
     encode_chunk,
     fill_piece,
 )
@@ -39,7 +40,7 @@ from star_jax.inference.settings import UpscaleSettings
 from star_jax.inference.streaming import StreamSession, takes_frames_as_they_come
 from star_jax.models.architectures import build_model
 from star_jax.models.chunks import Chunk
-from star_jax.models.video_model import Carry, VideoModel
+from star_jax.models.video_model import LIGHT_CHUNK, Carry, VideoModel
 from star_jax.ops.attention import AttentionKernels
 
 # (stage, done, total): stages are "encode" (frames), "sample" (network evaluations), "decode" (frames).
@@ -184,28 +185,46 @@ class StarPipeline:
         if latents is None and takes_frames_as_they_come(self.model, settings):
             yield from self._stream_once(read, num_frames, size, settings, on_progress, skip)
             return
-        canvas, key = self.canvas(size, settings), noise_key(settings.seed)
+        canvas = self.canvas(size, settings)
         if latents is None:
-            contexts = self.encode_prompts(settings)
-            hint = self._encode_clip(
-                read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
-            )
-            latents = self.sample(
-                hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
-            )
-            del hint
-            kept.save("latents", np.asarray(latents))
-            kept.drop("hint")
+            latents = self.latents(read, num_frames, size, settings, on_progress=on_progress, kept=kept)
         else:
             on_progress("encode", num_frames, num_frames)
             on_progress("sample", 1, 1)
-
-        for done, frames in self._decode(
-            jnp.asarray(latents), read_colors or read, num_frames, canvas, settings, skip
-        ):
+        latents, fidelity = jnp.asarray(latents), settings.light_fidelity(self.model)
+        decoded = (
+            self._decode(latents, read_colors or read, num_frames, canvas, settings, skip)
+            if fidelity is None
+            else self._decode_light(latents, read, num_frames, canvas, settings, fidelity, skip)
+        )
+        for done, frames in decoded:
             yield frames
             del frames
             on_progress("decode", done, num_frames)
+
+    def latents(
+        self,
+        read: ReadPieces,
+        num_frames: int,
+        size: tuple[int, int],
+        settings: UpscaleSettings,
+        *,
+        on_progress: OnProgress = _no_progress,
+        kept: Kept = NOTHING_KEPT,
+    ) -> jax.Array:
+        """A clip's latents as they are decoded, float32 [1, F, h, w, C]; `stream` decodes them."""
+        canvas, key = self.canvas(size, settings), noise_key(settings.seed)
+        contexts = self.encode_prompts(settings)
+        hint = self._encode_clip(
+            read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
+        )
+        latents = self.sample(
+            hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
+        )
+        del hint
+        kept.save("latents", np.asarray(latents))
+        kept.drop("hint")
+        return latents
 
     def _stream_once(
         self,
@@ -409,6 +428,43 @@ class StarPipeline:
             _require_finite(finite, "decoding")
             if done > skip:
                 yield done, np.asarray(frames)
+            del frames
+
+    def _decode_light(
+        self,
+        latents: jax.Array,
+        read: ReadPieces,
+        num_frames: int,
+        canvas: Canvas,
+        settings: UpscaleSettings,
+        fidelity: float,
+        skip: int,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """`_decode` by the light decoder, which remembers the frame before: a short last chunk is filled up.
+
+        Raises:
+          RunError: they are not finite.
+        """
+        params = {name: self.params[name] for name in self.model.light_components}
+        sizes = [LIGHT_CHUNK] * -(-num_frames // LIGHT_CHUNK)
+        done, carry = 0, None
+        for piece in cut_pieces(read(LIGHT_CHUNK), sizes):
+            of_piece = latents[:, done : done + len(piece)]
+            missing = LIGHT_CHUNK - len(piece)
+            frames, finite, carry = decode_light_chunk(
+                self.model,
+                canvas,
+                settings.strength,
+                params,
+                jnp.pad(of_piece, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"),
+                carry,
+                np.float32(fidelity),
+                fill_piece(piece, LIGHT_CHUNK, at_end=True),
+            )
+            _require_finite(finite, "decoding")
+            done += len(piece)
+            if done > skip:
+                yield done, np.asarray(frames[: len(piece)])
             del frames
 
     def stream_session(

@@ -9,6 +9,7 @@ from star_jax.diffusion.tiles import Tiles, make_tiles
 from star_jax.errors import InputError
 from star_jax.inference.color_fix import COLOR_FIXES
 from star_jax.models.size_rule import SizeRule
+from star_jax.models.video_model import VideoModel
 from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
 
 # The released script's prompts, to the letter (the double spaces too).
@@ -23,6 +24,8 @@ NEGATIVE_PROMPT = (
     "jpeg artifacts, deformed, lowres, over-smooth"
 )
 PADDINGS = ("fit", "original")
+DECODERS = ("auto", "tiny", "full")
+LIGHT_SCALE = 4  # light decoders are trained for it
 MAX_STEPS = 1000  # the schedule's timesteps
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
 
@@ -55,6 +58,10 @@ class UpscaleSettings:
         themselves, as the released system does.
       padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
         720x1280, as the released script does).
+      decoder: `full` (the autoencoder's own), `tiny` (the checkpoint's light decoder, which also sees the input) or
+        `auto`: tiny where the checkpoint has one and the scale is near that which it was trained for.
+      fidelity: of the tiny decoder: 0 (detail that looks right) to 1 (nearness to what was there); None is the
+        checkpoint's. The tiny decoder keeps the input's colours, and gets no colour fix.
       exact_size: let outputs have odd sizes, as images may; else they are rounded to even ones.
     """
 
@@ -75,10 +82,13 @@ class UpscaleSettings:
     vae_tile: tuple[int, int] | None = None
     batch_guidance: bool = True
     decode_overlap: int = 0
+    decoder: str = "auto"
+    fidelity: float | None = None
     exact_size: bool = False
 
     def __post_init__(self):
         _check_choice("color_fix", self.color_fix, COLOR_FIXES)
+        _check_choice("decoder", self.decoder, DECODERS)
         _check_choice("solver", self.solver, SOLVERS)
         _check_choice("padding", self.padding, PADDINGS)
         _check_choice("spacing", self.spacing, ("auto", "fast", "normal"))
@@ -92,6 +102,10 @@ class UpscaleSettings:
         _check_least("decode_overlap", self.decode_overlap, 0)
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength is {self.strength}; choose 0 (the input, enlarged) to 1 (the result)")
+        if self.fidelity is not None and not 0 <= self.fidelity <= 1:
+            raise InputError(
+                f"fidelity is {self.fidelity}; choose 0 (detail) to 1 (nearness to what was there)"
+            )
         if self.seed > MAX_SEED:
             raise InputError(f"seed is {self.seed}; choose at most {MAX_SEED}")
         if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):
@@ -106,6 +120,20 @@ class UpscaleSettings:
         if self.spacing != "auto":
             return self.spacing
         return "fast" if self.num_inference_steps == sum(FAST_STEPS) else "normal"
+
+    def light_fidelity(self, model: VideoModel) -> float | None:
+        """The light decoder's fidelity; None where the autoencoder's own decoder is used.
+
+        Raises:
+          InputError: the model has no light decoder, but the settings ask for one.
+        """
+        if self.decoder == "tiny" or (self.fidelity is not None and self.decoder == "auto"):
+            default = model.default_fidelity  # refuses a model without
+            return default if self.fidelity is None else self.fidelity
+        if self.fidelity is not None:
+            raise InputError("fidelity is a knob of the tiny decoder; choose decoder tiny, or leave it out")
+        near = abs(math.log2(self.scale / LIGHT_SCALE)) < 0.5
+        return model.default_fidelity if self.decoder == "auto" and model.light_components and near else None
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""

@@ -28,8 +28,9 @@ _AT_ONCE = 5  # chunks of a clip that are looked at together: the first ones are
 
 
 def takes_frames_as_they_come(model: VideoModel, settings: UpscaleSettings) -> bool:
-    """Whether a session takes the model with these settings."""
-    return settings.num_inference_steps == 1 and model.size_rule.frames_per_latent == 1
+    """Whether a session takes the model with these settings; it decodes with the autoencoder's own decoder."""
+    is_full = settings.light_fidelity(model) is None
+    return is_full and settings.num_inference_steps == 1 and model.size_rule.frames_per_latent == 1
 
 
 class StreamSession:
@@ -51,6 +52,10 @@ class StreamSession:
     ):
         """See `StarPipeline.stream_session`; `on_progress` is told how many frames have passed a stage."""
         model = pipeline.model
+        if settings.light_fidelity(model) is not None:
+            raise InputError(
+                "frames that come one by one are decoded by the full decoder; set decoder='full'"
+            )
         if settings.num_inference_steps != 1:
             raise InputError(
                 f"num_inference_steps is {settings.num_inference_steps}; frames can be upscaled as they come in "

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import ArchitectureConfig
@@ -39,6 +39,9 @@ from star_jax.ops.pixels import enlarge, to_float
 Params = dict[str, Any]  # component -> nested dicts of arrays
 Carry = Any  # state that an autoencoder keeps from one chunk to the next: a pytree, or None
 
+LIGHT_CHUNK = (
+    3  # frames that a light decoder takes at once; with its memory, any number gives the same result
+)
 TOKENIZER_DIR = "tokenizer"  # folder in a checkpoint directory
 
 
@@ -50,11 +53,13 @@ class MemoryUse:
       network: per latent, of one branch of guidance.
       encoder: per pixel of the frames of a chunk.
       decoder: per pixel of the frames of a chunk.
+      light_decoder: the same of the light decoder, where the model has one.
     """
 
     network: float
     encoder: float
     decoder: float
+    light_decoder: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,19 @@ class VideoModel(abc.ABC):
         return ()
 
     @property
+    def light_components(self) -> tuple[str, ...]:
+        """Components whose weights `decode_light` takes; empty for a model without a light decoder."""
+        return ()
+
+    @property
     def components(self) -> tuple[str, ...]:
         """All components, in the order in which they are listed."""
-        return self.network_components + self.autoencoder_components + self.text_components
+        return (
+            self.network_components
+            + self.autoencoder_components
+            + self.light_components
+            + self.text_components
+        )
 
     def dtype_of(self, component: str) -> jnp.dtype:
         """The dtype of a component's computation and weights."""
@@ -303,6 +318,36 @@ class VideoModel(abc.ABC):
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped; the carry.
         """
+
+    # The light decoder, where there is one.
+
+    @property
+    def default_fidelity(self) -> float:
+        """What the light decoder is given where the user says nothing."""
+        raise self._has_no_light_decoder()
+
+    def decode_light(
+        self, params: Params, latents: jax.Array, low: jax.Array, fidelity: ArrayLike, carry: Carry = None
+    ) -> tuple[jax.Array, Carry]:
+        """The frames of a chunk by the light decoder, and the carry for the next chunk.
+
+        Args:
+          params: weights of at least `light_components`.
+          latents: [B, f, h, w, latent_channels], scaled.
+          low: low-resolution frames [B, f, H / 4, W / 4, 3] in [-1, 1].
+          fidelity: 0 (detail that looks right) to 1 (nearness to what was there).
+          carry: carry of the chunk before; None for a clip's first chunk.
+
+        Returns:
+          [B, F, H, W, 3], roughly in [-1, 1], not clipped; the carry.
+
+        Raises:
+          InputError: the model has none.
+        """
+        raise self._has_no_light_decoder()
+
+    def _has_no_light_decoder(self) -> InputError:
+        return InputError(f"preset {self.config.preset!r} has no light decoder; choose --decoder full")
 
     # The network, and how it is sampled.
 

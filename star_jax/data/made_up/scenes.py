@@ -10,6 +10,7 @@ function of (index, frame number), and only the asked-for size is rendered: an e
 import dataclasses
 import functools
 import importlib.util
+import os
 from pathlib import Path
 
 import cv2
@@ -37,6 +38,8 @@ PHOTOS = (
 )
 HELD_OUT_PHOTO = "chelsea.png"  # photo of the sample clip; never in a training scene
 
+# Shares of photos, dead leaves, gradients and print.
+_KINDS, _KINDS_WITH_PHOTOGRAPHS = (0.55, 0.3, 0.08, 0.07), (0.75, 0.13, 0.05, 0.07)
 _MARGIN = 0.35  # a layer's picture is larger than the frame by this share on each side
 _LARGEST_SCALE = 1.3  # limit of the draw; about a quarter of the crops get a scale of exactly 1
 _FONTS = (
@@ -57,6 +60,7 @@ class SceneVideo:
       height, width: pixels.
       num_frames: length.
       photo: file name of the far layer's picture (one of scikit-image's); None draws its kind.
+      photos: the photos to take crops of: file names of scikit-image's, and paths of others.
     """
 
     index: int
@@ -64,6 +68,7 @@ class SceneVideo:
     width: int
     num_frames: int = 32
     photo: str | None = None
+    photos: tuple[str, ...] = PHOTOS
 
     def read(self, start: int, count: int, stride: int) -> np.ndarray:
         """Renders frames start, start + stride, ...
@@ -154,7 +159,7 @@ def _scene(video: SceneVideo) -> _Scene:
     height, width = (round(length * (1 + 2 * _MARGIN)) for length in size)
     layers = [
         _Layer(
-            _soften(_picture(height, width, rng, video.photo), rng),
+            _soften(_picture(height, width, rng, video.photos, video.photo), rng),
             None,
             1.0,
             np.zeros(2),
@@ -165,7 +170,7 @@ def _scene(video: SceneVideo) -> _Scene:
         extent = int(rng.uniform(0.25, 0.9) * min(size))
         layers.append(
             _Layer(
-                _soften(_picture(extent, extent, rng), rng),
+                _soften(_picture(extent, extent, rng, video.photos), rng),
                 _outline(extent, rng),
                 float(depth),
                 rng.uniform(-0.5, 0.5, 2) * size[::-1],
@@ -202,27 +207,34 @@ def _soften(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
 
 
-def _picture(height: int, width: int, rng: np.random.Generator, photo: str | None = None) -> np.ndarray:
+def _picture(
+    height: int, width: int, rng: np.random.Generator, photos: tuple[str, ...], photo: str | None = None
+) -> np.ndarray:
     """A picture of a drawn kind, float32 [height, width, 3]."""
     if photo is not None:
         return _photo_crop(photo, height, width, rng, plain=True)
-    kind = rng.choice(4, p=(0.55, 0.3, 0.08, 0.07))
+    kind = rng.choice(4, p=_KINDS if photos == PHOTOS else _KINDS_WITH_PHOTOGRAPHS)
     if kind == 0:
-        return _photo_crop(PHOTOS[rng.integers(len(PHOTOS))], height, width, rng)
+        return _photo_crop(photos[rng.integers(len(photos))], height, width, rng)
     if kind == 1:
-        return _dead_leaves(height, width, rng)
+        return _dead_leaves(height, width, rng, photos)
     if kind == 2:
-        return _gradient(height, width, rng)
-    return _print(height, width, rng)
+        return _gradient(height, width, rng, photos)
+    return _print(height, width, rng, photos)
 
 
-@functools.lru_cache(maxsize=len(PHOTOS) + 1)
+@functools.lru_cache(maxsize=128)
 def load_photo(name: str) -> np.ndarray:
-    """One of the photos that scikit-image brings along, uint8 [H, W, 3].
+    """A photo as uint8 [H, W, 3]: a path, or the name of one that scikit-image brings along.
 
     Raises:
-      InputError: scikit-image, or that photo in it, is not there.
+      InputError: scikit-image, or that photo, is not there.
     """
+    if os.path.isabs(name):
+        image = cv2.imread(name, cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise InputError(f"{name} is no photo that can be read; take it out of the folder")
+        return image
     package = importlib.util.find_spec("skimage")
     if package is None:
         raise InputError("scenes are made of scikit-image's photos; install it: pip install scikit-image")
@@ -269,25 +281,25 @@ def _tint(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(picture * gain + offset, 0, 255).astype(np.float32)
 
 
-def _colour(rng: np.random.Generator, photo: str | None = None) -> np.ndarray:
-    """A colour of the given photo, or of any photo if none is given; sometimes any colour at all."""
+def _colour(rng: np.random.Generator, photos: tuple[str, ...], photo: str | None = None) -> np.ndarray:
+    """A colour of the given photo, or of any of the photos if none is given; sometimes any colour at all."""
     if rng.random() < 0.15:
         return rng.uniform(0, 255, 3)
-    image = load_photo(photo or PHOTOS[rng.integers(len(PHOTOS))])
+    image = load_photo(photo or photos[rng.integers(len(photos))])
     pixel = image[rng.integers(image.shape[0]), rng.integers(image.shape[1])].astype(np.float64)
     return np.clip(pixel * rng.uniform(0.7, 1.3) + rng.normal(size=3) * 12, 0, 255)
 
 
-def _dead_leaves(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _dead_leaves(height: int, width: int, rng: np.random.Generator, photos: tuple[str, ...]) -> np.ndarray:
     """Overlapping discs and polygons, radii falling with the third power, large ones below."""
-    canvas = _gradient(height, width, rng)
+    canvas = _gradient(height, width, rng, photos)
     largest = 0.4 * min(height, width)
     smallest = rng.uniform(1.5, 6.0)
     count = int(rng.uniform(60, 260))
     share = rng.random(count)
     radii = np.sort((smallest**-2 - share * (smallest**-2 - largest**-2)) ** -0.5)[::-1]
-    photo = PHOTOS[rng.integers(len(PHOTOS))]  # things of one place have colours of one place
-    palette = [_colour(rng, photo) for _ in range(12)]
+    photo = photos[rng.integers(len(photos))]  # things of one place have colours of one place
+    palette = [_colour(rng, photos, photo) for _ in range(12)]
     for radius in radii:
         colour = np.clip(
             palette[rng.integers(len(palette))] + rng.normal() * 20 + rng.normal(size=3) * 6, 0, 255
@@ -319,19 +331,19 @@ def _grain(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(3, 18) * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
 
 
-def _gradient(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _gradient(height: int, width: int, rng: np.random.Generator, photos: tuple[str, ...]) -> np.ndarray:
     """Four to sixteen colours, blended smoothly."""
     rows, columns = rng.integers(2, 5, 2)
-    base = _colour(rng)
+    base = _colour(rng, photos)
     grid = base + rng.normal(size=(rows, columns, 3)) * rng.uniform(5, 45)
     return cv2.resize(
         np.clip(grid, 0, 255).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
     )
 
 
-def _print(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _print(height: int, width: int, rng: np.random.Generator, photos: tuple[str, ...]) -> np.ndarray:
     """Lines of letters on a soft ground, as signs, subtitles and pages have them."""
-    canvas = _gradient(height, width, rng).astype(np.uint8)  # putText draws on nothing else
+    canvas = _gradient(height, width, rng, photos).astype(np.uint8)  # putText draws on nothing else
     scale, font = rng.uniform(0.35, 1.6), _FONTS[rng.integers(len(_FONTS))]
     colour, thick = rng.uniform(0, 255, 3).tolist(), max(1, round(scale * rng.uniform(0.8, 2.0)))
     for baseline in np.arange(rng.uniform(10, 30), height, 32 * scale):

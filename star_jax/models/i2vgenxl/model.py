@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import StarConfig
@@ -27,6 +27,7 @@ from star_jax.models.i2vgenxl.layers_to_measure import layer_parts, operation_pa
 from star_jax.models.i2vgenxl.start import guess_leaf
 from star_jax.models.i2vgenxl.unet import TextProjections, UNet
 from star_jax.models.layers import fold_key
+from star_jax.models.light_decoder.decoder import LightDecoder, values_per_pixel
 from star_jax.models.part import LayersToMeasure
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.size_rule import SizeRule
@@ -63,8 +64,14 @@ class I2VGenXL(VideoModel):
     def text_components(self) -> tuple[str, ...]:
         return () if self.config.text_encoder is None else ("text_encoder",)
 
+    @property
+    def light_components(self) -> tuple[str, ...]:
+        return () if self.config.light_decoder is None else ("light_decoder",)
+
     def dtype_of(self, component: str) -> jnp.dtype:
         """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
+        if component == "light_decoder":
+            return jnp.dtype(jnp.float32)
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
 
     @property
@@ -84,6 +91,9 @@ class I2VGenXL(VideoModel):
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
+        if component == "light_decoder":
+            assert config.light_decoder is not None
+            return LightDecoder(config.light_decoder, self.latent_channels, **kwargs)
         if component == "text_encoder":
             assert config.text_encoder is not None
             return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
@@ -128,7 +138,8 @@ class I2VGenXL(VideoModel):
     def memory_use(self, platform: str) -> MemoryUse:
         widths = self.config.unet.block_out_channels[0], self.config.vae.block_out_channels[0]
         network = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
-        return MemoryUse(network * widths[0], _ENCODER_VALUES * widths[1], _DECODER_VALUES * widths[1])
+        light = 0.0 if self.config.light_decoder is None else values_per_pixel(self.config.light_decoder)
+        return MemoryUse(network * widths[0], _ENCODER_VALUES * widths[1], _DECODER_VALUES * widths[1], light)
 
     # Text.
 
@@ -175,6 +186,25 @@ class I2VGenXL(VideoModel):
     ) -> tuple[Float[Array, "B F H W 3"], Carry]:
         unscaled = latents / self.config.vae.scaling_factor
         return self.bind(params, "vae").decode(unscaled.astype(self.dtype_of("vae"))), carry
+
+    @property
+    def default_fidelity(self) -> float:
+        if self.config.light_decoder is None:
+            raise self._has_no_light_decoder()
+        return self.config.light_decoder.fidelity
+
+    def decode_light(
+        self,
+        params: Params,
+        latents: Float[Array, "B F h w C"],
+        low: Float[Array, "B F l m 3"],
+        fidelity: ArrayLike,
+        carry: Carry = None,
+    ) -> tuple[Float[Array, "B F H W 3"], Carry]:
+        if not self.light_components:
+            raise self._has_no_light_decoder()
+        of_clips = jnp.full((len(latents),), fidelity, jnp.float32)
+        return self.bind(params, "light_decoder")(latents, low, of_clips, carry)
 
     # The network: the ControlNet's outputs steer the base UNet.
 

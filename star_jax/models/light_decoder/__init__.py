@@ -1,0 +1,1 @@
+"""A light decoder that sees the latents and the low-resolution frames."""

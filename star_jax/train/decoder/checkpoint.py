@@ -1,0 +1,54 @@
+"""From a finished run of a light decoder to a checkpoint directory: the model that it was trained for, with it."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from star_jax.checkpoints.directory import (
+    create_checkpoint,
+    load_component,
+    load_provenance,
+    read_config,
+    save_component,
+)
+from star_jax.config import StarConfig
+from star_jax.errors import InputError
+from star_jax.train.checkpoints import restore_weights
+from star_jax.train.decoder.config import DecoderExperimentConfig
+from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
+
+CHECKPOINT = "checkpoint"  # below the work directory
+
+
+def write_checkpoint_with_decoder(
+    objective: DecoderObjective, config: DecoderExperimentConfig, workdir: str | os.PathLike
+) -> Path:
+    """Writes WORKDIR/checkpoint: all components of the model, as they were, and the decoder.
+
+    Weights are the moving average where the run keeps one.
+
+    Returns:
+      The checkpoint directory.
+
+    Raises:
+      InputError: the run has no checkpoint, or the model takes no light decoder.
+      RunError: the disk is full.
+    """
+    source = config.model.checkpoint
+    step, params = restore_weights(workdir, objective.abstract_params()[0], ema=bool(config.train.ema_decay))
+    sizes = read_config(source)
+    if not isinstance(sizes, StarConfig):
+        raise InputError(f"preset {sizes.preset!r} ({sizes.architecture}) takes no light decoder")
+    sizes = dataclasses.replace(sizes, light_decoder=objective.sizes)
+    provenance = load_provenance(source)
+    provenance["components"][COMPONENT] = {
+        "source": "star-jax train-decoder",
+        "step": step,
+        "config": dataclasses.asdict(config),
+    }
+    model, target = objective.model, Path(workdir) / CHECKPOINT
+    with create_checkpoint(target, sizes, provenance, force=True) as partial:
+        for name in model.components:
+            save_component(partial, name, load_component(source, name, model.abstract(name)))
+        save_component(partial, COMPONENT, params[COMPONENT])
+    return target

@@ -1,0 +1,75 @@
+"""Settings of a light decoder's training run, see `star_jax.train.config`."""
+
+from dataclasses import dataclass, field
+
+from star_jax.data.config import DataConfig
+from star_jax.data.degradations import get_recipe
+from star_jax.errors import InputError
+from star_jax.parallel.mesh import MeshConfig
+from star_jax.train.config import OptimizerConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class ClipsConfig:
+    """The clips: they are made once, with the latents that the network makes of them, and stay in WORKDIR/clips."""
+
+    # Number of clips to train on, and to validate on.
+    count: int = 2000
+    validation_count: int = 16
+    # Share of the clips that are degraded by another recipe than data.recipe, and that recipe.
+    mild_share: float = 0.2
+    mild_recipe: str = "light"
+
+    def __post_init__(self):
+        for name in ("count", "validation_count"):
+            if getattr(self, name) < 1:
+                raise InputError(f"clips.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.mild_share <= 1:
+            raise InputError(f"clips.mild_share is {self.mild_share}; choose 0 to 1")
+        get_recipe(self.mild_recipe)
+
+
+@dataclass(frozen=True)
+class DecoderModelConfig:
+    """The model that gets the decoder."""
+
+    # Checkpoint directory whose network makes the latents (`tiny-star`: the one in the package).
+    checkpoint: str = "tiny-star"
+    # Width at the latents' grid, at twice and at four times it, and number of blocks of each.
+    channels: tuple[int, int, int] = (64, 32, 16)
+    blocks: tuple[int, int, int] = (5, 3, 1)
+
+
+@dataclass(frozen=True)
+class DecoderLossConfig:
+    """The loss, see `star_jax.train.decoder.objective`."""
+
+    # Weight of LPIPS where the fidelity is 0.
+    perceptual_weight: float = 0.1
+    # Directory of the metrics' networks (docs/evaluation.md).
+    metric_weights: str | None = None
+    # Share of the clips whose fidelity is exactly 1 (no LPIPS), and exactly 0; the others' is drawn between.
+    fidelity_share: float = 0.4
+    detail_share: float = 0.4
+    # Weight of the error of frame differences.
+    motion_weight: float = 0.25
+
+    def __post_init__(self):
+        for name in ("perceptual_weight", "fidelity_share", "detail_share", "motion_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
+        if self.fidelity_share + self.detail_share > 1:
+            raise InputError("loss.fidelity_share + loss.detail_share is over 1")
+
+
+@dataclass(frozen=True)
+class DecoderExperimentConfig:
+    """A training run of a light decoder; its fields are the groups of `--config.group.key`."""
+
+    train: TrainConfig
+    data: DataConfig
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
+    model: DecoderModelConfig = field(default_factory=DecoderModelConfig)
+    loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -1,0 +1,201 @@
+"""Training a light decoder (`star_jax.models.light_decoder`) on a frozen network's latents.
+
+    L(f) = |y - x|_1 + motion_weight |dy - dx|_1 + (1 - f) perceptual_weight LPIPS(y, x),    y = decode(z, low, f)
+
+where d is the difference of neighbouring frames. The fidelity f is drawn for each clip and given to the decoder, so
+that one set of weights learns both the mean of what may have been there (f = 1) and detail that looks right (f =
+0). LPIPS (Zhang et al. 2018) is taken of two frames of a clip, cut at a drawn place: its first convolution strides
+over a grid of four pixels, and a decoder taught at one place would leave that grid in its pictures. The metric's
+networks are frozen; their weights are found as those of `star-jax evaluate` are.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+
+from star_jax.checkpoints.directory import read_config
+from star_jax.config import LightDecoderConfig
+from star_jax.data.restored import RestoredSource
+from star_jax.diffusion.noise import named_key
+from star_jax.errors import InputError
+from star_jax.evaluation.metrics.lpips import lpips
+from star_jax.evaluation.metrics.psnr import psnr_of_error
+from star_jax.evaluation.weights import MetricWeights
+from star_jax.files import write_png
+from star_jax.models.architectures import build_model
+from star_jax.models.light_decoder.decoder import LOW_FACTOR, LightDecoder
+from star_jax.models.rngs import InitRngs
+from star_jax.ops.pixels import enlarge, to_float, to_uint8
+from star_jax.train.decoder.config import DecoderExperimentConfig
+from star_jax.train.decoder.start import linear_start
+from star_jax.train.sample_draws import sample_keys
+
+Tree = dict[str, Any]
+
+COMPONENT = "light_decoder"
+_NETWORKS = ("alexnet", "lpips_alex")
+_PERCEPTUAL_FRAMES = 2
+_LARGEST_SHIFT = 8  # pixels; a multiple of the stride of LPIPS' first convolution
+
+
+class DecoderObjective:
+    """See `star_jax.train.objective.Objective`; computes in float32.
+
+    Args:
+      config: the run.
+      clips: folder of the clips (`star_jax.data.restored`) that the linear part starts from.
+
+    Raises:
+      InputError: the clips' scale is not 4, their size does not fit the latents, or LPIPS has no weights.
+    """
+
+    def __init__(self, config: DecoderExperimentConfig, clips: Path | None = None):
+        self.config, self.clips = config, clips
+        self.model = build_model(read_config(config.model.checkpoint), dtype="float32")
+        data, factor = config.data, self.model.size_rule.pixels_per_latent
+        if data.make_recipe().scale != LOW_FACTOR or factor != 2 * LOW_FACTOR:
+            raise InputError(
+                f"a light decoder is for {LOW_FACTOR}x and latents of {2 * LOW_FACTOR} pixels; the recipe has "
+                f"{data.make_recipe().scale}x and the latents {factor} pixels"
+            )
+        needed = self.model.size_rule.padded_size(data.height, data.width)
+        if needed != (data.height, data.width):
+            raise InputError(
+                f"data.height x data.width is {data.height}x{data.width}; choose {needed[0]}x{needed[1]}, which "
+                "needs no padding"
+            )
+        self.sizes = LightDecoderConfig(config.model.channels, config.model.blocks)
+        self._networks: dict[str, dict] = {}
+        if config.loss.perceptual_weight:
+            given = [config.loss.metric_weights] if config.loss.metric_weights else []
+            self._networks = MetricWeights(given).load(_NETWORKS)[0]
+        self._decode = jax.jit(self._decoded)
+
+    def module(self, seed: int = 0) -> LightDecoder:
+        """The decoder with fresh weights."""
+        return LightDecoder(
+            self.sizes,
+            self.model.latent_channels,
+            dtype=jnp.float32,
+            param_dtype=jnp.float32,
+            rngs=InitRngs(seed),
+        )
+
+    def abstract_params(self) -> tuple[Tree, Tree]:
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(self._split()[1])
+        )
+        frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), self._networks)
+        return {COMPONENT: shapes}, frozen
+
+    def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
+        """Fresh weights by train.seed, the linear part by least squares, and the metric's networks."""
+        fresh = {COMPONENT: nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed)))}
+        fresh[COMPONENT]["linear"] = linear_start(RestoredSource(str(self.clips)))
+
+        def place(tree: Tree, abstract: Tree) -> Tree:
+            return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), tree, abstract)
+
+        networks = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), self._networks)
+        return place(fresh, abstract_trainable), place(networks, abstract_frozen)
+
+    def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, Any]:
+        index = np.asarray(host_batch["index"]).astype(np.int32)
+        return {"index": index, **{name: host_batch[name] for name in ("gt", "lq", "latents")}}
+
+    def abstract_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        data = self.config.data
+        size, clip = (data.height, data.width), (batch_size, data.num_frames)
+
+        def shape(divisor: int, channels: int, dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*clip, *(n // divisor for n in size), channels), dtype)
+
+        return {
+            "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+            "gt": shape(1, 3, jnp.uint8),
+            "lq": shape(LOW_FACTOR, 3, jnp.uint8),
+            "latents": shape(2 * LOW_FACTOR, self.model.latent_channels, jnp.float16),
+        }
+
+    def loss(
+        self, trainable: Tree, frozen: Tree, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        config, keys = self.config.loss, sample_keys(key, batch)
+        fidelity = jax.vmap(self._draw_fidelity)(keys)
+        truth = to_float(batch["gt"])
+        decoded = self._decoded(_with_fixed_linear(trainable), batch, fidelity)
+        terms: dict[str, Any] = {
+            "loss_pixel": jnp.abs(decoded - truth).mean(),
+            "loss_motion": jnp.abs(jnp.diff(decoded - truth, axis=1)).mean(),
+        }
+        loss = terms["loss_pixel"] + config.motion_weight * terms["loss_motion"]
+        if config.perceptual_weight:
+            of_clips = jax.vmap(_cut)(keys, decoded), jax.vmap(_cut)(keys, truth)
+            levels = [127.5 * (rearrange(clips, "b f h w c -> (b f) h w c") + 1) for clips in of_clips]
+            distances = lpips("alex", *(frozen[name] for name in _NETWORKS), *levels)
+            of_clip = rearrange(distances, "(b f) -> b f", b=len(fidelity)).mean(axis=1)
+            detail = 1 - fidelity
+            terms["lpips_of_detail"] = (detail * of_clip).sum() / jnp.maximum(detail.sum(), 1e-6)
+            loss += config.perceptual_weight * (detail * of_clip).mean()
+        return loss, terms
+
+    def validate(
+        self, trainable: Tree, frozen: Tree, batches: list[dict[str, Any]], image_path: Path | None
+    ) -> dict[str, float]:
+        """PSNR and LPIPS at both ends; the picture shows input, detail, fidelity and truth of the first clips."""
+        scores: dict[str, list[float]] = {}
+        rows = []
+        for batch in batches:
+            truth = np.asarray(to_float(batch["gt"]))
+            ends = {}
+            for name, value in (("detail", 0.0), ("fidelity", 1.0)):
+                fidelity = jnp.full((len(truth),), value)
+                ends[name] = np.clip(jax.device_get(self._decode(trainable, batch, fidelity)), -1, 1)
+                for x, y in zip(truth, ends[name], strict=True):
+                    error = float(np.square(x - y).mean())
+                    scores.setdefault(f"validation_psnr_{name}", []).append(psnr_of_error(error, peak=2.0))
+                    if self._networks:
+                        pair = (127.5 * (np.asarray(clip[-1:]) + 1) for clip in (y, x))
+                        distance = lpips("alex", *(frozen[network] for network in _NETWORKS), *pair)
+                        scores.setdefault(f"validation_lpips_{name}", []).append(float(distance[0]))
+            low = np.asarray(enlarge(to_float(batch["lq"]), truth.shape[2:4]))
+            rows += [np.concatenate([low, *ends.values(), truth], axis=3)[:, -1]]
+        if image_path is not None:
+            sheet: Any = np.concatenate(np.concatenate(rows)[:6], axis=0)
+            write_png(image_path, np.asarray(to_uint8(sheet)))
+        return {name: float(np.mean(values)) for name, values in scores.items()}
+
+    def _split(self) -> Any:
+        return nnx.split(nnx.eval_shape(self.module))
+
+    def _decoded(self, params: Tree, batch: dict[str, jax.Array], fidelity: jax.Array) -> jax.Array:
+        decoder = nnx.merge(self._split()[0], params[COMPONENT])
+        return decoder(batch["latents"].astype(jnp.float32), to_float(batch["lq"]), fidelity)[0]
+
+    def _draw_fidelity(self, key: jax.Array) -> jax.Array:
+        config = self.config.loss
+        which, between = jax.random.uniform(named_key(key, "fidelity"), (2,))
+        between = jnp.where(which < config.fidelity_share + config.detail_share, 0.0, between)
+        return jnp.where(which < config.fidelity_share, 1.0, between)
+
+
+def _with_fixed_linear(params: Tree) -> Tree:
+    """The linear part stays as least squares found it.
+
+    Its hundreds of inputs are much alike, so that steps of the same size in all of its weights would undo it.
+    """
+    decoder = params[COMPONENT]
+    return {COMPONENT: decoder | {"linear": jax.lax.stop_gradient(decoder["linear"])}}
+
+
+def _cut(key: jax.Array, frames: jax.Array) -> jax.Array:
+    """Frames of [F, H, W, 3] that follow on each other, at a drawn place, a little smaller."""
+    first = jax.random.randint(named_key(key, "frames"), (), 0, len(frames) - _PERCEPTUAL_FRAMES + 1)
+    shift = jax.random.randint(named_key(key, "shift"), (2,), 0, _LARGEST_SHIFT)
+    size = (_PERCEPTUAL_FRAMES, frames.shape[1] - _LARGEST_SHIFT, frames.shape[2] - _LARGEST_SHIFT, 3)
+    return jax.lax.dynamic_slice(frames, (first, *shift, 0), size)

@@ -1,0 +1,45 @@
+"""Training of a light decoder from a configuration, as `star-jax train-decoder` runs it."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from star_jax.train.decoder.checkpoint import write_checkpoint_with_decoder
+from star_jax.train.decoder.clips import TRAIN, VALIDATION, make_clips
+from star_jax.train.decoder.config import DecoderExperimentConfig
+from star_jax.train.decoder.objective import DecoderObjective
+from star_jax.train.loop import Outcome, train
+
+
+def train_decoder(
+    config: DecoderExperimentConfig,
+    workdir: str | os.PathLike,
+    *,
+    allow_changed_config: bool = False,
+    quiet: bool = False,
+) -> tuple[Outcome, Path | None]:
+    """Makes the clips, then trains a light decoder on them; the same call goes on where it stopped.
+
+    Args:
+      config: see `star_jax.train.decoder.config`.
+      workdir: directory of clips, checkpoints, metrics and pictures.
+      allow_changed_config: resume although `workdir` was begun with other values.
+      quiet: show no progress.
+
+    Returns:
+      How the run ended, and the checkpoint directory that it wrote once all steps were done.
+
+    Raises:
+      InputError: the configuration does not fit the devices, the data or `workdir`.
+      RunError: the loss is not finite, the data ended or is bad, or the disk is full.
+    """
+    root = Path(workdir)
+    objective = DecoderObjective(config, root / TRAIN)
+    make_clips(config, root, quiet=quiet)
+    on_clips = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, validation_source=str(root / VALIDATION)),
+        data=dataclasses.replace(config.data, source=str(root / TRAIN)),
+    )
+    outcome = train(objective, on_clips, root, allow_changed_config=allow_changed_config, quiet=quiet)
+    return outcome, write_checkpoint_with_decoder(objective, config, root) if outcome.finished else None
