@@ -8,7 +8,7 @@ rung with its objective, each from the one before. Printed are, over 64 clips th
   energy      spectral energy above 1/8 cycle per pixel, in per cent of the truth's
   flicker     mean absolute difference of neighbouring frames' change from the truth's change, levels
 
-Minutes on one core. It is no test: what it shows depends on chance, and is reported in docs/distillation.md.
+Minutes on one core. It is no test: what it shows depends on chance.
 """
 
 import argparse

@@ -197,7 +197,7 @@ def _photos_of(folder: str) -> list[str]:
     Raises:
       InputError: it has none.
     """
-    names = storage.list_files(folder) if storage.is_folder(folder) else []
+    names = storage.list_files(folder)
     photos = [storage.join(folder, n) for n in names if PurePosixPath(n).suffix in PHOTO_SUFFIXES]
     if not photos:
         raise InputError(f"{folder} has no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
@@ -218,13 +218,18 @@ def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
     """
     _, _, rest = location.partition(":")
     count, _, which = rest.partition(":")
-    if not count.isdigit() or not 1 <= int(count) <= _HELD_OUT:
+    names_photos = which not in ("", "held-out")
+    if (
+        not count.isdigit()
+        or not 1 <= int(count) <= _HELD_OUT
+        or (names_photos and not storage.is_folder(which))
+    ):
         raise InputError(
             f"{location!r}: write scenes:COUNT, scenes:COUNT:held-out or scenes:COUNT:FOLDER_OF_PHOTOS, COUNT 1 "
             f"to {_HELD_OUT}"
         )
     photos = PHOTOS
-    if which not in ("", "held-out"):
+    if names_photos:
         photos += tuple(str(Path(path).resolve()) for path in _photos_of(which))
     videos = (
         held_out_scene(index, height, width)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax._src import distributed
 
-from star_jax.errors import RunError, StarError, first_line
+from star_jax.errors import StarError, first_line
 
 # A process that was not heard of for so long is lost. JAX notices after 100 s, and ends in a core dump.
 LOST_AFTER_SECONDS = 60.0
@@ -64,8 +64,8 @@ def ending_together() -> Iterator[None]:
     Without this they would wait in a collective operation for what never comes. A process that is not heard of any
     more, because it was killed or its machine is gone, is named by those that are left.
 
-    Raises:
-      RunError: an operation failed because another process ended, or is lost.
+    Where an operation fails because another process is lost, this one leaves at once: JAX would wait for that one,
+    and then end in a core dump.
     """
     if jax.process_count() == 1:
         yield
@@ -85,7 +85,10 @@ def ending_together() -> Iterator[None]:
         if not _is_lost_contact(error):
             stop_all(f"{type(error).__name__}: {first_line(error)}")
             raise
-        raise RunError(f"another process of this run is gone ({first_line(error)}); {_REMEDY}") from error
+        what = f"another process of this run is gone ({first_line(error)}); {_REMEDY}"
+        print(f"star-jax: process {jax.process_index()}: {what}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)
     finally:
         listener.stop()
 

@@ -1,12 +1,16 @@
 """Made-up scenes: determinism, motion, range, what is held out."""
 
+import dataclasses
+import hashlib
 import importlib.util
 
+import cv2
 import numpy as np
 import pytest
 
 from star_jax.data.clips import load_clip
 from star_jax.data.config import DataConfig
+from star_jax.data.made_up.photographs import Photograph, _reduced, photographs
 from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo, _photo_crop, _scene, load_photo
 from star_jax.data.sources import open_source
 from star_jax.errors import InputError
@@ -62,6 +66,35 @@ def test_an_element_of_scenes():
 def test_mistakes_in_the_location(location):
     with pytest.raises(InputError, match="scenes:COUNT"):
         open_source(location)
+
+
+def test_scenes_of_a_folders_photos(tmp_path):
+    cv2.imwrite(str(tmp_path / "orange.png"), np.full((90, 120, 3), (0, 128, 255), np.uint8))
+    videos = [record.video for record in open_source(f"scenes:2:{tmp_path}", height=32, width=48)]
+    assert videos[0].photos == (*PHOTOS, str(tmp_path / "orange.png"))
+    np.testing.assert_array_equal(load_photo(videos[0].photos[-1])[0, 0], (255, 128, 0))
+    assert videos[1].read(0, 2, 1).shape == (2, 32, 48, 3)
+    (tmp_path / "orange.png").write_bytes(b"nothing")
+    load_photo.cache_clear()
+    with pytest.raises(InputError, match="no photo that can be read"):
+        load_photo(videos[0].photos[-1])
+    (tmp_path / "orange.png").unlink()
+    with pytest.raises(InputError, match="has no photos"):
+        open_source(f"scenes:2:{tmp_path}")
+
+
+def test_the_list_of_photographs_and_its_pictures(tmp_path):
+    listed = photographs()
+    assert len({photograph.name for photograph in listed}) == len(listed) > 40
+    picture = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    row = Photograph("some-package", "a.png", 4, "CC0-1.0", digest)
+    assert _reduced(tmp_path / "a.png", row).shape == (3, 4, 3)
+    with pytest.raises(InputError, match="not the file of the list"):
+        _reduced(tmp_path / "a.png", dataclasses.replace(row, sha256="0"))
+    with pytest.raises(InputError, match="unpack some-package"):
+        _reduced(tmp_path / "b.png", row)
 
 
 def test_without_scikit_image(monkeypatch):

@@ -158,6 +158,19 @@ def test_a_process_that_is_not_heard_of_is_lost(monkeypatch, capsys):
     )
 
 
+def test_an_operation_that_fails_because_another_process_is_gone_ends_in_a_line(monkeypatch, capsys):
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(peers, "_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(peers, "_client", Store)
+    monkeypatch.setattr(peers.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers.os, "_exit", leave)
+    with pytest.raises(SystemExit, match="1"), peers.ending_together():
+        raise ValueError("Gloo AllGather failed: Read error: Connection reset by peer")
+    assert "process 0: another process of this run is gone (Gloo AllGather failed" in capsys.readouterr().err
+
+
 def test_two_tasks_of_slurm_meet(tmp_path):
     job = SLURM | {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     tasks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": "0"} for i in range(2)]
