@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from star_jax.inference.memory import encoded_clips, latent_windows
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.light_decoder.decoder import LOW_FACTOR
-from star_jax.models.video_model import Params, VideoModel
+from star_jax.models.video_model import Carry, Params, VideoModel
 from star_jax.ops.flops import FlopCount, count_flops
 
 Shape = jax.ShapeDtypeStruct
@@ -75,7 +75,11 @@ def decode_light_flops(model: VideoModel, num_frames: int, height: int, width: i
     latents = Shape((1, 1, *model.size_rule.latent_size(height, width), model.latent_channels), jnp.float32)
     low = Shape((1, 1, height // LOW_FACTOR, width // LOW_FACTOR, 3), jnp.float32)
     params = model.abstract_params(model.light_components)
-    return count_flops(lambda *arrays: model.decode_light(*arrays, 0.0), params, latents, low) * num_frames
+
+    def decode(params: Params, latents: jax.Array, low: jax.Array) -> tuple[jax.Array, Carry]:
+        return model.decode_light(params, latents, low, 0.0)
+
+    return count_flops(decode, params, latents, low) * num_frames
 
 
 def pipeline_flops(
