@@ -98,8 +98,3 @@ def optimised() -> Iterator[None]:
     jax.config.update(_QUICK, False)
     yield
     jax.config.update(_QUICK, True)
-
-
-@pytest.fixture
-def unoptimised() -> None:
-    """For programs that run a few times only: as all are, but those of tests that ask for `optimised`."""

@@ -44,7 +44,7 @@ def test_a_clip_of_any_length_and_size(pipeline):
     np.testing.assert_allclose(means, 255 - clip.mean((1, 2)), atol=12)
 
 
-def test_every_window_of_a_long_clip_is_a_clip_of_its_own(pipeline, unoptimised):
+def test_every_window_of_a_long_clip_is_a_clip_of_its_own(pipeline):
     """The first frame of every window has a latent of its own, as the network expects."""
     clip = np.random.default_rng(1).integers(0, 256, (20, 4, 4, 3), np.uint8)
     settings = UpscaleSettings(window=9, num_inference_steps=2)

@@ -57,7 +57,7 @@ def moments_of(posterior) -> np.ndarray:
 
 
 @pytest.mark.parametrize("frames", [5, 9, 13, 17])
-def test_encode(golden, vae, frames, unoptimised):
+def test_encode(golden, vae, frames):
     posterior = vae("encode", channels_last(golden[f"video/{frames}"]), stretch_pixels=FOUR_FRAMES)
     expected = golden[f"moments/{frames}"].copy()
     expected[:, 16:] = expected[:, 16:].clip(-30, 20)
@@ -67,7 +67,7 @@ def test_encode(golden, vae, frames, unoptimised):
         assert relative_error(drawn, channels_last(golden["sampled/9"])) < TOLERANCE
 
 
-def test_encode_in_one_call_and_in_groups(golden, vae, unoptimised):
+def test_encode_in_one_call_and_in_groups(golden, vae):
     """A clip in one call is the clip in stretches; diffusers' groups are not, from 16 frames on."""
     video = channels_last(golden["video/17"])
     whole = moments_of(vae("encode", video))
@@ -96,7 +96,7 @@ def torch_vae(vae: Golden) -> TorchVAE:
 
 
 @pytest.mark.parametrize("pixels", [None, 8 * 8 * 40])
-def test_decode(golden, vae, pixels, unoptimised):
+def test_decode(golden, vae, pixels):
     """Three latents, then two at a time, with what convolutions saw last carried over; at once or in bands."""
     latents = channels_last(golden["z/7"])
     frames, caches = vae("decode_group", latents[:, :3], band_pixels=pixels)
@@ -114,7 +114,7 @@ def test_decode(golden, vae, pixels, unoptimised):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_decode_in_one_call(golden, vae, count, unoptimised):
+def test_decode_in_one_call(golden, vae, count):
     frames, _ = vae("decode_group", channels_last(golden[f"z/{count}"]))
     assert relative_error(np.moveaxis(frames, -1, 1), golden[f"decode_whole/{count}"]) < TOLERANCE
 
