@@ -13,10 +13,10 @@ from saved_state import saved_state
 import star_jax
 from star_jax.configs.star_cogvideox import get_config
 from star_jax.train.config import ExperimentConfig
+from star_jax.train.speed import MEASURED
 from star_jax.train.star.objective import StarObjective
 
 STEPS = 4
-TIMES = ("seconds_per_step", "data_wait_seconds", "clips_per_second")
 
 
 def short_config() -> ExperimentConfig:
@@ -40,7 +40,7 @@ def whole(tmp_path_factory) -> Path:
 
 def metrics(workdir: Path) -> list[dict]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
 
 
 def test_a_resumed_run_is_the_same(whole, tmp_path):
