@@ -191,10 +191,17 @@ def test_the_length_of_a_schedule_is_not_changed_unnoticed(tmp_path):
 
 
 def test_keys_that_a_resumed_run_may_change_exist():
+    from star_jax.train.distill.config import DualStreamConfig, GuidanceConfig
     from star_jax.train.workdir import FREE_KEYS
 
     groups = dataclasses.asdict(experiment())
-    assert {f"{group}.{key}" for group, keys in groups.items() for key in keys} >= FREE_KEYS
+    keys = {f"{group}.{key}" for group, keys in groups.items() for key in keys}
+    of_rungs = {
+        f"distill.{field.name}"
+        for rung in (GuidanceConfig, DualStreamConfig)
+        for field in dataclasses.fields(rung)
+    }
+    assert keys | of_rungs >= FREE_KEYS
     assert set(groups) == {field.name for field in dataclasses.fields(ExperimentConfig)}
 
 
