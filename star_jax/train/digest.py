@@ -14,8 +14,12 @@ import numpy as np
 
 
 def digest(tree: Any) -> str:
-    """Names the numbers of a tree of arrays, bit for bit; the structure is not part of it."""
-    sums = jax.device_get([_sum(leaf) for leaf in jax.tree.leaves(tree)])
+    """Names the numbers of a tree of arrays, bit for bit; the structure is not part of it.
+
+    One sum after the other: each adds up over devices, and processes whose devices meet for several sums at once,
+    in another order in each process, wait for each other for ever.
+    """
+    sums = [jax.device_get(_sum(leaf)) for leaf in jax.tree.leaves(tree)]
     return hashlib.sha256(np.asarray(sums, np.uint32).tobytes()).hexdigest()[:16]
 
 
