@@ -16,7 +16,9 @@ class StandIn:
         self.fails_after: float = np.inf
         self.error: BaseException = KeyboardInterrupt()
 
-    def stream(self, read, num_frames, size, settings, *, on_progress, kept, skip) -> Iterator[np.ndarray]:
+    def stream(
+        self, read, num_frames, size, settings, *, on_progress, kept, skip, read_colors=None
+    ) -> Iterator[np.ndarray]:
         """See `StarPipeline.stream`."""
         clip = np.concatenate(list(read(PIECE)))
         assert len(clip) == num_frames and clip.shape[1:3] == size

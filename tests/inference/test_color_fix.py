@@ -34,7 +34,7 @@ def test_every_frame_is_corrected_by_itself(method):
     together = fix_colors(frames, reference, method=method)
     for frame in range(3):
         alone = fix_colors(frames[frame : frame + 1], reference[frame : frame + 1], method=method)
-        np.testing.assert_allclose(alone[0], together[frame], atol=1e-6)
+        np.testing.assert_allclose(alone[0], together[frame], atol=3e-6)
 
 
 def test_adain_takes_a_reference_of_another_size():

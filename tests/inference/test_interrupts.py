@@ -27,7 +27,7 @@ FRAMES = 8
 class Enlarging:
     """A pipeline without a network: reads the clip twice, as the real one does, and repeats pixels."""
 
-    def stream(self, read, num_frames, size, settings, *, on_progress, kept, skip):
+    def stream(self, read, num_frames, size, settings, *, on_progress, kept, skip, read_colors=None):
         for done, _ in enumerate(read(2), 1):
             on_progress("encode", 2 * done, num_frames)
         for piece in read(2):
