@@ -204,7 +204,7 @@ class StreamSession:
         """Decodes the chunks that have the latents that they see, and will have in a longer clip."""
         while (chunk := self._next_chunk(ended=ended)) is not None:
             (start, stop), offset = chunk.frames, self._latents.start
-            yield self._pipeline.decode_piece(
+            yield self._pipeline.coder.decode_piece(
                 self._latents.part(offset, self._latents.stop),
                 moved(chunk, -offset),
                 self._frames.part(start, stop),

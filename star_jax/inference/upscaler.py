@@ -16,11 +16,12 @@ import numpy as np
 
 from star_jax.checkpoints.directory import checkpoint_path
 from star_jax.files import real_path
+from star_jax.inference.coding import ReadPieces
 from star_jax.inference.display import RunProgress
 from star_jax.inference.jobs import Job
 from star_jax.inference.memory import plan_memory
 from star_jax.inference.overlap import WriteBehind, read_ahead
-from star_jax.inference.pipeline import ReadPieces, StarPipeline
+from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.resume import Kept, file_stamp, work_folder
 from star_jax.inference.scenes import Scene, SceneReader, common_lengths, find_cuts, scenes_between
 from star_jax.inference.settings import UpscaleSettings

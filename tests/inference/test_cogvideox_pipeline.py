@@ -58,7 +58,7 @@ def test_every_window_of_a_long_clip_is_a_clip_of_its_own(pipeline):
         def read(size: int):
             return (clip[i : i + size] for i in range(0, len(clip), size))
 
-        parts = pipeline._encode(read, len(clip), canvas, key, settings.window)
+        parts = pipeline.coder.encode(read, len(clip), canvas, key, settings.window)
         return np.concatenate([np.asarray(part) for _, part in parts])
 
     whole = hints(clip)

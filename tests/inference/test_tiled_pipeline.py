@@ -139,7 +139,9 @@ def test_noise_does_not_depend_on_tiles(tiny_pipeline):
 
     def encoded(**settings):
         canvas = tiny_pipeline.canvas((36, 16), UpscaleSettings(scale=4, **settings))
-        return np.asarray(next(tiny_pipeline._encode(lambda size: [clip], 3, canvas, noise_key(0), 32))[1])
+        return np.asarray(
+            next(tiny_pipeline.coder.encode(lambda size: [clip], 3, canvas, noise_key(0), 32))[1]
+        )
 
     whole, tiled = encoded(), encoded(vae_tile=(80, 64))
     assert np.abs(whole - tiled).mean() < 0.3 * whole.std()
