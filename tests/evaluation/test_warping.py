@@ -86,7 +86,7 @@ def test_pairs_across_calls_are_scored(monkeypatch):
     monkeypatch.setattr(ewarp, "prepare", lambda params, frame, corrected: float(frame[0, 0, 0]))
     monkeypatch.setattr(ewarp, "warping_error", lambda params, a, b: abs(a - b) / 1000)
     frames = np.array([1, 4, 4, 9], np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    whole, pieces = WarpScorer(False, {"raft": {}}), WarpScorer(False, {"raft": {}})
+    whole, pieces = WarpScorer(False, {"raft": {}}, 4), WarpScorer(False, {"raft": {}}, 4)
     assert whole.add(frames, None) == pytest.approx([3, 0, 5])
     assert pieces.add(frames[:2], None) == pytest.approx([3])
     assert pieces.add(frames[2:], None) == pytest.approx([0, 5])
