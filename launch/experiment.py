@@ -8,9 +8,12 @@ import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from star_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from star_jax.train.loop import Outcome
 
 EXIT_SIGTERM = 143  # exit code of a run that was told to stop, and saved
 _PREFIX = "--config."
@@ -61,10 +64,25 @@ def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:
     config = run_config_file(args.config)
     if not isinstance(config, kind):
         raise InputError(
-            f"{args.config} has a {type(config).__name__}, this command takes a {kind.__name__} (star-jax train "
+            f"{args.config} has a {type(config).__name__}, this command takes a {kind.__name__} (star-jax train, "
             "train-vae and train-decoder take different files)"
         )
     return with_changes(config, args.rest)
+
+
+def report_end(outcome: "Outcome", num_steps: int, result: str) -> int:
+    """Says on one line how a training run ended; returns the exit code.
+
+    Args:
+      outcome: how it ended.
+      num_steps: number of steps that were asked for.
+      result: what there is now that all of them are done.
+    """
+    if not outcome.finished:
+        print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
+        return EXIT_SIGTERM
+    print(f"step {outcome.step} of {num_steps}: done; {result}")
+    return 0
 
 
 def with_changes(config: Any, arguments: Sequence[str]) -> Any:

@@ -14,7 +14,7 @@ the same command: see docs/multihost.md.
 import argparse
 
 from star_jax.launch.cluster_arguments import add_cluster_arguments, join_cluster
-from star_jax.launch.experiment import EXIT_SIGTERM, add_run_arguments
+from star_jax.launch.experiment import add_run_arguments
 
 HELP = "train from a checkpoint, or resume"
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax.launch.experiment import read_experiment
+    from star_jax.launch.experiment import read_experiment, report_end
     from star_jax.parallel.processes import log_to
 
     config = read_experiment(args)
@@ -50,8 +50,4 @@ def run(args: argparse.Namespace) -> int:
         outcome = star_jax.train(
             config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
         )
-    if outcome.finished:
-        print(f"step {outcome.step} of {config.train.num_steps}: done; {args.workdir} is complete")
-        return 0
-    print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
-    return EXIT_SIGTERM
+    return report_end(outcome, config.train.num_steps, f"{args.workdir} is complete")

@@ -8,7 +8,7 @@ trained autoencoder (its moving average) with the latents' measured scale, and a
 
 import argparse
 
-from star_jax.launch.experiment import EXIT_SIGTERM, add_run_arguments
+from star_jax.launch.experiment import add_run_arguments
 
 HELP = "train a small autoencoder, or resume"
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from star_jax.launch.experiment import read_experiment
+    from star_jax.launch.experiment import read_experiment, report_end
     from star_jax.parallel.processes import log_to
     from star_jax.train.autoencoder.config import VaeExperimentConfig
 
@@ -30,8 +30,4 @@ def run(args: argparse.Namespace) -> int:
     outcome, checkpoint = train_autoencoder(
         config, args.workdir, allow_changed_config=args.allow_changed_config, quiet=args.quiet
     )
-    if not outcome.finished:
-        print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
-        return EXIT_SIGTERM
-    print(f"step {outcome.step} of {config.train.num_steps}: done; wrote {checkpoint}")
-    return 0
+    return report_end(outcome, config.train.num_steps, f"wrote {checkpoint}")

@@ -4,27 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dwarf import dwarf
 
-from star_jax.config import StarConfig, UNetConfig, VAEConfig
 from star_jax.init.component import fresh_component
 from star_jax.models.architectures import build_model
 
-SIZES = StarConfig(
-    "dwarf",
-    unet=UNetConfig(
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 16),
-        attention_levels=(False, False),
-        layers_per_block=1,
-        attention_head_dim=4,
-        transformer_in_heads=1,
-        cross_attention_dim=4,
-        norm_num_groups=1,
-    ),
-    vae=VAEConfig(latent_channels=4, block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2),
-    text_encoder=None,
-)
+SIZES = dwarf(4, 16, 1, (4, 4))
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dwarf import dwarf
 from flax import nnx
 
 from star_jax.checkpoints.directory import create_checkpoint, read_config, save_component
-from star_jax.config import LightDecoderConfig, SamplingConfig, StarConfig, UNetConfig, VAEConfig
+from star_jax.config import LightDecoderConfig, SamplingConfig
 from star_jax.data.restored import RestoredSource
 from star_jax.errors import InputError
 from star_jax.inference.pieces import decode_light_chunk
@@ -24,23 +25,7 @@ from star_jax.train.config import from_groups
 from star_jax.train.decoder.config import DecoderExperimentConfig
 from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
 
-SIZES = StarConfig(
-    "dwarf",
-    unet=UNetConfig(
-        in_channels=6,
-        out_channels=6,
-        block_out_channels=(8, 8),
-        attention_levels=(False, False),
-        layers_per_block=1,
-        attention_head_dim=4,
-        transformer_in_heads=1,
-        cross_attention_dim=4,
-        norm_num_groups=2,
-    ),
-    vae=VAEConfig(latent_channels=6, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2),
-    text_encoder=None,
-    sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet"),
-)
+SIZES = dwarf(6, 8, 2, (4, 4, 4, 4), sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet"))
 
 
 @pytest.fixture(scope="module")

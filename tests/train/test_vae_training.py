@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dwarf import dwarf
 from flax import nnx
 from networks import abstract_component
 
 from star_jax.checkpoints.directory import load_component, load_provenance, read_config
 from star_jax.checkpoints.trees import flatten
-from star_jax.config import StarConfig, UNetConfig, VAEConfig
 from star_jax.diffusion.noise import frame_noise
 from star_jax.init.component import fresh_component
 from star_jax.launch.cli import main
@@ -21,22 +21,7 @@ from star_jax.train.autoencoder.config import VaeExperimentConfig
 from star_jax.train.autoencoder.objective import VaeObjective
 from star_jax.train.config import from_groups
 
-SIZES = StarConfig(
-    "dwarf",
-    unet=UNetConfig(
-        in_channels=6,
-        out_channels=6,
-        block_out_channels=(8, 8),
-        attention_levels=(False, False),
-        layers_per_block=1,
-        attention_head_dim=4,
-        transformer_in_heads=1,
-        cross_attention_dim=4,
-        norm_num_groups=2,
-    ),
-    vae=VAEConfig(latent_channels=6, block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2),
-    text_encoder=None,
-)
+SIZES = dwarf(6, 8, 2, (4, 4))
 VALUES = {
     "train": {"num_steps": 2, "batch_size": 2, "remat": "none", "ema_decay": 0.5, "validation_batches": 1},
     "data": {"source": "synthetic:3", "num_frames": 3, "height": 16, "width": 16, "recipe": "none"},

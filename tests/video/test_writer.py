@@ -11,6 +11,8 @@ import pytest
 from sample_videos import NTSC_FILM, color_chart, moving_frames, packets, write_video
 
 from star_jax.errors import InputError, RunError
+from star_jax.launch.upscale_arguments import X264_PRESETS
+from star_jax.video.encoders import PRESETS
 from star_jax.video.reader import VideoReader
 from star_jax.video.writer import VideoWriter, check_output_path
 
@@ -291,3 +293,8 @@ def test_sound_that_the_container_cannot_carry_is_refused_before_work(tmp_path, 
         check_output_path(tmp_path / f"out{suffix}", VideoReader(source).info)
     out = copy_video(source, tmp_path / "out.mkv")
     assert [data for *_, data in packets(out.path)] == [data for *_, data in packets(source)]
+
+
+def test_the_command_offers_the_encoders_efforts():
+    """It has a list of its own, so that --help loads no codec; the slowest effort of all gains nothing."""
+    assert (*X264_PRESETS, "placebo") == PRESETS

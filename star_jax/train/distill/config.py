@@ -1,5 +1,6 @@
 """Settings of the rungs of distillation: the group `distill`, and the experiments that have it."""
 
+import abc
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from star_jax.train.config import ExperimentConfig, OptimizerConfig
 
 
 @dataclass(frozen=True)
-class RungConfig:
+class RungConfig(abc.ABC):
     """What all rungs have."""
 
     # Name of the rung: guidance, one_step or dual_stream.
@@ -32,9 +33,9 @@ class RungConfig:
             if f.name.endswith("_weight") and value < 0:
                 raise InputError(f"distill.{f.name} is {value}; it must not be negative")
 
+    @abc.abstractmethod
     def sizes(self, sizes: ArchitectureConfig) -> ArchitectureConfig:
         """The configuration of the model that comes out: how it is sampled."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
