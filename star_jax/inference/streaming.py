@@ -174,6 +174,7 @@ class StreamSession:
             latents, _ = encode_chunk(
                 self._model, self._canvas, params, filled, None, self._key, np.int32(first)
             )
+            latents.block_until_ready()  # else pieces would queue up, and the time left be told from no work
             self._hint.add(latents[None, : len(piece)])
             self._on_progress("encode", self._hint.stop)
 
