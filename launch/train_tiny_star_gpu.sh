@@ -11,6 +11,7 @@
 #   DECAY_SECONDS=90       the last seconds have a fifth of the learning rate
 #   WORKERS=               processes that make clips (default: all cores but four)
 #   PAUSE_FILE=            launch/gpu_check.sh's: its process group is written there, to be stopped while others measure
+#   PYTHON=python3         with OpenCV, for the pack
 #   STAR_JAX="python3 -P -m star_jax.launch.cli"   how the package is run (default star-jax)
 #   OPTIONS="--config.clips.count=9000"   more options of star-jax train-decoder
 #
@@ -24,7 +25,7 @@ STOPPED=143   # exit code of a run that was told to stop, and saved
 pack() {
   local folder=$1 photographs=$2 weights=$3
   mkdir -p "$folder/photographs" "$folder/weights"
-  python3 - "$photographs" "$folder/photographs" "$JPEG_QUALITY" <<'PYTHON' || return 1
+  "${PYTHON:-python3}" - "$photographs" "$folder/photographs" "$JPEG_QUALITY" <<'PYTHON' || return 1
 import pathlib, sys, cv2
 source, target, quality = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 SETTINGS = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
