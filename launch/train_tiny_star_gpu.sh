@@ -18,7 +18,7 @@
 # Every minute OUT gets the newest checkpoint as state.00, state.01, ... of at most 15 MB, which only together are one.
 set -uo pipefail
 
-JPEG_QUALITY=88   # of the photographs in the pack
+JPEG_QUALITY=84   # of the photographs in the pack
 PART=15M
 STOPPED=143   # exit code of a run that was told to stop, and saved
 
