@@ -1,7 +1,7 @@
 """The light decoder of `tiny-star`, over the network of configs/tiny_star.py: detail, and a knob for nearness.
 
   star-jax train-decoder --config configs/tiny_star_decoder.py --workdir DIR \
-      --config.model.checkpoint=CHECKPOINT --config.data.source=scenes:200000:PHOTOGRAPHS
+      --config.model.checkpoint=CHECKPOINT --config.data.source=scenes:20000:PHOTOGRAPHS
 
 PHOTOGRAPHS is the folder that `make photographs` writes. The network's latents are made once for a fixed set of
 clips, a tenth of a second each; then a step is convolutions, LPIPS and the heads that judge. Made for one GPU
@@ -21,13 +21,13 @@ def get_config() -> DecoderExperimentConfig:
             ema_decay=0.998,  # averages about 500 steps
             remat="none",
             log_every_steps=50,
-            checkpoint_every_steps=1000,
+            checkpoint_every_steps=1500,
             validate_every_steps=2000,
             validation_source="scenes:16:held-out",
             validation_batches=1,
         ),
         data=DataConfig(
-            source="scenes:200000",
+            source="scenes:20000",
             recipe="realbasicvsr-crops",
             num_frames=7,
             frame_interval=1,

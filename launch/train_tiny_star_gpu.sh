@@ -53,8 +53,8 @@ until_second() {
   local end=$1 pid
   shift
   setsid "${COMMAND[@]}" train-decoder --config "$ROOT/configs/tiny_star_decoder.py" --workdir "$WORK/run" \
-    --allow-changed-config --quiet --config.data.num_workers="$WORKERS" \
-    --config.data.source="scenes:200000:$PACK/photographs" --config.loss.metric_weights="$PACK/weights" \
+    --allow-changed-config --config.data.num_workers="$WORKERS" \
+    --config.data.source="scenes:20000:$PACK/photographs" --config.loss.metric_weights="$PACK/weights" \
     ${OPTIONS:-} "$@" >>"$OUT/train.log" 2>&1 &
   pid=$!
   [[ -n ${PAUSE_FILE:-} ]] && echo "$pid" >>"$PAUSE_FILE"

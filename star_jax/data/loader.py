@@ -45,7 +45,7 @@ class _Load:
       batch_size: clips in a batch of this process.
     """
 
-    records: Any
+    records: Any = dataclasses.field(repr=False)  # Grain writes down what it maps: minutes for many records
     config: DataConfig
     numbers: grain.MapDataset
     batch_size: int

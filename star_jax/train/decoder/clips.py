@@ -88,7 +88,7 @@ def _make(
 class _Degrade:
     """Number of a clip -> (truth, degraded frames), a function of the settings and the number; for workers."""
 
-    records: Any
+    records: Any = dataclasses.field(repr=False)  # Grain writes down what it maps
     data: DataConfig
     clips: ClipsConfig
 
