@@ -1,8 +1,9 @@
 """Colour correction of upscaled frames by the low-resolution input, per frame and in float32.
 
 Frames are [F, H, W, 3] in [-1, 1], the VAE's range. The methods come from the released script (adain) and its
-wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip. `flat-wavelet` also leaves
-areas alone that have one colour in the input, such as the bars of a letterbox: whatever a network adds there is wrong.
+wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip. `flat-wavelet` also
+leaves areas alone that have one colour in the input, such as the bars of a letterbox: whatever a network adds there
+is wrong.
 """
 
 from collections.abc import Callable
