@@ -9,7 +9,8 @@
 
 Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
 any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16, or
-v6e:1x1 for one chip. With several slices, the table also says what goes over the network between them. The exit code is 1 where the program needs more memory than a device has.
+v6e:1x1 for one chip. With several slices, the table also says what goes over the network between them. The exit
+code is 1 where the program needs more memory than a device has.
 """
 
 import argparse

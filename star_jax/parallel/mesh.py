@@ -41,7 +41,8 @@ class MeshConfig:
       context: devices that share the frames of a clip (and the weights).
       dcn_data: slices, or other groups of machines with a slow network between them. Each holds a replica of the
         weights (`data` of them), so that the mesh's axis `data` is dcn_data x data long. -1 takes the slices that
-        the TPUs form; GPUs and CPUs are one, unless this says more, which cuts them in the order of their processes.
+        the TPUs form; GPUs and CPUs are one slice, unless this says more, which cuts them in the order of their
+        processes.
     """
 
     data: int = -1
@@ -105,7 +106,9 @@ def _slices(devices: list[Any], count: int) -> list[list[Any]]:
     numbers = {d: getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices}
     found = max(numbers.values()) + 1
     if found > 1 and count not in (-1, found):
-        raise InputError(f"mesh.dcn_data is {count}, but the devices form {found} slices; set it to that, or to -1")
+        raise InputError(
+            f"mesh.dcn_data is {count}, but the devices form {found} slices; set it to that, or to -1"
+        )
     if found > 1:
         return [[d for d in devices if numbers[d] == number] for number in range(found)]
     size, left = divmod(len(devices), max(count, 1))

@@ -123,7 +123,9 @@ def test_only_data_crosses_slices():
 def test_slices_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match=r"mesh.dcn_data is 4, but the devices form 2 slices"):
         make_mesh(MeshConfig(dcn_data=4), CHIPS)
-    with pytest.raises(InputError, match=r"mesh is data=3 x fsdp=1 x context=1, but each of 2 slices has 4 devi"):
+    with pytest.raises(
+        InputError, match=r"mesh is data=3 x fsdp=1 x context=1, but each of 2 slices has 4 devi"
+    ):
         make_mesh(MeshConfig(data=3), CHIPS)
     with pytest.raises(InputError, match=r"mesh.dcn_data is 3, but there are 8 devices; choose a divisor"):
         make_mesh(MeshConfig(dcn_data=3), jax.devices()[:1] * 8)

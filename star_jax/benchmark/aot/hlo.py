@@ -84,7 +84,9 @@ class _Sum:
         self._bytes[kind] += times * bytes_each
 
     def traffic(self) -> dict[str, Traffic]:
-        return {kind: Traffic(count, self._bytes[kind]) for kind, count in sorted(self._counts.items()) if count}
+        return {
+            kind: Traffic(count, self._bytes[kind]) for kind, count in sorted(self._counts.items()) if count
+        }
 
 
 def _instructions(text: str) -> Iterator[tuple[str, str, str, str, str]]:
