@@ -28,7 +28,6 @@ def start(script: str, arguments: list, devices: int, **environment: str) -> sub
         env={
             **with_devices(devices),
             "PYTHONPATH": os.pathsep.join([str(FOLDER), str(FOLDER.parent)]),
-            "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",  # of two processes, one compiles
             **environment,
         },
         stdout=subprocess.PIPE,
