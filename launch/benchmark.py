@@ -6,10 +6,12 @@
   star-jax benchmark compare before.json after.json
   star-jax benchmark data --source clips/ --recipe realbasicvsr
 
+With --pause FILE a training may share the device: it is stopped whenever something is timed.
 `star-jax benchmark WHAT --help` lists the options of each.
 """
 
 import argparse
+import contextlib
 import importlib
 
 HELP = "measure speed and memory"
@@ -22,6 +24,9 @@ BENCHMARKS = {
     "compare": "star_jax.launch.benchmarks.compare",
     "data": "star_jax.launch.benchmarks.data",
 }
+
+_ON_THE_DEVICE = ("inference", "train", "layers")
+_WITH_FORMS = ("inference", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +46,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help="show the traceback of an error",
         )
+        if name in _ON_THE_DEVICE:
+            sub.add_argument(
+                "--pause",
+                metavar="FILE",
+                help="stop the process groups in FILE, a number on each line, whenever something is timed",
+            )
+        if name in _WITH_FORMS:
+            sub.add_argument(
+                "--form",
+                action="append",
+                default=[],
+                metavar="OPERATION=FORM",
+                help="a form of an operation in place of this device's own, such as geglu=gelu; may be repeated",
+            )
         module.add_arguments(sub)
         sub.set_defaults(run_benchmark=module.run)
 
 
 def run(args: argparse.Namespace) -> int | None:
-    return args.run_benchmark(args)
+    from star_jax.benchmark.quiet import pausing
+
+    with pausing(getattr(args, "pause", None)), _forms(getattr(args, "form", [])):
+        return args.run_benchmark(args)
+
+
+def _forms(pairs: list[str]) -> contextlib.AbstractContextManager[None]:
+    if not pairs:
+        return contextlib.nullcontext()
+    from star_jax.errors import InputError
+    from star_jax.ops.variants import using
+
+    forms = dict(pair.partition("=")[::2] for pair in pairs)
+    if "" in forms.values():
+        raise InputError(f"--form {' '.join(pairs)}: write OPERATION=FORM, such as geglu=gelu")
+    return using(**forms)

@@ -1,13 +1,16 @@
 """Compile for TPUs that are not at hand: does it fit, what does it compute and exchange.
 
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5p:4x4x4 --config.mesh.context=8
+  star-jax compile-check --config configs/star_i2vgenxl.py --topology v5e:4x4 --num-slices 2 \\
+      --config.mesh.context=-1 --config.mesh.fsdp=1
   star-jax compile-check --inference --topology v5e:2x4
   star-jax compile-check --inference --topology v6e:2x4 --frames 32 --height 720 --width 1280 --json report.json
   star-jax compile-check --inference --stage decode --topology v5e:1x1 --preset cogvideox-5b --frames 33
 
 Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
 any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16, or
-v6e:1x1 for one chip. The exit code is 1 where the program needs more memory than a device has.
+v6e:1x1 for one chip. With several slices, the table also says what goes over the network between them. The exit
+code is 1 where the program needs more memory than a device has.
 """
 
 import argparse
@@ -19,7 +22,6 @@ from star_jax.errors import InputError, RunError
 from star_jax.files import bytes_text
 
 HELP = "compile training or sampling for a TPU topology, without a TPU"
-_AXES = ("data", "fsdp", "context")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser, required=False)
     parser.add_argument(
         "--topology", required=True, metavar="KIND:SHAPE", help="TPU topology, such as v5e:4x4, v5p:4x4x4"
+    )
+    parser.add_argument(
+        "--num-slices", type=int, default=1, metavar="N", help="number of slices of that topology (default 1)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
     parser.add_argument(
@@ -76,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     prepare_environment(quick=not args.full_effort)
     if args.json:
         check_report_path(args.json, ".json")
-    devices = tpu_devices(args.topology)
+    devices = tpu_devices(args.topology, args.num_slices)
     traced, facts = (_inference if args.inference else _training)(args, devices)
 
     from star_jax.benchmark.aot.check import compile_for
@@ -84,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
     print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
     report = compile_for(traced, hbm_bytes(args.topology)).to_dict()
-    facts = {"topology": args.topology, "devices": len(devices), **facts}
+    facts = {"topology": args.topology, "num_slices": args.num_slices, "devices": len(devices), **facts}
     _print(facts, report)
     if args.json:
         write_json(args.json, {**facts, **report, **describe()})
@@ -155,15 +160,19 @@ def _inference(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[
 def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
     mesh = ", ".join(f"{axis} {size}" for axis, size in facts["mesh"].items())
     frames, height, width = facts["clip"]
+    slices = f"{facts['num_slices']} x " if facts["num_slices"] > 1 else ""
     lines = {
         "program": f"{facts['program']}, {facts['preset']}, {facts['batch_size']} x {frames} x {height}x{width}",
-        "devices": f"{facts['topology']}: {facts['devices']} ({mesh})",
+        "devices": f"{slices}{facts['topology']}: {facts['devices']} ({mesh})",
         "peak memory": f"{bytes_text(report['peak_device_bytes'])} of {bytes_text(report['hbm_bytes'])} a device",
         "operations": f"{report['tflop_per_step']:.1f} TFLOP a step, recomputation included",
         "compilation": f"{report['compile_seconds']:.0f} s",
     }
     for kind, traffic in report["collectives"].items():
         lines[kind] = f"{traffic['count']} a step, {traffic['bytes'] / 2**20:.1f} MiB a device"
+    for kind, traffic in report["between_slices"].items():
+        amount = f"{traffic['count']} a step, {traffic['bytes'] / 2**20:.1f} MiB sent by a device"
+        lines[f"{kind} between slices"] = amount
     for name, count in report["kernels"].items():
         lines[name] = f"{count} a step"
     width = max(map(len, lines))

@@ -4,8 +4,14 @@
 #   launch/gpu_check.sh [FOLDER]          reports go there (default gpu_check), one JSON a part, as it ends
 #
 #   SECONDS_IN_ALL=600                    no part starts or continues after that time
-#   STAR_JAX="python3 -m star_jax.launch.cli"   how the package is run (default star-jax)
+#   STAR_JAX="python3 -P -m star_jax.launch.cli"   how the package is run (default star-jax)
 #   PEAK_TFLOPS=790                       what MFU refers to
+#   PAUSE_FILE=FILE                       process groups that share the GPU, a number on each line: they are stopped
+#                                         while something is timed, and run while programs are compiled
+#
+# The training step compiles beside the other parts, and is stopped like the groups of PAUSE_FILE while they are timed.
+# The forms of operations that prove fastest are stored in the installed package (star-jax benchmark layers --write)
+# before the networks are measured with them.
 #
 # It can be cut off at any time. parts.tsv lists the finished parts (name, exit code, seconds); NAME.json is a part's
 # report and NAME.log its output. Compiled programs stay in FOLDER/compiled: a second run begins with them.
@@ -18,11 +24,13 @@ read -ra COMMAND <<<"${STAR_JAX:-star-jax}"
 LEAST_SECONDS=20                       # with less left, a part would only compile
 
 mkdir -p "$FOLDER"
+PAUSE_FILE=${PAUSE_FILE:-$FOLDER/groups}
+touch "$PAUSE_FILE"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(realpath "$FOLDER")/compiled}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
+export XLA_PYTHON_CLIENT_PREALLOCATE=false   # several processes share the device's memory
 : >"$FOLDER/parts.tsv"
 SECONDS=0
-failed=0
 
 # part NAME SECONDS ARGUMENTS...: one command of star-jax benchmark, for at most so many seconds.
 part() {
@@ -31,33 +39,55 @@ part() {
   if ((left < LEAST_SECONDS)); then
     echo "$name: left out, $left s are left"
     printf '%s\tleft out\t0\n' "$name" >>"$FOLDER/parts.tsv"
-    return
+    return 0
   fi
-  timeout "$((most < left ? most : left))" "${COMMAND[@]}" benchmark "$@" --json "$FOLDER/$name.json" \
-    >"$FOLDER/$name.log" 2>&1
+  # timeout makes a process group of its own.
+  timeout -k 5 "$((most < left ? most : left))" "${COMMAND[@]}" benchmark "$@" --pause "$PAUSE_FILE" \
+    --json "$FOLDER/$name.json" >"$FOLDER/$name.log" 2>&1 &
+  echo $! >>"$PAUSE_FILE"
+  wait $!
   code=$?
   printf '%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - begun))" >>"$FOLDER/parts.tsv"
-  echo "$name: exit code $code after $((SECONDS - begun)) s"
+  echo "$name: exit code $code after $((SECONDS - begun)) s, at $SECONDS s"
   if ((code != 0)); then
-    failed=1
-    tail -n 3 "$FOLDER/$name.log"
+    tail -n 12 "$FOLDER/$name.log" | cut -c1-2000 | sed "s/^/  $name | /"
+    resume
   fi
+  return "$code"
 }
+
+# A part that was cut off while it timed has left the others stopped.
+resume() {
+  local group
+  while read -r group; do
+    kill -CONT -- "-$group" 2>/dev/null
+  done <"$PAUSE_FILE"
+  return 0
+}
+trap resume EXIT
 
 nvidia-smi >"$FOLDER/nvidia-smi.txt" 2>&1 || echo "no nvidia-smi here"
 
 SIZE=(--frames 32 --height 720 --width 1280)
 PEAK=(--peak-tflops "$PEAK_TFLOPS")
+PLAIN=(--form group_norm=two_pass --form frames_attention=pixels_first)   # without the Pallas kernels
 CONFIG=$(dirname "$0")/../configs/star_i2vgenxl.py   # beside launch/, in a checkout and where it is installed
-TRAIN=(train --config "$CONFIG" --config.train.batch_size=1 --repeats 2 "${PEAK[@]}")
+TRAIN=(train --config "$CONFIG" --config.train.batch_size=1 --repeats 2 "${PEAK[@]}" "${PLAIN[@]}")
 
-part layers 75 layers --budget 60 --vae-dtype float16
-part forward 130 inference "${SIZE[@]}" "${PEAK[@]}"
-part train 200 "${TRAIN[@]}" --config.diffusion.frequency=off
+training() {
+  part train 420 "${TRAIN[@]}" --config.diffusion.frequency=off
+  part train-df 500 "${TRAIN[@]}"
+}
+training &
+
+part layers 90 layers --budget 60 --vae-dtype float16 --write
+FORMS=()
+part forward 150 inference "${SIZE[@]}" "${PEAK[@]}" --repeats 3 || FORMS=("${PLAIN[@]}")
 part vae-decode 60 inference --component vae-decode "${SIZE[@]}" "${PEAK[@]}"
-part pipeline 200 inference --component pipeline --frames 33 --repeats 1 "${PEAK[@]}"
 part vae-encode 60 inference --component vae-encode "${SIZE[@]}" "${PEAK[@]}"
+part pipeline 240 inference --component pipeline --frames 33 --repeats 1 "${PEAK[@]}" "${FORMS[@]}"
+part forward-plain 150 inference "${SIZE[@]}" "${PEAK[@]}" "${PLAIN[@]}" --repeats 3
 part vae-encode-float16 60 inference --component vae-encode --vae-dtype float16 "${SIZE[@]}" "${PEAK[@]}"
 part layers-backward 90 layers --backward --budget 80 --vae-dtype float16
-part train-df 300 "${TRAIN[@]}"
-exit "$failed"
+wait
+! cut -f 2 "$FOLDER/parts.tsv" | grep -qvE '^(0|left out)$'

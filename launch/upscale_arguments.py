@@ -103,7 +103,8 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--color-fix",
         metavar="NAME",
-        help="adain, wavelet or none (default: the checkpoint's, else adain); the tiny decoder needs none",
+        help="adain, wavelet, flat-wavelet (which leaves areas of one colour as they are) or none (default: the "
+        "checkpoint's, else adain); the tiny decoder needs none",
     )
     group.add_argument(
         "--decoder",

@@ -91,7 +91,7 @@ PRESETS: dict[str, ArchitectureConfig] = {
         unet=_TINY_STAR_UNET,
         vae=_TINY_STAR_VAE,
         text_encoder=None,
-        sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet", decode_overlap=1),
+        sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="flat-wavelet", decode_overlap=1),
     ),
     # The network that the parity numbers in tests/golden were made with, with the original's text width.
     "tiny-golden": StarConfig(

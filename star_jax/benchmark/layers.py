@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from star_jax.benchmark.quiet import quiet
 from star_jax.errors import InputError
 from star_jax.init.random_params import random_params
 from star_jax.models.architectures import build_model
@@ -28,6 +29,7 @@ Row = dict[str, Any]
 _CALLS = 5  # per timing: they queue up, so that the host's part of a call does not count
 _MAX_CALL_SECONDS = 0.5  # slower calls are timed one by one
 _MARGIN = 0.03  # what a form must save to replace the one in use
+_SAME = 0.02  # relative distance of two forms' results in half precision; beyond it one of them is wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +103,23 @@ def measure_layers(
       `describe`'s keys; `rows`, one per layer, form and pass: `part`, `form` (such as "geglu=gelu", None where
       there is one only), `pass`, `seconds`, `compile_seconds`, `tflop`, `tflops_per_second`, `gigabytes_per_second`
       (of inputs, weights and results, the least that is read and written), `per_forward`; and of layers of the
-      UNet `share` of what those measured take together in one evaluation. `chosen`: operation -> fastest form,
+      UNet `share` of what those measured take together in one evaluation. `difference` of a form: relative distance
+      of its result from that of the layer's first form. `chosen`: operation -> fastest form that computes the same,
       where all forms were measured; `complete`: whether the budget sufficed.
     """
     started, longest = time.perf_counter(), 0.0
+    results: dict[str, jax.Array] = {}  # of the layer under way, in its first form
     report: Row = {**benchmark.describe(), "rows": [], "chosen": {}, "complete": False}
     for part, forms, backward in _measurements(benchmark):
         spent = time.perf_counter() - started
         if benchmark.budget is not None and spent + longest > benchmark.budget:
             return report
-        row = _measure(part, forms, backward, benchmark.repeats)
+        row, result = _measure(part, forms, backward, benchmark.repeats)
+        if forms and not backward:
+            if part.name not in results:
+                results = {part.name: result}
+            row["difference"] = float(_distance(result, results[part.name]))
+        del result
         longest = max(longest, time.perf_counter() - started - spent)
         report["rows"].append(row)
         report["chosen"] = fastest_forms(report["rows"])
@@ -128,7 +137,7 @@ def fastest_forms(rows: list[Row]) -> dict[str, str]:
     seconds: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         for operation, form in row["forms"].items():
-            if row["pass"] == "forward":
+            if row["pass"] == "forward" and row["difference"] < _SAME:
                 seconds.setdefault(operation, {}).setdefault(form, []).append(row["seconds"])
     chosen = {}
     for operation, by_form in seconds.items():
@@ -162,7 +171,8 @@ def _combinations(operations: tuple[str, ...]) -> Iterator[dict[str, str]]:
             yield {operation: form} | ({} if operation == operations[0] else others)
 
 
-def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) -> Row:
+def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) -> tuple[Row, Any]:
+    """The row of a layer, and the result of its last call."""
     run, (params, *inputs) = part.abstract()
     args = (random_params(params), *jax.tree.map(_normal, inputs))
     if backward:
@@ -172,11 +182,12 @@ def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) ->
         traced = jax.jit(run).trace(*args)
         compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
-    seconds = _time(functools.partial(compiled, *args), repeats)
+    with quiet():
+        seconds, result = _time(functools.partial(compiled, *args), repeats)
     tflop = traced_flops(traced) / 1e12
     leaves = jax.tree.leaves((args, jax.eval_shape(run, *args)))
     moved = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return {
+    row = {
         "part": part.name,
         "form": ", ".join(f"{operation}={form}" for operation, form in forms.items()) or None,
         "forms": dict(list(forms.items())[:1]),
@@ -188,6 +199,14 @@ def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) ->
         "gigabytes_per_second": moved / 1e9 / seconds,
         "per_forward": part.per_forward,
     }
+    return row, result
+
+
+@jax.jit
+def _distance(found: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Relative distance of two results."""
+    found, wanted = found.astype(jnp.float32), wanted.astype(jnp.float32)
+    return jnp.sqrt(jnp.square(found - wanted).sum() / jnp.square(wanted).sum())
 
 
 def _normal(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -204,16 +223,17 @@ def _gradient(run: Callable[..., jax.Array], args: tuple[Any, ...]) -> Callable[
     return jax.grad(loss, range(len(args)))
 
 
-def _time(call: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of one call, after a first one that warms up."""
-    seconds, calls = [], 1
+def _time(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    """Median seconds of one call, after a first one that warms up; and what the last call returned."""
+    seconds, calls, result = [], 1, None
     for i in range(repeats + 1):
         start = time.perf_counter()
-        jax.block_until_ready([call() for _ in range(calls)][-1])
+        result = None
+        result = jax.block_until_ready([call() for _ in range(calls)][-1])
         seconds.append((time.perf_counter() - start) / calls)
         if i == 0:
             calls = _CALLS if seconds[0] < _MAX_CALL_SECONDS else 1
-    return sorted(seconds[1:])[len(seconds[1:]) // 2]
+    return sorted(seconds[1:])[len(seconds[1:]) // 2], result
 
 
 def _add_shares(rows: list[Row]) -> None:

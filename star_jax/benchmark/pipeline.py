@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from star_jax.benchmark.quiet import quiet
 from star_jax.benchmark.report import memory
 from star_jax.inference.memory import plan_memory
 from star_jax.inference.pipeline import StarPipeline
@@ -37,7 +38,9 @@ def measure_pipeline(
         frames.shape[1:3],
         budget=budget,
     )
-    runs = [_run(pipeline, frames, plan.settings) for _ in range(1 + repeats)]
+    runs = [_run(pipeline, frames, plan.settings)]
+    with quiet():
+        runs += [_run(pipeline, frames, plan.settings) for _ in range(repeats)]
     totals = [sum(run.values()) for run in runs]
     seconds = statistics.median(totals[1:])
     stages = {name: statistics.median(run[name] for run in runs[1:]) for name in runs[0]}

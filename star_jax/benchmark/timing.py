@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from star_jax.benchmark.quiet import quiet
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -63,8 +65,9 @@ def time_program(
     traced = time.perf_counter()
     compiled = lowered.compile()
     ready = time.perf_counter()
-    first = _seconds(compiled, args)
-    steps = tuple(_seconds(compiled, args) for _ in range(repeats))
+    with quiet():
+        first = _seconds(compiled, args)
+        steps = tuple(_seconds(compiled, args) for _ in range(repeats))
     return Timing(steps, traced - start, ready - traced, first), compiled
 
 

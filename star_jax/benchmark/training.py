@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from star_jax.benchmark.quiet import quiet
 from star_jax.benchmark.report import memory, throughput
 from star_jax.benchmark.timing import Timing
 from star_jax.diffusion.noise import noise_key
@@ -102,11 +103,12 @@ def _time_step(
     compiled = lowered.compile()
     ready = time.perf_counter()
     seconds = []
-    for _ in range(1 + repeats):
-        begun = time.perf_counter()
-        state, metrics = compiled(state, frozen, batch, key)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - begun)
+    with quiet():
+        for _ in range(1 + repeats):
+            begun = time.perf_counter()
+            state, metrics = compiled(state, frozen, batch, key)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - begun)
     return Timing(tuple(seconds[1:]), traced - start, ready - traced, seconds[0]), compiled
 
 

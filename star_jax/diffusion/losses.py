@@ -8,6 +8,7 @@ takes one timestep per sample and returns one number per sample, so that a batch
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.errors import InputError
+from star_jax.parallel.activations import transform_locally
 
 FREQUENCY_LOSSES = ("off", "not_separated", "inverse", "direct")
 SCHEDULES = ("linear", "exponential")
@@ -176,8 +178,9 @@ def frequency_loss(
 
 def _spectrum(config: LossConfig, frames: jax.Array) -> jax.Array:
     """[B, F, H, W, 3] -> complex64 [B, F, 3, H, W // 2 + 1]; transforms want their axes last."""
-    frames = rearrange(frames.astype(jnp.float32), "b f h w c -> b f c h w")
-    return jnp.fft.rfft2(frames, norm=config.normalization)
+    planes = rearrange(frames.astype(jnp.float32), "b f h w c -> b (f c) h w")
+    spectra = transform_locally(partial(jnp.fft.rfft2, norm=config.normalization), planes)
+    return rearrange(spectra, "b (f c) h w -> b f c h w", f=frames.shape[1])
 
 
 def _low_pass(config: LossConfig, spectrum: jax.Array, size: tuple[int, int]) -> jax.Array:

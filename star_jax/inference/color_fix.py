@@ -1,9 +1,12 @@
 """Colour correction of upscaled frames by the low-resolution input, per frame and in float32.
 
 Frames are [F, H, W, 3] in [-1, 1], the VAE's range. The methods come from the released script (adain) and its
-wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip.
+wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip. `flat-wavelet` also
+leaves areas alone that have one colour in the input, such as the bars of a letterbox: whatever a network adds there
+is wrong.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -11,10 +14,13 @@ import jax.numpy as jnp
 
 from star_jax.errors import InputError
 
-COLOR_FIXES = ("adain", "wavelet", "none")
+COLOR_FIXES = ("adain", "wavelet", "flat-wavelet", "none")
+ON_FULL_SIZE = ("wavelet", "flat-wavelet")  # which want a reference of the frames' size
 
 ADAIN_EPSILON = 1e-5  # added to variances of values in [0, 1]
 WAVELET_LEVELS = 5
+FLAT_LEVELS = 1.0  # of 255: an area that varies by no more, within 8 pixels around, is flat
+FLAT_STEPS, FLAT_FADE = (1, 3, 4), (1, 2, 4)  # pixels; steps add up to 8, the fade to 7
 
 
 @partial(jax.jit, static_argnames="method")
@@ -24,25 +30,28 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
     Args:
       frames: upscaled frames [F, H, W, 3]; values outside [-1, 1] are clipped first.
       reference: the input frames in [-1, 1]: [F, h, w, 3] of any size for `adain`, the size of `frames`
-        (upscaled by interpolation) for `wavelet`; not looked at by `none`.
+        (upscaled by interpolation) for `wavelet` and `flat-wavelet`; not looked at by `none`.
       method: `adain` (mean and deviation of every channel), `wavelet` (the part coarser
-        than about 64 pixels) or `none`.
+        than about 64 pixels), `flat-wavelet` (the same, and flat areas as they are in the reference) or `none`.
 
     Raises:
-      InputError: unknown method, or a reference of another shape for `wavelet`.
+      InputError: unknown method, or a reference of another shape than the frames for a wavelet.
     """
     if method not in COLOR_FIXES:
         raise InputError(f"color fix is {method!r}; choose one of {', '.join(COLOR_FIXES)}")
     target = jnp.clip(_to_unit(frames), 0.0, 1.0)
     if method == "adain":
         target = _adain(target, _to_unit(reference))
-    elif method == "wavelet":
+    elif method in ON_FULL_SIZE:
         if reference.shape != frames.shape:
             raise InputError(
-                f"the wavelet color fix got a reference of shape {reference.shape} for frames of shape "
+                f"the {method} color fix got a reference of shape {reference.shape} for frames of shape "
                 f"{frames.shape}; resize the reference to the frames"
             )
-        target = _wavelet(target, _to_unit(reference))
+        unit = _to_unit(reference)
+        target = _wavelet(target, unit)
+        if method == "flat-wavelet":
+            target += _flatness(unit) * (unit - target)
     return jnp.clip(target, 0.0, 1.0) * 2.0 - 1.0
 
 
@@ -83,12 +92,38 @@ def _coarse(frames: jax.Array) -> jax.Array:
     return frames
 
 
+def _flatness(frames: jax.Array) -> jax.Array:
+    """[F, H, W, 1]: 1 in flat areas, 0 up to a pixel from anything else, and a smooth ramp of 15 pixels between."""
+    span = _extremes(frames, jnp.maximum) - _extremes(frames, jnp.minimum)
+    is_flat = jnp.max(span, axis=-1, keepdims=True) <= (FLAT_LEVELS + 0.01) / 255
+    flatness = is_flat.astype(jnp.float32)
+    for radius in FLAT_FADE:
+        for axis in (1, 2):
+            flatness = _blur(flatness, radius, axis)
+    return flatness
+
+
+def _extremes(frames: jax.Array, largest: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """The largest (or smallest) value around each pixel."""
+    for radius in FLAT_STEPS:
+        for axis in (1, 2):
+            before, after = _neighbours(frames, radius, axis)
+            frames = largest(frames, largest(before, after))
+    return frames
+
+
 def _blur(frames: jax.Array, radius: int, axis: int) -> jax.Array:
     """(1, 2, 1)/4 along one axis with taps `radius` apart; the border is repeated."""
+    before, after = _neighbours(frames, radius, axis)
+    return 0.5 * frames + 0.25 * (before + after)
+
+
+def _neighbours(frames: jax.Array, radius: int, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The values `radius` before and after each one along an axis; the border is repeated."""
     sides = [(0, 0)] * frames.ndim
     sides[axis] = (radius, radius)
     length = frames.shape[axis]
     padded = jnp.pad(frames, sides, mode="edge")
     before = jax.lax.slice_in_dim(padded, 0, length, axis=axis)
     after = jax.lax.slice_in_dim(padded, 2 * radius, 2 * radius + length, axis=axis)
-    return 0.5 * frames + 0.25 * (before + after)
+    return before, after

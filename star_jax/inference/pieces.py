@@ -11,7 +11,7 @@ import numpy as np
 
 from star_jax.diffusion.noise import frame_noise
 from star_jax.diffusion.tiles import Tiles, scan_tiles
-from star_jax.inference.color_fix import fix_colors
+from star_jax.inference.color_fix import ON_FULL_SIZE, fix_colors
 from star_jax.models.light_decoder.decoder import LOW_FACTOR, pack, unpack
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import Carry, Params, VideoModel
@@ -41,7 +41,7 @@ class Finish:
     """Treatment of decoded frames; static in the compiled programs.
 
     Attributes:
-      color_fix: `adain`, `wavelet` or `none`.
+      color_fix: `adain`, `wavelet`, `flat-wavelet` or `none`.
       strength: share of the result in the output; the rest is the input, enlarged.
     """
 
@@ -101,7 +101,7 @@ def decode_chunk(
     kept = jax.lax.dynamic_slice_in_dim(decoded[0], first, len(frames_lr))
     frames = canvas.padding.crop(kept.astype(jnp.float32))
     reference, size = to_float(frames_lr), (frames.shape[1], frames.shape[2])
-    if finish.color_fix == "wavelet":
+    if finish.color_fix in ON_FULL_SIZE:
         reference = enlarge(reference, size)
     frames = fix_colors(frames, reference, method=finish.color_fix)
     if finish.strength < 1:

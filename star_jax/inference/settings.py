@@ -47,7 +47,7 @@ class UpscaleSettings:
       scale: output size over input size, at least 1.
       window: frames denoised together, in the last window up to a quarter more; longer clips are cut into
         half-overlapping windows.
-      color_fix: `adain`, `wavelet` or `none`.
+      color_fix: `adain`, `wavelet`, `flat-wavelet` or `none`.
       strength: share of the result in the output, 0 to 1; the rest is the input, enlarged (against over-sharp
         pictures).
       tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to what the

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 
@@ -61,11 +62,13 @@ def _call(kernel, num_outputs: int, *inputs: jax.Array) -> Sequence[jax.Array]:
 
     b, frames, pixels, heads, head_dim = inputs[0].shape
     tile = max(_SMALLEST_TILE, pl.next_power_of_2(frames))
-    block = pl.BlockSpec((None, tile, None, None, head_dim), lambda i, j, k: (i, 0, j, k, 0))
+    # Heads of one pixel lie side by side: they are the grid's first axis, the only one without a limit.
+    block = pl.BlockSpec((None, tile, None, head_dim), lambda i, j: (j, 0, i, 0))
+    inputs = tuple(rearrange(x, "b f p n d -> b f (p n) d") for x in inputs)
     out = jax.ShapeDtypeStruct(inputs[0].shape, inputs[0].dtype)
-    return pl.pallas_call(
+    outputs = pl.pallas_call(
         functools.partial(kernel, frames=frames),
-        grid=(b, pixels, heads),
+        grid=(pixels * heads, b),
         in_specs=[block] * len(inputs),
         out_specs=[block] * num_outputs,
         out_shape=[out] * num_outputs,
@@ -73,6 +76,7 @@ def _call(kernel, num_outputs: int, *inputs: jax.Array) -> Sequence[jax.Array]:
         interpret=target_platform() == "cpu",
         name=f"frames_attention{kernel.__name__.removesuffix('_kernel')}",
     )(*inputs)
+    return [rearrange(x, "b f (p n) d -> b f p n d", n=heads) for x in outputs]
 
 
 def _load(ref, frames: int) -> jax.Array:

@@ -112,13 +112,18 @@ def _block_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     from jax.experimental.pallas import triton
 
     n, pixels, channels = x.shape
-    blocks = math.ceil(pixels / _BLOCK_PIXELS)
+    blocks, parts = math.ceil(pixels / _BLOCK_PIXELS), math.ceil(channels / _BLOCK_CHANNELS)
+
+    # One pixel's channels lie side by side: the grid's first axis, the only one without a limit, has them inside.
+    def index(i: jax.Array, j: jax.Array) -> tuple[jax.Array, ...]:
+        return j, i // parts, i % parts
+
     out = jax.ShapeDtypeStruct((n, blocks, channels), jnp.float32)
-    out_spec = pl.BlockSpec((None, None, _BLOCK_CHANNELS), lambda i, j, k: (i, j, k))
+    out_spec = pl.BlockSpec((None, None, _BLOCK_CHANNELS), index)
     return pl.pallas_call(
         functools.partial(_block_moments_kernel, pixels=pixels, channels=channels),
-        grid=(n, blocks, math.ceil(channels / _BLOCK_CHANNELS)),
-        in_specs=[pl.BlockSpec((None, _BLOCK_PIXELS, _BLOCK_CHANNELS), lambda i, j, k: (i, j, k))],
+        grid=(blocks * parts, n),
+        in_specs=[pl.BlockSpec((None, _BLOCK_PIXELS, _BLOCK_CHANNELS), index)],
         out_specs=[out_spec, out_spec],
         out_shape=[out, out],
         compiler_params=triton.CompilerParams(num_warps=_WARPS),
@@ -130,12 +135,14 @@ def _block_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _block_moments_kernel(x_ref, mean_ref, squares_ref, *, pixels: int, channels: int):
     from jax.experimental.pallas import triton
 
-    row = pl.program_id(1) * _BLOCK_PIXELS + jnp.arange(_BLOCK_PIXELS)
-    channel = pl.program_id(2) * _BLOCK_CHANNELS + jnp.arange(_BLOCK_CHANNELS)
+    parts = math.ceil(channels / _BLOCK_CHANNELS)
+    first_row = pl.program_id(0) // parts * _BLOCK_PIXELS
+    row = first_row + jnp.arange(_BLOCK_PIXELS)
+    channel = pl.program_id(0) % parts * _BLOCK_CHANNELS + jnp.arange(_BLOCK_CHANNELS)
     in_channels = channel < channels
     inside = (row < pixels)[:, None] & in_channels[None]
     x = triton.load(x_ref, mask=inside, other=0.0).astype(jnp.float32)
-    count = jnp.minimum(pixels - pl.program_id(1) * _BLOCK_PIXELS, _BLOCK_PIXELS)
+    count = jnp.minimum(pixels - first_row, _BLOCK_PIXELS)
     mean = x.sum(0) / count.astype(jnp.float32)
     squares = jnp.where(inside, jnp.square(x - mean[None]), 0.0).sum(0)
     triton.store(mean_ref, mean, mask=in_channels)

@@ -118,6 +118,26 @@ def convolve_locally(
     return jax.lax.slice_in_dim(out, 0, length, axis=position)
 
 
+def transform_locally(transform: Callable[[jax.Array], jax.Array], planes: jax.Array) -> jax.Array:
+    """Runs a transform of whole planes, such as Fourier's, on each device's share of the planes.
+
+    The compiler knows no way to split a Fourier transform: it would gather the whole batch on every device.
+
+    Args:
+      transform: [b, n, H, W] -> [b, n, ...].
+      planes: [B, N, H, W]; clips are over the batch axes, the planes of a clip go over `context`.
+
+    Returns:
+      [B, N, ...].
+    """
+    axes, context = _axes()
+    if not on_several_devices() or planes.shape[0] % _shards(axes):
+        return transform(planes)
+    split = PartitionSpec(axes, context or None)
+    run = jax.shard_map(transform, in_specs=split, out_specs=split, check_vma=False)
+    return run(_pad(planes, 1, _shards(context)))[:, : planes.shape[1]]
+
+
 def _axes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The current mesh's axes that split clips, and the one that splits a clip; none without a mesh."""
     names = jax.sharding.get_abstract_mesh().axis_names

@@ -2,7 +2,8 @@
 
 Axes: `data` (replicas), `fsdp` (shares weights and state), `context` (shares the frames of a clip). A batch is
 split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them.
-How activations lie is in `star_jax.parallel.activations`, where the networks use it.
+Several slices of TPUs, between which the network is slow, are replicas: only `data` crosses it, which costs one sum
+of gradients a step. How activations lie is in `star_jax.parallel.activations`, where the networks use it.
 """
 
 import dataclasses
@@ -14,12 +15,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from star_jax.errors import InputError
 from star_jax.parallel.activations import BATCH_AXES, CONTEXT_AXIS
 
 AXES = (*BATCH_AXES, CONTEXT_AXIS)
+_ACROSS = "dcn_data"
 # Weights are split over these; smaller leaves than this stay whole on every device.
 _PARAM_AXES = ("fsdp", CONTEXT_AXIS)
 _SMALLEST_SPLIT = 2**14
@@ -28,59 +31,90 @@ _CLIP_NDIM = 5  # [B, F, H, W, C]
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged. One axis may be -1, which takes the devices that the others leave.
+    """How the devices of a slice are arranged, and the number of slices.
+
+    One of `data`, `fsdp` and `context` may be -1, which takes the devices of a slice that the others leave.
 
     Attributes:
       data: replicas of the weights, each with its share of the batch.
       fsdp: devices that share weights and optimizer state, and split the batch, too.
       context: devices that share the frames of a clip (and the weights).
+      dcn_data: slices, or other groups of machines with a slow network between them. Each holds a replica of the
+        weights (`data` of them), so that the mesh's axis `data` is dcn_data x data long. -1 takes the slices that
+        the TPUs form; GPUs and CPUs are one slice, unless this says more, which cuts them in the order of their
+        processes.
     """
 
     data: int = -1
     fsdp: int = 1
     context: int = 1
+    dcn_data: int = -1
 
     def __post_init__(self):
-        sizes = dataclasses.asdict(self)
-        for name, size in sizes.items():
+        for name, size in dataclasses.asdict(self).items():
             if size < 1 and size != -1:
                 raise InputError(f"mesh.{name} is {size}; choose a number of devices, or -1 for what is left")
+        sizes = self.within_slice()
         if list(sizes.values()).count(-1) > 1:
             raise InputError(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
 
+    def within_slice(self) -> dict[str, int]:
+        """Axis -> its size within a slice, or -1."""
+        return {axis: getattr(self, axis) for axis in AXES}
+
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Reads axes such as `data=2,context=4`; those left out are 1.
+    """Reads axes such as `data=2,context=4`; those left out are 1 (`dcn_data`: the slices that there are).
 
     Raises:
       InputError: not of that form, or no such axis.
     """
-    sizes = dict.fromkeys(AXES, 1)
+    sizes = dict.fromkeys(AXES, 1) | {_ACROSS: -1}
     for part in text.split(","):
         match = re.fullmatch(r"(\w+)=(-?\d+)", part.strip())
-        if not match or match[1] not in AXES:
-            raise InputError(f"mesh is {text!r}; give axes of {', '.join(AXES)}, such as data=2,context=4")
+        if not match or match[1] not in sizes:
+            raise InputError(f"mesh is {text!r}; give axes of {', '.join(sizes)}, such as data=2,context=4")
         sizes[match[1]] = int(match[2])
     return MeshConfig(**sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Arranges devices, of all processes, as data x fsdp x context.
+    """Arranges devices, of all processes, as data x fsdp x context; slices follow each other along `data`.
 
     Raises:
-      InputError: the axes do not multiply to the number of devices.
+      InputError: the axes do not multiply to the number of devices of a slice, or the slices are not that many.
     """
-    devices = list(jax.devices() if devices is None else devices)
-    sizes = dataclasses.asdict(config)
+    slices = _slices(list(jax.devices() if devices is None else devices), config.dcn_data)
+    num_devices = len(slices[0])
+    sizes = config.within_slice()
     given = math.prod(size for size in sizes.values() if size != -1)
-    if len(devices) % given or (-1 not in sizes.values() and given != len(devices)):
+    if num_devices % given or (-1 not in sizes.values() and given != num_devices):
         text = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        where = "there are" if len(slices) == 1 else f"each of {len(slices)} slices has"
         raise InputError(
-            f"mesh is {text}, but there are {len(devices)} devices; set one of mesh.data, mesh.fsdp, mesh.context "
+            f"mesh is {text}, but {where} {num_devices} devices; set one of mesh.data, mesh.fsdp, mesh.context "
             "to -1, or their product to the number of devices"
         )
-    shape = tuple(len(devices) // given if sizes[axis] == -1 else sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    shape = tuple(num_devices // given if sizes[axis] == -1 else sizes[axis] for axis in AXES)
+    # As jax.make_mesh does, which knows no slices.
+    arranged = [mesh_utils.create_device_mesh(shape, each, allow_split_physical_axes=True) for each in slices]
+    return Mesh(np.concatenate(arranged), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: list[Any], count: int) -> list[list[Any]]:
+    """Groups devices by slice; those that form none are cut into `count` runs."""
+    numbers = {d: getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices}
+    found = max(numbers.values()) + 1
+    if found > 1 and count not in (-1, found):
+        raise InputError(
+            f"mesh.dcn_data is {count}, but the devices form {found} slices; set it to that, or to -1"
+        )
+    if found > 1:
+        return [[d for d in devices if numbers[d] == number] for number in range(found)]
+    size, left = divmod(len(devices), max(count, 1))
+    if left or not size:
+        raise InputError(f"mesh.dcn_data is {count}, but there are {len(devices)} devices; choose a divisor")
+    return [devices[start : start + size] for start in range(0, len(devices), size)]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -58,6 +58,7 @@ FREE_KEYS = frozenset(
         "mesh.data",
         "mesh.fsdp",
         "mesh.context",
+        "mesh.dcn_data",
     }
 )
 

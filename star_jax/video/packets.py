@@ -22,6 +22,8 @@ JUMPING_FORMATS = {"mpegts", "mpeg"}
 FORWARD_JUMP = Fraction(10)
 # Seconds by which the sound of a recording may reach into the next one.
 OVERLAP = Fraction(1, 10)
+# Seconds of sound that start a decoder at most (Opus: 0.08); a longer start that is not heard was cut off.
+LONGEST_PRIMING = Fraction(1, 10)
 LASTING = 3  # packets after a jump that must agree with it: one odd stamp is no new recording
 
 
@@ -58,11 +60,13 @@ class Clock:
         starts: stream -> numbers of the packets at which the second, third, ... recording begins.
         shifts: seconds to add in each recording, the first included.
         repaired: stream -> number of a packet of sound -> its time, in place of one that goes back or jumps ahead.
+        cut: stream -> number of packets of sound that MP4's edit list cuts off at the start.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)
     shifts: tuple[Fraction, ...] = (Fraction(0),)
     repaired: dict[int, dict[int, int]] = field(default_factory=dict)
+    cut: dict[int, int] = field(default_factory=dict)
 
     def recording(self, stream_index: int, number: int) -> int:
         """Recording that a packet belongs to."""
@@ -123,8 +127,12 @@ def list_packets(
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
     clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)
     for index, packets in timed.items():
-        if kinds[index] == "audio" and (repaired := _odd_sound(packets, clock, index)):
+        if kinds[index] != "audio":
+            continue
+        if repaired := _odd_sound(packets, clock, index):
             clock.repaired[index] = repaired
+        if cut := _cut_off(packets):
+            clock.cut[index] = cut
     return lists.get(stream.index, PacketList(stream.time_base)), clock
 
 
@@ -166,6 +174,12 @@ def _odd_sound(packets: PacketList, clock: Clock, index: int) -> dict[int, int]:
     step = sorted(packets.durations)[len(packets.durations) // 2]
     odd = odd_times(times, step, round(FORWARD_JUMP / packets.time_base))
     return {number: time - moves[number] for number, time in odd.items()}
+
+
+def _cut_off(packets: PacketList) -> int:
+    """Number of packets at the start that are not to be heard; 0 where they only start the decoder."""
+    count = next((n for n, is_cut in enumerate(packets.is_discarded) if not is_cut), 0)
+    return count if sum(packets.durations[:count]) * packets.time_base > LONGEST_PRIMING else 0
 
 
 def _restarts(packets: PacketList, may_jump: bool) -> list[int]:

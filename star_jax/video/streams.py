@@ -128,6 +128,8 @@ class StreamCopier:
             if (time := self._clock.repaired.get(index, {}).get(number)) is not None:
                 packet.pts = packet.dts = time
             shift = self._clock.shifts[self._recording] - self.offset
+            if self._format == "matroska" and number < self._clock.cut.get(index, 0):
+                continue  # Matroska has no list that says so, and would play them
             if packet.size and self._is_wanted(packet, shift):
                 return packet, shift
         return None, Fraction(0)

@@ -124,8 +124,8 @@ def note_codec(source: VideoInfo, codec: str, title: str) -> None:
 def note_pictures(path: Path, source: VideoInfo) -> None:
     """Names the properties of images that a video of them does not carry."""
     if source.has_alpha:
-        remedy = "write .png to keep that of images" if source.pictures else "that of animations is not kept"
-        note(f"{source.path}: transparency is left out; {remedy}")
+        remedy = "write .png" if source.pictures else "write folder/%05d.png"
+        note(f"{source.path}: transparency is left out; {remedy} to keep it")
     if source.has_profile:
         note(f"{source.path}: the colour profile has no place in {path.suffix}; write .png to keep it")
 

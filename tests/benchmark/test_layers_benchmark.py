@@ -39,6 +39,7 @@ def test_every_row_says_what_was_measured(few_parts):
     assert report["complete"] and rows_so_far == [1, 2, 3, 4, 5, 6]
     assert [row["form"] for row in report["rows"]] == ["geglu=gelu", "geglu=float32_erf", None] * 2
     assert [row["pass"] for row in report["rows"]] == ["forward"] * 3 + ["backward"] * 3
+    assert report["rows"][0]["difference"] == 0 and report["rows"][1]["difference"] < 1e-6
     forward, backward = report["rows"][2], report["rows"][5]
     assert forward["tflop"] * 1e12 == 2 * 6 * (8 * 64 + 32 * 8)
     assert backward["tflop"] == pytest.approx(3 * forward["tflop"])
@@ -70,14 +71,17 @@ def test_mistakes(arguments, message, capsys):
 
 
 def test_the_fastest_form_is_chosen_once_all_are_measured():
-    def row(form, seconds, direction="forward"):
-        return {"forms": {"geglu": form}, "seconds": seconds, "pass": direction}
+    def row(form, seconds, direction="forward", difference=0.0):
+        forms = {"geglu": form}
+        return {"forms": forms, "seconds": seconds, "pass": direction, "difference": difference}
 
     assert fastest_forms([row("gelu", 2.0)]) == {}
     assert fastest_forms([row("gelu", 2.0), row("float32_erf", 1.0)]) == {"geglu": "float32_erf"}
     assert fastest_forms([row("gelu", 2.0), row("float32_erf", 1.99)]) == {"geglu": "gelu"}  # in use here
     rows = [row("gelu", 2.0), row("float32_erf", 3.0), row("float32_erf", 1.0, "backward")]
     assert fastest_forms(rows) == {"geglu": "gelu"}
+    for wrong in (0.1, float("nan")):  # not even a candidate
+        assert fastest_forms([row("gelu", 2.0), row("float32_erf", 1.0, difference=wrong)]) == {}
 
 
 def test_a_written_choice_is_read_again(monkeypatch, tmp_path):

@@ -73,7 +73,21 @@ def test_black_frames_stay_finite():
 
 def test_bad_requests_are_named():
     frames = random_frames(0)
-    with pytest.raises(InputError, match="color fix is 'lab'; choose one of adain, wavelet, none"):
+    with pytest.raises(
+        InputError, match="color fix is 'lab'; choose one of adain, wavelet, flat-wavelet, none"
+    ):
         fix_colors(frames, frames, method="lab")
     with pytest.raises(InputError, match="resize the reference"):
         fix_colors(frames, random_frames(0, (3, 6, 8, 3)), method="wavelet")
+
+
+def test_flat_areas_stay_as_they_are_and_the_rest_is_the_wavelet_fix():
+    reference = random_frames(6, (1, 48, 96, 3))
+    reference[:, :, :64] = np.float32([0.3, -0.2, 0.1])
+    frames = np.clip(reference + 0.1 * random_frames(7, reference.shape), -1, 1)
+    kept = np.asarray(fix_colors(frames, reference, method="flat-wavelet"))
+    plain = np.asarray(fix_colors(frames, reference, method="wavelet"))
+    np.testing.assert_allclose(kept[:, :, :48], reference[:, :, :48], atol=1e-6)
+    np.testing.assert_array_equal(kept[:, :, 63:], plain[:, :, 63:])
+    between = np.abs(kept - reference).max((0, 1, 3))[48:63]
+    assert between.max() > 0 and (between <= np.abs(plain - reference).max((0, 1, 3))[48:63] + 1e-6).all()

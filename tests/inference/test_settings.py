@@ -76,7 +76,7 @@ def test_padding_reaches_a_size_that_the_network_takes(padding, value, target, p
         ({"window": 1}, "window is 1; choose a number of at least 2"),
         ({"seed": -1}, "seed is -1; choose"),
         ({"seed": MAX_SEED + 1}, "seed is 4294967296; choose at most 4294967295"),
-        ({"color_fix": "Adain"}, "color_fix is 'Adain'; choose one of adain, wavelet, none"),
+        ({"color_fix": "Adain"}, "color_fix is 'Adain'; choose one of adain, wavelet, flat-wavelet, none"),
         ({"solver": "ddim"}, "solver is 'ddim'; choose one of"),
         ({"padding": "white"}, "padding is 'white'; choose one of fit, original"),
         ({"spacing": "trailing"}, "spacing is 'trailing'; choose one of auto, fast, normal"),

@@ -51,6 +51,8 @@ ENTRY %main.7 (x: bf16[8,128]) -> bf16[8,128] {
   %all-reduce.1 = (f32[4,8]{1,0}, f32[2]{0}) all-reduce(%p, %q), channel_id=1, to_apply=%region_add
   %all-gather-start.1 = (bf16[2,64]{1,0}, bf16[8,64]{1,0}) all-gather-start(%s), channel_id=2, dimensions={0}
   %custom-call.9 = f32[8]{0} custom-call(%z), custom_call_target="Sharding"
+  %send.2 = (f32[4,8]{1,0:T(8,128)}, u32[], token[]) send(%all-reduce.1, %after-all), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done.2 = token[] send-done(%send.2), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
   ROOT %all-to-all.5 = bf16[8,128]{1,0} all-to-all(%w), channel_id=4, dimensions={0}
 }
 """  # noqa: E501
@@ -65,6 +67,7 @@ def test_collectives_and_kernels_of_a_tpu_program():
         "collective-permute": Traffic(5, 5 * 128 * 2),
     }
     assert found.kernels == {"splash_mha_fwd_segmented": 5}
+    assert found.between_slices == {"all-reduce": Traffic(1, 4 * 8 * 4)}
 
 
 PROGRAM = """
@@ -136,6 +139,11 @@ def test_a_topology_of_unknown_form_is_refused(name, capsys):
     assert repr(name) in error and "v5e:4x4" in error
 
 
+def test_no_slice_is_refused(capsys):
+    assert main(["compile-check", "--inference", "--topology", "v5e:2x2", "--num-slices", "0"]) == 2
+    assert "--num-slices is 0; choose at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["--inference", "--config", "configs/tiny.py"]])
 def test_one_program_is_asked_for(arguments, capsys):
     assert main(["compile-check", "--topology", "v5e:2x2", *arguments]) == 2
@@ -189,7 +197,7 @@ def test_what_does_not_fit_fails_with_one_line(monkeypatch, capsys, tmp_path):
         "clip": [4, 8, 8],
         "mesh": {"data": 1},
     }
-    monkeypatch.setattr(topology, "tpu_devices", lambda name: [device])
+    monkeypatch.setattr(topology, "tpu_devices", lambda name, num_slices: [device])
     monkeypatch.setattr(topology, "prepare_environment", lambda **_: None)
     monkeypatch.setattr(compile_check, "_inference", lambda args, devices: (traced, facts))
     report = tmp_path / "report.json"
@@ -217,6 +225,32 @@ def test_a_shape_that_does_not_exist_is_refused():
 @pytest.mark.parametrize("name", ["v5e:1x1", "v6e:1x1"])
 def test_a_single_chip_is_a_topology(name):
     assert len(topology.tpu_devices(name)) == 1
+
+
+TWO_SLICES = """
+import json
+from functools import partial
+from star_jax.benchmark.aot.topology import prepare_environment, tpu_devices
+prepare_environment()
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from star_jax.benchmark.aot.hlo import read_program
+from star_jax.parallel.mesh import MeshConfig, make_mesh
+
+mesh = make_mesh(MeshConfig(data=1, fsdp=2, context=2), tpu_devices("v5e:2x2", 2))
+x = jax.ShapeDtypeStruct((8, 256), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"), "context")))
+whole = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, P("context")))
+found = read_program(whole.lower(x).compile().as_text()).between_slices
+print(json.dumps([dict(mesh.shape), {kind: [t.count, t.bytes] for kind, t in found.items()}]))
+"""
+
+
+@needs_libtpu
+def test_what_two_slices_exchange():
+    done = subprocess.run([sys.executable, "-c", TWO_SLICES], capture_output=True, text=True, check=True)
+    shape, found = json.loads(done.stdout)
+    assert shape == {"data": 2, "fsdp": 2, "context": 2}
+    assert found == {"all-reduce": [1, 128 * 4]}  # a device's half of the columns
 
 
 @needs_libtpu

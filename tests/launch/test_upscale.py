@@ -118,6 +118,14 @@ def test_what_is_read_is_not_replaced(clip, tmp_path, refused, source, output, t
     assert words in refused(*arguments)
 
 
+def test_parts_are_not_compared(clip, tmp_path, refused):
+    truth = write_video(tmp_path / "truth.mp4", np.zeros((4, 320, 256, 3), np.uint8))
+    for part in (["--start", "2"], ["--frames", "4"]):
+        assert "leave out --start and --frames" in refused(
+            clip, "-o", tmp_path / "out.mp4", "--compare", truth, *part
+        )
+
+
 @pytest.mark.parametrize(("resolution", "height", "width"), [(120, 150, 120), (64, 80, 64), (8, 20, 16)])
 def test_the_shorter_side_decides_the_scale(clip, resolution, height, width):
     info = VideoReader(clip).info

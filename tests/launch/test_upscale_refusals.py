@@ -89,7 +89,7 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--resolution", "0"], "--resolution is 0; choose pixels"),
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
-        (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, none"),
+        (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, flat-wavelet, none"),
         (["--color-source", "truth"], "there is no ground truth; name it with --compare"),
         (["--color-source", "neither"], "--color-source is 'neither'; choose input or truth"),
         (["--solver", "ddim"], "solver is 'ddim'; choose one of dpmpp_2m_sde, heun"),

@@ -6,10 +6,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from random_trees import random_tree
 from two_levels import TWO_LEVELS as CONFIG
 
+from star_jax.benchmark.aot.hlo import read_program
+from star_jax.diffusion.losses import LossConfig, frequency_loss
 from star_jax.models.architectures import build_model
 from star_jax.ops.attention import AttentionKernels, dot_product_attention
 from star_jax.ops.convolution import convolve_frames
@@ -99,7 +101,30 @@ def convolution_errors() -> dict[str, float]:
     return errors
 
 
+def frequency_results() -> dict[str, float]:
+    """The loss and its gradient, and how many collectives they take where devices have clips of their own."""
+
+    def gradients(prediction, target, timesteps):
+        def loss(prediction):
+            losses = frequency_loss(LossConfig(), prediction, target, timesteps, 999)
+            return losses.sum(), losses
+
+        return jax.grad(loss, has_aux=True)(prediction)
+
+    arguments = normal(11, 8, 3, 8, 16, 3), normal(12, 8, 3, 8, 16, 3), jnp.arange(8) * 100
+    mesh = jax.make_mesh((8, 1, 1), ("data", "fsdp", "context"), axis_types=(AxisType.Auto,) * 3)
+    clips = NamedSharding(mesh, PartitionSpec("data"))
+    with jax.set_mesh(mesh):
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=clips) for x in arguments]
+        compiled = jax.jit(gradients, out_shardings=clips).lower(*shapes).compile()
+    return {
+        "frequency loss": error(on_mesh((2, 1, 4), gradients, *arguments), jax.jit(gradients)(*arguments)),
+        "collectives of the frequency loss": float(len(read_program(compiled.as_text()).collectives)),
+    }
+
+
 if __name__ == "__main__":
     assert jax.device_count() == 8
     with jax.default_matmul_precision("float32"):
-        print(json.dumps(velocity_errors() | vae_errors() | attention_errors() | convolution_errors()))
+        found = velocity_errors() | vae_errors() | attention_errors() | convolution_errors()
+        print(json.dumps(found | frequency_results()))

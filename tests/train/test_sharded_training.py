@@ -1,5 +1,6 @@
 """Simulated devices, in one process and in two, give one device's loss and gradients; weights are really split."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from star_jax.parallel.mesh import (
     batch_shardings,
     make_mesh,
     param_spec,
+    parse_mesh,
     place_batch,
     process_share,
 )
@@ -39,7 +41,7 @@ def one_device(tmp_path_factory):
 
 
 def test_eight_devices_equal_one(one_device, tmp_path):
-    meshes = [[8, 1, 1], [1, 8, 1], [2, 2, 2]]
+    meshes = [[8, 1, 1], [1, 8, 1], [1, 2, 2, 2]]  # the last one as two slices
     finish([start(SCRIPT, [tmp_path, json.dumps(meshes)], 8)])
     for sizes in meshes:
         assert_close(results_of(tmp_path / "x".join(map(str, sizes))), one_device)
@@ -85,9 +87,48 @@ def test_moments_lie_as_their_weights():
 
 def test_meshes_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match=r"mesh is data=3 x fsdp=1 x context=1, but there are 8 devices"):
-        make_mesh(MeshConfig(data=3), [object()] * 8)
+        make_mesh(MeshConfig(data=3), jax.devices()[:1] * 8)
     with pytest.raises(InputError, match=r"mesh is data=-1 x fsdp=3 x context=1, but there are 8 devices"):
-        make_mesh(MeshConfig(fsdp=3), [object()] * 8)
+        make_mesh(MeshConfig(fsdp=3), jax.devices()[:1] * 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU of one of several slices of 2 x 2."""
+
+    id: int
+    slice_index: int
+    platform = "tpu"
+    device_kind = "a TPU"
+    core_on_chip = 0
+
+    @property
+    def coords(self):
+        return self.id % 2, self.id % 4 // 2, 0
+
+
+CHIPS = [Chip(index, index // 4) for index in range(8)]
+
+
+def test_only_data_crosses_slices():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, context=-1), CHIPS)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 2}
+    slices = [{chip.slice_index for chip in replica.flat} for replica in mesh.devices]
+    assert slices == [{0}, {1}]
+    assert len(set(mesh.devices.flat)) == 8
+    assert make_mesh(MeshConfig(dcn_data=2), CHIPS).shape["data"] == 8
+    assert parse_mesh("fsdp=2,dcn_data=2") == MeshConfig(1, 2, 1, 2)
+
+
+def test_slices_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"mesh.dcn_data is 4, but the devices form 2 slices"):
+        make_mesh(MeshConfig(dcn_data=4), CHIPS)
+    with pytest.raises(
+        InputError, match=r"mesh is data=3 x fsdp=1 x context=1, but each of 2 slices has 4 devi"
+    ):
+        make_mesh(MeshConfig(data=3), CHIPS)
+    with pytest.raises(InputError, match=r"mesh.dcn_data is 3, but there are 8 devices; choose a divisor"):
+        make_mesh(MeshConfig(dcn_data=3), jax.devices()[:1] * 8)
 
 
 def test_batches_are_split():

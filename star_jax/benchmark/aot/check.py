@@ -27,8 +27,9 @@ class CompileReport:
       hbm_bytes: memory of one device.
       tflop_per_step: operations on all devices together, recomputation included; see `traced_flops`.
       compile_seconds: tracing and lowering apart.
-      collectives: collectives of a step by kind; empty where the program does not fit.
+      collectives: collectives of a step within a slice, by kind; empty where the program does not fit.
       kernels: executions of hand-written kernels by name.
+      between_slices: what a step sends over the network between slices, by kind; empty for a single slice.
     """
 
     fits: bool
@@ -38,6 +39,7 @@ class CompileReport:
     compile_seconds: float
     collectives: dict[str, Traffic]
     kernels: dict[str, int]
+    between_slices: dict[str, Traffic]
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -54,7 +56,7 @@ def compile_for(traced: jax.stages.Traced, hbm_bytes: int) -> CompileReport:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
             raise
-        peak, found = int(float(needed[1]) * _UNITS[needed[2]]), ProgramText({}, {})
+        peak, found = int(float(needed[1]) * _UNITS[needed[2]]), ProgramText({}, {}, {})
         fits = False
     else:
         peak, found = compiled.memory_analysis().peak_memory_in_bytes, read_program(compiled.as_text())
@@ -67,4 +69,5 @@ def compile_for(traced: jax.stages.Traced, hbm_bytes: int) -> CompileReport:
         compile_seconds=time.perf_counter() - start,
         collectives=found.collectives,
         kernels=found.kernels,
+        between_slices=found.between_slices,
     )

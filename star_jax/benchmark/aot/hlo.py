@@ -1,4 +1,4 @@
-"""Reads from a compiled program's text what it exchanges between devices and which kernels it calls."""
+"""Reads from a compiled program's text what it exchanges between devices and slices, and which kernels it calls."""
 
 import math
 import re
@@ -16,6 +16,8 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+# TPUs send what goes to other slices through their hosts.
+_TO_OTHER_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _LIMIT = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
 
 
@@ -25,7 +27,8 @@ class Traffic:
 
     Attributes:
       count: executions.
-      bytes: size of their results on one device, all executions together.
+      bytes: size of their results on one device, all executions together; between slices, of what one device hands
+        over.
     """
 
     count: int
@@ -37,12 +40,14 @@ class ProgramText:
     """The findings of `read_program`.
 
     Attributes:
-      collectives: collectives by kind.
+      collectives: collectives by kind, those between the devices of a slice.
       kernels: executions of hand-written TPU kernels, by name.
+      between_slices: what goes over the network between slices, by kind of collective.
     """
 
     collectives: dict[str, Traffic]
     kernels: dict[str, int]
+    between_slices: dict[str, Traffic]
 
 
 def read_program(text: str) -> ProgramText:
@@ -52,18 +57,36 @@ def read_program(text: str) -> ProgramText:
     says, which for a scan compares the turn with one constant. Other loops count once.
     """
     times = _times_run(text)
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
+    within, between = _Sum(), _Sum()
     kernels: Counter[str] = Counter()
     for computation, name, result, operation, line in _instructions(text):
         kind = operation.removesuffix("-start")
         if kind in _KINDS:
-            counts[kind] += times[computation]
-            sizes[kind] += times[computation] * _result_bytes(result, operation)
+            within.add(kind, times[computation], _result_bytes(result, operation))
+        elif operation == "send" and (transfer := _TO_OTHER_SLICES.search(line)):
+            # The result is (what is sent, a number, a token).
+            sent = _result_bytes(result.partition(", u32[]")[0], operation)
+            between.add(transfer[1].lower().replace("_", "-"), times[computation], sent)
         elif operation == "custom-call" and 'custom_call_target="tpu_custom_call"' in line:
             kernels[re.sub(r"(\.\d+|\.clone)+$", "", name)] += times[computation]
-    collectives = {kind: Traffic(counts[kind], sizes[kind]) for kind in _KINDS if counts[kind]}
-    return ProgramText(collectives, dict(sorted(kernels.items())))
+    return ProgramText(within.traffic(), dict(sorted(kernels.items())), between.traffic())
+
+
+class _Sum:
+    """Executions and bytes by kind of collective."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def add(self, kind: str, times: int, bytes_each: int) -> None:
+        self._counts[kind] += times
+        self._bytes[kind] += times * bytes_each
+
+    def traffic(self) -> dict[str, Traffic]:
+        return {
+            kind: Traffic(count, self._bytes[kind]) for kind, count in sorted(self._counts.items()) if count
+        }
 
 
 def _instructions(text: str) -> Iterator[tuple[str, str, str, str, str]]:

@@ -32,8 +32,12 @@ def prepare_environment(*, quick: bool = True) -> None:
         os.environ.setdefault(name, value)
 
 
-def tpu_devices(name: str) -> list[Any]:
+def tpu_devices(name: str, num_slices: int = 1) -> list[Any]:
     """The devices of a topology such as `v5e:4x4`, or `v6e:1x1` for one chip, to build a mesh of.
+
+    Args:
+      name: kind and shape of a slice.
+      num_slices: slices of that shape, with the slower network of a data centre between them.
 
     Raises:
       InputError: no such topology.
@@ -44,15 +48,19 @@ def tpu_devices(name: str) -> list[Any]:
         raise InputError(
             f"topology {name!r}; expected KIND:SHAPE with kind {', '.join(HBM_GIB)}, for example {_EXAMPLES}"
         )
+    if num_slices < 1:
+        raise InputError(f"--num-slices is {num_slices}; choose at least 1")
     import jax
     from jax.experimental import topologies
 
     if importlib.util.find_spec("libtpu") is None:
         raise RunError(f'the TPU compiler is not installed; pip install "jax[tpu]=={jax.__version__}"')
     # A host has four chips, unless a single one is asked for (v5litepod-1, v6e-1).
-    host = {"chips_per_host_bounds": (1, 1, 1)} if set(shape.split("x")) == {"1"} else {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if set(shape.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **host).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(f"topology {name!r} ({reason}); choose one such as {_EXAMPLES}") from error
