@@ -20,8 +20,9 @@ from star_jax.video.subtitles import TEXT_CODECS
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-# Streams that repeat kept information in another form: MP4's chapter titles and its timecode.
-REPEATED = {"bin_data", "tmcd"}
+# Streams that repeat kept information in another form (MP4's chapter titles and its timecode), or that mean nothing
+# outside of their disc (a DVD's navigation).
+REPEATED = {"bin_data", "tmcd", "dvd_nav_packet"}
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 # Side data that is carried, or that describes data that is made anew.
 HANDLED_SIDE_DATA = {
@@ -166,8 +167,12 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
         return Track(index, "convert")
     if stream.type == "audio" and target == "matroska" and takes_acm(stream):
         return Track(index, "acm")
-    remedy = "" if target == "matroska" else "; .mkv may keep it"
+    remedy = "; .mkv keeps it" if target != "matroska" and _kept_by_matroska(stream) else ""
     return Track(index, "drop", f"{title} cannot be carried over, and is left out{remedy}")
+
+
+def _kept_by_matroska(stream: av.stream.Stream) -> bool:
+    return stream.type != "data" and _plan(stream, "matroska").fate != "drop"
 
 
 def _title(stream: av.stream.Stream) -> str:

@@ -150,7 +150,7 @@ def test_fonts_go_with_matroska_and_are_named_otherwise(tmp_path, plain, capsys)
     pass_through(clip, tmp_path / "out.mp4")
     assert (
         capsys.readouterr().err
-        == f"note: {clip}: the attachment font.ttf cannot be carried over, and is left out; .mkv may keep it\n"
+        == f"note: {clip}: the attachment font.ttf cannot be carried over, and is left out; .mkv keeps it\n"
     )
 
 
