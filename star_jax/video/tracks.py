@@ -44,6 +44,12 @@ HANDLED_SIDE_DATA = {
     "AFD",
     "PANSCAN",
 }
+# Marks of tracks that a container has no place for.
+UNMARKED = {
+    "mp4": Disposition.original | Disposition.lyrics | Disposition.karaoke,
+    "mov": ~(Disposition.default | Disposition.attached_pic),
+    "matroska": Disposition.lyrics | Disposition.karaoke | Disposition.captions | Disposition.descriptions,
+}
 # Kinds of side data, the codecs that take them, and their name.
 PICTURE_DATA = (
     ({"A53_CC"}, {"h264", "hevc"}, "captions in the pictures"),
@@ -99,9 +105,11 @@ def check_streams(path: Path, source: VideoInfo) -> None:
     with open_container(source.path) as container:
         film = film_stream(container)
         for track in plan_tracks(container, target, film.index):
-            if track.fate != "drop":
-                continue
             stream = container.streams[track.index]
+            if track.fate != "drop":
+                if lost := stream.disposition & UNMARKED[target]:
+                    note(f"{source.path}: {path.suffix} has no mark {lost.name} for the track {track.index}")
+                continue
             if stream.type == "audio":
                 raise InputError(_sound_refusal(path, source.path, stream, target))
             if track.reason:
@@ -133,6 +141,7 @@ def note_pictures(path: Path, source: VideoInfo) -> None:
 
 def _plan(stream: av.stream.Stream, target: str) -> Track:
     index, title = stream.index, _title(stream)
+    suffix = next(suffix for suffix, name in FORMATS.items() if name == target)
     if stream.type == "video":
         if not stream.disposition & NO_FILM:
             size = (
@@ -147,11 +156,11 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
             and stream.codec_context.name in COVER_TYPES
         ):
             return Track(index, "attach")
-        kept = target != "matroska" and _takes(stream, target)
+        kept = target == "mp4" and _takes(stream, target)  # QuickTime's muxer takes it, and forgets it
         return (
             Track(index, "copy")
             if kept
-            else Track(index, "drop", f"its cover picture has no place in {title}")
+            else Track(index, "drop", f"its cover picture has no place in {suffix}")
         )
     if stream.type == "data" and (stream.name in REPEATED or "timecode" in stream.metadata):
         return Track(index, "drop")
