@@ -83,13 +83,19 @@ def is_empty(packet: av.Packet) -> bool:
 
 
 def list_packets(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, strict: bool = True
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    *,
+    strict: bool = True,
+    tolerance: float = DURATION_TOLERANCE,
 ) -> tuple[PacketList, Clock]:
     """Lists the packets of the video stream, and puts the recordings in the file one after the other.
 
     Args:
         path, container, stream: an open file.
         strict: refuse a file that is damaged or cut off; else a line says so, and what is there is listed.
+        tolerance: seconds by which it may end before its header says so.
 
     Raises:
         InputError: see `strict`.
@@ -114,7 +120,7 @@ def list_packets(
             ) from error
         is_cut = True
     missing = _announced(container) - end
-    if is_cut or missing > DURATION_TOLERANCE:
+    if is_cut or missing > tolerance:
         after = f"{path} is cut off after {_count(lists, stream)} frames"
         if strict:
             raise InputError(
