@@ -18,7 +18,7 @@ import numpy as np
 from star_jax.errors import InputError
 from star_jax.video.container import open_video
 from star_jax.video.decoding import Damage, decode_frames
-from star_jax.video.packets import DURATION_TOLERANCE, MISSING, Clock, PacketList, list_packets
+from star_jax.video.packets import Clock, PacketList, list_packets
 from star_jax.video.repair import repair_times
 
 # One packet of these is one shown frame; for other codecs, and for fields, frames are counted by decoding.
@@ -86,8 +86,7 @@ def list_frames(
         InputError: the file is damaged or cut off, or has no frames.
     """
     with open_video(path) as (container, stream):
-        tolerance = MISSING if strict and scan else DURATION_TOLERANCE
-        packets, clock = list_packets(path, container, stream, strict=strict, tolerance=tolerance)
+        packets, clock = list_packets(path, container, stream, strict=strict, thorough=scan)
         codec = stream.codec_context.codec.canonical_name
         format_name, stream_index = container.format.name, stream.index
         step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(24)) / stream.time_base
