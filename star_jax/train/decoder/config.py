@@ -33,7 +33,8 @@ class ClipsConfig:
 class DecoderModelConfig:
     """The model that gets the decoder."""
 
-    # Checkpoint directory whose network makes the latents (`tiny-star`: the one in the package).
+    # Checkpoint directory whose network makes the latents (`tiny-star`: the one in the package). A light decoder of
+    # the sizes below that it has is where training starts.
     checkpoint: str = "tiny-star"
     # Width at the latents' grid, at twice and at four times it, and number of blocks of each.
     channels: tuple[int, int, int] = (128, 64, 24)

@@ -5,6 +5,7 @@ what may have been there (f = 1) and detail that looks right (f = 0). The metric
 weights are found as those of `star-jax evaluate` are.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from star_jax.checkpoints.directory import read_config
+from star_jax.checkpoints.directory import load_component, read_config
 from star_jax.config import LightDecoderConfig
 from star_jax.data.restored import RestoredSource
 from star_jax.diffusion.noise import named_key
@@ -42,6 +43,8 @@ from star_jax.train.distill.heads import HeadsOf
 from star_jax.train.sample_draws import sample_keys
 
 Tree = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 COMPONENT, HEADS = "light_decoder", "heads"
 
@@ -103,18 +106,28 @@ class DecoderObjective:
         return {COMPONENT: shapes} | heads, frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        """Fresh weights by train.seed, the linear part by least squares, and the metric's networks."""
-        seed = self.config.train.seed
-        fresh = {COMPONENT: nnx.to_pure_dict(nnx.state(self.module(seed)))}
-        fresh[COMPONENT]["linear"] = linear_start(RestoredSource(str(self.clips)))
+        """The weights to start from, and the metric's networks."""
+        fresh = {COMPONENT: self._start()}
         if self.heads is not None:
-            fresh[HEADS] = self.heads.fresh(seed + 1)
+            fresh[HEADS] = self.heads.fresh(self.config.train.seed + 1)
 
         def place(tree: Tree, abstract: Tree) -> Tree:
             return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), tree, abstract)
 
         networks = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), self._networks)
         return place(fresh, abstract_trainable), place(networks, abstract_frozen)
+
+    def _start(self) -> Tree:
+        """The decoder of the checkpoint where it has one of these sizes; else fresh weights by train.seed.
+
+        The linear part of those is found by least squares.
+        """
+        known, directory = self.model.config.light_decoder, self.config.model.checkpoint
+        if known is not None and (known.channels, known.blocks) == (self.sizes.channels, self.sizes.blocks):
+            logger.info("training goes on from the decoder of %s", directory)
+            return load_component(directory, COMPONENT, self.model.abstract(COMPONENT))
+        fresh = nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed)))
+        return fresh | {"linear": linear_start(RestoredSource(str(self.clips)))}
 
     def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, Any]:
         index = np.asarray(host_batch["index"]).astype(np.int32)
