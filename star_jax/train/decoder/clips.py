@@ -43,11 +43,9 @@ def make_clips(config: DecoderExperimentConfig, workdir: Path, *, quiet: bool = 
     held_out = dataclasses.replace(
         data, source=config.train.validation_source or data.source, seed=data.seed + 1, flip_probability=0.0
     )
-    for folder, count, settings in (
-        (workdir / TRAIN, clips.count, data),
-        (workdir / VALIDATION, clips.validation_count, held_out),
-    ):
-        _make(folder, count, settings, clips, config.model.checkpoint, quiet)
+    _make(workdir / TRAIN, clips.count, data, clips, config.model.checkpoint, quiet)
+    if config.train.validate_every_steps:
+        _make(workdir / VALIDATION, clips.validation_count, held_out, clips, config.model.checkpoint, quiet)
 
 
 def _make(
