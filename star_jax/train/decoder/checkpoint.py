@@ -3,8 +3,13 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
 
 from star_jax.checkpoints.directory import (
+    component_metadata,
     create_checkpoint,
     load_component,
     load_provenance,
@@ -13,6 +18,7 @@ from star_jax.checkpoints.directory import (
 )
 from star_jax.config import StarConfig
 from star_jax.errors import InputError
+from star_jax.models.video_model import VideoModel
 from star_jax.train.checkpoints import restore_weights
 from star_jax.train.decoder.config import DecoderExperimentConfig
 from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
@@ -25,7 +31,7 @@ def write_checkpoint_with_decoder(
 ) -> Path:
     """Writes WORKDIR/checkpoint: all components of the model, as they were, and the decoder.
 
-    Weights are the moving average where the run keeps one.
+    Its weights are the moving average where the run keeps one, in the type in which the network's are stored.
 
     Returns:
       The checkpoint directory.
@@ -49,6 +55,19 @@ def write_checkpoint_with_decoder(
     model, target = objective.model, Path(workdir) / CHECKPOINT
     with create_checkpoint(target, sizes, provenance, force=True) as partial:
         for name in model.components:
-            save_component(partial, name, load_component(source, name, model.abstract(name)))
-        save_component(partial, COMPONENT, params[COMPONENT])
+            if name != COMPONENT:
+                save_component(partial, name, load_component(source, name, _as_stored(model, source, name)))
+        dtype = _stored_dtype(source, model.network_components[0])
+        save_component(partial, COMPONENT, jax.tree.map(lambda leaf: leaf.astype(dtype), params[COMPONENT]))
     return target
+
+
+def _as_stored(model: VideoModel, source: str, name: str) -> Any:
+    """A component's shapes, with the type in which the checkpoint has it."""
+    dtype = _stored_dtype(source, name)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), model.abstract(name))
+
+
+def _stored_dtype(source: str, name: str) -> np.dtype:
+    """The widest type among a component's stored leaves."""
+    return np.result_type(*{leaf.dtype for leaf in component_metadata(source, name).values()})
