@@ -10,10 +10,11 @@ import pytest
 from dwarf import dwarf
 from flax import nnx
 
-from star_jax.checkpoints.directory import create_checkpoint, read_config, save_component
+from star_jax.checkpoints.directory import create_checkpoint, load_component, read_config, save_component
 from star_jax.config import LightDecoderConfig, SamplingConfig
 from star_jax.data.restored import RestoredSource
 from star_jax.errors import InputError
+from star_jax.evaluation.weights import MetricWeights
 from star_jax.inference.pieces import decode_light_chunk
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
@@ -23,7 +24,7 @@ from star_jax.models.architectures import build_model
 from star_jax.ops.pixels import enlarge
 from star_jax.train.config import from_groups
 from star_jax.train.decoder.config import DecoderExperimentConfig
-from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
+from star_jax.train.decoder.objective import COMPONENT, HEADS, DecoderObjective
 from star_jax.train.sample_draws import sample_keys
 
 SIZES = dwarf(6, 8, 2, (4, 4, 4, 4), sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet"))
@@ -165,6 +166,61 @@ def test_the_loss_against_plain_numbers(checkpoint):
     motion = np.abs(np.diff(error, axis=1)).mean()
     np.testing.assert_allclose(metrics["loss_pixel"], pixel, rtol=1e-4)
     np.testing.assert_allclose(loss, pixel + 2.0 * motion, rtol=1e-4)
+
+
+@pytest.fixture
+def random_networks(monkeypatch):
+    """LPIPS' networks with random weights."""
+    rng = np.random.default_rng(5)
+    sizes = [(11, 3, 64), (5, 64, 192), (3, 192, 384), (3, 384, 256), (3, 256, 256)]
+    alexnet = {}
+    for number, (side, inside, out) in enumerate(sizes, 1):
+        scale = (side * side * inside) ** -0.5
+        alexnet[f"conv{number}/kernel"] = scale * rng.standard_normal((side, side, inside, out))
+        alexnet[f"conv{number}/bias"] = np.zeros(out)
+    weights = {f"layer{number}": rng.random(out) for number, (_, _, out) in enumerate(sizes, 1)}
+    networks = jax.tree.map(lambda x: x.astype(np.float32), {"alexnet": alexnet, "lpips_alex": weights})
+    monkeypatch.setattr(
+        MetricWeights, "load", lambda self, names: ({name: networks[name] for name in names}, [])
+    )
+    return networks
+
+
+def test_heads_and_decoder_teach_each_other_and_nothing_else(checkpoint, random_networks):
+    rng = np.random.default_rng(0)
+    batch = {
+        "gt": rng.integers(0, 256, (2, 2, 48, 48, 3), np.uint8),
+        "lq": rng.integers(0, 256, (2, 2, 12, 12, 3), np.uint8),
+        "latents": rng.standard_normal((2, 2, 6, 6, 6)).astype(np.float16),
+        "index": np.array([7, 40], np.int32),
+    }
+
+    def gradients(weight):
+        loss = {"adversarial_weight": weight, "head_width": 4, "fidelity_share": 0.0, "detail_share": 1.0}
+        objective = DecoderObjective(from_groups(DecoderExperimentConfig, values(checkpoint, loss=loss)))
+        trainable = {
+            COMPONENT: nnx.to_pure_dict(nnx.state(objective.module())),
+            HEADS: objective.heads.fresh(1),
+        }
+        frozen = jax.tree.map(jnp.asarray, random_networks)
+        gradient = jax.grad(lambda p: objective.loss(p, frozen, batch, jax.random.key(3))[0])
+        return jax.jit(gradient)(trainable)
+
+    once, thrice = gradients(1.0), gradients(3.0)
+    for ours, theirs in zip(*(jax.tree.leaves(g[HEADS]) for g in (once, thrice)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert max(np.abs(g).max() for g in jax.tree.leaves(once[HEADS])) > 0
+    ours, theirs = (g[COMPONENT]["conv_out"]["kernel"] for g in (once, thrice))
+    assert np.abs(ours - theirs).max() > 1e-6
+    assert np.all(once[COMPONENT]["linear"]["kernel"] == 0)  # it stays as least squares found it
+
+
+def test_training_goes_on_from_the_checkpoints_decoder(trained):
+    checkpoint = trained[0] / "checkpoint"
+    objective = DecoderObjective(from_groups(DecoderExperimentConfig, values(checkpoint)))
+    decoder = load_component(checkpoint, COMPONENT, objective.model.abstract(COMPONENT))
+    for ours, theirs in zip(*(jax.tree.leaves(tree) for tree in (objective._start(), decoder)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_fidelities_are_drawn_as_the_shares_say(checkpoint):
