@@ -127,7 +127,7 @@ class ClipCoder:
             frames, finite, carry = decode_light_chunk(
                 self.model,
                 canvas,
-                settings.strength,
+                Finish(settings.color_fix, settings.strength),
                 params,
                 jnp.pad(of_piece, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"),
                 carry,

@@ -51,8 +51,19 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
         unit = _to_unit(reference)
         target = _wavelet(target, unit)
         if method == "flat-wavelet":
-            target += _flatness(unit) * (unit - target)
+            target = keep_flat_areas(target, unit, span=1.0)
     return jnp.clip(target, 0.0, 1.0) * 2.0 - 1.0
+
+
+def keep_flat_areas(frames: jax.Array, reference: jax.Array, span: float = 2.0) -> jax.Array:
+    """Frames [F, H, W, 3] with the reference's value wherever that has one colour.
+
+    Args:
+      frames: upscaled frames.
+      reference: the input frames at the same size.
+      span: from black to white, 2 for values in [-1, 1].
+    """
+    return frames + _flatness(reference / span) * (reference - frames)
 
 
 def _to_unit(frames: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from star_jax.diffusion.noise import frame_noise
 from star_jax.diffusion.tiles import Tiles, scan_tiles
-from star_jax.inference.color_fix import ON_FULL_SIZE, fix_colors
+from star_jax.inference.color_fix import ON_FULL_SIZE, fix_colors, keep_flat_areas
 from star_jax.models.light_decoder.decoder import LOW_FACTOR, pack, unpack
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import Carry, Params, VideoModel
@@ -109,18 +109,21 @@ def decode_chunk(
     return to_pixels(frames, frames_lr.dtype), jnp.isfinite(kept).all(), carry
 
 
-@partial(jax.jit, static_argnames=("model", "canvas", "strength"))
+@partial(jax.jit, static_argnames=("model", "canvas", "finish"))
 def decode_light_chunk(
     model: VideoModel,
     canvas: Canvas,
-    strength: float,
+    finish: Finish,
     params: Params,
     latents: jax.Array,
     carry: Carry,
     fidelity: jax.Array,
     frames_lr: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Carry]:
-    """`decode_chunk` by the light decoder, of as many frames as latents; see `Finish` for the strength."""
+    """`decode_chunk` by the light decoder, of as many frames as latents.
+
+    It has seen the input's colours: of a colour fix it needs no more than that flat areas stay as they are.
+    """
     low = to_float(frames_lr)
     grid = -(-canvas.target[0] // LOW_FACTOR), -(-canvas.target[1] // LOW_FACTOR)
     padding, (rows, columns) = canvas.padding, latents.shape[2:4]
@@ -141,8 +144,10 @@ def decode_light_chunk(
     frames = at_factor.crop(decoded[0].astype(jnp.float32))
     if frames.shape[1:3] != canvas.target:
         frames = jax.image.resize(frames, (len(frames), *canvas.target, 3), "bilinear")
-    if strength < 1:
-        frames = strength * frames + (1 - strength) * enlarge(low, canvas.target)
+    if finish.color_fix == "flat-wavelet":
+        frames = keep_flat_areas(frames, enlarge(low, canvas.target))
+    if finish.strength < 1:
+        frames = finish.strength * frames + (1 - finish.strength) * enlarge(low, canvas.target)
     return to_pixels(frames, frames_lr.dtype), jnp.isfinite(decoded).all(), carry
 
 

@@ -15,7 +15,7 @@ from star_jax.config import LightDecoderConfig, SamplingConfig
 from star_jax.data.restored import RestoredSource
 from star_jax.errors import InputError
 from star_jax.evaluation.weights import MetricWeights
-from star_jax.inference.pieces import decode_light_chunk
+from star_jax.inference.pieces import Finish, decode_light_chunk
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.component import fresh_component
@@ -135,12 +135,31 @@ def test_sizes_that_need_padding_or_another_scale_or_tiles(size, scale):
     frames = np.linspace(0, 255, 3 * size[0] * size[1] * 3).reshape(3, *size, 3).astype(np.uint8)
     padded = canvas.padding.padded_size(*canvas.target)
     latents = np.ones((1, 3, padded[0] // 8, padded[1] // 8, model.latent_channels), np.float32)
-    first = decode_light_chunk(model, canvas, 1.0, params, latents, None, np.float32(0), frames)
-    again = decode_light_chunk(model, canvas, 1.0, params, latents, first[2], np.float32(0), frames)
+    first = decode_light_chunk(model, canvas, Finish(), params, latents, None, np.float32(0), frames)
+    again = decode_light_chunk(model, canvas, Finish(), params, latents, first[2], np.float32(0), frames)
     expected = enlarge(frames.astype(np.float32), canvas.target)
     assert first[0].shape == expected.shape and bool(first[1])
     np.testing.assert_allclose(first[0], expected, atol=1.0 if scale == 4 else 6.0)
     np.testing.assert_array_equal(first[0], again[0])
+
+
+def test_areas_of_one_colour_stay_as_they_are():
+    """A decoder with random weights leaves the bars of a letterbox alone."""
+    sizes = LightDecoderConfig((4, 4, 4), (1, 1, 1))
+    model = build_model(dataclasses.replace(SIZES, light_decoder=sizes))
+    rng = np.random.default_rng(0)
+    fresh = {name: fresh_component(model, name, 0) for name in model.light_components}
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), fresh)
+    canvas = StarPipeline(model, params, None).canvas((24, 16), UpscaleSettings())
+    frames = rng.integers(0, 256, (3, 24, 16, 3), np.uint8)
+    frames[:, :12] = (16, 40, 200)
+    rows, columns = (side // 8 for side in canvas.padding.padded_size(*canvas.target))
+    latents = rng.normal(size=(1, 3, rows, columns, model.latent_channels)).astype(np.float32)
+    finish = Finish("flat-wavelet")
+    decoded = decode_light_chunk(model, canvas, finish, params, latents, None, np.float32(0), frames)[0]
+    assert np.abs(np.asarray(decoded[:, :16], np.int32) - (16, 40, 200)).max() == 0
+    enlarged = np.asarray(enlarge(frames.astype(np.float32), canvas.target))
+    assert np.abs(np.asarray(decoded[:, 60:]) - enlarged[:, 60:]).max() > 8
 
 
 def test_the_loss_against_plain_numbers(checkpoint):
