@@ -146,7 +146,7 @@ def _find_duplicates(records: Sequence[ClipRecord]) -> dict[str, str]:
     for group in by_size.values():
         seen: dict[str, str] = {}
         for record in group if len(group) > 1 else ():
-            digest = hashlib.sha256(storage.read_bytes(record.video)).hexdigest()
+            digest = hashlib.sha256(storage.read_bytes(str(record.video))).hexdigest()
             if digest in seen:
                 duplicates[record.key] = seen[digest]
             seen.setdefault(digest, record.key)
