@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 from etils import epath
@@ -111,7 +111,8 @@ def plan(config: PrepareConfig) -> Plan:
     Raises:
       InputError: no usable source, or K > 1 for a paired one.
     """
-    records = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    source = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    records = cast(Sequence[ClipRecord], source)
     if config.num_degradations > 1 and any(record.low_video for record in records):
         raise InputError(
             f"{config.data.source} has its own low-resolution videos, one per clip; give num_degradations 1"
