@@ -62,6 +62,7 @@ setup(
         "wandb": ["wandb>=0.20"],
         "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
+        "beam": ["apache-beam>=2.77"],  # star-jax prepare --beam
         "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
