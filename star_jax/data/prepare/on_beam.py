@@ -8,6 +8,8 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -111,11 +113,14 @@ def _run(
 ) -> tuple[list[tuple[str, int]], str]:
     """Runs a pipeline in a process of its own; returns what it left, and why it ended early, if it did.
 
-    Beam's own runner waits for ever for a worker that was killed: the process can be ended.
+    Beam's own runner waits for ever for a worker that was killed: the process can be ended. Where that happens,
+    Beam and its workers write hundreds of lines, which go to a file.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=pipeline.run, args=(theirs,))
+    number, log = tempfile.mkstemp(prefix="star_jax_beam_", suffix=".log")
+    os.close(number)
+    process = context.Process(target=pipeline.run, args=(theirs, log))
     process.start()
     theirs.close()
     try:
@@ -125,10 +130,12 @@ def _run(
             bar.advance(before - len(left))
     finally:
         process.terminate()
-    failure = ""
+    if not left:
+        os.unlink(log)
+        return left, ""
     with contextlib.suppress(EOFError):
-        failure = ours.recv()
-    return left, failure or f"exit code {process.exitcode}"
+        return left, f"{ours.recv()}; log in {log}"
+    return left, f"exit code {process.exitcode}; log in {log}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,15 +146,15 @@ class _Pipeline:
     tasks: list[tuple[str, int, list]]
     flags: Sequence[str]
 
-    def run(self, failures: Any) -> None:
+    def run(self, failures: Any, log: str) -> None:
         """Runs it to its end; where a worker is lost, sends a line into `failures` and ends the process."""
+        with open(log, "w") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())  # for the workers, too
 
         def fail(error: BaseException | None) -> None:
             failures.send(first_line(error) if error else "unknown")
             os._exit(1)  # other threads may wait for ever
 
-        # Where a worker is lost, Beam's threads and loggers would write hundreds of lines.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         threading.excepthook = lambda args: fail(args.exc_value)
         pipeline = beam.Pipeline(options=_parse(self.flags))
         shards = pipeline | "Shards" >> beam.Create(self.tasks) | "Spread" >> beam.Reshuffle()
