@@ -33,11 +33,11 @@ class AnimationReader:
     def __init__(self, path: str | Path, *, frame_rate: Fraction = Fraction(24), depth: int | None = 8):
         self.path = Path(path)
         facts = inspect_picture(self.path)
-        is_tiff = False
         step = 1 / Fraction(frame_rate)
         durations, has_alpha = [], False
         with open_picture(self.path) as image:
             is_tiff = image.format == "TIFF"
+            self._by_cv2 = is_tiff and image.mode != "CMYK"
             # An animated PNG may have a picture of its own for programs that know no animations.
             self._first = 1 if getattr(image, "default_image", False) else 0
             for number in range(self._first, facts.num_frames):
@@ -46,8 +46,8 @@ class AnimationReader:
                 has_alpha |= "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
                 milliseconds = image.info.get("duration") or 0
                 durations.append(Fraction(milliseconds).limit_denominator(1000) * TIME_BASE or step)
-        self._is_deep = is_tiff and depth is None and facts.bit_depth > 8
-        self.dtype = np.dtype(np.uint16 if self._is_deep else np.uint8)
+        is_deep = self._by_cv2 and depth is None and facts.bit_depth > 8
+        self.dtype = np.dtype(np.uint16 if is_deep else np.uint8)
         is_variable = len(set(durations)) > 1
         self._rate = len(durations) / sum(durations)
         self._time_base = TIME_BASE if is_variable else 1 / self._rate
@@ -65,7 +65,7 @@ class AnimationReader:
             is_variable_rate=is_variable,
             last_duration=durations[-1],
             is_images=True,
-            bit_depth=16 if self._is_deep else 8,
+            bit_depth=16 if is_deep else 8,
             has_alpha=has_alpha,
         )
         if facts.bit_depth > 8 and not is_tiff:
@@ -103,18 +103,19 @@ class AnimationReader:
         Raises:
             InputError: it cannot be decoded.
         """
-        if self._is_deep:
-            return read_page(self.path, number)
-        with open_picture(self.path) as image:
-            image.seek(self._first + number)
-            return from_pillow(image)
+        return next(self._pictures(range(number, number + 1)))
 
     def _load(self, numbers: range) -> np.ndarray:
-        if self._is_deep:
-            return np.stack([read_page(self.path, number).rgb for number in numbers])
-        frames = []
+        return np.stack([picture.rgb for picture in self._pictures(numbers)])
+
+    def _pictures(self, numbers: range) -> Iterator[Picture]:
+        if self._by_cv2:
+            for number in numbers:
+                yield read_page(
+                    self.path, number, deep=self.dtype == np.uint16, has_alpha=self.info.has_alpha
+                )
+            return
         with open_picture(self.path) as image:
             for number in numbers:
                 image.seek(self._first + number)
-                frames.append(from_pillow(image).rgb)
-        return np.stack(frames)
+                yield from_pillow(image)

@@ -17,7 +17,8 @@ from star_jax.video.animations import AnimationReader
 from star_jax.video.color import to_depth, to_float
 from star_jax.video.notes import note
 from star_jax.video.outputs import check_output_path, is_pattern, numbered
-from star_jax.video.pictures import SUFFIXES, Picture, encode_png, inspect_picture, read_picture
+from star_jax.video.pictures import SUFFIXES, Picture, inspect_picture, read_picture
+from star_jax.video.png import encode_png
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
 from star_jax.video.timeline import OnScan

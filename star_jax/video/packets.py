@@ -83,19 +83,25 @@ def is_empty(packet: av.Packet) -> bool:
 
 
 def list_packets(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, strict: bool = True
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    *,
+    strict: bool = True,
+    thorough: bool = False,
 ) -> tuple[PacketList, Clock]:
     """Lists the packets of the video stream, and puts the recordings in the file one after the other.
 
     Args:
         path, container, stream: an open file.
         strict: refuse a file that is damaged or cut off; else a line says so, and what is there is listed.
+        thorough: also look for packets that came in part, and be exact about where the file ends.
 
     Raises:
         InputError: see `strict`.
     """
     lists: dict[int, PacketList] = {}
-    end, is_cut = 0.0, False
+    end, is_cut, partial = 0.0, False, 0
     try:
         for packet in container.demux():
             if packet.size == 0 and not is_empty(packet):
@@ -107,6 +113,7 @@ def list_packets(
                 end = max(end, float((last + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index:
                 is_cut = packet.is_corrupt
+                partial += is_cut
     except av.FFmpegError as error:
         if strict:
             raise InputError(
@@ -114,7 +121,7 @@ def list_packets(
             ) from error
         is_cut = True
     missing = _announced(container) - end
-    if is_cut or missing > DURATION_TOLERANCE:
+    if is_cut or missing > (MISSING if strict and thorough else DURATION_TOLERANCE):
         after = f"{path} is cut off after {_count(lists, stream)} frames"
         if strict:
             raise InputError(
@@ -123,6 +130,11 @@ def list_packets(
         note(f"{after}; what is there is kept (--strict stops instead)")
     elif not strict and missing > MISSING:
         note(f"{path} ends {missing:.2f} s before its header says so; what is there is kept")
+    if thorough and (partial := partial - is_cut):
+        damage = f"{path}: {partial} packets of its picture came in part, as after a bad transmission"
+        if strict:
+            raise InputError(f"{damage}; copy it again")
+        note(f"{damage}; what is there is kept (--strict stops instead)")
     kinds = {s.index: s.type for s in container.streams}
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
     clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import struct
 import warnings
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def inspect_picture(file: Path) -> PictureFacts:
     with open_picture(file) as image:
         profile = image.info.get("icc_profile")
         exif = image.getexif()
-        turned = exif.get(ORIENTATION, 1) >= 5
+        turned = exif.get(ORIENTATION, 1) >= 5 and image.format != "TIFF"  # whose size Pillow gives upright
         exif[ORIENTATION] = 1
         if image.format == "TIFF":  # whose tags also describe how the pixels of this file are stored
             for tag in TIFF_LAYOUT & exif.keys():
@@ -80,7 +79,7 @@ def inspect_picture(file: Path) -> PictureFacts:
             width=width,
             height=height,
             bit_depth=_bit_depth(file, image),
-            has_alpha="A" in image.getbands() or "transparency" in image.info,
+            has_alpha=("A" in image.getbands() and image.mode != "LAB") or "transparency" in image.info,
             num_frames=getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1,
             profile=profile if profile and profile[16:20] == b"RGB " and image.mode != "CMYK" else None,
             exif=exif.tobytes() if len(exif) > 1 else None,
@@ -110,8 +109,9 @@ def read_picture(file: Path, *, depth: int | None = 8, strict: bool = False) -> 
         is_jpeg = image.format in ("JPEG", "MPO")
         by_cv2 = is_jpeg or image.format in ("BMP", "TIFF", "WEBP") or facts.bit_depth > 8
         bits = _avif_bits(file) if image.format == "AVIF" else 16
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if not by_cv2 or image.mode in ("CMYK", "P"):
+        # OpenCV turns a TIFF upright, whatever it is asked for.
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+        if not by_cv2 or image.mode == "CMYK" or (image.mode == "P" and image.format != "TIFF"):
             return from_pillow(ImageOps.exif_transpose(image))
     if is_jpeg:
         return Picture(_upright(_read_jpeg(file, strict), orientation))
@@ -119,22 +119,26 @@ def read_picture(file: Path, *, depth: int | None = 8, strict: bool = False) -> 
     if not facts.has_alpha and not deep and bits == 16:
         pixels = _decode(file, data, cv2.IMREAD_COLOR)
         return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    return _of_levels(_upright(_decode(file, data, cv2.IMREAD_UNCHANGED), orientation), deep, bits)
+    pixels = _decode(file, data, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype.kind == "f" and np.nanmax(pixels) > 1:
+        note(f"{file} has values up to {np.nanmax(pixels):.3g}; 1 is white, and what is above is cut off")
+    return _of_levels(_upright(pixels, orientation), deep, bits)
 
 
-def read_page(file: Path, number: int) -> Picture:
-    """One page of a TIFF with more than 8 bits, counted from 0: uint16.
+def read_page(file: Path, number: int, *, deep: bool, has_alpha: bool) -> Picture:
+    """One page of a TIFF, counted from 0, upright; `deep` in 16 bits.
 
     Raises:
         InputError: it cannot be decoded.
     """
+    flags = cv2.IMREAD_UNCHANGED if deep or has_alpha else cv2.IMREAD_COLOR
     try:
-        _, pages = cv2.imreadmulti(str(file), number, 1, flags=cv2.IMREAD_UNCHANGED)
+        _, pages = cv2.imreadmulti(str(file), number, 1, flags=flags)
     except cv2.error:
         pages = ()
     if not pages:
         raise InputError(f"cannot read page {number} of {file}; it is damaged: replace or remove it")
-    return _of_levels(pages[0], deep=True)
+    return _of_levels(pages[0], deep)
 
 
 def _of_levels(pixels: np.ndarray, deep: bool, bits: int = 16) -> Picture:
@@ -192,21 +196,6 @@ def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         hidden &= ~known
         sigma *= 4
     return np.round(filled).astype(rgb.dtype)
-
-
-def encode_png(picture: Picture, facts: PictureFacts | None = None) -> bytes:
-    """A PNG file, with the colour profile and the EXIF data of the picture that it was made of."""
-    channels = picture.rgb[..., ::-1]
-    if picture.alpha is not None:
-        channels = np.concatenate([channels, picture.alpha[..., None]], axis=-1)
-    _, data = cv2.imencode(".png", np.ascontiguousarray(channels))
-    chunks = b""
-    if facts is not None and facts.profile:
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(facts.profile))
-    if facts is not None and facts.exif:
-        chunks += _chunk(b"eXIf", facts.exif.removeprefix(b"Exif\0\0"))
-    png, header = data.tobytes(), 8 + 25  # the signature and the first chunk
-    return png[:header] + chunks + png[header:]
 
 
 @contextlib.contextmanager
@@ -305,6 +294,8 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
     if image.format == "AVIF":
         return 16 if _avif_bits(file) > 8 and cv2.haveImageReader(str(file)) else 8
     if image.format == "TIFF":
+        if image.mode == "I":
+            raise InputError(f"{file} has integers of 32 bits, of which none is white; convert it to 16 bits")
         bits = image.tag_v2.get(258, (8,))
         return 16 if max(bits if isinstance(bits, tuple) else (bits,)) > 8 else 8
     return 8
@@ -337,7 +328,3 @@ def _pages_of_one_size(image: Image.Image) -> bool:
         return True
     finally:
         image.seek(0)
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

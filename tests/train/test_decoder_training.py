@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused(checkpoint, groups, message):
 
 
 def test_a_damaged_index_is_refused(trained, tmp_path):
-    shutil.copytree(trained[0] / "clips/validation", tmp_path / "clips")
+    shutil.copytree(trained[0] / "clips/train", tmp_path / "clips")
     (tmp_path / "clips/restored.json").write_text("{")
     with pytest.raises(InputError, match="make the clips again"):
         RestoredSource(str(tmp_path / "clips"))

@@ -274,3 +274,29 @@ def test_tags_of_a_tiff_that_describe_its_file_are_not_taken_over(tmp_path):
     Image.fromarray(FRAMES[0]).save(tmp_path / "in.tif", tiffinfo=tags)
     with Image.open(pass_through(tmp_path / "in.tif", tmp_path / "out.png", scale=2)) as image:
         assert dict(image.getexif()) == {274: 1, **tags}
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize(
+    ("mode", "compression"), [("L", None), ("RGB", "tiff_lzw"), ("I;16", None), ("P", None)]
+)
+def test_tiff_files_are_turned_upright(tmp_path, pages, mode, compression):
+    """Pillow and OpenCV both turn them, and Pillow garbles some."""
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16), np.uint16 if mode == "I;16" else np.uint8)
+    image = Image.fromarray(pixels) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    more = {"save_all": True, "append_images": [image]} if pages > 1 else {}
+    image.save(tmp_path / "in.tif", tiffinfo={274: 6}, compression=compression, **more)
+    reader = open_source(tmp_path / "in.tif", depth=None)
+    assert (reader.info.num_frames, reader.info.width, reader.info.height) == (pages, 12, 16)
+    np.testing.assert_array_equal(reader.read()[-1, ..., 0], np.rot90(pixels, -1))
+
+
+def test_numbers_of_which_none_is_white(tmp_path, capsys):
+    Image.fromarray(np.full((12, 16), 70_000, np.int32)).save(tmp_path / "in.tif")
+    with pytest.raises(InputError, match="has integers of 32 bits, of which none is white; convert it"):
+        open_source(tmp_path / "in.tif")
+    Image.fromarray(np.full((12, 16), 3.5, np.float32)).save(tmp_path / "float.tif")
+    assert (open_source(tmp_path / "float.tif", depth=None).read() == 65535).all()
+    assert "has values up to 3.5; 1 is white, and what is above is cut off\n" in capsys.readouterr().err
+    Image.new("LAB", (16, 12)).save(tmp_path / "lab.tif")
+    assert not open_source(tmp_path / "lab.tif").info.has_alpha  # A is a colour there

@@ -43,11 +43,9 @@ def make_clips(config: DecoderExperimentConfig, workdir: Path, *, quiet: bool = 
     held_out = dataclasses.replace(
         data, source=config.train.validation_source or data.source, seed=data.seed + 1, flip_probability=0.0
     )
-    for folder, count, settings in (
-        (workdir / TRAIN, clips.count, data),
-        (workdir / VALIDATION, clips.validation_count, held_out),
-    ):
-        _make(folder, count, settings, clips, config.model.checkpoint, quiet)
+    _make(workdir / TRAIN, clips.count, data, clips, config.model.checkpoint, quiet)
+    if config.train.validate_every_steps:
+        _make(workdir / VALIDATION, clips.validation_count, held_out, clips, config.model.checkpoint, quiet)
 
 
 def _make(
@@ -113,11 +111,12 @@ def network_latents(pipeline: StarPipeline, frames: np.ndarray, seed: int = 0) -
     model = pipeline.model
     params = {name: pipeline.params[name] for name in model.autoencoder_components}
     hint = _encode(model, canvas, params, frames, key)
-    contexts = [
-        None if context is None else jnp.repeat(context, len(frames), axis=0)
-        for context in pipeline.encode_prompts(settings)
-    ]
-    return np.asarray(pipeline.sample(hint, (contexts[0], contexts[1]), settings, key))
+    text, negative = pipeline.encode_prompts(settings)
+    contexts = (
+        jnp.repeat(text, len(frames), axis=0),
+        None if negative is None else jnp.repeat(negative, len(frames), axis=0),
+    )
+    return np.asarray(pipeline.sample(hint, contexts, settings, key))
 
 
 @partial(jax.jit, static_argnames=("model", "canvas"))
