@@ -42,6 +42,7 @@ setup(
         "av>=16",
         "opencv-python-headless>=4.10",
         "pillow>=11.3",
+        "simplejpeg>=1.8",  # tells of damage in JPEG files
         "safetensors>=0.5",
         "huggingface_hub>=0.30",
         "rich>=13",

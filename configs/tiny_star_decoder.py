@@ -4,7 +4,8 @@
       --config.model.checkpoint=CHECKPOINT --config.data.source=scenes:20000:PHOTOGRAPHS
 
 PHOTOGRAPHS is the folder that `make photographs` writes. The network's latents are made once for a fixed set of
-clips, half a second each; then a step is a few convolutions and LPIPS.
+clips, a tenth of a second each; then a step is convolutions, LPIPS and the heads that judge. Made for one GPU
+(launch/train_tiny_star_gpu.sh); two CPU cores take tens of seconds a step.
 """
 
 from star_jax.data.config import DataConfig
@@ -15,27 +16,30 @@ from star_jax.train.decoder.config import ClipsConfig, DecoderExperimentConfig, 
 def get_config() -> DecoderExperimentConfig:
     return DecoderExperimentConfig(
         train=TrainConfig(
-            num_steps=1200,
-            batch_size=2,
-            ema_decay=0.99,  # averages about 100 steps
+            num_steps=20_000,
+            batch_size=12,
+            ema_decay=0.998,  # averages about 500 steps
             remat="none",
-            log_every_steps=25,
-            checkpoint_every_steps=100,
-            validate_every_steps=200,
+            log_every_steps=50,
+            checkpoint_every_steps=1500,
+            validate_every_steps=2000,
             validation_source="scenes:16:held-out",
-            validation_batches=8,
+            validation_batches=1,
         ),
         data=DataConfig(
             source="scenes:20000",
             recipe="realbasicvsr-crops",
-            num_frames=5,
+            num_frames=7,
             frame_interval=1,
             height=208,
             width=192,
+            read_threads=4,
         ),
-        clips=ClipsConfig(count=1080),
-        loss=DecoderLossConfig(perceptual_weight=1.0, fidelity_share=0.2, detail_share=0.65),
+        clips=ClipsConfig(count=9000),
+        loss=DecoderLossConfig(
+            perceptual_weight=1.0, adversarial_weight=0.03, fidelity_share=0.25, detail_share=0.5
+        ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, schedule="constant", warmup_steps=25, b2=0.99, weight_decay=0.0
+            learning_rate=5e-4, schedule="constant", warmup_steps=200, b2=0.99, weight_decay=0.0
         ),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from quick_programs import QUICK_FLAGS
 
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.random_checkpoint import random_checkpoint
@@ -31,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     ):  # as a shell does to what it starts in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):  # workers inherit it; the first program reads it
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
     if not hasattr(config, "workerinput") and _CACHE not in os.environ:
         config.programs = os.environ[_CACHE] = tempfile.mkdtemp(prefix="star-jax-programs-")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = _SHORTEST

@@ -70,8 +70,8 @@ class LightDecoderConfig:
       fidelity: what `upscale` decodes with where nothing is said: 0 (detail) to 1 (nearness).
     """
 
-    channels: tuple[int, int, int] = (64, 32, 16)
-    blocks: tuple[int, int, int] = (5, 3, 1)
+    channels: tuple[int, int, int] = (128, 64, 24)
+    blocks: tuple[int, int, int] = (5, 10, 1)
     fidelity: float = 0.0
 
 

@@ -45,7 +45,7 @@ class _Load:
       batch_size: clips in a batch of this process.
     """
 
-    records: Any
+    records: Any = dataclasses.field(repr=False)  # Grain writes down what it maps: minutes for many records
     config: DataConfig
     numbers: grain.MapDataset
     batch_size: int
@@ -73,6 +73,16 @@ class _Load:
 
 def _start_worker(worker: int, num_workers: int) -> None:
     cv2.setNumThreads(1)  # the workers are the parallelism
+
+
+def in_workers(elements: grain.IterDataset, config: DataConfig) -> grain.IterDataset:
+    """The dataset computed by `data.num_workers` processes, in the same order; as it is where that is 0."""
+    if not config.num_workers:
+        return elements
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
+    options = grain.MultiprocessingOptions(config.num_workers, config.worker_buffer)
+    return elements.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
 class ClipLoader(grain.DatasetIterator):
@@ -182,13 +192,7 @@ class ClipLoader(grain.DatasetIterator):
         load = _Load(self.records, config, dataset.repeat(config.num_epochs), self.batch_size, *self._shard)
         places = grain.MapDataset.range(self._position, len(load))
         reading = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.read_threads)
-        elements = places.map(load).to_iter_dataset(reading)
-        if config.num_workers:
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
-            options = grain.MultiprocessingOptions(config.num_workers, config.worker_buffer)
-            elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
-        return iter(elements)
+        return iter(in_workers(places.map(load).to_iter_dataset(reading), config))
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, and the data it belongs to; JSON."""

@@ -157,10 +157,7 @@ def output_paths(sources: Sequence[Source], output: str) -> list[Path]:
       InputError: several inputs and no folder, or two inputs of the same name.
     """
     if any(place in output for place in _PLACES):
-        paths = [
-            Path(output.replace("{name}", source.name).replace("{folder}", str(source.folder)))
-            for source in sources
-        ]
+        paths = [Path(_in_place(output, source.folder).replace("{name}", source.name)) for source in sources]
     else:
         folder = Path(output)
         in_folders = any(source.folder != Path() for source in sources)
@@ -261,6 +258,13 @@ def check_comparison(job: Job, truth: str | os.PathLike, *, num_inputs: int) -> 
             f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
             f"have {job.num_frames} of {size[0]}x{size[1]}"
         )
+
+
+def _in_place(output: str, folder: Path) -> str:
+    """A pattern with the folder filled in; the folder that was named itself has none."""
+    if folder == Path():
+        return output.replace("{folder}/", "").replace("{folder}", "")
+    return output.replace("{folder}", str(folder))
 
 
 def _target(output: Path) -> Path:

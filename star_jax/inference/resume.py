@@ -195,11 +195,9 @@ def _locked(folder: Path, output: Path) -> Iterator[None]:
     """Holds the folder's lock, which the system releases when the process ends, however it ends."""
     while True:
         try:
-            folder.mkdir(exist_ok=True)
+            _make(folder)
             file = (folder / _LOCK).open("a+")
         except FileNotFoundError:  # removed in between, by a run that is done
-            if not folder.parent.is_dir():
-                raise InputError(f"folder {folder.parent} does not exist; create it first") from None
             continue
         except OSError as error:
             raise InputError(
@@ -210,6 +208,13 @@ def _locked(folder: Path, output: Path) -> Iterator[None]:
             if _is_file(file.fileno(), folder / _LOCK):
                 yield
                 return
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as error:  # also what some file systems say in which nothing can be made
+        raise InputError(f"no folder can be made in {folder.parent}; create it, or choose another") from error
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

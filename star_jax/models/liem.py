@@ -6,9 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from star_jax.ops.convolution import convolve_by_shifts
 from star_jax.ops.plain_convolution import flax_convolution
-from star_jax.ops.variants import variant_of
 
 
 def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
@@ -57,13 +55,8 @@ class SpatialLiem(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "*N H W C"]) -> Float[Array, "*N H W C"]:
-        statistics = _channel_statistics(x)
-        if variant_of("spatial_liem") == "shifts":
-            kernel = self.conv.kernel[...].astype(self.conv.dtype)
-            gate = convolve_by_shifts(statistics.astype(kernel.dtype), kernel)
-        else:
-            gate = self.conv(statistics)
-        return jax.nn.sigmoid(gate) * x
+        # A sum of shifted planes takes 0.44 ms where this takes 0.48 on an H200, and 40 times as long to compile.
+        return jax.nn.sigmoid(self.conv(_channel_statistics(x))) * x
 
 
 class TemporalLiem(nnx.Module):

@@ -51,8 +51,8 @@ class MemoryUse:
 
     Attributes:
       network: per latent, of one branch of guidance.
-      encoder: per pixel of the frames of a chunk.
-      decoder: per pixel of the frames of a chunk.
+      encoder: per pixel of the frames of a chunk, in values of 4 bytes.
+      decoder: per pixel of the frames of a chunk, in values of 4 bytes.
       light_decoder: the same of the light decoder, where the model has one.
     """
 

@@ -5,7 +5,6 @@ channels by Winograd's filtering.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,33 +51,6 @@ def convolve_image(
       [B, F, H, W, out].
     """
     return {"matmul": _convolve_as_matmul, "winograd": winograd.convolve_image}[form](x, kernel)
-
-
-def convolve_by_shifts(
-    x: Float[Array, "B F H W C"], kernel: Float[Array, "h w C D"]
-) -> Float[Array, "B F H W D"]:
-    """A convolution of few channels to one, stride 1, zero padding, as a sum of shifted planes, in float32.
-
-    Args:
-      x: [..., H, W, in].
-      kernel: [k, k, in, 1], k odd.
-
-    Returns:
-      [..., H, W, 1] in x's dtype.
-    """
-    size, _, channels, _ = kernel.shape
-    *_, height, width, _ = x.shape
-    pad = (size // 2, size // 2)
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [pad, pad, (0, 0)])
-    planes = [padded[..., c].astype(jnp.float32) for c in range(channels)]
-    kernel = kernel.astype(jnp.float32)
-    total: Any = sum(
-        kernel[i, j, c, 0] * planes[c][..., i : i + height, j : j + width]
-        for i in range(size)
-        for j in range(size)
-        for c in range(channels)
-    )
-    return total[..., None].astype(x.dtype)
 
 
 def frames_form(shape: tuple[int, ...], dtype: DTypeLike) -> str:

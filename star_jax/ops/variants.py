@@ -28,11 +28,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),  # pixels are moved together, or frames left where they are
     "group_norm": ("two_pass", "one_read"),
     "geglu": ("gelu", "float32_erf"),
-    "spatial_liem": ("convolution", "shifts"),
 }
 _PLATFORM_DEFAULTS: dict[str, dict[str, str]] = {
     # Measured on an H200; nothing about them is of that GPU alone.
-    "gpu": {"wide_attention": "xla", "geglu": "float32_erf", "spatial_liem": "shifts"},
+    "gpu": {"wide_attention": "xla", "geglu": "float32_erf"},
 }
 # Forms that only a GPU runs (cuDNN's, and Pallas kernels for Triton).
 _GPU_FORMS = {

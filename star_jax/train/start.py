@@ -15,6 +15,7 @@ from star_jax.train.config import OptimizerConfig, TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer
 from star_jax.train.overview import overview
+from star_jax.train.programs import compile_or_find
 from star_jax.train.state import TrainState, Tree, abstract_state, new_state
 from star_jax.train.step import jit_train_step, make_train_step, with_shardings
 
@@ -63,7 +64,7 @@ def load_state(
         out_shardings=shardings,
         donate_argnums=0,
     )
-    return make_state(params), frozen, {}
+    return compile_or_find(make_state.lower(params), mesh)(params), frozen, {}
 
 
 def compile_step(
@@ -79,7 +80,7 @@ def compile_step(
     step = jit_train_step(make_train_step(objective, optimizer, config), mesh, jax.eval_shape(lambda: state))
     batch = objective.abstract_batch(config.batch_size)
     batch = with_shardings(batch, batch_shardings(mesh, batch))
-    program = step.lower(state, frozen, batch, key).compile()
+    program = compile_or_find(step.lower(state, frozen, batch, key), mesh)
     logger.info("compiled the step in %.1f s", time.perf_counter() - started)
     return program
 

@@ -8,33 +8,36 @@ import numpy as np
 
 from star_jax.errors import InputError
 from star_jax.video.notes import note
-from star_jax.video.pictures import from_pillow, inspect_picture, open_picture
+from star_jax.video.pictures import Picture, from_pillow, inspect_picture, open_picture, read_page
 from star_jax.video.probe import VideoInfo
 
 TIME_BASE = Fraction(1, 1000)
 
 
 class AnimationReader:
-    """The pictures of an animation as uint8 RGB frames, with the interface of `VideoReader`.
+    """The pictures of an animation as RGB frames, with the interface of `VideoReader`.
 
     Each picture is complete, whatever part of it the file stores. Pages of a TIFF follow each other at
-    `frame_rate`; so do pictures of an animation that gives no times.
+    `frame_rate`; so do pictures of an animation that gives no times. Frames are uint8, or with `depth` None uint16
+    where the pages of a TIFF have more than 8 bits. Transparency is not in the frames; see `picture`.
 
     Args:
         path: the file.
         frame_rate: pages per second.
+        depth: 8, or None for the depth of the pages.
 
     Raises:
         InputError: see `inspect_picture`; also for a picture that cannot be decoded.
     """
 
-    def __init__(self, path: str | Path, *, frame_rate: Fraction = Fraction(24)):
+    def __init__(self, path: str | Path, *, frame_rate: Fraction = Fraction(24), depth: int | None = 8):
         self.path = Path(path)
-        self.dtype = np.dtype(np.uint8)
         facts = inspect_picture(self.path)
         step = 1 / Fraction(frame_rate)
         durations, has_alpha = [], False
         with open_picture(self.path) as image:
+            is_tiff = image.format == "TIFF"
+            self._by_cv2 = is_tiff and image.mode != "CMYK"
             # An animated PNG may have a picture of its own for programs that know no animations.
             self._first = 1 if getattr(image, "default_image", False) else 0
             for number in range(self._first, facts.num_frames):
@@ -43,6 +46,8 @@ class AnimationReader:
                 has_alpha |= "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
                 milliseconds = image.info.get("duration") or 0
                 durations.append(Fraction(milliseconds).limit_denominator(1000) * TIME_BASE or step)
+        is_deep = self._by_cv2 and depth is None and facts.bit_depth > 8
+        self.dtype = np.dtype(np.uint16 if is_deep else np.uint8)
         is_variable = len(set(durations)) > 1
         self._rate = len(durations) / sum(durations)
         self._time_base = TIME_BASE if is_variable else 1 / self._rate
@@ -60,17 +65,18 @@ class AnimationReader:
             is_variable_rate=is_variable,
             last_duration=durations[-1],
             is_images=True,
+            bit_depth=16 if is_deep else 8,
             has_alpha=has_alpha,
         )
-        if facts.bit_depth > 8:
-            note(f"{self.path} has over 8 bits per sample; its pages are read as 8 bits")
+        if facts.bit_depth > 8 and not is_tiff:
+            note(f"{self.path} has over 8 bits per sample; its pictures are read as 8 bits")
 
     def times(self) -> list[int]:
         """Timestamps of all frames in `info.time_base`."""
         return list(self._times)
 
     def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
-        """Yields (frames uint8 [f, H, W, 3], their timestamps), `size` at a time; see `VideoReader.chunks`."""
+        """Yields (frames [f, H, W, 3], their timestamps), `size` at a time; see `VideoReader.chunks`."""
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         for start in range(0, len(self._times), size):
@@ -78,7 +84,7 @@ class AnimationReader:
             yield self._load(range(start, start + len(stamps))), stamps
 
     def read(self, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
-        """Reads pictures start, start + stride, ...; returns uint8 [F, H, W, 3]; see `VideoReader.read`."""
+        """Reads pictures start, start + stride, ...; returns [F, H, W, 3]; see `VideoReader.read`."""
         total = len(self._times)
         if start < 0 or stride < 1:
             raise ValueError(f"start must be at least 0 and stride at least 1, got {start} and {stride}")
@@ -91,10 +97,25 @@ class AnimationReader:
             )
         return self._load(wanted)
 
+    def picture(self, number: int) -> Picture:
+        """One picture, with its transparency.
+
+        Raises:
+            InputError: it cannot be decoded.
+        """
+        return next(self._pictures(range(number, number + 1)))
+
     def _load(self, numbers: range) -> np.ndarray:
-        frames = []
+        return np.stack([picture.rgb for picture in self._pictures(numbers)])
+
+    def _pictures(self, numbers: range) -> Iterator[Picture]:
+        if self._by_cv2:
+            for number in numbers:
+                yield read_page(
+                    self.path, number, deep=self.dtype == np.uint16, has_alpha=self.info.has_alpha
+                )
+            return
         with open_picture(self.path) as image:
             for number in numbers:
                 image.seek(self._first + number)
-                frames.append(from_pillow(image).rgb)
-        return np.stack(frames)
+                yield from_pillow(image)

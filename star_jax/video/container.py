@@ -26,8 +26,9 @@ def open_video(
     with open_container(path) as container:
         stream = film_stream(container)
         if stream is None:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
-            raise InputError(f"{path} has no video stream (it has {kinds}); give a file with pictures")
+            kinds = {"a cover picture" if s.type == "video" else s.type for s in container.streams}
+            found = ", ".join(sorted(kinds)) or "no streams"
+            raise InputError(f"{path} has no video stream (it has {found}); give a file with pictures")
         if stream.codec_context is None:
             is_picture = container.format.name.endswith("_pipe") or container.format.name.startswith("jpegxl")
             remedy = "convert it to PNG first" if is_picture else "convert it to H.264 first"

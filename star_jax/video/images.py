@@ -17,7 +17,8 @@ from star_jax.video.animations import AnimationReader
 from star_jax.video.color import to_depth, to_float
 from star_jax.video.notes import note
 from star_jax.video.outputs import check_output_path, is_pattern, numbered
-from star_jax.video.pictures import SUFFIXES, Picture, encode_png, inspect_picture, read_picture
+from star_jax.video.pictures import SUFFIXES, Picture, inspect_picture, read_picture
+from star_jax.video.png import encode_png
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
 from star_jax.video.timeline import OnScan
@@ -68,8 +69,8 @@ def open_source(
     path = Path(path)
     if is_images(path):
         if not path.is_dir() and inspect_picture(path).num_frames > 1:
-            return AnimationReader(path, frame_rate=frame_rate)
-        return ImageSequenceReader(path, frame_rate=frame_rate, depth=depth)
+            return AnimationReader(path, frame_rate=frame_rate, depth=depth)
+        return ImageSequenceReader(path, frame_rate=frame_rate, depth=depth, strict=strict)
     return VideoReader(
         path,
         num_threads=num_threads,
@@ -118,13 +119,21 @@ class ImageSequenceReader:
         path: a folder, or one image file; an animation gives its pictures.
         frame_rate: frames per second of the sequence; an animation has its own times.
         depth: 8, or None for the depth of the images.
+        strict: read all images at once, and refuse damaged ones.
 
     Raises:
         InputError: no such path, no images in the folder, no permission, one that is not an image, or of another
             size than the first.
     """
 
-    def __init__(self, path: str | Path, *, frame_rate: Fraction = DEFAULT_FRAME_RATE, depth: int | None = 8):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        frame_rate: Fraction = DEFAULT_FRAME_RATE,
+        depth: int | None = 8,
+        strict: bool = False,
+    ):
         self.path = Path(path)
         self._files = _list_images(self.path) if self.path.is_dir() else [self.path]
         if not self._files:
@@ -139,6 +148,9 @@ class ImageSequenceReader:
                     f"{file} is {facts.width}x{facts.height}, the first image {first.width}x{first.height}; all "
                     "images of a folder must have one size"
                 )
+        if strict:
+            for file in self._files:
+                read_picture(file, strict=True)
         is_deep = any(facts.bit_depth > 8 for facts in self._facts)
         self._depth = depth if depth is not None or not is_deep else None
         self.dtype = np.dtype(np.uint16 if depth is None and is_deep else np.uint8)
@@ -218,9 +230,12 @@ class ImageSequenceWriter:
         self.partial_path = draft_path(self._target)
         self._shape = (height, width, 3)
         self._pictures = source.pictures if source is not None else ()
+        self._animation: AnimationReader | None = None
+        if source is not None and source.has_alpha and source.is_images and not source.pictures:
+            self._animation, self._first = AnimationReader(source.path, depth=None), source.first_frame
         self._is_deep = source is not None and source.bit_depth > 8
-        if source is not None and source.has_alpha and not source.pictures:
-            note(f"{source.path}: transparency is left out; only that of still images is kept")
+        if source is not None and source.has_alpha and not source.is_images:
+            note(f"{source.path}: transparency is left out; only that of images and animations is kept")
         if width * height > MAX_PNG_PIXELS:
             raise InputError(f"{width}x{height} pixels are too many for a PNG here; lower the scale")
 
@@ -234,7 +249,7 @@ class ImageSequenceWriter:
         """Writes frames [f, H, W, 3], RGB: uint8, uint16 (16-bit PNG) or float in 0 to 1.
 
         Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data come from the
-        source's image of the same number; transparency is enlarged bicubically.
+        source's image of the same number, of an animation the transparency; that is enlarged bicubically.
 
         Raises:
             RunError: a second frame for a single image, or a file that cannot be written.
@@ -275,21 +290,29 @@ class ImageSequenceWriter:
         self.partial_path.replace(real_path(self._target))
 
     def _encode(self, image: np.ndarray) -> bytes:
+        if self._animation is not None:
+            alpha = self._animation.picture(self._first + self.num_frames).alpha
+            return encode_png(Picture(image, _enlarged(alpha, image)))
         if self.num_frames >= len(self._pictures):
             return encode_png(Picture(image))
         file = self._pictures[self.num_frames]
         facts = inspect_picture(file)
         alpha = read_picture(file, depth=None).alpha if facts.has_alpha else None
-        if alpha is not None:
-            enlarged = cv2.resize(to_float(alpha), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-            alpha = to_depth(np.clip(enlarged, 0, 1), image.dtype)
-        return encode_png(Picture(image, alpha), facts)
+        return encode_png(Picture(image, _enlarged(alpha, image)), facts)
 
     def _discard(self) -> None:
         if self.partial_path.is_dir():
             shutil.rmtree(self.partial_path)
         else:
             self.partial_path.unlink(missing_ok=True)
+
+
+def _enlarged(alpha: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:
+    """Transparency in the size and type of a picture."""
+    if alpha is None:
+        return None
+    enlarged = cv2.resize(to_float(alpha), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return to_depth(np.clip(enlarged, 0, 1), image.dtype)
 
 
 def _list_images(folder: Path) -> list[Path]:

@@ -22,6 +22,8 @@ JUMPING_FORMATS = {"mpegts", "mpeg"}
 FORWARD_JUMP = Fraction(10)
 # Seconds by which the sound of a recording may reach into the next one.
 OVERLAP = Fraction(1, 10)
+# Seconds of sound that start a decoder at most (Opus: 0.08); a longer start that is not heard was cut off.
+LONGEST_PRIMING = Fraction(1, 10)
 LASTING = 3  # packets after a jump that must agree with it: one odd stamp is no new recording
 
 
@@ -58,11 +60,13 @@ class Clock:
         starts: stream -> numbers of the packets at which the second, third, ... recording begins.
         shifts: seconds to add in each recording, the first included.
         repaired: stream -> number of a packet of sound -> its time, in place of one that goes back or jumps ahead.
+        cut: stream -> number of packets of sound that MP4's edit list cuts off at the start.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)
     shifts: tuple[Fraction, ...] = (Fraction(0),)
     repaired: dict[int, dict[int, int]] = field(default_factory=dict)
+    cut: dict[int, int] = field(default_factory=dict)
 
     def recording(self, stream_index: int, number: int) -> int:
         """Recording that a packet belongs to."""
@@ -79,19 +83,25 @@ def is_empty(packet: av.Packet) -> bool:
 
 
 def list_packets(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, strict: bool = True
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    *,
+    strict: bool = True,
+    thorough: bool = False,
 ) -> tuple[PacketList, Clock]:
     """Lists the packets of the video stream, and puts the recordings in the file one after the other.
 
     Args:
         path, container, stream: an open file.
         strict: refuse a file that is damaged or cut off; else a line says so, and what is there is listed.
+        thorough: also look for packets that came in part, and be exact about where the file ends.
 
     Raises:
         InputError: see `strict`.
     """
     lists: dict[int, PacketList] = {}
-    end, is_cut = 0.0, False
+    end, is_cut, partial = 0.0, False, 0
     try:
         for packet in container.demux():
             if packet.size == 0 and not is_empty(packet):
@@ -103,6 +113,7 @@ def list_packets(
                 end = max(end, float((last + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index:
                 is_cut = packet.is_corrupt
+                partial += is_cut
     except av.FFmpegError as error:
         if strict:
             raise InputError(
@@ -110,7 +121,7 @@ def list_packets(
             ) from error
         is_cut = True
     missing = _announced(container) - end
-    if is_cut or missing > DURATION_TOLERANCE:
+    if is_cut or missing > (MISSING if strict and thorough else DURATION_TOLERANCE):
         after = f"{path} is cut off after {_count(lists, stream)} frames"
         if strict:
             raise InputError(
@@ -119,12 +130,21 @@ def list_packets(
         note(f"{after}; what is there is kept (--strict stops instead)")
     elif not strict and missing > MISSING:
         note(f"{path} ends {missing:.2f} s before its header says so; what is there is kept")
+    if thorough and (partial := partial - is_cut):
+        damage = f"{path}: {partial} packets of its picture came in part, as after a bad transmission"
+        if strict:
+            raise InputError(f"{damage}; copy it again")
+        note(f"{damage}; what is there is kept (--strict stops instead)")
     kinds = {s.index: s.type for s in container.streams}
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
     clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)
     for index, packets in timed.items():
-        if kinds[index] == "audio" and (repaired := _odd_sound(packets, clock, index)):
+        if kinds[index] != "audio":
+            continue
+        if repaired := _odd_sound(packets, clock, index):
             clock.repaired[index] = repaired
+        if cut := _cut_off(packets):
+            clock.cut[index] = cut
     return lists.get(stream.index, PacketList(stream.time_base)), clock
 
 
@@ -166,6 +186,12 @@ def _odd_sound(packets: PacketList, clock: Clock, index: int) -> dict[int, int]:
     step = sorted(packets.durations)[len(packets.durations) // 2]
     odd = odd_times(times, step, round(FORWARD_JUMP / packets.time_base))
     return {number: time - moves[number] for number, time in odd.items()}
+
+
+def _cut_off(packets: PacketList) -> int:
+    """Number of packets at the start that are not to be heard; 0 where they only start the decoder."""
+    count = next((n for n, is_cut in enumerate(packets.is_discarded) if not is_cut), 0)
+    return count if sum(packets.durations[:count]) * packets.time_base > LONGEST_PRIMING else 0
 
 
 def _restarts(packets: PacketList, may_jump: bool) -> list[int]:

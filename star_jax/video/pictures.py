@@ -4,7 +4,6 @@ import contextlib
 import io
 import struct
 import warnings
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps
 from star_jax.errors import InputError
 from star_jax.video import heif
 from star_jax.video.container import check_readable
+from star_jax.video.jpeg import decode_jpeg
 from star_jax.video.notes import note
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"}
@@ -69,7 +69,7 @@ def inspect_picture(file: Path) -> PictureFacts:
     with open_picture(file) as image:
         profile = image.info.get("icc_profile")
         exif = image.getexif()
-        turned = exif.get(ORIENTATION, 1) >= 5
+        turned = exif.get(ORIENTATION, 1) >= 5 and image.format != "TIFF"  # whose size Pillow gives upright
         exif[ORIENTATION] = 1
         if image.format == "TIFF":  # whose tags also describe how the pixels of this file are stored
             for tag in TIFF_LAYOUT & exif.keys():
@@ -79,7 +79,7 @@ def inspect_picture(file: Path) -> PictureFacts:
             width=width,
             height=height,
             bit_depth=_bit_depth(file, image),
-            has_alpha="A" in image.getbands() or "transparency" in image.info,
+            has_alpha=("A" in image.getbands() and image.mode != "LAB") or "transparency" in image.info,
             num_frames=getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1,
             profile=profile if profile and profile[16:20] == b"RGB " and image.mode != "CMYK" else None,
             exif=exif.tobytes() if len(exif) > 1 else None,
@@ -90,12 +90,13 @@ def inspect_picture(file: Path) -> PictureFacts:
         return facts
 
 
-def read_picture(file: Path, *, depth: int | None = 8) -> Picture:
+def read_picture(file: Path, *, depth: int | None = 8, strict: bool = False) -> Picture:
     """Reads a picture, upright; fully transparent pixels take the colours around them.
 
     Args:
         file: the picture.
         depth: 8, or None for 16 bits where it has more than 8.
+        strict: refuse a JPEG whose data are damaged; else a line says so.
 
     Raises:
         InputError: see `inspect_picture`; also for pixels that cannot be decoded.
@@ -105,20 +106,48 @@ def read_picture(file: Path, *, depth: int | None = 8) -> Picture:
     with open_picture(file) as image:
         if image.format == "HEIF" and deep:
             return _with_alpha(heif.read_deep(file, image.info["bit_depth"]))
-        by_cv2 = image.format in ("JPEG", "MPO", "BMP", "TIFF", "WEBP") or facts.bit_depth > 8
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if not by_cv2 or image.mode in ("CMYK", "P"):
+        is_jpeg = image.format in ("JPEG", "MPO")
+        by_cv2 = is_jpeg or image.format in ("BMP", "TIFF", "WEBP") or facts.bit_depth > 8
+        bits = _avif_bits(file) if image.format == "AVIF" else 16
+        # OpenCV turns a TIFF upright, whatever it is asked for.
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+        if not by_cv2 or image.mode == "CMYK" or (image.mode == "P" and image.format != "TIFF"):
             return from_pillow(ImageOps.exif_transpose(image))
+    if is_jpeg:
+        return Picture(_upright(_read_jpeg(file, strict), orientation))
     data = np.fromfile(file, np.uint8)
-    if not facts.has_alpha and not deep:
+    if not facts.has_alpha and not deep and bits == 16:
         pixels = _decode(file, data, cv2.IMREAD_COLOR)
         return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    flags = cv2.IMREAD_UNCHANGED
-    pixels = _upright(_decode(file, data, flags), orientation)
+    pixels = _decode(file, data, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype.kind == "f" and np.nanmax(pixels) > 1:
+        note(f"{file} has values up to {np.nanmax(pixels):.3g}; 1 is white, and what is above is cut off")
+    return _of_levels(_upright(pixels, orientation), deep, bits)
+
+
+def read_page(file: Path, number: int, *, deep: bool, has_alpha: bool) -> Picture:
+    """One page of a TIFF, counted from 0, upright; `deep` in 16 bits.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    flags = cv2.IMREAD_UNCHANGED if deep or has_alpha else cv2.IMREAD_COLOR
+    try:
+        _, pages = cv2.imreadmulti(str(file), number, 1, flags=flags)
+    except cv2.error:
+        pages = ()
+    if not pages:
+        raise InputError(f"cannot read page {number} of {file}; it is damaged: replace or remove it")
+    return _of_levels(pages[0], deep)
+
+
+def _of_levels(pixels: np.ndarray, deep: bool, bits: int = 16) -> Picture:
+    """Pixels that OpenCV has decoded, of so many bits, as a picture; `deep` in 16 bits."""
     if pixels.dtype not in (np.uint8, np.uint16):  # float: 1 is white
         pixels = np.round(np.clip(np.nan_to_num(pixels.astype(np.float32)), 0, 1) * 65535).astype(np.uint16)
-    if not deep and pixels.dtype == np.uint16:
-        pixels = np.round(pixels / 257).astype(np.uint8)
+    if pixels.dtype == np.uint16:
+        pixels = _from_bits(pixels, bits) if bits < 16 else pixels
+        pixels = pixels if deep else np.round(pixels / 257).astype(np.uint8)
     if pixels.ndim == 2:
         return Picture(np.repeat(pixels[..., None], 3, axis=-1))
     if pixels.shape[-1] == 4:
@@ -169,21 +198,6 @@ def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.round(filled).astype(rgb.dtype)
 
 
-def encode_png(picture: Picture, facts: PictureFacts | None = None) -> bytes:
-    """A PNG file, with the colour profile and the EXIF data of the picture that it was made of."""
-    channels = picture.rgb[..., ::-1]
-    if picture.alpha is not None:
-        channels = np.concatenate([channels, picture.alpha[..., None]], axis=-1)
-    _, data = cv2.imencode(".png", np.ascontiguousarray(channels))
-    chunks = b""
-    if facts is not None and facts.profile:
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(facts.profile))
-    if facts is not None and facts.exif:
-        chunks += _chunk(b"eXIf", facts.exif.removeprefix(b"Exif\0\0"))
-    png, header = data.tobytes(), 8 + 25  # the signature and the first chunk
-    return png[:header] + chunks + png[header:]
-
-
 @contextlib.contextmanager
 def open_picture(file: Path) -> Any:
     """Opens a picture with Pillow, which reads its header only.
@@ -200,6 +214,13 @@ def open_picture(file: Path) -> Any:
         if file.suffix.lower() in heif.SUFFIXES:
             raise InputError(
                 f"{file} is a HEIC picture; pip install pillow-heif, or convert it to PNG"
+            ) from error
+        with file.open("rb") as data:
+            is_tiff = data.read(4) in (b"II*\0", b"MM\0*")
+        if is_tiff:
+            raise InputError(
+                f"cannot read {file}: it is damaged, or a kind of TIFF that is not read here (such as RGB in "
+                "floating point); convert it to a TIFF or PNG of 16 bits per sample"
             ) from error
         raise InputError(
             f"cannot read {file} as an image; it is damaged or no image: replace or remove it"
@@ -239,6 +260,20 @@ def _decode(file: Path, data: np.ndarray, flags: int) -> np.ndarray:
     return pixels
 
 
+def _read_jpeg(file: Path, strict: bool) -> np.ndarray:
+    pixels, is_damaged = decode_jpeg(file.read_bytes())
+    if pixels is None or (strict and is_damaged):
+        raise InputError(f"cannot read {file} as an image; it is damaged or no image: replace or remove it")
+    if is_damaged:
+        note(f"{file} is damaged inside, and upscaled as viewers show it (--strict stops instead)")
+    return pixels
+
+
+def _from_bits(levels: np.ndarray, bits: int) -> np.ndarray:
+    """Levels of so many bits to uint16 over the whole range."""
+    return np.round(levels * (65535 / (2**bits - 1))).astype(np.uint16)
+
+
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes the EXIF orientation: bits for transposing and for mirroring along each axis."""
     if orientation >= 5:
@@ -256,21 +291,31 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
             return 16 if png.read(25)[24:] == b"\x10" else 8
     if image.format == "HEIF":
         return 16 if image.info.get("bit_depth", 8) > 8 else 8
+    if image.format == "AVIF":
+        return 16 if _avif_bits(file) > 8 and cv2.haveImageReader(str(file)) else 8
     if image.format == "TIFF":
+        if image.mode == "I":
+            raise InputError(f"{file} has integers of 32 bits, of which none is white; convert it to 16 bits")
         bits = image.tag_v2.get(258, (8,))
         return 16 if max(bits if isinstance(bits, tuple) else (bits,)) > 8 else 8
     return 8
 
 
 def _note_what_is_left(file: Path, image: Image.Image) -> None:
-    """Names the further pictures of a HEIC file, and the bits of an AVIF file that Pillow does not read."""
+    """Names the further pictures of a HEIC file, and the bits of an AVIF file that OpenCV cannot read."""
     if image.format == "HEIF" and image.n_frames > 1:
         note(f"{file} holds {image.n_frames} pictures; the first is taken")
-    if image.format == "AVIF":
-        with file.open("rb") as data:
-            _, found, settings = data.read(1 << 16).partition(b"av1C")
-        if found and settings[2] & 0x40:
-            note(f"{file} has over 8 bits per sample; it is read as 8 bits")
+    if image.format == "AVIF" and _avif_bits(file) > 8 and not cv2.haveImageReader(str(file)):
+        note(f"{file} has over 8 bits per sample; it is read as 8 bits (newer versions of OpenCV read them)")
+
+
+def _avif_bits(file: Path) -> int:
+    """Bits of a sample of an AVIF picture, by the settings of its decoder."""
+    with file.open("rb") as data:
+        _, _, settings = data.read(1 << 16).partition(b"av1C")
+    if len(settings) < 3 or not settings[2] & 0x40:
+        return 8
+    return 12 if settings[2] & 0x20 else 10
 
 
 def _pages_of_one_size(image: Image.Image) -> bool:
@@ -283,7 +328,3 @@ def _pages_of_one_size(image: Image.Image) -> bool:
         return True
     finally:
         image.seek(0)
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

@@ -47,7 +47,7 @@ def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) ->
                 fixed[right] - (right - index) * distance if ahead else begin + int((index - left) * distance)
             )
     for index in range(last + 1, len(times)):
-        repeats = times[index] == times[index - 1]
+        repeats = times[index] is not None and times[index] == times[index - 1]
         fixed[index] = fixed[index - 1] + (tick if repeats else step * factor)
     return [fixed[index] for index in range(len(times))], factor
 

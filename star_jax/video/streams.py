@@ -10,10 +10,11 @@ import av
 from star_jax.video.acm import AcmTrack
 from star_jax.video.container import film_stream, open_container
 from star_jax.video.marks import Marks, read_marks
+from star_jax.video.notes import note
 from star_jax.video.packets import Clock, is_empty
 from star_jax.video.probe import VideoInfo
 from star_jax.video.subtitles import TextConverter
-from star_jax.video.tags import kept_tags, needs_free_keys, timecode
+from star_jax.video.tags import QUICKTIME_LANGUAGES, free_keys, kept_tags, timecode
 from star_jax.video.tracks import COVER_TYPES, Track, add_copy, plan_tracks
 
 
@@ -30,7 +31,7 @@ class StreamCopier:
     """
 
     def __init__(self, source: VideoInfo, target: str):
-        self._input = open_container(source.path)
+        self._path, self._input = source.path, open_container(source.path)
         self._format = target
         self._clock: Clock = source.clock
         self._film = film_stream(self._input)
@@ -56,7 +57,16 @@ class StreamCopier:
         """Adds tags, chapters and all kept streams to an output, before its header is written."""
         self._output = output
         output.metadata.update(self.tags)
-        for track in plan_tracks(self._input, self._format, self._film.index):
+        tracks = plan_tracks(self._input, self._format, self._film.index)
+        self._free_keys = [] if self._format == "matroska" else free_keys(self.tags)
+        is_cover = [self._input.streams[t.index].type == "video" for t in tracks if t.fate == "copy"]
+        if self._free_keys and any(is_cover):  # MP4 has either its own list, with the cover, or free keys
+            note(
+                f"{self._path}: of its tags, {', '.join(self._free_keys)} cannot stand beside a cover picture, and "
+                "are left out; .mkv keeps them"
+            )
+            self._free_keys = []
+        for track in tracks:
             self._add(track, self._format)
         if chapters := self._input.chapters():
             shifted = [self._shifted(chapter) for chapter in chapters]
@@ -68,8 +78,8 @@ class StreamCopier:
             self._packets = self._input.demux(copied)
 
     def needs_free_keys(self) -> bool:
-        """Whether MP4's own list of tags would drop one of the file's."""
-        return needs_free_keys(self.tags)
+        """Whether MP4's own list of tags would drop one that is kept."""
+        return bool(self._free_keys)
 
     def copy_until(self, seconds: Fraction | None) -> None:
         """Copies packets up to a time of the output; None copies all that are left."""
@@ -128,6 +138,8 @@ class StreamCopier:
             if (time := self._clock.repaired.get(index, {}).get(number)) is not None:
                 packet.pts = packet.dts = time
             shift = self._clock.shifts[self._recording] - self.offset
+            if self._format == "matroska" and number < self._clock.cut.get(index, 0):
+                continue  # Matroska has no list that says so, and would play them
             if packet.size and self._is_wanted(packet, shift):
                 return packet, shift
         return None, Fraction(0)
@@ -176,11 +188,13 @@ class StreamCopier:
 
 def _track_tags(stream: av.stream.Stream, target: str) -> dict[str, str]:
     tags = kept_tags(stream.metadata)
+    if "name" in tags:  # where MP4 keeps the title of a track; its muxer wants it by the usual word
+        tags.setdefault("title", tags.pop("name"))
+    if target == "mov" and "language" in tags:
+        tags["language"] = QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])
     if target == "matroska" and "handler_name" in tags:
         # MP4's handler is a title where it is not one of its muxers' own.
         name = tags.pop("handler_name")
-        if "name" in tags:  # where MP4 keeps the title of a track
-            tags.setdefault("title", tags.pop("name"))
         if "title" not in tags and not name.lower().endswith(("handler", "handle")) and name.isprintable():
             tags["title"] = name
     return tags

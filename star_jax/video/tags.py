@@ -14,6 +14,12 @@ MP4_TAGS = {
     "gapless_playback", "compilation", "track", "disc", "tmpo", "creation_time", "timecode",
     "location",
 }  # fmt: skip
+# Languages that QuickTime knows by their other code of ISO 639-2.
+QUICKTIME_LANGUAGES = {
+    "deu": "ger", "fre": "fra", "cze": "ces", "zho": "chi", "nld": "dut", "ell": "gre", "fas": "per",
+    "isl": "ice", "mkd": "mac", "msa": "may", "mya": "bur", "rum": "ron", "slo": "slk", "sqi": "alb",
+    "bod": "tib", "eus": "baq", "cym": "wel", "hye": "arm", "kat": "geo",
+}  # fmt: skip
 # Tags that the pictures' own data replace, or that mean something else in the output.
 REPLACED = {"rotate", "timecode"}
 
@@ -33,6 +39,10 @@ def timecode(container: av.container.InputContainer) -> str | None:
     return next((tags[key] for tags in places for key in tags if key.lower() == "timecode"), None)
 
 
-def needs_free_keys(tags: dict[str, str]) -> bool:
-    """Whether MP4's own list of tags would drop one of these."""
-    return any(key.lower() not in MP4_TAGS for key in tags)
+def free_keys(tags: dict[str, str]) -> list[str]:
+    """The tags that MP4's own list of tags would drop; `location-eng` is `location`, told twice."""
+    return [
+        key
+        for key, value in tags.items()
+        if key.lower() not in MP4_TAGS and tags.get(key.rpartition("-")[0]) != value
+    ]

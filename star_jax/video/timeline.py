@@ -86,7 +86,7 @@ def list_frames(
         InputError: the file is damaged or cut off, or has no frames.
     """
     with open_video(path) as (container, stream):
-        packets, clock = list_packets(path, container, stream, strict=strict)
+        packets, clock = list_packets(path, container, stream, strict=strict, thorough=scan)
         codec = stream.codec_context.codec.canonical_name
         format_name, stream_index = container.format.name, stream.index
         step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(24)) / stream.time_base

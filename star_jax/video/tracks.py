@@ -20,8 +20,9 @@ from star_jax.video.subtitles import TEXT_CODECS
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-# Streams that repeat kept information in another form: MP4's chapter titles and its timecode.
-REPEATED = {"bin_data", "tmcd"}
+# Streams that repeat kept information in another form (MP4's chapter titles and its timecode), or that mean nothing
+# outside of their disc (a DVD's navigation).
+REPEATED = {"bin_data", "tmcd", "dvd_nav_packet"}
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 # Side data that is carried, or that describes data that is made anew.
 HANDLED_SIDE_DATA = {
@@ -42,6 +43,12 @@ HANDLED_SIDE_DATA = {
     "VIDEO_HINT",
     "AFD",
     "PANSCAN",
+}
+# Marks of tracks that a container has no place for.
+UNMARKED = {
+    "mp4": Disposition.original | Disposition.lyrics | Disposition.karaoke,
+    "mov": ~(Disposition.default | Disposition.attached_pic),
+    "matroska": Disposition.lyrics | Disposition.karaoke | Disposition.captions | Disposition.descriptions,
 }
 # Kinds of side data, the codecs that take them, and their name.
 PICTURE_DATA = (
@@ -98,9 +105,11 @@ def check_streams(path: Path, source: VideoInfo) -> None:
     with open_container(source.path) as container:
         film = film_stream(container)
         for track in plan_tracks(container, target, film.index):
-            if track.fate != "drop":
-                continue
             stream = container.streams[track.index]
+            if track.fate != "drop":
+                if lost := stream.disposition & UNMARKED[target]:
+                    note(f"{source.path}: {path.suffix} has no mark {lost.name} for the track {track.index}")
+                continue
             if stream.type == "audio":
                 raise InputError(_sound_refusal(path, source.path, stream, target))
             if track.reason:
@@ -124,14 +133,15 @@ def note_codec(source: VideoInfo, codec: str, title: str) -> None:
 def note_pictures(path: Path, source: VideoInfo) -> None:
     """Names the properties of images that a video of them does not carry."""
     if source.has_alpha:
-        remedy = "write .png to keep that of images" if source.pictures else "that of animations is not kept"
-        note(f"{source.path}: transparency is left out; {remedy}")
+        remedy = "write .png" if source.pictures else "write folder/%05d.png"
+        note(f"{source.path}: transparency is left out; {remedy} to keep it")
     if source.has_profile:
         note(f"{source.path}: the colour profile has no place in {path.suffix}; write .png to keep it")
 
 
 def _plan(stream: av.stream.Stream, target: str) -> Track:
     index, title = stream.index, _title(stream)
+    suffix = next(suffix for suffix, name in FORMATS.items() if name == target)
     if stream.type == "video":
         if not stream.disposition & NO_FILM:
             size = (
@@ -146,11 +156,11 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
             and stream.codec_context.name in COVER_TYPES
         ):
             return Track(index, "attach")
-        kept = target != "matroska" and _takes(stream, target)
+        kept = target == "mp4" and _takes(stream, target)  # QuickTime's muxer takes it, and forgets it
         return (
             Track(index, "copy")
             if kept
-            else Track(index, "drop", f"its cover picture has no place in {title}")
+            else Track(index, "drop", f"its cover picture has no place in {suffix}")
         )
     if stream.type == "data" and (stream.name in REPEATED or "timecode" in stream.metadata):
         return Track(index, "drop")
@@ -166,8 +176,12 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
         return Track(index, "convert")
     if stream.type == "audio" and target == "matroska" and takes_acm(stream):
         return Track(index, "acm")
-    remedy = "" if target == "matroska" else "; .mkv may keep it"
+    remedy = "; .mkv keeps it" if target != "matroska" and _kept_by_matroska(stream) else ""
     return Track(index, "drop", f"{title} cannot be carried over, and is left out{remedy}")
+
+
+def _kept_by_matroska(stream: av.stream.Stream) -> bool:
+    return stream.type != "data" and _plan(stream, "matroska").fate != "drop"
 
 
 def _title(stream: av.stream.Stream) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import abstract_component
+from quick_programs import with_devices
 
 from star_jax.benchmark import operations
 from star_jax.benchmark.inference import InferenceBenchmark, count_inference, measure_inference
@@ -168,9 +168,8 @@ benchmark = InferenceBenchmark("text", "tiny", repeats=1, mesh="data=-1", device
 report = measure_inference(benchmark)
 assert report["mfu"] * 4 == report["tflops_per_second"]
 """
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=with_devices(4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

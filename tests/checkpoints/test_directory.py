@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from convert_samples import SMALL
 from networks import abstract_component
+from quick_programs import with_devices
 
 from star_jax.checkpoints.directory import (
     component_metadata,
@@ -188,7 +189,7 @@ for shape in ((1, 8), (4, 2)):
 
 
 def test_restores_onto_eight_devices_and_other_meshes(tmp_path, made):
-    environment = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    environment = with_devices(8)
     done = subprocess.run(
         [sys.executable, "-c", ON_EIGHT_DEVICES, str(made), str(tmp_path / "other")],
         env=environment,
@@ -223,7 +224,7 @@ def test_a_device_reads_its_own_part(tmp_path):
     array = np.arange(4096 * 2048, dtype=np.float32).reshape(4096, 2048)
     with create_checkpoint(tmp_path / "made", SMALL, {}) as partial:
         save_component(partial, "vae", {"a": LazyArray(array.shape, array.dtype, lambda: array)})
-    environment = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    environment = with_devices(8)
     done = subprocess.run(
         [sys.executable, "-c", READ_SHARDS, str(tmp_path / "made")],
         env=environment,

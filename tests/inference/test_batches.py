@@ -212,6 +212,7 @@ def test_folders_of_videos_keep_their_tree(model, tmp_path):
 
 def test_patterns_name_the_outputs(tmp_path):
     sources = [Source(Path("in/a.mp4")), Source(Path("in/b/c.mov"), Path("b"))]
+    assert output_paths([Source(Path("a.mp4"))], "{folder}/{folder}{name}.mkv") == [Path("a.mkv")]
     assert output_paths(sources, "out/{folder}/{name}_x4.mkv") == [
         Path("out/a_x4.mkv"),
         Path("out/b/c_x4.mkv"),

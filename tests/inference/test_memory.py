@@ -98,6 +98,27 @@ def plan(budget: float, **settings):
     return plan_memory(HALF, UpscaleSettings(**settings), 48, (480, 854), budget=int(budget * GIB))
 
 
+def test_autoencoder_on_a_gpu():
+    """3 frames of 720x1280 on an H100: 3.96 GiB of temporaries to encode in float32, 3.30 to decode in float16."""
+    with targeting("gpu"):
+        model = build_model(get_preset("i2vgen-xl"), dtype="bfloat16")
+        use = model.memory_use("gpu")
+        estimate = temporaries(vae_bytes, model, UpscaleSettings(), None, 3, (720, 1280))
+    values = 3 * 720 * 1280 * 4 / GIB
+    assert use.encoder * values == pytest.approx(3.96, rel=0.1)
+    assert 3.30 < use.decoder * values < 1.6 * 3.30
+    assert estimate < 5.1 * GIB
+
+
+def test_a_clip_on_a_gpu():
+    """33 x 720x1280 on an H200: at most 16.4 GiB in use at any time (20.4 in an earlier version)."""
+    with targeting("gpu"):
+        model = build_model(get_preset("i2vgen-xl"), dtype="bfloat16")
+        found = plan_memory(model, UpscaleSettings(), 33, (180, 320), budget=80 * GIB)
+    assert found.settings.batch_guidance and found.settings.tile is None
+    assert 20.4 * GIB < found.peak < 1.3 * 16.4 * GIB
+
+
 def seen_at_once(settings: UpscaleSettings) -> int:
     tile = settings.tile or (1936, 3456)
     return math.prod(tile) * settings.window * (1 + settings.batch_guidance)

@@ -146,3 +146,14 @@ def test_a_stamp_changes_with_the_files(tmp_path):
 def test_without_a_folder_nothing_is_kept():
     NOTHING_KEPT.save("latents", np.ones(3))
     assert NOTHING_KEPT.part("0").load("latents") is None and not NOTHING_KEPT.has("latents")
+
+
+def test_where_no_folder_can_be_made(output, monkeypatch):
+    """As in /proc, which exists and says that it does not."""
+
+    def refuse(*arguments, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match="no folder can be made in"), work_folder(output, JOB, resume=True):
+        pass

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from quick_programs import with_devices
 
 from star_jax.benchmark.aot import topology
 from star_jax.benchmark.aot.check import compile_for
@@ -93,7 +93,7 @@ print(json.dumps({kind: [t.count, t.bytes] for kind, t in read_program(text).col
 
 
 def test_collectives_of_a_program_compiled_for_eight_devices():
-    environment = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    environment = with_devices(8)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     )

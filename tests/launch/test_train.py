@@ -2,9 +2,6 @@
 
 import json
 
-import jax
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from networks import abstract_component
 from one_level import ONE_LEVEL
 from sample_videos import moving_frames, write_video
@@ -30,18 +27,7 @@ def get_config():
 """
 
 
-@pytest.fixture
-def compiled_once(tmp_path):
-    """The resumed run finds the program of the first one on disk."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "programs"))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
-
-
-def test_from_nothing_to_a_clip(tmp_path, compiled_once, capsys):
+def test_from_nothing_to_a_clip(tmp_path, capsys):
     (tmp_path / "config.py").write_text(CONFIG)
     run, made = tmp_path / "run", tmp_path / "checkpoint"
     train = ["train", "--config", str(tmp_path / "config.py"), "--workdir", str(run), "--quiet"]

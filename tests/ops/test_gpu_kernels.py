@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from star_jax.models.i2vgenxl.transformers import TemporalTransformer
-from star_jax.models.liem import SpatialLiem
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.attention import dot_product_attention
 from star_jax.ops.frames_attention import frames_attention, takes
@@ -96,17 +95,6 @@ def test_temporal_transformer_with_frames_left_where_they_are():
         assert "pallas_call" in str(jax.make_jaxpr(transformer)(x))
         found = np.asarray(jax.jit(transformer)(x), np.float32)
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted - x).max()
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 4), (9, 8)])
-def test_spatial_liem_as_shifts(size):
-    liem = SpatialLiem(dtype=jnp.float32, param_dtype=jnp.float32, rngs=InitRngs(0))
-    x, weight = _random(0, 2, 3, *size, 6), _random(1, 2, 3, *size, 6)
-    wanted = _value_and_gradient(liem, weight, x)
-    with using(spatial_liem="shifts"):
-        found = _value_and_gradient(liem, weight, x)
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_gate_in_float32_is_the_more_exact_one():

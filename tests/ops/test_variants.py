@@ -35,7 +35,7 @@ def test_a_cpu_uses_the_first_forms():
 def test_the_caller_s_choice_comes_before_the_table_s_and_that_before_the_platform_s(table):
     table.write_text(json.dumps({jax.devices()[0].device_kind: {"geglu": "float32_erf"}}))
     assert variant_of("geglu") == "float32_erf"
-    assert variant_of("spatial_liem") == "convolution"
+    assert variant_of("wide_attention") == "chunked"
     assert variant_of("group_norm", "tpu") == "two_pass"
     with using(geglu="gelu"):
         assert variant_of("geglu") == "gelu"

@@ -1,7 +1,6 @@
 """The networks on 8 simulated devices compute what they compute on one."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
+from quick_programs import with_devices
 
 from star_jax.parallel import activations as activation_sharding
 
@@ -18,12 +18,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def errors() -> dict[str, float]:
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-        PYTHONPATH=str(HERE.parent),
-    )
+    environment = {**with_devices(8), "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(
         [sys.executable, HERE / "sharded_networks.py"], env=environment, capture_output=True, text=True
     )

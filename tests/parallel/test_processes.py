@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick_programs import with_devices
 
 from star_jax.errors import InputError
 from star_jax.parallel import peers
@@ -87,11 +88,7 @@ def free_port() -> int:
 
 
 def start(*flags, devices=4, **environ) -> subprocess.Popen:
-    environ = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        **environ,
-    }
+    environ = {**with_devices(devices), **environ}
     command = [sys.executable, str(PROGRAM), *map(str, flags)]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from quick_programs import with_devices
 from saved_state import saved_state
 
 from star_jax.train.config import ExperimentConfig
@@ -25,10 +26,8 @@ def start(script: str, arguments: list, devices: int, **environment: str) -> sub
     return subprocess.Popen(
         [sys.executable, FOLDER / script, *map(str, arguments)],
         env={
-            **os.environ,
+            **with_devices(devices),
             "PYTHONPATH": os.pathsep.join([str(FOLDER), str(FOLDER.parent)]),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             **environment,
         },
         stdout=subprocess.PIPE,

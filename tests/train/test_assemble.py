@@ -8,15 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import abstract_component
+from one_level import ONE_LEVEL
 
 from star_jax.checkpoints.directory import component_metadata, load_component, load_provenance, read_config
 from star_jax.checkpoints.trees import flatten
+from star_jax.config import TextEncoderConfig, VAEConfig
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.checkpoint import fresh_checkpoint
+from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.launch.cli import main
 from star_jax.models.architectures import build_model
+from star_jax.presets import PRESETS
 from star_jax.train.checkpoints import TrainCheckpoints
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 from star_jax.train.optimizer import make_optimizer
@@ -24,13 +28,29 @@ from star_jax.train.star.assemble import assemble
 from star_jax.train.state import abstract_state, split_trainable
 from star_jax.train.workdir import open_workdir
 
+# Every leaf costs time to write and to read, so these have few, but all four components.
+SIZES = dataclasses.replace(
+    ONE_LEVEL,
+    preset="assembled",
+    vae=VAEConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4),
+    text_encoder=TextEncoderConfig(514, 16, 32, num_hidden_layers=1, num_attention_heads=2),
+)
+PRESETS[SIZES.preset] = SIZES
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("assembled") / "checkpoint"
+    random_checkpoint(directory, SIZES)
+    return directory
+
 
 def make_run(workdir, base, *, steps=(1, 2), ema_decay=0.9, **model):
     """A work directory as training leaves it; every trained number of step n is n, its average n / 2."""
     config = ExperimentConfig(
         TrainConfig(2, 1, ema_decay=ema_decay),
         DataConfig("synthetic"),
-        ModelConfig("tiny", checkpoint=str(base), **model),
+        ModelConfig(SIZES.preset, checkpoint=str(base), **model),
     )
     open_workdir(workdir, config)
     sizes = config.model.star_config()
@@ -65,11 +85,11 @@ def leaves_of(directory, sizes):
     )
 
 
-def test_trained_weights_come_over_the_frozen_ones(tmp_path, tiny_checkpoint, capsys):
-    sizes, trained = make_run(tmp_path / "run", tiny_checkpoint)
+def test_trained_weights_come_over_the_frozen_ones(tmp_path, checkpoint, capsys):
+    sizes, trained = make_run(tmp_path / "run", checkpoint)
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert "the moving average of step 2" in capsys.readouterr().out
-    found, base = leaves_of(tmp_path / "out", sizes), leaves_of(tiny_checkpoint, sizes)
+    found, base = leaves_of(tmp_path / "out", sizes), leaves_of(checkpoint, sizes)
     assert found.keys() == base.keys()
     for path, leaf in found.items():
         np.testing.assert_array_equal(leaf, 1.0 if path in trained else base[path], err_msg=path)
@@ -83,10 +103,10 @@ def test_trained_weights_come_over_the_frozen_ones(tmp_path, tiny_checkpoint, ca
     assert all((found[path] == 1.0).all() for path in trained)
 
 
-def test_weights_of_a_dtype(tmp_path, tiny_checkpoint):
-    sizes, trained = make_run(tmp_path / "run", tiny_checkpoint)
+def test_weights_of_a_dtype(tmp_path, checkpoint):
+    sizes, trained = make_run(tmp_path / "run", checkpoint)
     assemble(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
-    base, stored = leaves_of(tiny_checkpoint, sizes), {}
+    base, stored = leaves_of(checkpoint, sizes), {}
     for name in build_model(sizes).components:
         metadata = component_metadata(tmp_path / "out", name)
         stored |= {f"{name}/{path}": leaf.dtype for path, leaf in metadata.items()}
@@ -96,14 +116,14 @@ def test_weights_of_a_dtype(tmp_path, tiny_checkpoint):
         np.testing.assert_array_equal(leaf, expected, err_msg=path)
 
 
-def test_relative_paths(tmp_path, tiny_checkpoint, monkeypatch):
-    make_run(tmp_path / "run", tiny_checkpoint)
+def test_relative_paths(tmp_path, checkpoint, monkeypatch):
+    make_run(tmp_path / "run", checkpoint)
     monkeypatch.chdir(tmp_path)
     assert main(["assemble", "run", "out"]) == 0
 
 
-def test_an_ablation_is_assembled_with_its_liem(tmp_path, tiny_checkpoint):
-    sizes, trained = make_run(tmp_path / "run", tiny_checkpoint, ema_decay=0.0, liem_spatial=False)
+def test_an_ablation_is_assembled_with_its_liem(tmp_path, checkpoint):
+    sizes, trained = make_run(tmp_path / "run", checkpoint, ema_decay=0.0, liem_spatial=False)
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert read_config(tmp_path / "out") == sizes
     found = leaves_of(tmp_path / "out", sizes)
@@ -119,8 +139,8 @@ def test_an_ablation_is_assembled_with_its_liem(tmp_path, tiny_checkpoint):
         (["--base", "nowhere"], "checkpoint directory nowhere does not exist"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, tiny_checkpoint, capsys, arguments, message):
-    make_run(tmp_path / "run", tiny_checkpoint, steps=(1,), ema_decay=0.0)
+def test_mistakes_are_one_line(tmp_path, checkpoint, capsys, arguments, message):
+    make_run(tmp_path / "run", checkpoint, steps=(1,), ema_decay=0.0)
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -146,7 +166,7 @@ def made(monkeypatch):
 
 
 def test_a_fresh_checkpoint_is_made_once(tmp_path, made):
-    sizes = ModelConfig("tiny").star_config()
+    sizes = ModelConfig(SIZES.preset).star_config()
     directory = fresh_checkpoint(tmp_path / "run" / "initial", sizes, seed=3)
     assert made == [(name, 3) for name in build_model(sizes).components]
     assert fresh_checkpoint(directory, sizes, seed=3) == directory and len(made) == 4
@@ -163,17 +183,15 @@ def test_a_fresh_checkpoint_is_made_once(tmp_path, made):
         fresh_checkpoint(tmp_path / "big", ModelConfig().star_config(), seed=0)
 
 
-def test_fresh_networks_over_an_autoencoder(tmp_path, made, tiny_checkpoint):
-    base = read_config(tiny_checkpoint)
+def test_fresh_networks_over_an_autoencoder(tmp_path, made, checkpoint):
+    base = read_config(checkpoint)
     sizes = dataclasses.replace(base, vae=dataclasses.replace(base.vae, scaling_factor=0.5))
-    directory = fresh_checkpoint(tmp_path / "initial", sizes, seed=3, vae=tiny_checkpoint)
+    directory = fresh_checkpoint(tmp_path / "initial", sizes, seed=3, vae=checkpoint)
     assert [name for name, _ in made] == ["unet", "controlnet", "text_encoder"]
     assert read_config(directory).vae == base.vae  # with the scale that it was trained with
-    found, expected = leaves_of(directory, base), leaves_of(tiny_checkpoint, base)
+    found, expected = leaves_of(directory, base), leaves_of(checkpoint, base)
     for path in expected:
         if path.startswith("vae/"):
             np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
     with pytest.raises(InputError, match="not 'tiny-golden'"):
-        fresh_checkpoint(
-            tmp_path / "other", ModelConfig("tiny-golden").star_config(), seed=3, vae=tiny_checkpoint
-        )
+        fresh_checkpoint(tmp_path / "other", ModelConfig("tiny-golden").star_config(), seed=3, vae=checkpoint)

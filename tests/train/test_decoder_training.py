@@ -24,6 +24,7 @@ from star_jax.ops.pixels import enlarge
 from star_jax.train.config import from_groups
 from star_jax.train.decoder.config import DecoderExperimentConfig
 from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
+from star_jax.train.sample_draws import sample_keys
 
 SIZES = dwarf(6, 8, 2, (4, 4, 4, 4), sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet"))
 
@@ -158,7 +159,10 @@ def test_the_loss_against_plain_numbers(checkpoint):
     # A fresh decoder gives the enlarged input.
     low = jax.image.resize(jnp.asarray(batch["lq"] / 127.5 - 1.0), batch["gt"].shape, "bilinear")
     error = np.asarray(low) - (batch["gt"] / 127.5 - 1.0)
-    pixel, motion = np.abs(error).mean(), np.abs(np.diff(error, axis=1)).mean()
+    fidelity = np.asarray(jax.vmap(objective._draw_fidelity)(sample_keys(jax.random.key(3), batch)))
+    absolute, square = (function(error).mean((1, 2, 3, 4)) for function in (np.abs, np.square))
+    pixel = (fidelity * 0.1 * np.log(square / 1e-4 + 1) + (1 - fidelity) * absolute).mean()
+    motion = np.abs(np.diff(error, axis=1)).mean()
     np.testing.assert_allclose(metrics["loss_pixel"], pixel, rtol=1e-4)
     np.testing.assert_allclose(loss, pixel + 2.0 * motion, rtol=1e-4)
 
@@ -188,7 +192,7 @@ def test_what_does_not_fit_is_refused(checkpoint, groups, message):
 
 
 def test_a_damaged_index_is_refused(trained, tmp_path):
-    shutil.copytree(trained[0] / "clips/validation", tmp_path / "clips")
+    shutil.copytree(trained[0] / "clips/train", tmp_path / "clips")
     (tmp_path / "clips/restored.json").write_text("{")
     with pytest.raises(InputError, match="make the clips again"):
         RestoredSource(str(tmp_path / "clips"))

@@ -38,14 +38,6 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """Programs run a few times only: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, checkpoint):
     """Work directories of four steps of each rung on one device, checkpointed at every one."""

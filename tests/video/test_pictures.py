@@ -37,7 +37,7 @@ def test_transparency_is_enlarged_and_what_it_hides_does_not_bleed(tmp_path):
 def test_transparency_in_a_video_is_named(tmp_path, capsys):
     Image.new("RGBA", (64, 48), (10, 20, 30, 128)).save(tmp_path / "in.png")
     check_output_path(tmp_path / "out.mp4", open_source(tmp_path / "in.png").info)
-    assert "transparency is left out; write .png to keep that of images" in capsys.readouterr().err
+    assert "transparency is left out; write .png to keep it" in capsys.readouterr().err
 
 
 def test_profile_and_exif_are_kept(tmp_path):
@@ -182,11 +182,21 @@ def test_heic_pictures_of_ten_bits(tmp_path, heif):
     assert len(np.unique(found.round())) > 600  # no 8-bit step
 
 
-def test_transparency_of_animations_is_named(tmp_path, capsys):
+def test_transparency_of_animations_is_kept_in_images_and_named_for_videos(tmp_path, capsys):
     images = [Image.fromarray(np.dstack([frame, frame[..., 0]])) for frame in FRAMES[:3]]
-    images[0].save(tmp_path / "in.webp", save_all=True, append_images=images[1:], duration=40)
-    pass_through(tmp_path / "in.webp", tmp_path / "out" / "%02d.png")
-    assert "in.webp: transparency is left out; only that of still images is kept" in capsys.readouterr().err
+    for name in ("in.webp", "in.png"):
+        images[0].save(
+            tmp_path / name, save_all=True, append_images=images[1:], duration=40, lossless=True, exact=True
+        )
+        pass_through(tmp_path / name, tmp_path / f"{name}.out" / "%02d.png")
+        assert capsys.readouterr().err == ""
+        for number, image in enumerate(images):
+            with Image.open(tmp_path / f"{name}.out" / f"{number:02d}.png") as written:
+                np.testing.assert_array_equal(
+                    np.asarray(written.getchannel("A")), np.asarray(image.getchannel("A"))
+                )
+    pass_through(tmp_path / "in.webp", tmp_path / "out.mp4")
+    assert "in.webp: transparency is left out; write folder/%05d.png to keep it" in capsys.readouterr().err
 
 
 def test_jpeg_xl_is_to_be_converted_to_png(tmp_path):
@@ -197,13 +207,66 @@ def test_jpeg_xl_is_to_be_converted_to_png(tmp_path):
         open_source(source)
 
 
-def test_an_avif_picture_of_ten_bits_is_read_as_eight_with_a_line(tmp_path, capsys):
+@pytest.mark.parametrize("bits", [10, 12])
+def test_an_avif_picture_of_more_than_eight_bits(tmp_path, bits):
     source = tmp_path / "deep.avif"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.04"]
-    command += ["-frames:v", "1", "-pix_fmt", "yuv420p10le", "-c:v", "libaom-av1", "-cpu-used", "8"]
-    subprocess.run([*command, "-still-picture", "1", str(source)], check=True)
-    assert open_source(source).read().shape == (1, 48, 64, 3)
-    assert f"note: {source} has over 8 bits per sample; it is read as 8 bits\n" == capsys.readouterr().err
+    ramp = f"nullsrc=s=1024x16:d=0.04,format=gray{bits}le,geq=lum=X*{2**bits // 1024}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", ramp, "-frames:v", "1"]
+    command += [
+        "-color_range",
+        "pc",
+        "-c:v",
+        "libaom-av1",
+        "-cpu-used",
+        "8",
+        "-crf",
+        "0",
+        "-still-picture",
+        "1",
+    ]
+    subprocess.run([*command, str(source)], check=True)
+    found = open_source(source, depth=None).read()[0, 8, :, 1] / 65535 * (2**bits - 1)
+    assert np.abs(found - np.arange(1024) * 2**bits // 1024).max() <= 1
+    assert open_source(source).read().dtype == np.uint8
+
+
+def test_pages_of_a_tiff_keep_sixteen_bits(tmp_path):
+    pages = np.random.default_rng(0).integers(0, 65536, (3, 12, 16, 3), dtype=np.uint16)
+    cv2.imwritemulti(str(tmp_path / "in.tif"), list(pages[..., ::-1]))
+    reader = open_source(tmp_path / "in.tif", depth=None)
+    assert reader.info.bit_depth == 16
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in reader.chunks(2)]), pages)
+    assert open_source(tmp_path / "in.tif").read().dtype == np.uint8
+
+
+def test_a_tiff_of_floats_gets_advice(tmp_path):
+    cv2.imwrite(str(tmp_path / "in.tif"), FRAMES[0].astype(np.float32))
+    with pytest.raises(InputError, match=r"RGB in floating point\); convert it to a TIFF or PNG of 16 bits"):
+        open_source(tmp_path / "in.tif")
+
+
+def test_damage_inside_a_jpeg_is_one_line(tmp_path, capfd):
+    pytest.importorskip("simplejpeg")
+    source = tmp_path / "in.jpg"
+    cv2.imwrite(str(source), cv2.resize(FRAMES[0], (256, 192)), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    whole = source.read_bytes()
+    plain = open_source(source).read()
+    source.write_bytes(whole[:-2])  # without the mark of the end
+    np.testing.assert_array_equal(open_source(source, strict=True).read(), plain)
+    assert capfd.readouterr().err == ""
+    source.write_bytes(whole[: len(whole) // 2] + bytes(100) + whole[len(whole) // 2 + 100 :])
+    read = open_source(source).read()[0]
+    np.testing.assert_array_equal(read[:48], plain[0, :48])
+    lines = capfd.readouterr().err
+    assert (
+        lines
+        == f"note: {source} is damaged inside, and upscaled as viewers show it (--strict stops instead)\n"
+    )
+    with pytest.raises(InputError, match="it is damaged or no image"):
+        open_source(source, strict=True)
+    source.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="it is damaged or no image"):
+        open_source(source).read()
 
 
 def test_tags_of_a_tiff_that_describe_its_file_are_not_taken_over(tmp_path):
@@ -211,3 +274,29 @@ def test_tags_of_a_tiff_that_describe_its_file_are_not_taken_over(tmp_path):
     Image.fromarray(FRAMES[0]).save(tmp_path / "in.tif", tiffinfo=tags)
     with Image.open(pass_through(tmp_path / "in.tif", tmp_path / "out.png", scale=2)) as image:
         assert dict(image.getexif()) == {274: 1, **tags}
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize(
+    ("mode", "compression"), [("L", None), ("RGB", "tiff_lzw"), ("I;16", None), ("P", None)]
+)
+def test_tiff_files_are_turned_upright(tmp_path, pages, mode, compression):
+    """Pillow and OpenCV both turn them, and Pillow garbles some."""
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16), np.uint16 if mode == "I;16" else np.uint8)
+    image = Image.fromarray(pixels) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    more = {"save_all": True, "append_images": [image]} if pages > 1 else {}
+    image.save(tmp_path / "in.tif", tiffinfo={274: 6}, compression=compression, **more)
+    reader = open_source(tmp_path / "in.tif", depth=None)
+    assert (reader.info.num_frames, reader.info.width, reader.info.height) == (pages, 12, 16)
+    np.testing.assert_array_equal(reader.read()[-1, ..., 0], np.rot90(pixels, -1))
+
+
+def test_numbers_of_which_none_is_white(tmp_path, capsys):
+    Image.fromarray(np.full((12, 16), 70_000, np.int32)).save(tmp_path / "in.tif")
+    with pytest.raises(InputError, match="has integers of 32 bits, of which none is white; convert it"):
+        open_source(tmp_path / "in.tif")
+    Image.fromarray(np.full((12, 16), 3.5, np.float32)).save(tmp_path / "float.tif")
+    assert (open_source(tmp_path / "float.tif", depth=None).read() == 65535).all()
+    assert "has values up to 3.5; 1 is white, and what is above is cut off\n" in capsys.readouterr().err
+    Image.new("LAB", (16, 12)).save(tmp_path / "lab.tif")
+    assert not open_source(tmp_path / "lab.tif").info.has_alpha  # A is a colour there

@@ -1,8 +1,10 @@
 """Sound keeps its place beside the picture, whatever is odd about the time of one packet."""
 
+import subprocess
 from fractions import Fraction
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from sample_videos import moving_frames, packets, pass_through, remux, sound_times, write_video
@@ -45,6 +47,24 @@ def test_an_absurd_time_moves_no_other_packet(tmp_path, number, stamp, target):
     assert [data for *_, data in packets(out)] == [data for *_, data in packets(plain)]
     ours, theirs = sound_times(out), sound_times(plain)
     assert np.subtract(ours, ours[5]) == pytest.approx(np.subtract(theirs, theirs[5]), abs=3e-3)
+
+
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+def test_sound_that_an_edit_list_cuts_off_is_not_played(tmp_path, target):
+    """MP4 to MP4 keeps the list; Matroska has none, and gets the packets that are heard."""
+    plain = write_video(
+        tmp_path / "plain.mp4", moving_frames(30, 64, 48), rate=Fraction(25), gop=10, audio="aac"
+    )
+    cut = tmp_path / "cut.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-ss", "0.6", "-i", plain, "-c", "copy", cut]
+    subprocess.run(list(map(str, command)), check=True)
+    with av.open(str(cut)) as container:
+        sound = [packet for packet in container.demux(audio=0) if packet.size]
+    unheard = sum(packet.is_discard for packet in sound)
+    assert unheard > 5
+    kept = [data for *_, data in packets(pass_through(cut, tmp_path / f"out{target}"))]
+    expected = sound if target == ".mp4" else sound[unheard:]
+    assert kept == [bytes(packet) for packet in expected]
 
 
 def test_several_packets_in_a_millisecond(tmp_path):

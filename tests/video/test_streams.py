@@ -1,10 +1,13 @@
 """Everything that is not the picture is kept, or one line says what is left out and why."""
 
 import struct
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from av.stream import Disposition
@@ -150,12 +153,12 @@ def test_fonts_go_with_matroska_and_are_named_otherwise(tmp_path, plain, capsys)
     pass_through(clip, tmp_path / "out.mp4")
     assert (
         capsys.readouterr().err
-        == f"note: {clip}: the attachment font.ttf cannot be carried over, and is left out; .mkv may keep it\n"
+        == f"note: {clip}: the attachment font.ttf cannot be carried over, and is left out; .mkv keeps it\n"
     )
 
 
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
-def test_titles_languages_flags_and_dates_of_every_track(tmp_path, plain, target):
+def test_titles_languages_flags_and_dates_of_every_track(tmp_path, plain, target, capsys):
     with av.open(str(plain)) as old, av.open(str(tmp_path / "in.mkv"), "w") as new:
         new.metadata.update(
             title="Holiday", creation_time="2015-06-07T08:09:10Z", comment="A note", camera="X1"
@@ -177,12 +180,18 @@ def test_titles_languages_flags_and_dates_of_every_track(tmp_path, plain, target
         assert (picture.metadata["language"], sound.metadata["language"]) == ("jpn", "fre")
         assert "Main picture" in picture.metadata.values() and "Commentary" in sound.metadata.values()
         assert sound.disposition & Disposition.comment
+    pass_through(out, tmp_path / "out.mov")
+    assert f"note: {out}: .mov has no mark comment for the track 1\n" in capsys.readouterr().err
+    with av.open(str(tmp_path / "out.mov")) as container:
+        assert container.streams.audio[0].metadata["language"] == "fra"  # the same, for QuickTime
+    again = pass_through(out, tmp_path / "again.mp4")
+    with av.open(str(again)) as container:
+        assert "Main picture" in container.streams.video[0].metadata.values()
+        assert "Commentary" in container.streams.audio[0].metadata.values()
 
 
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
 def test_cover_pictures(tmp_path, plain, target):
-    import cv2
-
     picture = cv2.imencode(".png", FRAMES[0])[1].tobytes()
     still = tmp_path / "still.png"
     still.write_bytes(picture)
@@ -206,6 +215,26 @@ def test_cover_pictures(tmp_path, plain, target):
     with av.open(str(out)) as container:
         (cover,) = (s for s in container.streams.video if s.disposition & Disposition.attached_pic)
         assert next(bytes(p) for p in container.demux(cover) if p.size) == picture
+
+
+def test_mp4_takes_a_cover_or_free_tags(tmp_path, plain, capsys):
+    cv2.imwrite(str(tmp_path / "cover.png"), FRAMES[0])
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", plain, "-map", "0", "-c", "copy"]
+    command += [
+        "-metadata",
+        "camera=X1",
+        "-attach",
+        tmp_path / "cover.png",
+        "-metadata:s:t",
+        "mimetype=image/png",
+    ]
+    subprocess.run(list(map(str, [*command, tmp_path / "in.mkv"])), check=True)
+    with av.open(str(pass_through(tmp_path / "in.mkv", tmp_path / "out.mp4"))) as container:
+        covers = [bool(s.disposition & Disposition.attached_pic) for s in container.streams.video]
+        assert covers == [False, True]
+    assert "of its tags, CAMERA cannot stand beside a cover picture, and are" in capsys.readouterr().err
+    pass_through(tmp_path / "in.mkv", tmp_path / "out.mov")
+    assert "its cover picture has no place in .mov" in capsys.readouterr().err
 
 
 def test_captions_in_the_pictures(tmp_path):

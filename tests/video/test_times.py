@@ -22,6 +22,7 @@ from sample_videos import (
 
 from star_jax.errors import InputError
 from star_jax.video.decoding import Damage, decode_frames
+from star_jax.video.images import open_source
 from star_jax.video.packets import PacketList, join_recordings
 from star_jax.video.reader import VideoReader
 from star_jax.video.repair import repair_times
@@ -42,6 +43,7 @@ def times(path) -> list[float]:
         ([0, 40, 80, 20, 160, 200], [0, 40, 80, 120, 160, 200]),  # one goes back
         ([0, 40, 9_000_000, 120, 160], [0, 40, 80, 120, 160]),  # one jumps ahead
         ([0, None, 80, None], [0, 40, 80, 120]),
+        ([0, 40, None, None], [0, 40, 80, 120]),
         ([None, 40, 80], [0, 40, 80]),
         ([7, 7, 7, 8], [14, 14, 14, 16]),
         ([None, None], [0, 40]),
@@ -271,6 +273,19 @@ def test_of_a_file_that_is_cut_off_what_is_there_is_kept_with_a_line(tmp_path, c
     assert np.subtract(kept, kept[0]) == pytest.approx(
         np.subtract(times(plain)[: len(kept)], times(plain)[0]), abs=2e-3
     )
+    with pytest.raises(InputError, match="is cut off after"):
+        open_source(source, strict=True)
+
+
+def test_packets_that_came_in_part_are_counted(tmp_path, capsys):
+    plain = write_video(tmp_path / "plain.ts", moving_frames(25, 64, 48), rate=Fraction(25), crf=1)
+    parts = np.frombuffer(plain.read_bytes(), np.uint8).reshape(-1, 188)
+    source = tmp_path / "in.ts"
+    source.write_bytes(np.delete(parts, len(parts) // 2, axis=0).tobytes())
+    assert open_source(source).info.num_frames in (24, 25)
+    assert f"note: {source}: 1 packets of its picture came in part, as after a bad" in capsys.readouterr().err
+    with pytest.raises(InputError, match="1 packets of its picture came in part"):
+        open_source(source, strict=True)
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):

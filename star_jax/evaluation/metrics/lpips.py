@@ -30,10 +30,14 @@ def lpips(backbone: str, params: Params, weights: Params, frames: jax.Array, tru
     Returns:
       [B], at least 0; 0 for equal frames.
     """
-    features = functools.partial(_BACKBONES[backbone][1], params)
     # One after the other: the features of both, at once, would double the memory.
-    pairs = zip(features(_normalised(frames)), features(_normalised(truths)), strict=True)
+    pairs = zip(*(lpips_features(backbone, params, x) for x in (frames, truths)), strict=True)
     return sum(_distance(a, b, weights[f"layer{i}"]) for i, (a, b) in enumerate(pairs, 1))
+
+
+def lpips_features(backbone: str, params: Params, frames: jax.Array) -> list[jax.Array]:
+    """What LPIPS compares: features [B, h, w, C] of each level, of frames [B, H, W, 3] between 0 and 255."""
+    return _BACKBONES[backbone][1](params, _normalised(frames))
 
 
 def _normalised(frames: jax.Array) -> jax.Array:

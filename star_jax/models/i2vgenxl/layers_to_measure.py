@@ -12,7 +12,6 @@ from star_jax.config import StarConfig, UNetConfig
 from star_jax.models.attention import FeedForward, KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
 from star_jax.models.layers import GroupNorm
-from star_jax.models.liem import SpatialLiem
 from star_jax.models.part import Part
 from star_jax.models.resnet import ResnetBlock
 from star_jax.models.svd_vae.blocks import Attention, ResnetBlock2D, SpatioTemporalResBlock
@@ -45,7 +44,6 @@ def operation_parts(
     for scope, over_frames in (("frame", False), ("clip", True)):
         norm = make(_Silu, width, over_frames=over_frames, **groups)
         yield Part(f"norm and SiLU per {scope}", norm, (video,), operations=("group_norm",))
-    yield Part("spatial LIEM", make(SpatialLiem), (video,), operations=("spatial_liem",))
     temporal = make(TemporalTransformer, width, head_dim=head_dim, **groups)
     operations = ("frames_attention", "short_attention")
     yield Part("temporal transformer", temporal, (video,), operations=operations)

@@ -38,8 +38,10 @@ from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params,
 CHUNK = 3  # frames decoded together, as in the released system; also read and encoded together
 
 # Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent, frame and branch
-# (a TPU's compiler fuses more than a CPU's, a GPU's is assumed to be like it); by the VAE, per pixel and frame.
-_NETWORK_VALUES = {"cpu": 58, "other": 38}
+# (an H200 held 20.5 and, with other forms of operations, 27.5); by the VAE, per pixel and frame, in
+# float32 (a GPU's compiler holds fewer than this: for an H100 it names 3.3 GiB where the float16 decoder's estimate
+# is 4.9, and 4.0 where the float32 encoder's is 4.1; room for cuDNN's workspaces is not among them).
+_NETWORK_VALUES = {"cpu": 58, "gpu": 28, "other": 38}
 _ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
 
 
@@ -139,7 +141,13 @@ class I2VGenXL(VideoModel):
         widths = self.config.unet.block_out_channels[0], self.config.vae.block_out_channels[0]
         network = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
         light = 0.0 if self.config.light_decoder is None else values_per_pixel(self.config.light_decoder)
-        return MemoryUse(network * widths[0], _ENCODER_VALUES * widths[1], _DECODER_VALUES * widths[1], light)
+        # A CPU computes in float32 whatever the dtype.
+        halves = (1.0 if platform == "cpu" else dtype.itemsize / 4 for dtype in self.autoencoder_dtypes)
+        encoder, decoder = (
+            values * widths[1] * half
+            for values, half in zip((_ENCODER_VALUES, _DECODER_VALUES), halves, strict=True)
+        )
+        return MemoryUse(network * widths[0], encoder, decoder, light)
 
     # Text.
 

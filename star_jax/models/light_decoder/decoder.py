@@ -1,12 +1,12 @@
 """A light decoder: latents and low-resolution frames in, high-resolution frames out.
 
-    y = enlarge(low) + linear(latents, low) + detail(latents, low, fidelity)
+    y = enlarge(low) + linear(latents, low) + rest(latents, low, fidelity)
 
 The linear part is one convolution, which least squares can find (`star_jax.train.decoder.start`); the rest is what
-it cannot say. Nearly all of its work is at the latents' grid, an eighth of the output: convolutions and ReLUs
-without norms. Each block remembers its own input at the frame before, as in TAESDV (madebyollin/taesdv), so that a
-clip can be decoded whole or frame by frame with the same result. The low-resolution frames give what latents lose;
-FlashVSR's decoder (arXiv 2510.12747) sees them as well. Pixel shuffles lead up to the output.
+it cannot say. Nearly all of its work is at an eighth (the latents' grid) and a quarter of the output: convolutions
+and ReLUs without norms. Each block at the latents' grid remembers its own input at the frame before, as in TAESDV
+(madebyollin/taesdv), so that a clip can be decoded whole or frame by frame with the same result. The input's frames
+give what latents lose; FlashVSR's decoder (arXiv 2510.12747) sees them too. Pixel shuffles lead up to the output.
 
 One set of weights has two ends: at `fidelity` 1 the mean of what may have been there, near and smooth; at 0 detail
 that looks right. Training draws it for every clip (`star_jax.train.decoder.objective`).
@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -26,7 +26,7 @@ from star_jax.models.layers import Conv2d
 from star_jax.ops.pixels import enlarge
 
 LOW_FACTOR = 4  # pixels of the output per pixel of the frames that the decoder sees, along each axis
-_DETAIL_SCALE = 0.3  # an optimizer that moves every weight alike would move the output too far at once
+_REST_SCALE = 0.3  # an optimizer that moves every weight alike would move the output too far at once
 LINEAR_WINDOW = 5  # latents along each side that the linear part sees
 Memory = tuple[jax.Array, ...]  # input of each memory block at the last frame, [B, 1, h, w, C]
 
@@ -124,9 +124,9 @@ class LightDecoder(nnx.Module):
         x = jax.nn.relu(_shuffle(self.up_fine(x)))
         for refine in self.fine:
             x = refine(x)
-        detail = _without_smooth_part(_shuffle(self.conv_out(x)).astype(jnp.float32))
+        rest = _shuffle(self.conv_out(x)).astype(jnp.float32)
         frames = enlarge(low.astype(jnp.float32), size) + linear.astype(jnp.float32)
-        return frames + _DETAIL_SCALE * detail, tuple(after)
+        return frames + _REST_SCALE * rest, tuple(after)
 
     def start(self, latent_shape: tuple[int, ...]) -> Memory:
         """The memory at a clip's first frame, for latents [B, F, h, w, C]: zeros."""
@@ -149,17 +149,6 @@ def values_per_pixel(config: LightDecoderConfig) -> float:
     """Values that the compiled decoder holds at once, per pixel of the output's frames."""
     _, middle, fine = config.channels
     return 3 * middle / 16 + 2 * fine / 4 + 4
-
-
-def _without_smooth_part(x: Float[Array, "B F H W C"]) -> Float[Array, "B F H W C"]:
-    """x less its means over squares of 8x8 pixels, enlarged.
-
-    What is smooth is left to the linear part: errors of whole areas, such as a wrong colour, would drown in their
-    gradients those that tell about detail.
-    """
-    side = 2 * LOW_FACTOR
-    means = reduce(x, "b f (h i) (w j) c -> b f h w c", "mean", i=side, j=side)
-    return x - enlarge(means, (x.shape[2], x.shape[3]))
 
 
 def _shuffle(x: Float[Array, "B F h w D"], factor: int = 2) -> Float[Array, "B F H W C"]:

@@ -36,8 +36,8 @@ class DecoderModelConfig:
     # Checkpoint directory whose network makes the latents (`tiny-star`: the one in the package).
     checkpoint: str = "tiny-star"
     # Width at the latents' grid, at twice and at four times it, and number of blocks of each.
-    channels: tuple[int, int, int] = (64, 32, 16)
-    blocks: tuple[int, int, int] = (5, 3, 1)
+    channels: tuple[int, int, int] = (128, 64, 24)
+    blocks: tuple[int, int, int] = (5, 10, 1)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class DecoderLossConfig:
 
     # Weight of LPIPS where the fidelity is 0.
     perceptual_weight: float = 0.1
+    # Weight of the adversarial term where the fidelity is 0, and width of the heads that judge; 0 trains no heads.
+    adversarial_weight: float = 0.0
+    head_width: int = 64
     # Directory of the metrics' networks (docs/evaluation.md).
     metric_weights: str | None = None
     # Share of the clips whose fidelity is exactly 1 (no LPIPS), and exactly 0; the others' is drawn between.
@@ -55,9 +58,17 @@ class DecoderLossConfig:
     motion_weight: float = 0.25
 
     def __post_init__(self):
-        for name in ("perceptual_weight", "fidelity_share", "detail_share", "motion_weight"):
+        for name in (
+            "perceptual_weight",
+            "adversarial_weight",
+            "fidelity_share",
+            "detail_share",
+            "motion_weight",
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
+        if self.head_width < 1:
+            raise InputError(f"loss.head_width is {self.head_width}; it must be at least 1")
         if self.fidelity_share + self.detail_share > 1:
             raise InputError("loss.fidelity_share + loss.detail_share is over 1")
 

@@ -1,12 +1,8 @@
-"""Training a light decoder (`star_jax.models.light_decoder`) on a frozen network's latents.
+"""Training a light decoder (`star_jax.models.light_decoder`) on a frozen network's latents; see `loss` beside it.
 
-    L(f) = |y - x|_1 + motion_weight |dy - dx|_1 + (1 - f) perceptual_weight LPIPS(y, x),    y = decode(z, low, f)
-
-where d is the difference of neighbouring frames. The fidelity f is drawn for each clip and given to the decoder, so
-that one set of weights learns both the mean of what may have been there (f = 1) and detail that looks right (f =
-0). LPIPS (Zhang et al. 2018) is taken of two frames of a clip, cut at a drawn place: its first convolution strides
-over a grid of four pixels, and a decoder taught at one place would leave that grid in its pictures. The metric's
-networks are frozen; their weights are found as those of `star-jax evaluate` are.
+The fidelity f is drawn for each clip and given to the decoder, so that one set of weights learns both the mean of
+what may have been there (f = 1) and detail that looks right (f = 0). The metric's networks are frozen; their
+weights are found as those of `star-jax evaluate` are.
 """
 
 from pathlib import Path
@@ -15,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 
 from star_jax.checkpoints.directory import read_config
@@ -32,19 +27,29 @@ from star_jax.models.light_decoder.decoder import LOW_FACTOR, LightDecoder
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.train.decoder.config import DecoderExperimentConfig
+from star_jax.train.decoder.loss import (
+    HEAD_CHANNELS,
+    NETWORKS,
+    cuts,
+    hinge,
+    judged,
+    nearness,
+    perceptual,
+    seems_true,
+)
 from star_jax.train.decoder.start import linear_start
+from star_jax.train.distill.heads import HeadsOf
 from star_jax.train.sample_draws import sample_keys
 
 Tree = dict[str, Any]
 
-COMPONENT = "light_decoder"
-_NETWORKS = ("alexnet", "lpips_alex")
-_PERCEPTUAL_FRAMES = 2
-_LARGEST_SHIFT = 8  # pixels; a multiple of the stride of LPIPS' first convolution
+COMPONENT, HEADS = "light_decoder", "heads"
 
 
 class DecoderObjective:
-    """See `star_jax.train.objective.Objective`; computes in float32.
+    """See `star_jax.train.objective.Objective`.
+
+    The decoder computes in the model's `auto` dtype (bfloat16 on GPUs and TPUs); losses and metrics in float32.
 
     Args:
       config: the run.
@@ -56,7 +61,7 @@ class DecoderObjective:
 
     def __init__(self, config: DecoderExperimentConfig, clips: Path | None = None):
         self.config, self.clips = config, clips
-        self.model = build_model(read_config(config.model.checkpoint), dtype="float32")
+        self.model = build_model(read_config(config.model.checkpoint))
         data, factor = config.data, self.model.size_rule.pixels_per_latent
         if data.make_recipe().scale != LOW_FACTOR or factor != 2 * LOW_FACTOR:
             raise InputError(
@@ -71,9 +76,12 @@ class DecoderObjective:
             )
         self.sizes = LightDecoderConfig(config.model.channels, config.model.blocks)
         self._networks: dict[str, dict] = {}
-        if config.loss.perceptual_weight:
+        if config.loss.perceptual_weight or config.loss.adversarial_weight:
             given = [config.loss.metric_weights] if config.loss.metric_weights else []
-            self._networks = MetricWeights(given).load(_NETWORKS)[0]
+            self._networks = MetricWeights(given).load(NETWORKS)[0]
+        self.heads = (
+            HeadsOf(HEAD_CHANNELS, config.loss.head_width) if config.loss.adversarial_weight else None
+        )
         self._decode = jax.jit(self._decoded)
 
     def module(self, seed: int = 0) -> LightDecoder:
@@ -81,7 +89,7 @@ class DecoderObjective:
         return LightDecoder(
             self.sizes,
             self.model.latent_channels,
-            dtype=jnp.float32,
+            dtype=self.model.dtype,
             param_dtype=jnp.float32,
             rngs=InitRngs(seed),
         )
@@ -91,12 +99,16 @@ class DecoderObjective:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(self._split()[1])
         )
         frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), self._networks)
-        return {COMPONENT: shapes}, frozen
+        heads = {} if self.heads is None else {HEADS: self.heads.shapes}
+        return {COMPONENT: shapes} | heads, frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
         """Fresh weights by train.seed, the linear part by least squares, and the metric's networks."""
-        fresh = {COMPONENT: nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed)))}
+        seed = self.config.train.seed
+        fresh = {COMPONENT: nnx.to_pure_dict(nnx.state(self.module(seed)))}
         fresh[COMPONENT]["linear"] = linear_start(RestoredSource(str(self.clips)))
+        if self.heads is not None:
+            fresh[HEADS] = self.heads.fresh(seed + 1)
 
         def place(tree: Tree, abstract: Tree) -> Tree:
             return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), tree, abstract)
@@ -127,21 +139,30 @@ class DecoderObjective:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         config, keys = self.config.loss, sample_keys(key, batch)
         fidelity = jax.vmap(self._draw_fidelity)(keys)
+        detail = 1 - fidelity
         truth = to_float(batch["gt"])
-        decoded = self._decoded(_with_fixed_linear(trainable), batch, fidelity)
+        error = self._decoded(_with_fixed_linear(trainable), batch, fidelity) - truth
         terms: dict[str, Any] = {
-            "loss_pixel": jnp.abs(decoded - truth).mean(),
-            "loss_motion": jnp.abs(jnp.diff(decoded - truth, axis=1)).mean(),
+            "loss_pixel": nearness(error, fidelity).mean(),
+            "loss_motion": jnp.abs(jnp.diff(error, axis=1)).mean(),
         }
         loss = terms["loss_pixel"] + config.motion_weight * terms["loss_motion"]
+        if not self._networks:
+            return loss, terms
+        cut_decoded, cut_truth = (cuts(keys, clips) for clips in (truth + error, truth))
+        of_detail = detail / jnp.maximum(detail.sum(), 1e-6)
         if config.perceptual_weight:
-            of_clips = jax.vmap(_cut)(keys, decoded), jax.vmap(_cut)(keys, truth)
-            levels = [127.5 * (rearrange(clips, "b f h w c -> (b f) h w c") + 1) for clips in of_clips]
-            distances = lpips("alex", *(frozen[name] for name in _NETWORKS), *levels)
-            of_clip = rearrange(distances, "(b f) -> b f", b=len(fidelity)).mean(axis=1)
-            detail = 1 - fidelity
-            terms["lpips_of_detail"] = (detail * of_clip).sum() / jnp.maximum(detail.sum(), 1e-6)
-            loss += config.perceptual_weight * (detail * of_clip).mean()
+            distance = perceptual(frozen, cut_decoded, cut_truth)
+            terms["lpips_of_detail"] = (of_detail * distance).sum()
+            loss += config.perceptual_weight * (detail * distance).mean()
+        if self.heads is not None:
+            features, truths = judged(frozen, cut_decoded), judged(frozen, cut_truth)
+            stop = jax.lax.stop_gradient
+            seeming = seems_true(self.heads(stop(trainable[HEADS]), features))
+            taught = hinge(*(self.heads(trainable[HEADS], stop(seen)) for seen in (truths, features)))
+            terms["seems_true"] = (of_detail * seeming).sum()
+            terms["loss_heads"] = (of_detail * taught).sum()
+            loss += terms["loss_heads"] - config.adversarial_weight * (detail * seeming).mean()
         return loss, terms
 
     def validate(
@@ -161,7 +182,7 @@ class DecoderObjective:
                     scores.setdefault(f"validation_psnr_{name}", []).append(psnr_of_error(error, peak=2.0))
                     if self._networks:
                         pair = (127.5 * (np.asarray(clip[-1:]) + 1) for clip in (y, x))
-                        distance = lpips("alex", *(frozen[network] for network in _NETWORKS), *pair)
+                        distance = lpips("alex", *(frozen[network] for network in NETWORKS), *pair)
                         scores.setdefault(f"validation_lpips_{name}", []).append(float(distance[0]))
             low = np.asarray(enlarge(to_float(batch["lq"]), truth.shape[2:4]))
             rows += [np.concatenate([low, *ends.values(), truth], axis=3)[:, -1]]
@@ -190,12 +211,4 @@ def _with_fixed_linear(params: Tree) -> Tree:
     Its hundreds of inputs are much alike, so that steps of the same size in all of its weights would undo it.
     """
     decoder = params[COMPONENT]
-    return {COMPONENT: decoder | {"linear": jax.lax.stop_gradient(decoder["linear"])}}
-
-
-def _cut(key: jax.Array, frames: jax.Array) -> jax.Array:
-    """Frames of [F, H, W, 3] that follow on each other, at a drawn place, a little smaller."""
-    first = jax.random.randint(named_key(key, "frames"), (), 0, len(frames) - _PERCEPTUAL_FRAMES + 1)
-    shift = jax.random.randint(named_key(key, "shift"), (2,), 0, _LARGEST_SHIFT)
-    size = (_PERCEPTUAL_FRAMES, frames.shape[1] - _LARGEST_SHIFT, frames.shape[2] - _LARGEST_SHIFT, 3)
-    return jax.lax.dynamic_slice(frames, (first, *shift, 0), size)
+    return params | {COMPONENT: decoder | {"linear": jax.lax.stop_gradient(decoder["linear"])}}
