@@ -32,14 +32,23 @@ def with_lora(transformer: TransformerConfig, tensors: Tensors, lora: str | int)
     rank = 0 if first is None else first.shape[0]
     if lora == "merge":
         return dataclasses.replace(transformer, lora_rank=0)
-    if lora == "keep" and not rank:
-        raise InputError(
-            "lora is keep, but the source has no low-rank updates; name a rank to start new ones"
-        )
-    if lora != "keep" and (not isinstance(lora, int) or lora < 1 or (rank and lora != rank)):
+    if lora == "keep":
+        if not rank:
+            raise InputError(
+                "lora is keep, but the source has no low-rank updates; name a rank to start new ones"
+            )
+        return dataclasses.replace(transformer, lora_rank=rank)
+    if not isinstance(lora, int) or lora < 1 or (rank and lora != rank):
         known = f"; the source has rank {rank}" if rank else ""
         raise InputError(f"lora is {lora!r}; choose merge, keep, or the rank of new updates{known}")
-    return dataclasses.replace(transformer, lora_rank=rank if lora == "keep" else lora)
+    return dataclasses.replace(transformer, lora_rank=lora)
+
+
+def published(preset: str) -> CogVideoXConfig:
+    """Sizes of the published networks."""
+    config = PRESETS[preset]
+    assert isinstance(config, CogVideoXConfig)
+    return config
 
 
 def transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
@@ -123,7 +132,7 @@ def diffusers_transformer(config: CogVideoXConfig, tensors: Tensors, settings: M
     width, channels, patch, _ = shape["patch_embed.proj.weight"]
     head = _need(shape, "transformer_blocks.0.attn1.norm_q.weight")[0]
     small, layers = (
-        PRESETS["cogvideox-2b"].transformer,
+        published("cogvideox-2b").transformer,
         _count(shape, r"transformer_blocks\.(\d+)\.norm1\..*"),
     )
     is_small = (width, layers) == (small.width, small.num_layers)
@@ -155,7 +164,7 @@ def _settings_grid(config: CogVideoXConfig, settings: Mapping, patch: int) -> tu
 
 def _placed(config: CogVideoXConfig, transformer: TransformerConfig) -> CogVideoXConfig:
     """With the schedule and the scale of latents that go with the kind of positions."""
-    like = PRESETS["cogvideox-5b" if transformer.positions == "rotary" else "cogvideox-2b"]
+    like = published("cogvideox-5b" if transformer.positions == "rotary" else "cogvideox-2b")
     vae = dataclasses.replace(config.vae, scaling_factor=like.vae.scaling_factor)
     return dataclasses.replace(config, transformer=transformer, vae=vae, diffusion=like.diffusion)
 
@@ -243,35 +252,35 @@ def _count(shape: Mapping[str, tuple], pattern: str) -> int:
 def cogvideox_library_config(layout: str, config: CogVideoXConfig) -> dict:
     """config.json for `from_pretrained` of diffusers or transformers; the inverse of what is read here."""
     if layout == "t5-encoder":
-        sizes = config.text_encoder
+        text = config.text_encoder
         return {
             "architectures": ["T5EncoderModel"],
             "model_type": "t5",
-            "vocab_size": sizes.vocab_size,
-            "d_model": sizes.hidden_size,
-            "d_kv": sizes.head_dim,
-            "d_ff": sizes.intermediate_size,
-            "num_layers": sizes.num_hidden_layers,
-            "num_heads": sizes.num_attention_heads,
-            "relative_attention_num_buckets": sizes.num_buckets,
-            "relative_attention_max_distance": sizes.max_distance,
+            "vocab_size": text.vocab_size,
+            "d_model": text.hidden_size,
+            "d_kv": text.head_dim,
+            "d_ff": text.intermediate_size,
+            "num_layers": text.num_hidden_layers,
+            "num_heads": text.num_attention_heads,
+            "relative_attention_num_buckets": text.num_buckets,
+            "relative_attention_max_distance": text.max_distance,
             "feed_forward_proj": "gated-gelu",
             "tie_word_embeddings": False,
         }
     if layout == "diffusers-cogvideox-vae":
-        sizes, levels = config.vae, len(config.vae.block_out_channels)
+        autoencoder, levels = config.vae, len(config.vae.block_out_channels)
         return {
             "_class_name": "AutoencoderKLCogVideoX",
-            "in_channels": sizes.in_channels,
-            "out_channels": sizes.out_channels,
-            "latent_channels": sizes.latent_channels,
-            "block_out_channels": sizes.block_out_channels,
+            "in_channels": autoencoder.in_channels,
+            "out_channels": autoencoder.out_channels,
+            "latent_channels": autoencoder.latent_channels,
+            "block_out_channels": autoencoder.block_out_channels,
             "down_block_types": ["CogVideoXDownBlock3D"] * levels,
             "up_block_types": ["CogVideoXUpBlock3D"] * levels,
-            "layers_per_block": sizes.layers_per_block,
-            "norm_num_groups": sizes.norm_num_groups,
-            "temporal_compression_ratio": sizes.temporal_factor,
-            "scaling_factor": sizes.scaling_factor,
+            "layers_per_block": autoencoder.layers_per_block,
+            "norm_num_groups": autoencoder.norm_num_groups,
+            "temporal_compression_ratio": autoencoder.temporal_factor,
+            "scaling_factor": autoencoder.scaling_factor,
         }
     sizes = config.transformer
     frames, rows, columns = sizes.grid

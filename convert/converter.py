@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def convert_checkpoint(
     needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
     _check_space(Path(destination), needed)
 
-    provenance = {
+    provenance: dict[str, Any] = {
         "star_jax": version("star_jax"),
         "mapping_version": MAPPING_VERSION,
         "preset": config.preset,
@@ -167,7 +168,7 @@ def _own_sizes(
         raise InputError(
             f"preset {given.preset!r} is not of CogVideoX, the sources are; leave --preset out, or name another"
         )
-    config = given or PRESETS["cogvideox-5b"]
+    config = given or cogvideox_sizes.published("cogvideox-5b")
     for source, name in zip(sources, families, strict=True):
         family = get_family(name)
         prefix = family.prefix_in(source.tensors)
@@ -236,7 +237,7 @@ def _lazy(
             lazy = fresh_leaf(leaf, shape, common, job.plan.fresh[leaf], seed)
         elif leaf in job.plan.computed:
             make = job.plan.computed[leaf]
-            lazy = LazyArray(shape, common, lambda make=make: make().astype(common))
+            lazy = LazyArray(shape, common, functools.partial(_cast, make, common))
         else:
             rules = job.plan.rules[leaf]
             sources = [tensors[key] for rule in rules for key in rule.sources]
@@ -244,6 +245,10 @@ def _lazy(
             lazy = LazyArray(shape, stored, _reader(tensors, rules, shape, stored, allow_nan))
         components[component][path] = lazy
     return components
+
+
+def _cast(make: Callable[[], np.ndarray], dtype: np.dtype) -> np.ndarray:
+    return make().astype(dtype)
 
 
 def _stored_dtype(tensor: FileTensor) -> np.dtype:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from star_jax.checkpoints.directory import component_metadata, iterate_layers, read_config
-from star_jax.config import ArchitectureConfig
+from star_jax.config import ArchitectureConfig, StarConfig
 from star_jax.config.cogvideox import CogVideoXConfig
 from star_jax.convert.cogvideox_sizes import cogvideox_library_config
 from star_jax.convert.families import Family, get_family
@@ -181,7 +181,7 @@ def _joined(rules: list[Rule], leaves: Iterator[np.ndarray]) -> np.ndarray:
     """One key's tensor: a leaf, or the slices that several leaves hold of it, each in its place."""
     if rules[0].part is None:
         return rules[0].layout.to_torch(next(leaves))
-    slices = {}
+    slices: dict[int, np.ndarray] = {}
     for rule in rules:
         held = rule.layout.to_torch(next(leaves))
         slices |= dict(zip(rule.slices, np.split(held, len(rule.slices)), strict=True))
@@ -220,6 +220,7 @@ def _library_config(layout: str, config: ArchitectureConfig) -> dict:
     """config.json for diffusers' or transformers' `from_pretrained`."""
     if isinstance(config, CogVideoXConfig):
         return cogvideox_library_config(layout, config)
+    assert isinstance(config, StarConfig)
     if layout == "svd-vae":
         vae = config.vae
         return {
@@ -233,6 +234,7 @@ def _library_config(layout: str, config: ArchitectureConfig) -> dict:
             "scaling_factor": vae.scaling_factor,
             "force_upcast": True,
         }
+    assert config.text_encoder is not None
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",

@@ -8,6 +8,7 @@ import io
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ _LARGEST = 2**30
 
 
 class _Unpickler(StateDictUnpickler):
-    def persistent_load(self, pid: object) -> StorageRef:
+    def persistent_load(self, pid: Any) -> StorageRef:
         *described, view = pid
         if view is not None:
             raise InputError("it has a storage that is a view of another")
@@ -55,7 +56,7 @@ def read_legacy_torch(path: Path) -> dict[str, ArrayTensor]:
         raise _bad(path, f"{type(error).__name__}: {str(error)[:100]}") from error
 
 
-def _next_pickle(path: Path, file: io.BytesIO, size: int) -> object:
+def _next_pickle(path: Path, file: io.BytesIO, size: int) -> Any:
     start = file.tell()
     check_memo(file, size)
     file.seek(start)

@@ -164,7 +164,7 @@ def _content_sha256(leaves: Leaves) -> str:
     digest = hashlib.sha256()
     for key in sorted(leaves):
         digest.update(key.encode())
-        digest.update(np.ascontiguousarray(leaves[key]).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaves[key]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -184,7 +184,7 @@ def _read_mat(path: Path) -> dict[str, ArrayTensor]:
         content = loadmat(path)
     except Exception as error:  # SciPy's are many
         raise InputError(f"{path} is not a whole MATLAB file; download it again") from error
-    tensors = {}
+    tensors: dict[str, ArrayTensor] = {}
     for name, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype == object:
             cells = value.reshape(-1)

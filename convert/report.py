@@ -60,7 +60,7 @@ def _describe(source: Source, format: str) -> str:
         if get_family(family).in_preset(config)
     }
     fits = [name for name, count in misfits.items() if count == 0]
-    closest = min(misfits, key=misfits.get)
+    closest = min(misfits, key=lambda name: misfits[name])
     lines.append(f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}")
     table = get_family(family).table_for(PRESETS[closest], tensors)
     known = table.source_keys()

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -65,7 +65,7 @@ def read_safetensors(path: Path) -> dict[str, FileTensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _tensor(path: Path, name: str, entry: object, data_start: int) -> FileTensor:
+def _tensor(path: Path, name: str, entry: Any, data_start: int) -> FileTensor:
     try:
         dtype = np.dtype(_DTYPES[entry["dtype"]])
         shape = tuple(entry["shape"])

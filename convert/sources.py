@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from star_jax.convert.folders import (
     OPEN_CLIP_VOCABULARY,
@@ -100,7 +101,7 @@ def _open_index(index: Path, label: str) -> Source:
         raise InputError(
             f"{label} lacks shard {missing[0]} ({len(missing)} of {len(names)}); download it again"
         )
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name in names:
         read = read_tensors(index.parent / name)
         if absent := [key for key, shard in shards.items() if shard == name and key not in read]:

@@ -61,9 +61,9 @@ class FileTensor:
         data = np.empty(self.length, np.uint8)
         with open(self.path, "rb") as file:
             file.seek(self.start)
-            if file.readinto(data) != self.length:
+            if file.readinto(data.data) != self.length:
                 raise InputError(f"{self.path} ends within tensor {self.name}; download it again")
-        if self.crc32 is not None and zlib.crc32(data) != self.crc32:
+        if self.crc32 is not None and zlib.crc32(data.data) != self.crc32:
             raise InputError(
                 f"{self.path}: checksum of tensor {self.name} is wrong, the file is damaged; download it again"
             )

@@ -65,6 +65,7 @@ def _layers(config: StarConfig, keys: Collection[str], name: str) -> tuple[int, 
 
     Stable Diffusion 2's copies of the tower leave out the last layer, which nothing reads: then it is zeros.
     """
+    assert config.text_encoder is not None
     layers = config.text_encoder.num_hidden_layers
     if name.format(layers - 1) in keys or name.format(layers - 2) not in keys:
         return layers, ()

@@ -37,9 +37,10 @@ def write_tokenizer(source: Path, directory: Path, config: ArchitectureConfig) -
     else:
         _write_open_clip(source, directory)
     size = _vocabulary_size(directory, source)
-    wanted = None if config.text_encoder is None else config.text_encoder.vocab_size
+    text = getattr(config, "text_encoder", None)
+    wanted = size if text is None else text.vocab_size
     # T5's embeddings have a few rows more than there are tokens.
-    fits = size <= wanted if isinstance(config, CogVideoXConfig) else wanted in (None, size)
+    fits = size <= wanted if isinstance(config, CogVideoXConfig) else size == wanted
     if not fits:
         raise InputError(
             f"{source} has {size} tokens, the text tower {wanted}; give the tokenizer that belongs to it"

@@ -126,7 +126,7 @@ class StateDictUnpickler(pickle.Unpickler):
             return name
         raise InputError(f"it would load {module}.{name}, which a file of weights never needs")
 
-    def persistent_load(self, pid: object) -> StorageRef:
+    def persistent_load(self, pid: Any) -> StorageRef:
         kind, dtype, key, _location, size = pid
         if kind != "storage" or type(size) is not int or size < 0:
             raise pickle.UnpicklingError("a storage is not described as PyTorch does")
@@ -169,7 +169,7 @@ def check_memo(data: bytes | BinaryIO, length: int) -> None:
       UnpicklingError: there is such an index.
     """
     for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and argument > length:
+        if "PUT" in opcode.name and argument is not None and argument > length:
             raise pickle.UnpicklingError("its pickle is damaged")
 
 
@@ -207,6 +207,7 @@ def _locate(path: Path, archive: zipfile.ZipFile, root: str, name: str, tensor: 
     ):
         raise _bad(path, f"the storage of {name} has the wrong size")
     # The name and extra fields of the local header may differ in length from the directory's.
+    assert archive.fp is not None  # open
     archive.fp.seek(record.header_offset)
     signature, name_length, extra_length = struct.unpack("<4s22xHH", archive.fp.read(30))
     if signature != b"PK\x03\x04":
@@ -257,6 +258,7 @@ def write_torch(
 
 def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
     """Adds a record whose bytes start at a multiple of 64, as PyTorch wants for memory maps."""
+    assert archive.fp is not None  # open
     info = zipfile.ZipInfo(name)
     padding = -(archive.fp.tell() + 30 + len(name) + 4) % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding

@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
       argv: arguments after the program's name; the process's own by default.
     """
     parser = build_parser()
-    args, args.rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
     if args.rest and not getattr(args, "takes_rest", False):  # --config.group.key=value of training commands
         parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:

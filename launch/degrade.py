@@ -145,19 +145,21 @@ def _read(location: str, start: int, count: int, *, multiple: int):
 
     kind, _, index = location.partition(":")
     if kind in ("synthetic", "scenes") and index.isdigit():
-        video = SyntheticVideo(int(index)) if kind == "synthetic" else held_out_scene(int(index), 224, 288)
-        num_frames, frame_rate, times = video.num_frames, Fraction(24), None
+        made_up = SyntheticVideo(int(index)) if kind == "synthetic" else held_out_scene(int(index), 224, 288)
+        read, num_frames, frame_rate = made_up.read, made_up.num_frames, Fraction(24)
+        info, times = None, None
     else:
         video = open_source(location)
-        num_frames, frame_rate, times = video.info.num_frames, video.info.frame_rate, video.times()
+        read, num_frames, frame_rate = video.read, video.info.num_frames, video.info.frame_rate
+        info, times = video.info, video.times()
     count = min(count, num_frames - start)
     if count < 1:
         raise InputError(f"{location} has {num_frames} frames; --start is {start}")
-    frames = video.read(start, count, 1)
+    frames = read(start, count, 1)
     height, width = (size - size % multiple for size in frames.shape[1:3])
     if not height or not width:
         raise InputError(
             f"{location} is {frames.shape[1]}x{frames.shape[2]}, too small for --scale {multiple}"
         )
-    source = part_of(video.info, times, start, start + count) if times else None
+    source = part_of(info, times, start, start + count) if info and times else None
     return np.ascontiguousarray(frames[:, :height, :width]), frame_rate, source, (times or [])[start:][:count]

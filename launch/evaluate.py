@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
         report = evaluation.run(bar.advance)
     print_table(report)
     _write(args, report)
-    if args.picture:
+    if args.picture and frame is not None:
         _write_picture(args.picture, evaluation, frame)
 
 

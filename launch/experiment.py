@@ -8,7 +8,7 @@ import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from star_jax.errors import InputError
 
@@ -112,7 +112,7 @@ def with_changes(config: Any, arguments: Sequence[str]) -> Any:
         values(argv)
     except flags.Error as error:
         raise InputError(str(error).removeprefix("flag ")) from error
-    return from_groups(type(config), dataclasses.asdict(values["config"].value))
+    return from_groups(type(config), dataclasses.asdict(cast(Any, values["config"].value)))
 
 
 def run_config_file(location: str) -> Any:
@@ -135,7 +135,7 @@ def run_config_file(location: str) -> Any:
         if colon and not inspect.signature(get_config).parameters:
             raise InputError(f"{name} takes no argument; leave out {':' + argument!r}")
         config = get_config(argument) if colon else get_config()
-        if not dataclasses.is_dataclass(config):
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
             raise TypeError(f"get_config returned {config!r}, not an ExperimentConfig")
         return from_groups(type(config), dataclasses.asdict(config))  # checks the types
     except InputError:
