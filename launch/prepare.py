@@ -2,10 +2,12 @@
 
   star-jax prepare videos/ -o dataset/ --num-degradations 2 --jobs 8
   star-jax prepare openvid.csv -o gs://bucket/dataset --process 3/16
+  star-jax prepare openvid.csv -o gs://bucket/dataset --beam --runner=DataflowRunner --project=... --region=...
 
 The same command resumes: finished shards are kept. Several machines write one dataset with --process INDEX/COUNT
-each; whichever finishes last writes the index. Train on it with data.source=dataset/, validate on
-dataset/validation.
+each; whichever finishes last writes the index. With --beam an Apache Beam pipeline writes it (pip install
+'star_jax[beam]'): on this machine, in --jobs processes, or where Beam's own flags say. Train on it with
+data.source=dataset/, validate on dataset/validation.
 """
 
 import argparse
@@ -76,7 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="processes on this machine (default 1)"
     )
+    parser.add_argument(
+        "--beam",
+        action="store_true",
+        help="write by an Apache Beam pipeline; takes Beam's flags, such as --runner=FlinkRunner",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(takes_rest=True)  # Beam's flags
 
 
 @terminable()
@@ -85,6 +93,12 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.data.prepare.write import PrepareConfig
     from star_jax.errors import InputError
 
+    if args.rest and not args.beam:
+        raise InputError(f"unknown argument {args.rest[0]!r}; see --help (Beam's flags need --beam)")
+    if args.beam and args.process != "0/1":
+        raise InputError(
+            f"--process is {args.process}, but with --beam the runner shares the work; leave it out"
+        )
     height, width = parse_size(args.size)
     machine, machines = parse_share(args.process)
     if args.jobs < 1 or (args.latents and args.jobs > 1):
@@ -105,6 +119,9 @@ def run(args: argparse.Namespace) -> None:
     config = PrepareConfig(
         data, args.output, args.num_degradations, args.validation_share, args.clips_per_shard
     )
+    if args.beam:
+        _report(args.output, _prepare_on_beam(config, args))
+        return
     shares = [(machine * args.jobs + job, machines * args.jobs) for job in range(args.jobs)]
     work = functools.partial(_prepare_share, config, args.latents, args.quiet)
     if args.jobs == 1:
@@ -124,16 +141,31 @@ def run(args: argparse.Namespace) -> None:
 def _prepare_share(config, checkpoint: str | None, quiet: bool, share: tuple[int, int]) -> dict | None:
     import cv2
 
-    from star_jax.data.prepare.write import clip_encoder, prepare
+    from star_jax.data.prepare.write import prepare
 
     cv2.setNumThreads(1)
-    if checkpoint is None:
-        encoder = clip_encoder(config)
-    else:
-        from star_jax.data.prepare.latents import latent_encoder
-
-        encoder = latent_encoder(config, checkpoint)
+    encoder = _make_encoder(config, checkpoint)
     return prepare(config, encoder, process_index=share[0], process_count=share[1], quiet=quiet)
+
+
+def _prepare_on_beam(config, args: argparse.Namespace) -> dict | None:
+    from star_jax.data.prepare.on_beam import prepare_on_beam
+
+    flags = ["--default_sdk_harness_log_level=ERROR", *args.rest]
+    if args.jobs > 1:
+        flags += [f"--direct_num_workers={args.jobs}", "--direct_running_mode=multi_processing"]
+    make = functools.partial(_make_encoder, config, args.latents)
+    return prepare_on_beam(config, make, flags, quiet=args.quiet)
+
+
+def _make_encoder(config, checkpoint: str | None):
+    if checkpoint is None:
+        from star_jax.data.prepare.write import clip_encoder
+
+        return clip_encoder(config)
+    from star_jax.data.prepare.latents import latent_encoder
+
+    return latent_encoder(config, checkpoint)
 
 
 def _report(output: str, manifest: dict | None) -> None:

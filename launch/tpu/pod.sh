@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU slice (v5e, v5p, v6e) by queued resources, in a container on every host.
+# Train on one or several Cloud TPU slices (v5e, v5p, v6e) by queued resources, in a container on every host.
 #
 #   launch/tpu/pod.sh run --config configs/star_i2vgenxl.py --workdir gs://BUCKET/run ...   all of what follows
-#   launch/tpu/pod.sh create                  asks for the slice, and waits until it is there
+#   launch/tpu/pod.sh create                  asks for the slices, and waits until they are there
 #   launch/tpu/pod.sh setup                   pulls the image, and the checkpoint, on every host
 #   launch/tpu/pod.sh train --config ...      starts, or resumes, training on every host
 #   launch/tpu/pod.sh wait                    until it ends; prints each host's exit code
-#   launch/tpu/pod.sh logs [HOST]             of host 0 by default
+#   launch/tpu/pod.sh logs [HOST]             of host 0 by default; of several slices, of the one that is SLICE
 #   launch/tpu/pod.sh ssh HOST|all COMMAND
 #   launch/tpu/pod.sh stop                    SIGTERM: training saves and ends
-#   launch/tpu/pod.sh delete                  gives the slice back
+#   launch/tpu/pod.sh delete                  gives the slices back
 #
 # Arguments behind `train` and `run` go to `star-jax train`. `run` asks for a new slice when a spot one was taken
 # away, and resumes. It can be interrupted and started again at any time, and uses what exists already. Interrupt it before
@@ -19,6 +19,8 @@ set -euo pipefail
 NAME=${NAME:-star}
 ZONE=${ZONE:?set ZONE, such as europe-west4-b}
 ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5p-32}          # v5litepod-16, v6e-16, v5p-32 (of v5p, cores are counted)
+NUM_SLICES=${NUM_SLICES:-1}                           # of that type; each holds a replica of the weights
+SLICE=${SLICE:-0}                                     # the slice whose host `logs` and `ssh` mean
 IMAGE=${IMAGE:?set IMAGE to an image made with launch/docker/Dockerfile.tpu, in a registry that the slice reaches}
 CHECKPOINT=${CHECKPOINT:-}                            # gs:// folder, copied to /data/checkpoint on every host
 PROVISIONING=${PROVISIONING---spot}                   # or "" (on demand), --reserved
@@ -39,16 +41,23 @@ state() {
 }
 
 on() { # HOST|all COMMAND
-  gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" --command="$2"
+  local slice=$SLICE
+  if [[ $NUM_SLICES -gt 1 ]]; then
+    [[ $1 != all ]] || slice=all
+    gcloud compute tpus queued-resources ssh "$NAME" --zone="$ZONE" --node="$slice" --worker="$1" --command="$2"
+  else
+    gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" --command="$2"
+  fi
 }
 
 create() {
-  local now
+  local now nodes=(--node-id="$NAME")
+  [[ $NUM_SLICES -eq 1 ]] || nodes=(--node-count="$NUM_SLICES" --node-prefix="$NAME")
   while now=$(state) && [[ $now != ACTIVE ]]; do
     case $now in
       NONE)
         # shellcheck disable=SC2086  # no provisioning flag is no argument
-        gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
+        gcloud compute tpus queued-resources create "$NAME" "${nodes[@]}" --zone="$ZONE" \
           --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" $PROVISIONING
         ;;
       FAILED | SUSPENDED) delete ;;
@@ -65,7 +74,8 @@ setup() {
 }
 
 train() {
-  # The host's network and devices: JAX asks the metadata server which host this is. Quoted twice: for ssh's shell.
+  # The host's network and devices: JAX asks the metadata server which host, of which slice, this is. Quoted twice: for
+  # ssh's shell.
   on all "sudo docker rm --force star > /dev/null 2>&1; sudo docker run --detach --name=star --init --net=host --privileged \
 --ulimit=memlock=-1 --ipc=host --volume=/var/star:/data $IMAGE star-jax train --quiet $(printf '%q ' "$@")"
 }

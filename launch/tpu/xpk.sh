@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on a TPU slice of a GKE cluster with xpk (https://github.com/AI-Hypercomputer/xpk; pip install xpk).
+# Train on one or several TPU slices of a GKE cluster with xpk (https://github.com/AI-Hypercomputer/xpk; pip install xpk).
 #
 #   xpk cluster create --cluster star --tpu-type=v5p-32 --num-slices=1 --zone=ZONE --project=PROJECT    once
 #   CLUSTER=star ZONE=... PROJECT=... IMAGE=... launch/tpu/xpk.sh --config configs/star_i2vgenxl.py --workdir gs://...
@@ -16,9 +16,9 @@ PROJECT=${PROJECT:?set PROJECT}
 IMAGE=${IMAGE:?set IMAGE to an image made with launch/docker/Dockerfile.tpu}
 WORKLOAD=${WORKLOAD:-star-train}
 TPU_TYPE=${TPU_TYPE:-v5p-32}
+NUM_SLICES=${NUM_SLICES:-1}                           # each holds a replica of the weights
 MAX_RESTARTS=${MAX_RESTARTS:-50}
 
-# One slice: the mesh knows no slower network between slices.
 xpk workload create --workload "$WORKLOAD" --cluster "$CLUSTER" --zone="$ZONE" --project="$PROJECT" \
-  --tpu-type="$TPU_TYPE" --num-slices=1 --docker-image="$IMAGE" --max-restarts="$MAX_RESTARTS" \
+  --tpu-type="$TPU_TYPE" --num-slices="$NUM_SLICES" --docker-image="$IMAGE" --max-restarts="$MAX_RESTARTS" \
   --command "star-jax train --quiet $(printf '%q ' "$@")"

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from star_jax.ops.platform import COUNTED, targeting
 
@@ -79,14 +80,20 @@ def traced_flops(traced: Any) -> float:
     Args:
       traced: a jaxpr, or `jax.jit(...).trace(...)`'s.
     """
-    return count_traced(traced).total
+    jaxpr = _jaxpr(traced)
+    # What remat kept leaves its recomputation behind, unused; the compiler removes it, too.
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return count_traced(used).total
 
 
 def count_traced(traced: Any) -> FlopCount:
-    """`traced_flops` by kind of operation."""
+    """Operations of a program as traced, by kind."""
+    return sum(map(_of_equation, _jaxpr(traced).eqns), FlopCount())
+
+
+def _jaxpr(traced: Any) -> Any:
     jaxpr = getattr(traced, "jaxpr", traced)
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(map(_of_equation, jaxpr.eqns), FlopCount())
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def compiled_flops(compiled: jax.stages.Compiled) -> float | None:

@@ -8,7 +8,9 @@ import jax
 from star_jax.errors import InputError
 from star_jax.ops.platform import COUNTED, target_platform
 
-REMAT_POLICIES = ("none", "dots", "full")
+REMAT_POLICIES = ("none", "dots", "attention", "full")
+# Name under which flash kernels of attention mark what their backward pass takes: output and log-sum-exp.
+ATTENTION_RESIDUALS = "attention_residuals"
 
 
 def rematerialise(fn: Callable[..., Any], policy: str) -> Callable[..., Any]:
@@ -17,7 +19,8 @@ def rematerialise(fn: Callable[..., Any], policy: str) -> Callable[..., Any]:
     Args:
       fn: the block; arrays that it closes over (its weights) are kept, not copied.
       policy: `none` keeps every intermediate; `full` keeps the block's inputs and runs it again; `dots` also keeps
-        the results of its linear layers, which cost the most to run again for their size.
+        the results of its linear layers; `attention` also keeps the outputs of flash attention (`splash`; other
+        kernels run again), which at many tokens costs the most to run again for its size.
 
     Raises:
       InputError: no policy of that name.
@@ -26,5 +29,8 @@ def rematerialise(fn: Callable[..., Any], policy: str) -> Callable[..., Any]:
         raise InputError(f"remat policy {policy!r}; choose one of {', '.join(REMAT_POLICIES)}")
     if policy == "none" or target_platform() == COUNTED:
         return fn
-    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-    return jax.checkpoint(fn, policy=saved)
+    saved = {
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_RESIDUALS),
+    }
+    return jax.checkpoint(fn, policy=saved.get(policy))

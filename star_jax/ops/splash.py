@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from star_jax.errors import InputError
+from star_jax.ops.remat import ATTENTION_RESIDUALS
 
 _LANES = 128  # the kernel's blocks are multiples of this many tokens
 _BLOCK = 512
@@ -52,7 +53,13 @@ def splash_attention(
         block_q_dq=q_block,
         block_kv_dq=k_block,
     )
-    attend = kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
+    attend = kernel.make_splash_mha(
+        mask,
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+        residual_checkpoint_name=ATTENTION_RESIDUALS,
+    )
     segments = kernel.SegmentIds(
         q=(jnp.arange(q.shape[2]) >= q_length).astype(jnp.int32),
         kv=(jnp.arange(k.shape[2]) >= k_length).astype(jnp.int32),

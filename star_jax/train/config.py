@@ -40,7 +40,8 @@ class TrainConfig:
     seed: int = 0
     # Decay of the moving average of the weights; 0 keeps no average.
     ema_decay: float = 0.0
-    # What the backward pass computes again: `none`, `dots` (everything but matrix products) or `full`.
+    # What the backward pass computes again: `none`, `dots` (all but matrix products), `attention` (all but flash
+    # attention on TPUs) or `full`.
     remat: str = "full"
     # Number of steps whose metrics are averaged into one line of the log.
     log_every_steps: int = 10

@@ -54,7 +54,7 @@ def open_source(
     strict: bool = False,
     deinterlace: str = "auto",
     on_scan: OnScan | None = None,
-) -> "VideoReader | ImageSequenceReader":
+) -> "VideoReader | ImageSequenceReader | AnimationReader":
     """Opens a video file, a folder of images, or an image; the kind of `path` decides.
 
     Args:
@@ -231,10 +231,11 @@ class ImageSequenceWriter:
         self._shape = (height, width, 3)
         self._pictures = source.pictures if source is not None else ()
         self._animation: AnimationReader | None = None
-        if source is not None and source.has_alpha and source.is_images and not source.pictures:
+        is_animation = source is not None and (source.is_images or source.codec == "gif")
+        if source is not None and source.has_alpha and is_animation and not source.pictures:
             self._animation, self._first = AnimationReader(source.path, depth=None), source.first_frame
         self._is_deep = source is not None and source.bit_depth > 8
-        if source is not None and source.has_alpha and not source.is_images:
+        if source is not None and source.has_alpha and not is_animation:
             note(f"{source.path}: transparency is left out; only that of images and animations is kept")
         if width * height > MAX_PNG_PIXELS:
             raise InputError(f"{width}x{height} pixels are too many for a PNG here; lower the scale")

@@ -21,7 +21,7 @@ from star_jax.video.notes import note
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"}
 SUFFIXES |= heif.SUFFIXES if heif.IS_READ else set()
 # Formats whose further pictures are an animation; a phone's JPEG may hold others, such as depth.
-ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF"}
+ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF", "GIF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
 TIFF_LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 284, 297, 317, 320, 338, 339}

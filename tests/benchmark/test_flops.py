@@ -108,7 +108,7 @@ def test_training_step_counts_gradients_of_activations_and_of_the_trained_weight
 
 def test_full_size_training_step_with_what_remat_computes_twice():
     """The program that docs/benchmarks.md reports as compiled for TPUs, traced only: 32 x 720x1280, one clip."""
-    config = star_i2vgenxl.get_config()
+    config = star_i2vgenxl.get_config("paper")
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, checkpoint=None),

@@ -1,20 +1,26 @@
-"""Peak memory of converting sharded files, by the number of layers.
+"""Peak memory of converting large files, by the number of layers.
 
-  python tests/convert/memory_drill.py FOLDER 6 12 24
+  python tests/convert/memory_drill.py FOLDER t5 6 12 24
+  python tests/convert/memory_drill.py FOLDER star-cogvideox 2 4 8
 
-Writes encoders of T5 of half the published width into FOLDER, a shard per layer, whose numbers are zeros (so that
-the files take no room), and converts each in a process of its own.
+Writes encoders of T5 of half the published width into FOLDER, a shard per layer, or STAR's file of CogVideoX-5B at
+its full width with the first so many of 42 layers; their numbers are zeros, so that the files take no room. Each is
+converted in a process of its own.
 """
 
+import gzip
 import json
+import re
 import resource
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 
 WIDTH, HIDDEN, HEADS, BUCKETS, VOCABULARY = 2048, 5120, 32, 32, 32128
+STAR_WIDTH = 3072
 
 
 def layer_shapes(layer: int) -> dict[str, tuple[int, ...]]:
@@ -57,6 +63,35 @@ def write_encoder(folder: Path, layers: int) -> int:
     return total
 
 
+class Sparse(FileIO):
+    """A file in which long pieces, which are zeros, become holes."""
+
+    def write(self, data) -> int:
+        """Writes, or moves on."""
+        if len(data) < 1 << 16:
+            return super().write(data)
+        self.seek(len(data), 1)
+        return len(data)
+
+
+def write_star(path: Path, layers: int) -> int:
+    """STAR's file, float32, with its low-rank updates apart; returns the bytes of all weights."""
+    from star_jax.convert.torch_file import write_torch
+
+    tables = Path(__file__).parents[1] / "golden" / "cogvideox_shapes.json.gz"
+    shapes = json.loads(gzip.decompress(tables.read_bytes()))["5b"]
+    layer = re.compile(r"(?:layers|adaLN_modulations|layernorm_list)\.(\d+)\.")
+    chosen = {
+        key: tuple(shape)
+        for key, shape in shapes.items()
+        if (found := layer.search(key)) is None or int(found[1]) < layers
+    }
+    with Sparse(path, "w") as file:
+        specs = {key: (shape, np.dtype(np.float32)) for key, shape in chosen.items()}
+        write_torch(file, specs, (np.zeros(shape, np.float32) for shape in chosen.values()))
+    return sum(4 * int(np.prod(shape)) for shape in chosen.values())
+
+
 def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -69,13 +104,14 @@ def convert(source: Path, destination: Path) -> None:
     print(json.dumps({"before": before, "peak": peak_bytes()}))
 
 
-def main(folder: Path, layers: list[int]) -> None:
+def main(folder: Path, kind: str, layers: list[int]) -> None:
     for count in layers:
-        source = folder / f"t5-{count}"
-        total = write_encoder(source, count)
+        source = folder / (f"t5-{count}" if kind == "t5" else f"star-{count}.pt")
+        total = write_encoder(source, count) if kind == "t5" else write_star(source, count)
         command = [sys.executable, __file__, "--convert", str(source), str(folder / "made")]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        mib = {"files": total, "largest leaf": 2 * count * WIDTH * HIDDEN, **found}
+        largest = WIDTH * HIDDEN if kind == "t5" else 4 * STAR_WIDTH**2
+        mib = {"files": total, "largest leaf": 2 * count * largest, **found}
         print(count, "layers:", ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in mib.items()))
 
 
@@ -83,4 +119,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--convert":
         convert(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        main(Path(sys.argv[1]), [int(count) for count in sys.argv[2:]])
+        main(Path(sys.argv[1]), sys.argv[2], [int(count) for count in sys.argv[3:]])

@@ -1,6 +1,7 @@
 """Prepared datasets: filters, hash split, resuming, several processes, reading back."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -119,6 +120,22 @@ def test_processes_share_the_work_and_give_the_same_dataset(dataset, videos, tmp
     assert prepare(config, encoder, process_index=1, process_count=2) is None
     manifest = prepare(config, encoder, process_index=0, process_count=2)
     assert shard_hashes(manifest) == shard_hashes(dataset[1])
+
+
+def test_a_pipeline_of_beam_gives_the_same_dataset(dataset, videos, tmp_path):
+    pytest.importorskip("apache_beam")
+    from star_jax.data.prepare.on_beam import prepare_on_beam
+
+    config = settings(videos, tmp_path)
+    assert prepare_on_beam(config, functools.partial(clip_encoder, config), []) == dataset[1]
+    for path in dataset[0].rglob("*array_record*"):
+        assert (tmp_path / path.relative_to(dataset[0])).read_bytes() == path.read_bytes()
+
+
+def test_equal_examples_are_equal_bytes(dataset):
+    """Features are in the order of their names; protobuf would write them in another one in every process."""
+    data = next((dataset[0] / "star_clips" / "1.0.0").glob("*train.array_record*")).read_bytes()
+    assert data.index(b"\x02gt") < data.index(b"\x03key") < data.index(b"\x02lq") < data.index(b"\x04text")
 
 
 def test_resume_keeps_finished_shards(dataset, videos, tmp_path):

@@ -241,11 +241,27 @@ def test_tpu_script_explains_itself(machines):
     )
 
 
-def test_xpk_workload(machines):
-    environ = {**POD, "CLUSTER": "c", "PROJECT": "p"}
+def test_tpu_run_on_two_slices(machines):
+    machines.answer("describe", "#1", "ACTIVE")
+    machines.answer("docker inspect", "#1")
+    machines.answer("docker wait", "0|0")
+    result = machines.run("tpu/pod.sh", "run", *ARGUMENTS, **POD, NUM_SLICES="2")
+    assert result.returncode == 0, result.stderr
+    [created] = machines.calls("queued-resources", "create")
+    assert {"--node-count=2", "--node-prefix=star"} <= set(created) and "--node-id=star" not in created
+    [started] = machines.calls("docker run")
+    assert {"queued-resources", "--node=all", "--worker=all"} <= set(started)
+    check_command(shlex.split(started[-1].removeprefix("--command=")))
+    assert machines.run("tpu/pod.sh", "logs", "3", **POD, NUM_SLICES="2", SLICE="1").returncode == 0
+    assert len(machines.calls("--node=1", "--worker=3", "docker logs")) == 1
+
+
+@pytest.mark.parametrize("slices", ["1", "2"])
+def test_xpk_workload(machines, slices):
+    environ = {**POD, "CLUSTER": "c", "PROJECT": "p", "NUM_SLICES": slices}
     assert machines.run("tpu/xpk.sh", *ARGUMENTS, **environ).returncode == 0
     [call] = machines.calls("xpk workload create")
-    assert {"--num-slices=1", f"--docker-image={POD['IMAGE']}", "--max-restarts=50"} <= set(call)
+    assert {f"--num-slices={slices}", f"--docker-image={POD['IMAGE']}", "--max-restarts=50"} <= set(call)
     check_command(shlex.split(call[call.index("--command") + 1]))
 
 

@@ -156,6 +156,40 @@ def test_without_the_tpu_compiler_the_error_says_what_to_install(monkeypatch):
         topology.tpu_devices("v5e:2x2")
 
 
+def test_without_the_cuda_compiler_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r'pip install "jax\[cuda13\]=='):
+        topology.topology_devices("h100:8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "h100:2x2"], "expected the number of GPUs, such as h100:1 or h100:8"),
+        (["--topology", "h200"], "topology 'h200:'; expected the number of GPUs, such as h200:1"),
+        (["--topology", "h100:8", "--num-slices", "2"], "only TPUs have slices, leave it out for h100:8"),
+        (["--topology", "b200:8"], "with kind v5e, v5p, v6e, h100, h200, for example"),
+    ],
+)
+def test_gpus_that_are_not_there(arguments, message, capsys):
+    assert main(["compile-check", "--inference", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_kernels_of_a_gpu_program():
+    text = """\
+ENTRY %main.7 (x: bf16[8,128]) -> bf16[8,128] {
+  %x = bf16[8,128]{1,0} parameter(0)
+  %custom-call.3 = (bf16[8]{0}, u8[0]{0}) custom-call(%x), custom_call_target="__cudnn$fmhaSoftmax"
+  %custom-call.4 = (bf16[8]{0}, u8[0]{0}) custom-call(%x), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+  %cublas.1 = (bf16[8]{0}, s8[0]{0}) custom-call(%x), custom_call_target="__cublas$gemm"
+  ROOT %frames.2 = f32[8]{0} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton"
+}
+"""
+    names = ("cudnn$fmhaSoftmax", "cudnn$fmhaSoftmaxBackward", "gpu$xla.gpu.triton")
+    assert read_program(text).kernels == dict.fromkeys(names, 1)
+
+
 class TracedStub:
     """Stands for a traced program that the compiler refuses with a message."""
 

@@ -1,6 +1,7 @@
 """star-jax degrade, prepare and benchmark data, as a user runs them."""
 
 import json
+import sys
 from fractions import Fraction
 
 import av
@@ -136,6 +137,23 @@ def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     assert main([*command, "--seed", "3"]) == 2
     assert "begun with another seed" in capsys.readouterr().err
     assert main([*command, "--process", "2/2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runner=FlinkRunner"], "unknown argument '--runner=FlinkRunner'"),
+        (["--beam", "--process", "1/2"], "--process is 1/2, but with --beam the runner shares the work"),
+        (["--beam"], r"--beam needs Apache Beam"),
+    ],
+)
+def test_prepare_says_what_beam_needs(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "star_jax.data.prepare.on_beam", raising=False)
+    assert main(["prepare", "synthetic:2", "-o", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_benchmark_data_reports_every_stage(tmp_path, capsys):

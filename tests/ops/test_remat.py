@@ -7,7 +7,9 @@ from two_levels import TWO_LEVELS
 
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
+from star_jax.ops.flops import traced_flops
 from star_jax.ops.remat import rematerialise
+from star_jax.ops.splash import splash_attention
 
 SHAPE = (1, 2, 4, 4, 4)  # [B, F, h, w, C]
 
@@ -62,6 +64,22 @@ def test_gradients_are_the_same():
     np.testing.assert_allclose(other_gradient, gradient, rtol=1e-3, atol=1e-5 * scale)
 
 
+def test_flash_attention_is_kept_by_name():
+    x = jax.ShapeDtypeStruct((2, 256, 3, 64), jnp.bfloat16)
+
+    def output(policy):
+        return rematerialise(lambda x: splash_attention(x, x, jnp.sin(x)), policy)
+
+    def products(policy):
+        step = jax.make_jaxpr(jax.value_and_grad(lambda x: output(policy)(x).sum()))(x)
+        return traced_flops(step) / (2 * 2 * 3 * 256 * 256 * 64)
+
+    assert products("full") == pytest.approx(2 + 2 + 4 + 3, rel=1e-3)  # forward twice, two kernels backward
+    assert products("attention") == pytest.approx(2 + 4 + 3, rel=1e-3)
+    kept = kept_bytes(output("attention"), x) - kept_bytes(output("full"), x)
+    assert kept == 2 * 256 * 3 * (64 * 2 + 4)  # outputs and log-sum-exps
+
+
 def test_unknown_policy():
-    with pytest.raises(InputError, match="remat policy 'some'; choose one of none, dots, full"):
+    with pytest.raises(InputError, match="remat policy 'some'; choose one of none, dots, attention, full"):
         rematerialise(jnp.sin, "some")

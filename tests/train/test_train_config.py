@@ -70,7 +70,10 @@ def test_overrides_have_the_type_of_their_key():
         (changed(train={"num_steps": True}), r"train\.num_steps is True; expected int"),
         (changed(train={"num_steps": 0}), r"train\.num_steps is 0; it must be at least 1"),
         (changed(train={"grad_accumulation": 3}), r"must divide train\.batch_size=2"),
-        (changed(train={"remat": "some"}), r"train\.remat is 'some'; choose one of none, dots, full"),
+        (
+            changed(train={"remat": "some"}),
+            r"train\.remat is 'some'; choose one of none, dots, attention, full",
+        ),
         (changed(train={"ema_decay": 1.0}), r"train\.ema_decay is 1\.0"),
         (changed(optimizer={"schedule": "step"}), r"optimizer\.schedule is 'step'"),
         (changed(optimizer={"clip_norm": 0.0}), r"optimizer\.clip_norm is 0\.0; choose a positive number"),
@@ -212,6 +215,7 @@ def test_keys_that_a_resumed_run_may_change_exist():
         "tiny_star.py",
         "tiny_star.py:longer",
         "star_i2vgenxl.py",
+        "star_i2vgenxl.py:paper",
         "star_i2vgenxl.py:i2vgenxl",
         "star_i2vgenxl.py:released",
         "ablations.py:df_off",
@@ -243,11 +247,14 @@ def test_what_a_run_recorded_is_the_same_configuration():
 
 
 def test_the_paper_s_configuration():
-    config = run_config_file("star_i2vgenxl.py")
+    config = run_config_file("star_i2vgenxl.py:paper")
     assert (config.train.num_steps, config.train.batch_size) == (15_000, 8)
     assert (config.data.num_frames, config.data.height, config.data.width) == (32, 720, 1280)
     assert config.data.caption_dropout == 0.5 and config.optimizer == OptimizerConfig()
     assert config.diffusion == LossConfig()
+    # By default, a share of the frames is decoded for the loss.
+    default = run_config_file("star_i2vgenxl.py")
+    assert default == dataclasses.replace(config, diffusion=LossConfig(frames=6))
 
 
 def test_the_released_script_s_configuration():
@@ -261,7 +268,7 @@ def test_the_released_script_s_configuration():
 def test_every_ablation_is_another_configuration():
     from star_jax.configs import ablations, star_i2vgenxl
 
-    paper = star_i2vgenxl.get_config()
+    paper = star_i2vgenxl.get_config("paper")
     # The rows that the tables share with the full model.
     full = {"liem_both", "liem_before_attention", "df_direct", "weight_linear", "alpha_2", "beta_1"}
     experiments = {row: run_config_file(f"ablations.py:{row}") for row in ablations.ROWS}
@@ -270,5 +277,5 @@ def test_every_ablation_is_another_configuration():
     assert len(set(others)) == len(others) == 23 - len(full)
     with pytest.raises(InputError, match=r"no ablation 'df'; write .* liem_none"):
         run_config_file("ablations.py:df")
-    with pytest.raises(InputError, match="no variant 'sd'; choose one of venhancer, i2vgenxl"):
+    with pytest.raises(InputError, match="no variant 'sd'; choose one of venhancer, paper, i2vgenxl"):
         run_config_file("star_i2vgenxl.py:sd")

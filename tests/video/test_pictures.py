@@ -195,6 +195,19 @@ def test_transparency_of_animations_is_kept_in_images_and_named_for_videos(tmp_p
                 np.testing.assert_array_equal(
                     np.asarray(written.getchannel("A")), np.asarray(image.getchannel("A"))
                 )
+    holes = [image.copy() for image in images]
+    for number, image in enumerate(holes):
+        image.putalpha(
+            Image.fromarray(
+                np.where(np.arange(64) < 20 + number, 0, 255)[None].repeat(48, 0).astype(np.uint8)
+            )
+        )
+    holes[0].save(tmp_path / "in.gif", save_all=True, append_images=holes[1:], duration=40, disposal=2)
+    pass_through(tmp_path / "in.gif", tmp_path / "gif.out" / "%02d.png")
+    for number in range(3):
+        with Image.open(tmp_path / "gif.out" / f"{number:02d}.png") as written:
+            assert (np.asarray(written.getchannel("A")) == np.asarray(holes[number].getchannel("A"))).all()
+    assert capsys.readouterr().err == ""
     pass_through(tmp_path / "in.webp", tmp_path / "out.mp4")
     assert "in.webp: transparency is left out; write folder/%05d.png to keep it" in capsys.readouterr().err
 

@@ -18,6 +18,8 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 # TPUs send what goes to other slices through their hosts.
 _TO_OTHER_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+# Pallas' kernels on a TPU, which have names of their own; cuDNN's attention and Pallas' kernels on a GPU.
+_KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cudnn\$fmha\w+|__gpu\$xla\.gpu\.triton)"')
 _LIMIT = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
 
 
@@ -41,7 +43,7 @@ class ProgramText:
 
     Attributes:
       collectives: collectives by kind, those between the devices of a slice.
-      kernels: executions of hand-written TPU kernels, by name.
+      kernels: executions of hand-written kernels, by name.
       between_slices: what goes over the network between slices, by kind of collective.
     """
 
@@ -67,7 +69,8 @@ def read_program(text: str) -> ProgramText:
             # The result is (what is sent, a number, a token).
             sent = _result_bytes(result.partition(", u32[]")[0], operation)
             between.add(transfer[1].lower().replace("_", "-"), times[computation], sent)
-        elif operation == "custom-call" and 'custom_call_target="tpu_custom_call"' in line:
+        elif operation == "custom-call" and (target := _KERNEL.search(line)):
+            name = name if target[1] == "tpu_custom_call" else target[1].strip("_")
             kernels[re.sub(r"(\.\d+|\.clone)+$", "", name)] += times[computation]
     return ProgramText(within.traffic(), dict(sorted(kernels.items())), between.traffic())
 

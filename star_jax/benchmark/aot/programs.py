@@ -29,6 +29,10 @@ from star_jax.train.step import abstract_arguments, jit_train_step, make_train_s
 from star_jax.train.turns import turns_of
 
 
+def _platform(mesh: Mesh) -> str:
+    return mesh.devices.flat[0].platform
+
+
 def trace_sampler_step(
     config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
 ) -> jax.stages.Traced:
@@ -39,10 +43,10 @@ def trace_sampler_step(
 
     Args:
       config: sizes.
-      mesh: devices of a TPU topology.
+      mesh: devices of a topology.
       num_frames, height, width: size of the upscaled clip in pixels, padded to what the network takes.
     """
-    with targeting("tpu"):
+    with targeting(_platform(mesh)):
         model = build_model(config, dtype="auto")
     rule = model.size_rule
     num_latents = rule.num_latents(num_frames)
@@ -72,7 +76,7 @@ def trace_sampler_step(
     conditioning = Conditioning(text, latents, text if guided else None, scale, array(()))
     rows = jax.tree.map(lambda column: array(column.shape, column.dtype), table.slice(0, 1))
     key = array((), _key_dtype())
-    with jax.set_mesh(mesh), targeting("tpu"):
+    with jax.set_mesh(mesh), targeting(_platform(mesh)):
         return run_rows.trace(
             model,
             params,
@@ -92,14 +96,14 @@ def trace_encoder(
 
     Args:
       config: sizes.
-      mesh: one device of a TPU topology.
+      mesh: one device of a topology.
       num_frames, height, width: size of the upscaled clip in pixels.
     """
     model, settings, canvas, array = _whole_frames(config, mesh, height, width)
     chunk = max(model.encode_chunks(num_frames))
     frames = array((chunk, *_input_size(canvas.target, settings.scale), 3), jnp.uint8)
     key = array((), _key_dtype())
-    with jax.set_mesh(mesh), targeting("tpu"):
+    with jax.set_mesh(mesh), targeting(_platform(mesh)):
         return encode_chunk.trace(
             model, canvas, _autoencoder(model, mesh), frames, None, key, array((), jnp.int32)
         )
@@ -127,7 +131,7 @@ def trace_decoder(
         carry = jax.tree.map(lambda leaf: array(leaf.shape, leaf.dtype), carry)
     frames_lr = array((chunk.kept, *_input_size(canvas.target, settings.scale), 3), jnp.uint8)
     finish = Finish(settings.color_fix, settings.strength)
-    with jax.set_mesh(mesh), targeting("tpu"):
+    with jax.set_mesh(mesh), targeting(_platform(mesh)):
         return decode_chunk.trace(
             model, canvas, finish, params, latents(chunk), carry, array((), jnp.int32), frames_lr
         )
@@ -137,7 +141,7 @@ def _whole_frames(
     config: ArchitectureConfig, mesh: Mesh, height: int, width: int
 ) -> tuple[VideoModel, UpscaleSettings, Canvas, Callable[..., jax.ShapeDtypeStruct]]:
     """The model, default settings, frames as one tile, and what makes arrays that are whole on every device."""
-    with targeting("tpu"):
+    with targeting(_platform(mesh)):
         model = build_model(config, dtype="auto")
     settings, rule = UpscaleSettings(), model.size_rule
     padding = settings.padding_of(rule, height, width)
@@ -169,7 +173,7 @@ def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stage
     Args:
       objective: the objective, as for `star_jax.train.loop.train`.
       config: an `ExperimentConfig`; its mesh is replaced by `mesh`.
-      mesh: devices of a TPU topology.
+      mesh: devices of a topology.
 
     Raises:
       InputError: the mesh does not divide the batch.
@@ -177,7 +181,7 @@ def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stage
     train = config.train
     optimizer = make_optimizer(config.optimizer, train.num_steps, turns_of(objective))
     state = abstract_state(objective.abstract_params()[0], optimizer, ema_decay=train.ema_decay)
-    with jax.set_mesh(mesh), targeting("tpu"):
+    with jax.set_mesh(mesh), targeting(_platform(mesh)):
         arguments = abstract_arguments(objective, state, train.batch_size, mesh)
         step = jit_train_step(make_train_step(objective, optimizer, train), mesh, state)
         return step.trace(*arguments)

@@ -1,15 +1,16 @@
-"""TPU topologies as devices to compile for, on a machine without a TPU."""
+"""TPU topologies, and GPUs, as devices to compile for on a machine without them."""
 
 import importlib.util
 import os
 from typing import Any
 
+from star_jax.benchmark.aot.gpu import GPUS, gpu_devices
 from star_jax.errors import InputError, RunError
 
 GIB = 2**30
 # Memory of one JAX device that programs can use, as the compiler enforces it, by the topology's first part.
 HBM_GIB = {"v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
-_EXAMPLES = "v5e:4x4, v5p:4x4x4 or v6e:8x8"
+_EXAMPLES = "v5e:4x4, v5p:4x4x4, v6e:8x8, or h100:8 and h200:1"
 # What the TPU compiler's library asks of its surroundings when there is no TPU: no metadata server, no lock file.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -32,6 +33,26 @@ def prepare_environment(*, quick: bool = True) -> None:
         os.environ.setdefault(name, value)
 
 
+def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
+    """The devices of a TPU topology (see `tpu_devices`), or GPUs of one host such as `h100:8`.
+
+    Raises:
+      InputError: no such topology.
+      RunError: the compiler is not installed.
+    """
+    kind, _, shape = name.partition(":")
+    if kind not in GPUS:
+        return tpu_devices(name, num_slices)
+    if num_slices != 1:
+        raise InputError(f"--num-slices is {num_slices}; only TPUs have slices, leave it out for {name}")
+    return gpu_devices(kind, shape)
+
+
+def platform_of(name: str) -> str:
+    """`tpu` or `gpu`."""
+    return "gpu" if name.partition(":")[0] in GPUS else "tpu"
+
+
 def tpu_devices(name: str, num_slices: int = 1) -> list[Any]:
     """The devices of a topology such as `v5e:4x4`, or `v6e:1x1` for one chip, to build a mesh of.
 
@@ -45,9 +66,8 @@ def tpu_devices(name: str, num_slices: int = 1) -> list[Any]:
     """
     kind, _, shape = name.partition(":")
     if kind not in HBM_GIB:
-        raise InputError(
-            f"topology {name!r}; expected KIND:SHAPE with kind {', '.join(HBM_GIB)}, for example {_EXAMPLES}"
-        )
+        kinds = ", ".join((*HBM_GIB, *GPUS))
+        raise InputError(f"topology {name!r}; expected KIND:SHAPE with kind {kinds}, for example {_EXAMPLES}")
     if num_slices < 1:
         raise InputError(f"--num-slices is {num_slices}; choose at least 1")
     import jax
@@ -68,4 +88,5 @@ def tpu_devices(name: str, num_slices: int = 1) -> list[Any]:
 
 def hbm_bytes(name: str) -> int:
     """Memory of one device of a topology."""
-    return int(HBM_GIB[name.partition(":")[0]] * GIB)
+    kind = name.partition(":")[0]
+    return GPUS[kind].memory_bytes if kind in GPUS else int(HBM_GIB[kind] * GIB)

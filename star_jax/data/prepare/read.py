@@ -67,6 +67,13 @@ class ExampleShape:
         return tfds.features.FeaturesDict(features)
 
 
+class _Serializer(tfds.core.example_serializer.ExampleSerializer):
+    """Writes equal examples as equal bytes in every process, so that a shard's hash says what is in it."""
+
+    def serialize_example(self, example: Example) -> bytes:
+        return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+
 class StarClips(tfds.core.ShardBasedBuilder):
     """Pairs of ground truth and degraded clips with captions.
 
@@ -112,9 +119,7 @@ class StarClips(tfds.core.ShardBasedBuilder):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = tfds.core.writer.ShardWriter(
             features=self.info.features,
-            serializer=tfds.core.example_serializer.ExampleSerializer(
-                self.info.features.get_serialized_info()
-            ),
+            serializer=_Serializer(self.info.features.get_serialized_info()),
             example_writer=self._example_writer(),
         )
         with appearing(path) as partial:

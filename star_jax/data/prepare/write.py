@@ -2,12 +2,11 @@
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import fsspec
 from etils import epath
@@ -101,6 +100,11 @@ class Plan:
         """Clips to be prepared: without duplicates."""
         return sum(len(clips) for shards in self.shards.values() for clips in shards)
 
+    @property
+    def num_shards(self) -> dict[str, int]:
+        """Number of shards of each split."""
+        return {split: len(self.shards[split]) for split in SPLITS}
+
     def all_shards(self) -> list[tuple[str, int]]:
         return [(split, index) for split in SPLITS for index in range(len(self.shards[split]))]
 
@@ -111,7 +115,8 @@ def plan(config: PrepareConfig) -> Plan:
     Raises:
       InputError: no usable source, or K > 1 for a paired one.
     """
-    records = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    source = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    records = cast(Sequence[ClipRecord], source)
     if config.num_degradations > 1 and any(record.low_video for record in records):
         raise InputError(
             f"{config.data.source} has its own low-resolution videos, one per clip; give num_degradations 1"
@@ -146,7 +151,7 @@ def _find_duplicates(records: Sequence[ClipRecord]) -> dict[str, str]:
     for group in by_size.values():
         seen: dict[str, str] = {}
         for record in group if len(group) > 1 else ():
-            digest = hashlib.sha256(storage.read_bytes(record.video)).hexdigest()
+            digest = hashlib.sha256(storage.read_bytes(str(record.video))).hexdigest()
             if digest in seen:
                 duplicates[record.key] = seen[digest]
             seen.setdefault(digest, record.key)
@@ -179,35 +184,89 @@ def prepare(
       InputError: no usable source, or the output holds a dataset of other settings.
       RunError: more clips are bad than `data.max_bad_share` allows, or none is left.
     """
-    work = plan(config)
-    output = epath.Path(config.output)
-    settings = _settings(config, encoder, work)
-    _claim(output, settings)
+    work = begin(config, encoder, process_index=process_index, process_count=process_count)
     mine = work.all_shards()[process_index::process_count]
-    if not (output / MANIFEST).exists():
-        _drop_bad_shards(output, work, mine, config.data.max_bad_share)
     num_clips = sum(len(work.shards[split][index]) for split, index in mine)
     with progress("Preparing", num_clips, "clips", quiet=quiet) as bar:
-        skipped: dict[tuple[str, int], list[dict[str, str]]] = collections.defaultdict(list)
-        examples = functools.partial(_examples, config, encoder, bar)
-        shards = {
-            split: [examples(clips, skipped[split, index]) for index, clips in enumerate(shards)]
-            for split, shards in work.shards.items()
-        }
-        builder = StarClips(config.output, encoder.shape, shards)
         for split, index in mine:
-            part = _part(output, split, index)
-            if part.exists():
-                bar.advance(len(work.shards[split][index]))
+            clips = work.shards[split][index]
+            if is_written(config, split, index):
+                bar.advance(len(clips))
                 continue
-            count, digest, size = builder.write_shard(split, index)
-            entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
-            entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped[split, index]}
-            part.parent.mkdir(parents=True, exist_ok=True)
-            write_json(part, entry)
+            entry = write_shard(config, encoder, work.num_shards, split, index, clips, bar)
             if entry["skipped"]:
-                _judge(output, work, config.data.max_bad_share)
-    return _finish(output, builder, work, settings, config.data.max_bad_share)
+                judge(config, work.num_shards, work.num_clips)
+    return finish(config, encoder, work)
+
+
+def begin(config: PrepareConfig, encoder: Encoder, *, process_index: int = 0, process_count: int = 1) -> Plan:
+    """Plans a dataset, and makes its folder or checks that it was begun with the same settings.
+
+    Arguments and errors: see `prepare`.
+    """
+    work = plan(config)
+    output = epath.Path(config.output)
+    _claim(output, _settings(config, encoder, work))
+    if not (output / MANIFEST).exists():
+        mine = work.all_shards()[process_index::process_count]
+        _drop_bad_shards(output, work, mine, config.data.max_bad_share)
+    return work
+
+
+def is_written(config: PrepareConfig, split: str, index: int) -> bool:
+    """Whether a shard is there, as a whole."""
+    return _part(epath.Path(config.output), split, index).exists()
+
+
+def write_shard(
+    config: PrepareConfig,
+    encoder: Encoder,
+    num_shards: Mapping[str, int],
+    split: str,
+    index: int,
+    clips: list[tuple[int, ClipRecord]],
+    bar: Reporter,
+) -> dict[str, Any]:
+    """Writes a shard, then the note that it is there.
+
+    Args:
+      num_shards: number of shards of each split.
+      split, index: the shard.
+      clips: (position, record) of its clips.
+      bar: is told of every clip.
+
+    Returns:
+      the note: the shard's entry in the manifest, and the clips left out.
+    """
+    skipped: list[dict[str, str]] = []
+    builder = _builder(
+        config, encoder, num_shards, {(split, index): _examples(config, encoder, bar, clips, skipped)}
+    )
+    count, digest, size = builder.write_shard(split, index)
+    entry = {"split": split, "index": index, "clips": count, "sha256": digest, "bytes": size}
+    entry |= {"file": builder.shard_path(split, index).name, "skipped": skipped}
+    part = _part(epath.Path(config.output), split, index)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    write_json(part, entry)
+    return entry
+
+
+def _builder(
+    config: PrepareConfig,
+    encoder: Encoder,
+    num_shards: Mapping[str, int],
+    examples: Mapping[tuple[str, int], Callable[[], Iterator[tuple[str, Example]]]],
+) -> StarClips:
+    """A builder that can write the shards of which there are examples."""
+    shards = {
+        split: [examples.get((split, index), _no_examples) for index in range(count)]
+        for split, count in num_shards.items()
+    }
+    return StarClips(config.output, encoder.shape, shards)
+
+
+def _no_examples() -> Iterator[tuple[str, Example]]:
+    return iter(())
 
 
 def _examples(
@@ -285,18 +344,24 @@ def _parts(output: epath.Path, shards: Sequence[tuple[str, int]]) -> list[dict[s
 
 
 def _too_many_skipped(
-    parts: Sequence[dict[str, Any]], work: Plan, max_bad_share: float
+    parts: Sequence[dict[str, Any]], num_clips: int, max_bad_share: float
 ) -> list[dict[str, str]]:
     """The clips that could not be used, where they are more than the share of all that were to be prepared."""
     skipped = [entry for part in parts for entry in part["skipped"]]
-    return skipped if len(skipped) > max_bad_share * work.num_clips else []
+    return skipped if len(skipped) > max_bad_share * num_clips else []
 
 
-def _judge(output: epath.Path, work: Plan, max_bad_share: float) -> None:
-    """Ends the work as soon as too many clips were bad, whatever the other clips are."""
-    if skipped := _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
+def judge(config: PrepareConfig, num_shards: Mapping[str, int], num_clips: int) -> None:
+    """Ends the work as soon as too many clips were bad, whatever the other clips are.
+
+    Raises:
+      RunError: they are.
+    """
+    share = config.data.max_bad_share
+    shards = [(split, index) for split, count in num_shards.items() for index in range(count)]
+    if skipped := _too_many_skipped(_parts(epath.Path(config.output), shards), num_clips, share):
         raise RunError(
-            f"{len(skipped)} of {work.num_clips} clips could not be used, more than the share {max_bad_share:g} "
+            f"{len(skipped)} of {num_clips} clips could not be used, more than the share {share:g} "
             f"allows; the last: {skipped[-1]['key']}: {skipped[-1]['reason']}"
         )
 
@@ -305,29 +370,33 @@ def _drop_bad_shards(
     output: epath.Path, work: Plan, mine: Sequence[tuple[str, int]], max_bad_share: float
 ) -> None:
     """After a call that ended for its bad clips, this process's shards that lack some are to be written again."""
-    if _too_many_skipped(_parts(output, work.all_shards()), work, max_bad_share):
+    if _too_many_skipped(_parts(output, work.all_shards()), work.num_clips, max_bad_share):
         for part in _parts(output, mine):
             if part["skipped"]:
                 _part(output, part["split"], part["index"]).unlink()
 
 
-def _finish(
-    output: epath.Path, builder: StarClips, work: Plan, settings: dict[str, Any], max_bad_share: float
-) -> dict[str, Any] | None:
+def finish(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, Any] | None:
+    """Writes the index of a dataset whose shards are all there; returns the manifest, or None.
+
+    Raises:
+      RunError: no clip is left.
+    """
+    output, max_bad_share = epath.Path(config.output), config.data.max_bad_share
     parts = _parts(output, work.all_shards())
     if len(parts) < len(work.all_shards()):
         return None
-    if not (output / MANIFEST).exists() and _too_many_skipped(parts, work, max_bad_share):
+    if not (output / MANIFEST).exists() and _too_many_skipped(parts, work.num_clips, max_bad_share):
         return None  # another process is about to write its bad shards again
     counts = {split: sum(p["clips"] for p in parts if p["split"] == split) for split in SPLITS}
     if not sum(counts.values()):
         raise RunError(f"no clip of {work.num_found} is left; the reasons are in {output}/parts")
     lengths = {split: [p["clips"] for p in parts if p["split"] == split] for split in SPLITS}
     sizes = {split: sum(p["bytes"] for p in parts if p["split"] == split) for split in SPLITS}
-    builder.finish(lengths, sizes)
+    _builder(config, encoder, work.num_shards, {}).finish(lengths, sizes)
     skipped = [entry for part in parts for entry in part["skipped"]]
     skipped += [{"key": key, "reason": f"the same as {first}"} for key, first in work.duplicates.items()]
-    manifest = settings | {
+    manifest = _settings(config, encoder, work) | {
         "counts": {"found": work.num_found, "skipped": len(skipped), **counts},
         "shards": [{k: v for k, v in part.items() if k != "skipped"} for part in parts],
         "skipped": skipped,

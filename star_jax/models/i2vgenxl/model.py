@@ -38,10 +38,10 @@ from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params,
 CHUNK = 3  # frames decoded together, as in the released system; also read and encoded together
 
 # Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent, frame and branch
-# (a TPU's compiler fuses more than a CPU's, a GPU's is assumed to be like it); by the VAE, per pixel and frame, in
+# (an H200 held 20.5 and, with other forms of operations, 27.5); by the VAE, per pixel and frame, in
 # float32 (a GPU's compiler holds fewer than this: for an H100 it names 3.3 GiB where the float16 decoder's estimate
 # is 4.9, and 4.0 where the float32 encoder's is 4.1; room for cuDNN's workspaces is not among them).
-_NETWORK_VALUES = {"cpu": 58, "other": 38}
+_NETWORK_VALUES = {"cpu": 58, "gpu": 28, "other": 38}
 _ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
 
 
