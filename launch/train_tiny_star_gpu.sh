@@ -55,11 +55,11 @@ until_second() {
   setsid "${COMMAND[@]}" train-decoder --config "$ROOT/configs/tiny_star_decoder.py" --workdir "$WORK/run" \
     --allow-changed-config --config.data.num_workers="$WORKERS" \
     --config.data.source="scenes:20000:$PACK/photographs" --config.loss.metric_weights="$PACK/weights" \
-    ${OPTIONS:-} "$@" >>"$OUT/train.log" 2>&1 &
+    "${MORE[@]}" "$@" >>"$OUT/train.log" 2>&1 &
   pid=$!
   [[ -n ${PAUSE_FILE:-} ]] && echo "$pid" >>"$PAUSE_FILE"
   while ((SECONDS < end)) && kill -0 "$pid" 2>/dev/null; do
-    sleep 5
+    sleep 1
     if ((SECONDS - last >= 60)); then
       last=$SECONDS
       keep
@@ -79,6 +79,7 @@ train() {
   WORK=${WORK:-/tmp/tiny-star} KEPT="" last=0 SECONDS=0
   WORKERS=${WORKERS:-$(($(nproc) > 5 ? $(nproc) - 4 : 1))}
   read -ra COMMAND <<<"${STAR_JAX:-star-jax}"
+  read -ra MORE <<<"${OPTIONS:-}"
   mkdir -p "$WORK/run/checkpoints"
   export XLA_PYTHON_CLIENT_PREALLOCATE=${XLA_PYTHON_CLIENT_PREALLOCATE:-false}
   if [[ -e $OUT/state.00 && -z $(ls "$WORK/run/checkpoints") ]]; then
