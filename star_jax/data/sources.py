@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 from star_jax.data import storage
 from star_jax.data.made_up.scenes import HELD_OUT_PHOTO, PHOTOS, SceneVideo
@@ -19,7 +19,15 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpe
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def open_source(location: str, *, height: int = 720, width: int = 1280) -> Sequence:
+class ClipSource(Protocol):
+    """What a loader draws from: records by their number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def open_source(location: str, *, height: int = 720, width: int = 1280) -> ClipSource:
     """Opens a source. The contents of its location decide its kind.
 
     Args:
@@ -228,7 +236,7 @@ def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
             f"{location!r}: write scenes:COUNT, scenes:COUNT:held-out or scenes:COUNT:FOLDER_OF_PHOTOS, COUNT 1 "
             f"to {_HELD_OUT}"
         )
-    photos = PHOTOS
+    photos: tuple[str, ...] = PHOTOS
     if names_photos:
         photos += tuple(str(Path(path).resolve()) for path in _photos_of(which))
     videos = (

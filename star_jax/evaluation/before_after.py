@@ -24,11 +24,12 @@ from star_jax.errors import InputError
 from star_jax.evaluation.evaluate import evaluate
 from star_jax.files import appearing, check_report_path
 from star_jax.progress import progress as show_progress
+from star_jax.video.animations import AnimationReader
 from star_jax.video.images import ImageSequenceReader, open_source
 from star_jax.video.reader import VideoReader
 from star_jax.video.writer import VideoWriter
 
-Reader = VideoReader | ImageSequenceReader
+Reader = VideoReader | ImageSequenceReader | AnimationReader
 _ALIGNMENT = 16  # rows between two sides, so that the codec's blocks do not mix them
 _MOST_ROWS = 4320  # rows of the video; larger frames are shown smaller
 _QUALITY = 12.0
@@ -89,6 +90,7 @@ def scores(before: str | os.PathLike, after: str | os.PathLike, truth: str | os.
     """Scores of the result, and of the enlarged input, as a table."""
     report = evaluate(after, truth, input=before)
     (result,) = (name for name in report.scores if name != report.baseline)
+    assert report.baseline is not None  # the input is given
     means, baseline = report.means(result), report.means(report.baseline)
     return {
         name: f"{_text(value)} ({report.baseline}: {_text(baseline[name])})"
@@ -171,7 +173,8 @@ def _clip_data(clip: PageClip, on_frames: Callable[[int], None]) -> dict[str, An
 def _shown_size(height: int, width: int, num_panels: int) -> tuple[int, int]:
     """(height, width), even, such that all sides fit the video."""
     shrink = min(1.0, _MOST_ROWS / num_panels / (height + _ALIGNMENT))
-    return tuple(max(2, 2 * round(side * shrink / 2)) for side in (height, width))
+    rows, columns = (max(2, 2 * round(side * shrink / 2)) for side in (height, width))
+    return rows, columns
 
 
 def _stacked(

@@ -8,10 +8,11 @@ import numpy as np
 
 from star_jax.data.sources import VIDEO_SUFFIXES
 from star_jax.errors import InputError
+from star_jax.video.animations import AnimationReader
 from star_jax.video.images import SUFFIXES, ImageSequenceReader, open_source
 from star_jax.video.reader import VideoReader
 
-Reader = VideoReader | ImageSequenceReader
+Reader = VideoReader | ImageSequenceReader | AnimationReader
 _SHOWN = 5
 
 
@@ -152,9 +153,8 @@ def _open(
     frames: Sequence[int] | None,
     shorter: bool,
 ) -> ClipPair:
-    result, truth, low = (
-        open_source(path) if path is not None else None for path in (result_path, truth_path, low_path)
-    )
+    result = open_source(result_path)
+    truth, low = (open_source(path) if path is not None else None for path in (truth_path, low_path))
     readers = [reader for reader in (result, truth, low) if reader is not None]
     if frames is None and shorter:
         frames = range(min(reader.info.num_frames for reader in readers))

@@ -137,7 +137,7 @@ class Evaluation:
                 with_input = self.baseline if name == first else None
                 result, enlarged = score_clip(pair, self.metrics, self._networks, with_input, on_frames)
                 scores[name].append(result)
-                if enlarged is not None:
+                if enlarged is not None and self.baseline is not None:
                     scores[self.baseline].append(enlarged)
         return Report(self.metrics, scores, self.methods, self.baseline, self.protocol, self.weights)
 
@@ -167,6 +167,7 @@ def score_clip(
     for frames, truths, lows in pair.pieces(_FRAMES_AT_ONCE):
         result.add(frames, truths)
         if enlarged is not None:
+            assert baseline is not None and lows is not None
             larger = np.stack([enlarge(low, height, width, baseline) for low in lows])
             enlarged.add(pair.top_left(larger), truths)
         if on_frames is not None:

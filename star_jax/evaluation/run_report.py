@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from star_jax.evaluation.before_after import PageClip, describe, scores, write_page
+from star_jax.evaluation.before_after import PageClip, Reader, describe, scores, write_page
 from star_jax.inference.batch import Outcome, Summary
 from star_jax.video.images import open_source
 from star_jax.video.outputs import is_pattern
@@ -34,15 +34,17 @@ def report_run(
 
 
 def _clip(outcome: Outcome, truth: str | os.PathLike | None, run: dict[str, Any]) -> PageClip:
+    job, settings = outcome.job, outcome.settings
+    assert job is not None and settings is not None  # the clip is done
     written = outcome.output.parent if is_pattern(outcome.output) else outcome.output
-    panels = {"input, bicubic": outcome.job.reader, "output": open_source(written)}
+    panels: dict[str, Reader] = {"input, bicubic": job.reader, "output": open_source(written)}
     facts = {
         "Files": {label: describe(reader) for label, reader in panels.items()},
         "Settings": run
-        | {name: value for name, value in dataclasses.asdict(outcome.settings).items() if value != ""},
-        "Seconds": {**outcome.seconds, "per frame": outcome.seconds["total"] / outcome.job.num_frames},
+        | {name: value for name, value in dataclasses.asdict(settings).items() if value != ""},
+        "Seconds": {**outcome.seconds, "per frame": outcome.seconds["total"] / job.num_frames},
     }
     if truth is not None:
         panels["ground truth"] = open_source(truth)
         facts["Scores"] = scores(outcome.source, written, truth)
-    return PageClip(Path(outcome.output).name, panels, first_frame=outcome.job.frames[0], facts=facts)
+    return PageClip(Path(outcome.output).name, panels, first_frame=job.frames[0], facts=facts)

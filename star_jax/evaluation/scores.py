@@ -66,7 +66,7 @@ class Report:
 
 
 def _winner(name: str, metric: Metric, means: Mapping[str, Means]) -> str | None:
-    values = {result: mean[name] for result, mean in means.items() if mean[name] is not None}
+    values = {result: value for result, mean in means.items() if (value := mean[name]) is not None}
     for result, value in values.items():
         if all(metric.better(value, other) for rival, other in values.items() if rival != result):
             return result
@@ -75,13 +75,13 @@ def _winner(name: str, metric: Metric, means: Mapping[str, Means]) -> str | None
 
 def mean_of(means: Sequence[Means]) -> Means:
     """Means over clips; a clip without a value is left out."""
-    found = {name: [mean[name] for mean in means if mean[name] is not None] for name in means[0]}
+    found = {name: [value for mean in means if (value := mean[name]) is not None] for name in means[0]}
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
 
 
 def difference(means: Means, baseline: Means) -> Means:
     """Scores minus the scores of a baseline."""
     return {
-        name: None if value is None or baseline[name] is None else value - baseline[name]
+        name: None if value is None or (other := baseline[name]) is None else value - other
         for name, value in means.items()
     }

@@ -137,8 +137,8 @@ class MetricWeights:
                 if (folder / file).is_file():
                     return _read_file(folder / file)[name]
         for module, inside in ORIGINS[name].packages:
-            if (file := _package_file(module, inside)) is not None:
-                return _read_file(file)[name]
+            if (installed := _package_file(module, inside)) is not None:
+                return _read_file(installed)[name]
         raise InputError(f"found no weights of {name}: {ORIGINS[name].remedy}")
 
 

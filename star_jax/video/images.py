@@ -54,7 +54,7 @@ def open_source(
     strict: bool = False,
     deinterlace: str = "auto",
     on_scan: OnScan | None = None,
-) -> "VideoReader | ImageSequenceReader":
+) -> "VideoReader | ImageSequenceReader | AnimationReader":
     """Opens a video file, a folder of images, or an image; the kind of `path` decides.
 
     Args:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -36,22 +38,22 @@ def degrade(
     Raises:
       ValueError: H or W is no multiple of the scale.
     """
-    stopwatch = stopwatch or _untimed
+    timed = stopwatch or _untimed
     height, width = frames.shape[1:3]
     if height % recipe.scale or width % recipe.scale:
         raise ValueError(f"frames of {height}x{width} do not divide by the scale {recipe.scale}")
     if recipe.sharpen:
-        with stopwatch("sharpen"):
+        with timed("sharpen"):
             frames = np.stack([unsharp_mask(frame) for frame in frames])
     if recipe.per_frame:
         low = []
         for index, frame in enumerate(frames):
             rng = generator(seed, "degradation", *position, index)
-            low += _Run(recipe, draw_clip(recipe, 1, rng), rng, stopwatch).degrade([frame])
+            low += _Run(recipe, draw_clip(recipe, 1, rng), rng, timed).degrade([frame])
     else:
         rng = generator(seed, "degradation", *position)
         draw = draw_clip(recipe, len(frames), rng)
-        low = _Run(recipe, draw, rng, stopwatch).degrade(list(frames))
+        low = _Run(recipe, draw, rng, timed).degrade(list(frames))
     return frames, np.stack(low)
 
 
@@ -66,38 +68,44 @@ class _Run:
     recipe: Recipe
     draw: ClipDraw
     rng: np.random.Generator
-    stopwatch: Stopwatch
+    stopwatch: Callable[[str], contextlib.AbstractContextManager[Any]]
 
     def degrade(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         height, width = frames[0].shape[:2]
         low_size = (height // self.recipe.scale, width // self.recipe.scale)
         share = min(1.0, height * width / (self.recipe.rate_pixels or 1))
-        if self.draw.first is not None:
-            size = _scaled((height, width), self.draw.first.resize.scale)
-            frames = [self._first(frame, index, size) for index, frame in enumerate(frames)]
-            frames = self._compress(frames, self.draw.first, share, "round 1: codec")
+        first = self.draw.first
+        if first is not None:
+            size = _scaled((height, width), first.resize.scale)
+            frames = [self._first(frame, index, size, first) for index, frame in enumerate(frames)]
+            frames = self._compress(frames, first, share, "round 1: codec")
         second = self.draw.second
         if second is None:
             return [self._down(frame, index, low_size) for index, frame in enumerate(frames)]
         size = _scaled(low_size, second.resize.scale)
         if self.recipe.second_keeps_width:
             size = (size[0], width)
-        frames = [self._second(frame, index, size, low_size) for index, frame in enumerate(frames)]
+        frames = [self._second(frame, index, size, low_size, second) for index, frame in enumerate(frames)]
         return self._compress(frames, second, share, "round 2: codec")
 
-    def _first(self, frame: np.ndarray, index: int, size: tuple[int, int]) -> np.ndarray:
-        frame = self._blur_resize_noise(frame, index, size, self.draw.first, "round 1")
-        return self._jpeg(frame, index, self.draw.first, "round 1: jpeg")
+    def _first(self, frame: np.ndarray, index: int, size: tuple[int, int], draw: RoundDraw) -> np.ndarray:
+        frame = self._blur_resize_noise(frame, index, size, draw, "round 1")
+        return self._jpeg(frame, index, draw, "round 1: jpeg")
 
     def _second(
-        self, frame: np.ndarray, index: int, size: tuple[int, int], low_size: tuple[int, int]
+        self,
+        frame: np.ndarray,
+        index: int,
+        size: tuple[int, int],
+        low_size: tuple[int, int],
+        draw: RoundDraw,
     ) -> np.ndarray:
-        frame = self._blur_resize_noise(frame, index, size, self.draw.second, "round 2")
+        frame = self._blur_resize_noise(frame, index, size, draw, "round 2")
         if self.draw.jpeg_first:
-            frame = self._jpeg(frame, index, self.draw.second, "round 2: jpeg")
+            frame = self._jpeg(frame, index, draw, "round 2: jpeg")
             return self._down(frame, index, low_size)
         frame = self._down(frame, index, low_size)
-        return self._jpeg(frame, index, self.draw.second, "round 2: jpeg")
+        return self._jpeg(frame, index, draw, "round 2: jpeg")
 
     def _blur_resize_noise(
         self, frame: np.ndarray, index: int, size: tuple[int, int], draw: RoundDraw, name: str

@@ -100,13 +100,14 @@ def draw_clip(recipe: Recipe, num_frames: int, rng: np.random.Generator) -> Clip
       rng: the clip's generator.
     """
     walk = recipe.walk or _STILL
-    draws = [
+    first, second = (
         None if config is None else _draw_round(config, walk, num_frames, rng)
         for config in (recipe.first, recipe.second)
-    ]
+    )
     final = recipe.final
     return ClipDraw(
-        *draws,
+        first,
+        second,
         final_mode=_choice(final.modes, rng),
         final_sinc=_draw_final_sinc(final, walk, num_frames, rng),
         jpeg_first=rng.random() < final.jpeg_first_probability,
@@ -141,12 +142,15 @@ def _draw_blur(
     }.get(family.split("_")[0], ((1.0, 1.0), 0.0))
     below = rng.random() < 0.5
     beta = rng.uniform(betas[0], 1) if below else rng.uniform(1, betas[1])
-    walked = [_walk(rng.uniform(*config.sigma), walk.sigma, config.sigma, num_frames, rng) for _ in range(2)]
+    first, second = (
+        _walk(rng.uniform(*config.sigma), walk.sigma, config.sigma, num_frames, rng) for _ in range(2)
+    )
     rotation = rng.uniform(-np.pi, np.pi)
     return BlurDraw(
         family,
         size,
-        *walked,
+        first,
+        second,
         rotation=_walk(rotation, walk.rotation, (-np.inf, np.inf), num_frames, rng),
         beta=_walk(beta, step, betas, num_frames, rng),
         cutoff=np.zeros(num_frames),

@@ -16,4 +16,6 @@ def jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None
+    return decoded

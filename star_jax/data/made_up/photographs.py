@@ -11,8 +11,10 @@ many are softer than their size: so a crop shows detail up to the pixel. No pict
 import argparse
 import csv
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 from etils import epath
@@ -50,9 +52,8 @@ class Photograph:
 def photographs() -> list[Photograph]:
     """The list, in order."""
     text = (epath.resource_path("star_jax") / "data/made_up/photographs.csv").read_text()
-    return [
-        Photograph(**row | {"reduction": int(row["reduction"])}) for row in csv.DictReader(text.splitlines())
-    ]
+    rows: Iterable[dict[str, Any]] = csv.DictReader(text.splitlines())
+    return [Photograph(**row | {"reduction": int(row["reduction"])}) for row in rows]
 
 
 def write_photographs(unpacked: Path, folder: Path) -> None:
@@ -78,6 +79,7 @@ def _reduced(path: Path, photograph: Photograph):
             f"{path} is not the file of the list; take the {photograph.package} of Debian 12 (bookworm)"
         )
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    assert image is not None  # the list has pictures only
     height, width = (length // photograph.reduction for length in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 

@@ -236,7 +236,7 @@ def load_photo(name: str) -> np.ndarray:
             raise InputError(f"{name} is no photo that can be read; take it out of the folder")
         return image
     package = importlib.util.find_spec("skimage")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise InputError("scenes are made of scikit-image's photos; install it: pip install scikit-image")
     path = Path(package.submodule_search_locations[0]) / "data" / name
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
@@ -321,7 +321,7 @@ def _polygon(centre: np.ndarray, radius: float, rng: np.random.Generator) -> np.
         points = np.column_stack([np.cos(angles), np.sin(angles)]) * rng.uniform(0.5, 1.0, (len(angles), 1))
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    return np.int32((centre + radius * points @ rotation.T) * 16)
+    return ((centre + radius * points @ rotation.T) * 16).astype(np.int32)
 
 
 def _grain(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

@@ -174,15 +174,23 @@ def _paint_shape(canvas: np.ndarray, rng: np.random.Generator) -> None:
     if kind == 0:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 8)))
         points = centre + radius * np.column_stack([np.cos(angles), np.sin(angles)])
-        cv2.fillPoly(canvas, [np.int32(points * 16)], colour, cv2.LINE_AA, shift=4)
+        cv2.fillPoly(canvas, [(points * 16).astype(np.int32)], colour, cv2.LINE_AA, shift=4)
     elif kind == 1:
-        cv2.circle(canvas, np.int32(centre * 16).tolist(), int(radius * 16), colour, -1, cv2.LINE_AA, shift=4)
+        cv2.circle(
+            canvas,
+            (centre * 16).astype(np.int32).tolist(),
+            int(radius * 16),
+            colour,
+            -1,
+            cv2.LINE_AA,
+            shift=4,
+        )
     else:
         step, angle = rng.uniform(3, 14), rng.uniform(0, np.pi)
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         for offset in np.arange(-radius, radius, step):
             ends = [centre + offset * across + sign * radius * along for sign in (-1, 1)]
-            first, last = (np.int32(end * 16).tolist() for end in ends)
+            first, last = ((end * 16).astype(np.int32).tolist() for end in ends)
             cv2.line(canvas, first, last, colour, max(1, int(step / 3)), cv2.LINE_AA, shift=4)
 
 
@@ -199,10 +207,10 @@ def _paint_text(canvas: np.ndarray, rng: np.random.Generator) -> None:
 
 def _make_sprite(frame_height: int, rng: np.random.Generator) -> _Sprite:
     size = int(rng.uniform(0.15, 0.4) * frame_height)
-    alpha = np.zeros((size, size), np.float32)
+    alpha: np.ndarray = np.zeros((size, size), np.float32)
     angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(5, 10)))
     points = size / 2 + 0.45 * size * np.column_stack([np.cos(angles), np.sin(angles)])
-    cv2.fillPoly(alpha, [np.int32(points * 16)], 1.0, cv2.LINE_AA, shift=4)
+    cv2.fillPoly(alpha, [(points * 16).astype(np.int32)], 1.0, cv2.LINE_AA, shift=4)
     alpha = cv2.GaussianBlur(alpha, (3, 3), 0)
     return _Sprite(
         image=_paint(size, size, rng),

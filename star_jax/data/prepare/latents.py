@@ -79,7 +79,8 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
             piece = frames[start : start + size]
             filled = np.pad(piece, ((0, size - len(piece)), (0, 0), (0, 0), (0, 0)), mode="edge")
             moments.append([np.asarray(part)[: len(piece)] for part in encode_frames(params, filled)])
-        return tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
+        mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+        return mean, logvar
 
     def encode(truth: np.ndarray, lows: list[np.ndarray], text: str) -> Example:
         mean, logvar = encode_clip(truth)
@@ -101,5 +102,5 @@ def _sha256(params: dict) -> str:
     """SHA-256 of all weights, so that latents of two autoencoders do not end up in one dataset."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()

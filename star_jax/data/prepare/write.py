@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 from etils import epath
@@ -115,7 +115,8 @@ def plan(config: PrepareConfig) -> Plan:
     Raises:
       InputError: no usable source, or K > 1 for a paired one.
     """
-    records = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    source = open_source(config.data.source, height=config.data.height, width=config.data.width)
+    records = cast(Sequence[ClipRecord], source)
     if config.num_degradations > 1 and any(record.low_video for record in records):
         raise InputError(
             f"{config.data.source} has its own low-resolution videos, one per clip; give num_degradations 1"
@@ -150,7 +151,7 @@ def _find_duplicates(records: Sequence[ClipRecord]) -> dict[str, str]:
     for group in by_size.values():
         seen: dict[str, str] = {}
         for record in group if len(group) > 1 else ():
-            digest = hashlib.sha256(storage.read_bytes(record.video)).hexdigest()
+            digest = hashlib.sha256(storage.read_bytes(str(record.video))).hexdigest()
             if digest in seen:
                 duplicates[record.key] = seen[digest]
             seen.setdefault(digest, record.key)

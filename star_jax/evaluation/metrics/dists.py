@@ -32,7 +32,8 @@ def dists(params: Params, weights: Params, frames: jax.Array, truths: jax.Array)
       [B], 0 for equal frames.
     """
     total = jnp.sum(weights["alpha"]) + jnp.sum(weights["beta"])
-    similarity, begin = 0.0, 0
+    similarity: jax.Array | float = 0.0
+    begin = 0
     for x, y in zip(_features(params, frames), _features(params, truths), strict=True):
         end = begin + x.shape[-1]
         texture, structure = _similarities(x, y)

@@ -165,7 +165,8 @@ class DoverScorer:
 
     def add(self, frames: np.ndarray, truths: np.ndarray | None) -> list[float]:
         if not self._corners:
-            self._corners = [fragment_corners(*frames.shape[1:3], self._rng) for _ in range(_RUNS)]
+            height, width = frames.shape[1:3]
+            self._corners = [fragment_corners(height, width, self._rng) for _ in range(_RUNS)]
         for frame in frames:
             for run, corners in enumerate(self._corners):
                 if (places := self._runs[run] == self._number).any():

@@ -1,6 +1,7 @@
 """LPIPS v0.1 (Zhang et al. 2018): a weighted distance of deep features."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ def lpips(backbone: str, params: Params, weights: Params, frames: jax.Array, tru
     """
     # One after the other: the features of both, at once, would double the memory.
     pairs = zip(*(lpips_features(backbone, params, x) for x in (frames, truths)), strict=True)
-    return sum(_distance(a, b, weights[f"layer{i}"]) for i, (a, b) in enumerate(pairs, 1))
+    total: Any = sum(_distance(a, b, weights[f"layer{i}"]) for i, (a, b) in enumerate(pairs, 1))
+    return total
 
 
 def lpips_features(backbone: str, params: Params, frames: jax.Array) -> list[jax.Array]:

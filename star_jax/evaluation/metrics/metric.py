@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -10,10 +10,13 @@ import numpy as np
 Networks = Mapping[str, Mapping[str, jax.Array]]  # name -> parameters by path
 
 
+Truth = Any  # an array; None for a score that needs no ground truth, where there is none
+
+
 class Scorer(Protocol):
     """Scores one clip."""
 
-    def add(self, frames: np.ndarray, truths: np.ndarray | None) -> list[float]:
+    def add(self, frames: np.ndarray, truths: Truth) -> list[float]:
         """Takes the next frames and their ground truth, uint8 [n, H, W, 3]; returns the values they complete."""
 
     def finish(self) -> list[float]:
@@ -56,7 +59,7 @@ class Metric:
 class FrameScorer:
     """A score of single frames, by a function of (frame, truth), uint8 [H, W, 3]."""
 
-    def __init__(self, score: Callable[[np.ndarray, np.ndarray | None], float]):
+    def __init__(self, score: Callable[[np.ndarray, Truth], float]):
         self._score = score
 
     def add(self, frames: np.ndarray, truths: np.ndarray | None) -> list[float]:

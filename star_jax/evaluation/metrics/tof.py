@@ -1,5 +1,7 @@
 """tOF (Chu et al. 2020): distance between the motion of the result and of the ground truth."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -16,6 +18,8 @@ _FARNEBACK = (
     0,
 )  # pyramid scale, levels, window, iterations, polynomial, its sigma, flags
 
+_NEW_FLOW: Any = None  # none to start from
+
 
 class TofScorer:
     """Mean Euclidean distance of two optical flows in pixels, as in TecoGAN's script; holds a frame and its gt."""
@@ -29,7 +33,7 @@ class TofScorer:
             current = luma(frame), luma(truth)
             if self._previous is not None:
                 moved = [
-                    cv2.calcOpticalFlowFarneback(before, after, None, *_FARNEBACK)
+                    cv2.calcOpticalFlowFarneback(before, after, _NEW_FLOW, *_FARNEBACK)
                     for before, after in zip(self._previous, current, strict=True)
                 ]
                 distances.append(float(np.mean(np.linalg.norm(moved[0] - moved[1], axis=-1))))

@@ -61,6 +61,7 @@ class VmafScorer:
     def finish(self) -> list[float]:
         for feeder in self._feeders:
             feeder.close()
+        assert self._process is not None  # a clip has frames
         _, errors = self._process.communicate()
         log = Path(self._folder.name) / "vmaf.json"
         if self._process.returncode or not log.exists():

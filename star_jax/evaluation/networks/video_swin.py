@@ -5,6 +5,8 @@ over several fragments; how far apart two tokens are in the video is then not wh
 Two position biases are mixed accordingly: one of tokens of the same fragment, one of tokens of different ones.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,12 +59,11 @@ def _merge(params: Params, name: str, x: jax.Array) -> jax.Array:
 
 
 def _window_attention(params: Params, name: str, x: jax.Array, heads: int, *, shifted: bool) -> jax.Array:
-    size = x.shape[1:4]
-    window = tuple(map(min, size, WINDOW))
+    size = cast(Size, x.shape[1:4])
+    window = cast(Size, tuple(map(min, size, WINDOW)))
     # A window that spans an axis is not shifted along it.
-    shift = tuple(
-        side // 2 if shifted and side < whole else 0 for side, whole in zip(window, size, strict=True)
-    )
+    halves = (side // 2 if shifted and side < whole else 0 for side, whole in zip(window, size, strict=True))
+    shift = cast(Size, tuple(halves))
     t, h, w = (whole // side for whole, side in zip(size, window, strict=True))
     split = "b (t p) (h q) (w r) c -> b (t h w) (p q r) c"
     tokens = rearrange(jnp.roll(x, [-s for s in shift], (1, 2, 3)), split, t=t, h=h, w=w)

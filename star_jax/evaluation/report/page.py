@@ -52,10 +52,11 @@ def _table(report: Report) -> str:
     for name, mean in means.items():
         cells = []
         for key, metric in report.metrics.items():
-            values = [other[key] for other in means.values() if other[key] is not None]
-            best = mean[key] is not None and not any(metric.better(value, mean[key]) for value in values)
+            values = [value for other in means.values() if (value := other[key]) is not None]
+            own = mean[key]
+            best = own is not None and not any(metric.better(value, own) for value in values)
             won = f" ({wins[key][name]})" if len(means) > 1 else ""
-            cells.append(f"<td{' class=best' if best else ''}>{text(metric, mean[key])}{won}</td>")
+            cells.append(f"<td{' class=best' if best else ''}>{text(metric, own)}{won}</td>")
         rows.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
     count = len(next(iter(report.scores.values())))
     note = f"Means over the frames of a clip, then over {count} clip{'s' if count > 1 else ''}"
@@ -95,4 +96,4 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _image(png: bytes) -> str:
-    return f"<img src='data:image/png;base64,{base64.b64encode(np.frombuffer(png, np.uint8)).decode()}'>"
+    return f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>"

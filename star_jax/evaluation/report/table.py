@@ -82,7 +82,7 @@ def _add_section(table: Table, report: Report, clips: tuple[ClipScores, ...]) ->
 
 
 def _best(name: str, metric: Metric, means: list[Means]) -> float | None:
-    values = [mean[name] for mean in means if mean[name] is not None]
+    values = [value for mean in means if (value := mean[name]) is not None]
     return (max if metric.higher_is_better else min)(values) if values else None
 
 
