@@ -4,11 +4,13 @@ import dataclasses
 import os
 from pathlib import Path
 
+from star_jax.parallel.peaks import device_peak_tflops
 from star_jax.train.decoder.checkpoint import write_checkpoint_with_decoder
 from star_jax.train.decoder.clips import TRAIN, VALIDATION, make_clips
 from star_jax.train.decoder.config import DecoderExperimentConfig
 from star_jax.train.decoder.objective import DecoderObjective
 from star_jax.train.loop import Outcome, train
+from star_jax.train.operations import step_flops
 
 
 def train_decoder(
@@ -41,5 +43,12 @@ def train_decoder(
         train=dataclasses.replace(config.train, validation_source=str(root / VALIDATION)),
         data=dataclasses.replace(config.data, source=str(root / TRAIN)),
     )
-    outcome = train(objective, on_clips, root, allow_changed_config=allow_changed_config, quiet=quiet)
+    outcome = train(
+        objective,
+        on_clips,
+        root,
+        flops_per_step=None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size),
+        allow_changed_config=allow_changed_config,
+        quiet=quiet,
+    )
     return outcome, write_checkpoint_with_decoder(objective, config, root) if outcome.finished else None
