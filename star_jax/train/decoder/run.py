@@ -43,11 +43,12 @@ def train_decoder(
         train=dataclasses.replace(config.train, validation_source=str(root / VALIDATION)),
         data=dataclasses.replace(config.data, source=str(root / TRAIN)),
     )
+    flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
     outcome = train(
         objective,
         on_clips,
         root,
-        flops_per_step=None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size),
+        flops_per_step=flops,
         allow_changed_config=allow_changed_config,
         quiet=quiet,
     )
