@@ -14,7 +14,7 @@ from star_jax.video.notes import note
 from star_jax.video.packets import Clock, is_empty
 from star_jax.video.probe import VideoInfo
 from star_jax.video.subtitles import TextConverter
-from star_jax.video.tags import QUICKTIME_LANGUAGES, free_keys, kept_tags, timecode
+from star_jax.video.tags import KNOWN_TO_QUICKTIME, QUICKTIME_LANGUAGES, free_keys, kept_tags, timecode
 from star_jax.video.tracks import COVER_TYPES, Track, add_copy, plan_tracks
 
 
@@ -192,6 +192,8 @@ def _track_tags(stream: av.stream.Stream, target: str) -> dict[str, str]:
         tags.setdefault("title", tags.pop("name"))
     if target == "mov" and "language" in tags:
         tags["language"] = QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])
+        if tags["language"] not in KNOWN_TO_QUICKTIME:
+            note(f"QuickTime has no code for language {tags['language']}; .mp4 and .mkv keep it")
     if target == "matroska" and "handler_name" in tags:
         # MP4's handler is a title where it is not one of its muxers' own.
         name = tags.pop("handler_name")

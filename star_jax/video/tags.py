@@ -18,7 +18,17 @@ MP4_TAGS = {
 QUICKTIME_LANGUAGES = {
     "deu": "ger", "fre": "fra", "cze": "ces", "zho": "chi", "nld": "dut", "ell": "gre", "fas": "per",
     "isl": "ice", "mkd": "mac", "msa": "may", "mya": "bur", "rum": "ron", "slo": "slk", "sqi": "alb",
-    "bod": "tib", "eus": "baq", "cym": "wel", "hye": "arm", "kat": "geo",
+    "bod": "tib", "eus": "baq", "cym": "wel", "hye": "arm", "kat": "geo", "swe": "sve", "nob": "nor", "nno": "nor",
+}  # fmt: skip
+# All that it knows of those that are spoken (tried with FFmpeg's muxer; others leave a track without a language).
+KNOWN_TO_QUICKTIME = {
+    "eng", "fra", "ger", "ita", "dut", "sve", "spa", "dan", "por", "nor", "heb", "jpn", "ara", "fin",
+    "gre", "ice", "mlt", "tur", "chi", "urd", "hin", "tha", "kor", "lit", "pol", "hun", "est", "lav",
+    "rus", "alb", "ron", "ces", "slk", "slv", "yid", "mac", "bul", "ukr", "bel", "uzb", "kaz", "aze",
+    "arm", "geo", "mol", "kir", "tgk", "tuk", "mon", "pus", "kur", "kas", "snd", "tib", "nep", "san",
+    "mar", "ben", "asm", "guj", "ori", "mal", "kan", "tam", "tel", "bur", "khm", "lao", "vie", "ind",
+    "tgl", "may", "amh", "tir", "orm", "som", "swa", "run", "mlg", "epo", "wel", "baq", "cat", "lat",
+    "que", "grn", "aym", "tat", "uig", "dzo", "jav", "sin", "per", "und",
 }  # fmt: skip
 # Tags that the pictures' own data replace, or that mean something else in the output.
 REPLACED = {"rotate", "timecode"}

@@ -190,6 +190,21 @@ def test_titles_languages_flags_and_dates_of_every_track(tmp_path, plain, target
         assert "Commentary" in container.streams.audio[0].metadata.values()
 
 
+@pytest.mark.parametrize(("language", "written"), [("swe", "sve"), ("hrv", None)])
+def test_languages_that_quicktime_knows_by_another_code_or_not(tmp_path, plain, language, written, capsys):
+    with av.open(str(plain)) as old, av.open(str(tmp_path / "in.mkv"), "w") as new:
+        streams = {stream.index: new.add_stream_from_template(stream, opaque=True) for stream in old.streams}
+        streams[1].metadata["language"] = language
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                new.mux(packet)
+    pass_through(tmp_path / "in.mkv", tmp_path / "out.mov")
+    assert ("no code for language hrv" in capsys.readouterr().err) == (written is None)
+    with av.open(str(tmp_path / "out.mov")) as container:
+        assert container.streams.audio[0].metadata.get("language") == written
+
+
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
 def test_cover_pictures(tmp_path, plain, target):
     picture = cv2.imencode(".png", FRAMES[0])[1].tobytes()
