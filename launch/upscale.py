@@ -36,6 +36,10 @@ def run(args: argparse.Namespace) -> int:
     _refuse_text_options(args)
     if not 0 <= args.crf <= 51:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
+    if args.compare and (args.start is not None or args.frames is not None):  # its picture reads whole clips
+        raise InputError(
+            "--compare takes whole clips; leave out --start and --frames, or cut both clips first"
+        )
     if args.report:
         check_report_path(args.report, ".html")
     summary = star_jax.upscale(

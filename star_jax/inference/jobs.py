@@ -242,15 +242,10 @@ def check_comparison(job: Job, truth: str | os.PathLike, *, num_inputs: int) -> 
     """Refuses, before anything starts, a ground truth that the output cannot be compared with.
 
     Raises:
-      InputError: several inputs, a part of one, an output that is no video file, or another size or number of
-        frames.
+      InputError: several inputs, an output that is no video file, or another size or number of frames.
     """
     if num_inputs > 1 or job.output.suffix.lower() == ".png":
         raise InputError("--compare takes one input and an output that is a video file")
-    if job.num_frames != job.info.num_frames:
-        raise InputError(
-            "--compare takes whole clips; leave out --start and --frames, or cut both clips first"
-        )
     theirs = open_source(truth).info
     size = job.settings.target_size(*job.size)
     if (theirs.num_frames, theirs.height, theirs.width) != (job.num_frames, *size):

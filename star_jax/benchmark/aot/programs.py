@@ -30,7 +30,8 @@ from star_jax.train.turns import turns_of
 
 
 def _platform(mesh: Mesh) -> str:
-    return mesh.devices.flat[0].platform
+    """`gpu` or `tpu`; a CPU's devices stand in for TPUs where a program is only traced, to count its operations."""
+    return "gpu" if mesh.devices.flat[0].platform in ("gpu", "cuda") else "tpu"
 
 
 def trace_sampler_step(
