@@ -178,7 +178,10 @@ assert report["mfu"] * 4 == report["tflops_per_second"]
     [
         ({"component": "lpips"}, "component is 'lpips'; choose one of unet"),
         ({"frames": 0}, "frames is 0; choose at least 1"),
-        ({"mesh": "data:2"}, "mesh is 'data:2'; give axes of data, fsdp, context, dcn_data, such as data=2,context=4"),
+        (
+            {"mesh": "data:2"},
+            "mesh is 'data:2'; give axes of data, fsdp, context, dcn_data, such as data=2,context=4",
+        ),
         ({"mesh": "model=2"}, "mesh is 'model=2'; give axes of data, fsdp, context"),
         ({"device_peak": -1.0}, "peak-tflops is -1.0; it must be positive"),
     ],
