@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.errors import InputError
-from star_jax.parallel.activations import transform_locally
+from star_jax.ops.platform import target_platform
+from star_jax.parallel.activations import on_several_devices, transform_locally
 
 FREQUENCY_LOSSES = ("off", "not_separated", "inverse", "direct")
 SCHEDULES = ("linear", "exponential")
@@ -179,8 +181,19 @@ def frequency_loss(
 def _spectrum(config: LossConfig, frames: jax.Array) -> jax.Array:
     """[B, F, H, W, 3] -> complex64 [B, F, 3, H, W // 2 + 1]; transforms want their axes last."""
     planes = rearrange(frames.astype(jnp.float32), "b f h w c -> b (f c) h w")
-    spectra = transform_locally(partial(jnp.fft.rfft2, norm=config.normalization), planes)
+    spectra = transform_locally(partial(_transform, config.normalization), planes)
     return rearrange(spectra, "b (f c) h w -> b f c h w", f=frames.shape[1])
+
+
+def _transform(normalization: str, planes: jax.Array) -> jax.Array:
+    """Fourier transform of planes [b, n, H, W] -> [b, n, H, W // 2 + 1]."""
+    if target_platform() != "cpu" or not on_several_devices():
+        return jnp.fft.rfft2(planes, norm=normalization)
+    # Split over a CPU's devices, XLA gives its transform planes in another order in memory, and refuses them when it
+    # runs; on a TPU, complex numbers take no layout.
+    order = Layout(major_to_minor=(0, 1, 2, 3))
+    spectra = jnp.fft.rfft2(with_layout_constraint(planes, order), norm=normalization)
+    return with_layout_constraint(spectra, order)
 
 
 def _low_pass(config: LossConfig, spectrum: jax.Array, size: tuple[int, int]) -> jax.Array:

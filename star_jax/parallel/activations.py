@@ -8,12 +8,10 @@ Without a mesh, and on one device, everything here is the identity.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -136,14 +134,8 @@ def transform_locally(transform: Callable[[jax.Array], jax.Array], planes: jax.A
     if not on_several_devices() or planes.shape[0] % _shards(axes):
         return transform(planes)
     split = PartitionSpec(axes, context or None)
-    run = jax.shard_map(partial(_in_order, transform), in_specs=split, out_specs=split, check_vma=False)
+    run = jax.shard_map(transform, in_specs=split, out_specs=split, check_vma=False)
     return run(_pad(planes, 1, _shards(context)))[:, : planes.shape[1]]
-
-
-def _in_order(transform: Callable[[jax.Array], jax.Array], planes: jax.Array) -> jax.Array:
-    """The transform of planes that lie in memory in the order of their axes, as a CPU's Fourier transform needs."""
-    order = Layout(major_to_minor=(0, 1, 2, 3))
-    return with_layout_constraint(transform(with_layout_constraint(planes, order)), order)
 
 
 def _axes() -> tuple[tuple[str, ...], tuple[str, ...]]:
