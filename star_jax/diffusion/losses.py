@@ -189,8 +189,8 @@ def _transform(normalization: str, planes: jax.Array) -> jax.Array:
     """Fourier transform of planes [b, n, H, W] -> [b, n, H, W // 2 + 1]."""
     if target_platform() != "cpu" or not on_several_devices():
         return jnp.fft.rfft2(planes, norm=normalization)
-    # Split over a CPU's devices, XLA gives its transform planes in another order in memory, and refuses them when it
-    # runs; on a TPU, complex numbers take no layout.
+    # Split over a CPU's devices, XLA gives its transform planes in another order in memory, and refuses them when
+    # it runs; on a TPU, complex numbers take no layout.
     order = Layout(major_to_minor=(0, 1, 2, 3))
     spectra = jnp.fft.rfft2(with_layout_constraint(planes, order), norm=normalization)
     return with_layout_constraint(spectra, order)
