@@ -5,7 +5,8 @@
 #   launch/train_tiny_star_gpu.sh train PACK OUT                  there; again, it goes on from what lies in OUT
 #
 # PHOTOGRAPHS is what `make photographs` writes, WEIGHTS has alexnet.safetensors and lpips_alex.safetensors
-# (docs/evaluation.md). Beside PACK (under 50 MB) the machine needs this repository and Python with JAX.
+# (docs/evaluation.md). Beside PACK (24 MB) the machine needs this package, installed, and Python with JAX and the other
+# packages as new as setup.py asks: wheels bring what is missing or older there, such as PyAV, Grain and Orbax.
 #
 #   SECONDS_IN_ALL=540     when it stops; WORK=/tmp/tiny-star  its work directory, which OUT's files are made of
 #   DECAY_SECONDS=90       the last seconds have a fifth of the learning rate
