@@ -119,6 +119,7 @@ class ClipCoder:
           RunError: they are not finite.
         """
         params = {name: self.params[name] for name in self.model.light_components}
+        finish = Finish(settings.color_fix, settings.strength)
         sizes = [LIGHT_CHUNK] * -(-num_frames // LIGHT_CHUNK)
         done, carry = 0, None
         for piece in cut_pieces(read(LIGHT_CHUNK), sizes):
@@ -127,7 +128,7 @@ class ClipCoder:
             frames, finite, carry = decode_light_chunk(
                 self.model,
                 canvas,
-                Finish(settings.color_fix, settings.strength),
+                finish,
                 params,
                 jnp.pad(of_piece, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), mode="edge"),
                 carry,

@@ -162,19 +162,24 @@ def test_areas_of_one_colour_stay_as_they_are():
     assert np.abs(np.asarray(decoded[:, 60:]) - enlarged[:, 60:]).max() > 8
 
 
+def random_batch(frames: int, side: int) -> dict[str, np.ndarray]:
+    """Two clips of so many square frames, as the loss takes them."""
+    rng = np.random.default_rng(0)
+    return {
+        "gt": rng.integers(0, 256, (2, frames, side, side, 3), np.uint8),
+        "lq": rng.integers(0, 256, (2, frames, side // 4, side // 4, 3), np.uint8),
+        "latents": rng.standard_normal((2, frames, side // 8, side // 8, 6)).astype(np.float16),
+        "index": np.array([7, 40], np.int32),
+    }
+
+
 def test_the_loss_against_plain_numbers(checkpoint):
     config = from_groups(
         DecoderExperimentConfig, values(checkpoint, loss={"motion_weight": 2.0, "perceptual_weight": 0.0})
     )
     objective = DecoderObjective(config)
     params = {COMPONENT: nnx.to_pure_dict(nnx.state(objective.module()))}
-    rng = np.random.default_rng(0)
-    batch = {
-        "gt": rng.integers(0, 256, (2, 3, 32, 32, 3), np.uint8),
-        "lq": rng.integers(0, 256, (2, 3, 8, 8, 3), np.uint8),
-        "latents": rng.standard_normal((2, 3, 4, 4, 6)).astype(np.float16),
-        "index": np.array([7, 40], np.int32),
-    }
+    batch = random_batch(frames=3, side=32)
     loss, metrics = objective.loss(params, {}, batch, jax.random.key(3))
     # A fresh decoder gives the enlarged input.
     low = jax.image.resize(jnp.asarray(batch["lq"] / 127.5 - 1.0), batch["gt"].shape, "bilinear")
@@ -206,13 +211,7 @@ def random_networks(monkeypatch):
 
 
 def test_heads_and_decoder_teach_each_other_and_nothing_else(checkpoint, random_networks):
-    rng = np.random.default_rng(0)
-    batch = {
-        "gt": rng.integers(0, 256, (2, 2, 48, 48, 3), np.uint8),
-        "lq": rng.integers(0, 256, (2, 2, 12, 12, 3), np.uint8),
-        "latents": rng.standard_normal((2, 2, 6, 6, 6)).astype(np.float16),
-        "index": np.array([7, 40], np.int32),
-    }
+    batch = random_batch(frames=2, side=48)
 
     def gradients(weight):
         loss = {"adversarial_weight": weight, "head_width": 4, "fidelity_share": 0.0, "detail_share": 1.0}
