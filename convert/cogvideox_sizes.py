@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from star_jax.config.cogvideox import CogVideoXConfig, TransformerConfig
@@ -118,16 +119,23 @@ def _with_table(transformer: TransformerConfig, tensors: Tensors) -> Transformer
         length = int(np.argmax(np.any(table != 0, axis=1)))
         space = width // 4, width // 8 * 3
         grid = _grid(table[length:], columns=slice(space[0], sum(space)), rows=slice(sum(space), width))
-        stretch = 1 / np.arcsin(float(table[length + 1, space[0]])) if grid[2] > 1 else 1.0
-        return dataclasses.replace(
-            transformer, text_length=length, grid=grid, spatial_interpolation=round(float(stretch), 3)
-        )
+        stretch = _stretch(float(table[length + 1, space[0]]), added.dtype) if grid[2] > 1 else 1.0
+        return dataclasses.replace(transformer, text_length=length, grid=grid, spatial_interpolation=stretch)
     transformer = dataclasses.replace(transformer, positions="rotary")
     if turned is None or turned.shape[0] == _rows(transformer) - transformer.text_length:
         return transformer
     by_frame, by_side = head // 4, head // 8 * 3
     rows, columns = slice(by_frame, by_frame + by_side), slice(by_frame + by_side, head)
     return dataclasses.replace(transformer, grid=_grid(turned.read().astype(np.float32), columns, rows))
+
+
+def _stretch(sine: float, dtype: np.dtype) -> float:
+    """What positions are divided by, from the sine of the second; a published value where it explains that."""
+    rounding = 2 * float(ml_dtypes.finfo(dtype).eps)
+    for known in (published("cogvideox-2b").transformer.spatial_interpolation, 1.0):
+        if abs(np.sin(1 / known) - sine) < rounding:
+            return known
+    return round(1 / float(np.arcsin(sine)), 3)
 
 
 def _rows(transformer: TransformerConfig) -> int:
