@@ -147,17 +147,22 @@ def choose_config(
         return _own_sizes(sources, families, given, lora)
     if lora != "merge":
         raise InputError(f"lora is {lora!r}, but the sources are of no network with low-rank updates")
-    if isinstance(preset, ArchitectureConfig):
-        return preset
     if preset is not None:
-        return get_preset(preset)
-    for config in PRESETS.values():
+        return _with_parts(get_preset(preset) if isinstance(preset, str) else preset, families)
+    for config in (_with_parts(config, families) for config in PRESETS.values()):
         if all(_fits(*source, config) for source in zip(sources, families, strict=True)):
             return config
     labels = ", ".join(source.label for source in sources)
     raise InputError(
         f"no preset ({', '.join(PRESETS)}) has the shapes of {labels}; name the sizes with --preset"
     )
+
+
+def _with_parts(config: ArchitectureConfig, families: Sequence[str]) -> ArchitectureConfig:
+    """A preset's sizes with the parts that sources bring and no preset has."""
+    for name in families:
+        config = get_family(name).completed(config)
+    return config
 
 
 def _own_sizes(
