@@ -15,13 +15,11 @@ from torch_weights import randomize
 from star_jax.checkpoints.directory import load_component, read_config
 from star_jax.config import StarConfig, TaesdvConfig
 from star_jax.convert.converter import convert_checkpoint
-from star_jax.convert.exporter import export_checkpoint
 from star_jax.errors import InputError
 from star_jax.inference.pieces import Finish, decode_light_chunk
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.component import fresh_component
-from star_jax.launch.cli import main
 from star_jax.models.architectures import build_model
 
 LAYERS, WIDTH = (3, 3, 3, 1), 64
@@ -70,18 +68,9 @@ def checkpoint(reference, tmp_path_factory):
     return folder / "made"
 
 
-def test_it_joins_a_preset_and_goes_back(tmp_path, checkpoint, reference, capsys):
+def test_it_joins_a_preset(checkpoint):
     config = read_config(checkpoint)
     assert config.preset == "i2vgen-xl" and config.light_decoder == TaesdvConfig()
-    source = checkpoint.parent / "taesdv.pth"
-    export_checkpoint(checkpoint, tmp_path / "back.pt", layout="taesdv", base=str(source), quiet=True)
-    back, expected = torch.load(tmp_path / "back.pt"), reference.state_dict()
-    assert back.keys() == expected.keys()
-    assert all(torch.equal(back[key], expected[key]) for key in expected)
-    assert main(["convert", "--inspect", str(source)]) == 0
-    report = capsys.readouterr().out
-    assert "family: taesdv (" in report and "preset: i2vgen-xl" in report
-    assert "left out: 2 keys (encoder.0.weight" in report
 
 
 def test_it_decodes_a_clip_in_pieces_as_pytorch_does_whole(checkpoint, reference):
