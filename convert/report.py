@@ -66,14 +66,15 @@ def _preset_sizes(network: Recognised) -> list[str]:
     """Lines on a network whose sizes a preset must have."""
     source, name = network
     family = get_family(name)
+    presets = {preset: family.completed(config) for preset, config in PRESETS.items()}
     misfits = {
         preset: preset_mismatches(source, name, config)
-        for preset, config in PRESETS.items()
+        for preset, config in presets.items()
         if family.in_preset(config)
     }
     fits = [preset for preset, count in misfits.items() if count == 0]
     closest = min(misfits, key=lambda preset: misfits[preset])
-    known = family.table_for(PRESETS[closest], source.tensors).source_keys()
+    known = family.table_for(presets[closest], source.tensors).source_keys()
     return [
         f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}",
         *_left_out([key for key in source.tensors if key not in known]),
