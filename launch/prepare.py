@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @terminable()
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.config import DataConfig
-    from star_jax.data.prepare.write import PrepareConfig
+    from star_jax.data.prepare.plan import PrepareConfig
     from star_jax.errors import InputError
 
     if args.rest and not args.beam:
@@ -160,7 +160,7 @@ def _prepare_on_beam(config, args: argparse.Namespace) -> dict | None:
 
 def _make_encoder(config, checkpoint: str | None):
     if checkpoint is None:
-        from star_jax.data.prepare.write import clip_encoder
+        from star_jax.data.prepare.shards import clip_encoder
 
         return clip_encoder(config)
     from star_jax.data.prepare.latents import latent_encoder

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.checkpoints.directory import checkpoint_path, load_component, read_config
+from star_jax.data.prepare.plan import PrepareConfig
 from star_jax.data.prepare.read import Example, ExampleShape
-from star_jax.data.prepare.write import Encoder, PrepareConfig
+from star_jax.data.prepare.shards import Encoder
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
 
