@@ -40,6 +40,7 @@ from star_jax.train.decoder.loss import (
 )
 from star_jax.train.decoder.start import linear_start
 from star_jax.train.distill.heads import HeadsOf
+from star_jax.train.programs import jit_and_find
 from star_jax.train.sample_draws import sample_keys
 
 Tree = dict[str, Any]
@@ -85,7 +86,7 @@ class DecoderObjective:
         self.heads = (
             HeadsOf(HEAD_CHANNELS, config.loss.head_width) if config.loss.adversarial_weight else None
         )
-        self._decode = jax.jit(self._decoded)
+        self._decode = jit_and_find(self._decoded)
 
     def module(self, seed: int = 0) -> LightDecoder:
         """The decoder with fresh weights."""
