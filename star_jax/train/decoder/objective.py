@@ -24,7 +24,7 @@ from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.evaluation.weights import MetricWeights
 from star_jax.files import write_png
 from star_jax.models.architectures import build_model
-from star_jax.models.light_decoder.decoder import LOW_FACTOR, LightDecoder
+from star_jax.models.light_decoder.decoder import COMPONENT, LOW_FACTOR, LightDecoder
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.train.decoder.config import DecoderExperimentConfig
@@ -47,7 +47,7 @@ Tree = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-COMPONENT, HEADS = "light_decoder", "heads"
+HEADS = "heads"
 
 
 class DecoderObjective:
