@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from star_jax.convert.sources import Source, open_sources, sha256
 from star_jax.convert.tensors import FLOATS, FileTensor, Tensors, cast, is_finite
 from star_jax.convert.tokenizers import write_tokenizer
 from star_jax.errors import InputError, RunError
+from star_jax.files import is_url
 from star_jax.init.leaves import fresh_leaf
 from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS, get_preset
@@ -79,11 +81,12 @@ def convert_checkpoint(
         finite; `destination` exists or cannot be made. Nothing is left behind.
       RunError: the disk is full.
     """
-    check_destination(Path(destination), force=force)
+    check_destination(destination, force=force)
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
     opened = [source for spec in sources for source in open_sources(str(spec))]
-    _check_outside(Path(destination).resolve(), opened)
+    if not is_url(destination):
+        _check_outside(Path(destination).resolve(), opened)
     weights = [source for source in opened if source.tensors]
     families = [recognise(s.tensors, s.label) if format == "auto" else format for s in weights]
     config = choose_config(weights, families, preset, lora)
@@ -93,7 +96,7 @@ def convert_checkpoint(
         n: leaves for job in jobs for n, leaves in _lazy(job, config, dtype, allow_nan, seed).items()
     }
     needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
-    _check_space(Path(destination), needed)
+    _check_space(destination, needed)
 
     provenance: dict[str, Any] = {
         "star_jax": version("star_jax"),
@@ -147,17 +150,22 @@ def choose_config(
         return _own_sizes(sources, families, given, lora)
     if lora != "merge":
         raise InputError(f"lora is {lora!r}, but the sources are of no network with low-rank updates")
-    if isinstance(preset, ArchitectureConfig):
-        return preset
     if preset is not None:
-        return get_preset(preset)
-    for config in PRESETS.values():
+        return _with_parts(get_preset(preset) if isinstance(preset, str) else preset, families)
+    for config in (_with_parts(config, families) for config in PRESETS.values()):
         if all(_fits(*source, config) for source in zip(sources, families, strict=True)):
             return config
     labels = ", ".join(source.label for source in sources)
     raise InputError(
         f"no preset ({', '.join(PRESETS)}) has the shapes of {labels}; name the sizes with --preset"
     )
+
+
+def _with_parts(config: ArchitectureConfig, families: Sequence[str]) -> ArchitectureConfig:
+    """A preset's sizes with the parts that sources bring and no preset has."""
+    for name in families:
+        config = get_family(name).completed(config)
+    return config
 
 
 def _own_sizes(
@@ -283,8 +291,10 @@ def _reader(
     return read
 
 
-def _check_space(destination: Path, needed: int) -> None:
-    free = shutil.disk_usage(destination.absolute().parent).free
+def _check_space(destination: str | os.PathLike, needed: int) -> None:
+    """What goes to a bucket is made in the folder for temporary files."""
+    place = tempfile.gettempdir() if is_url(destination) else Path(destination).absolute().parent
+    free = shutil.disk_usage(place).free
     if free < needed:
         raise RunError(
             f"{destination} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "

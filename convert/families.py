@@ -11,6 +11,7 @@ from star_jax.convert import (
     cogvideox_sizes,
     cogvideox_tables,
     cogvideox_vae_tables,
+    light_decoder_tables,
     t5_tables,
     text_tables,
     unet_tables,
@@ -36,6 +37,7 @@ class Family:
       other_marks: keys of the family's second layout, if it has one.
       export_prefix: prefix of every key of an export without an original file.
       sizes: (sizes so far, tensors without prefix, config.json's settings) -> the source's; None: a preset's.
+      part: adds to a preset's sizes the part that the family fills, where no preset has it.
     """
 
     description: str
@@ -47,6 +49,7 @@ class Family:
     other_marks: tuple[str, ...] = ()
     export_prefix: str = ""
     sizes: Callable[[CogVideoXConfig, Tensors, dict], CogVideoXConfig] | None = None
+    part: Callable[[StarConfig], StarConfig] | None = None
 
     def prefix_in(self, keys: Collection[str]) -> str | None:
         """The prefix under which `keys` have this family's marks, or None."""
@@ -55,6 +58,10 @@ class Family:
             if any(all(prefix + mark in keys for mark in marks) for marks in kinds):
                 return None if any(prefix + key in keys for key in self.absent) else prefix
         return None
+
+    def completed(self, config: ArchitectureConfig) -> ArchitectureConfig:
+        """A preset's sizes, with the part that the family brings along."""
+        return self.part(config) if self.part is not None and isinstance(config, StarConfig) else config
 
     def in_preset(self, config: ArchitectureConfig) -> bool:
         """Whether a model of these sizes has the components that this family fills."""
@@ -150,6 +157,13 @@ FAMILIES: dict[str, Family] = {
         marks=("decoder.conv_out.time_mix_conv.weight",),
         table=_sized(vae_tables.original_vae_table),
         prefixes=("first_stage_model.", ""),
+    ),
+    "taesdv": Family(
+        "TAESDV: a small decoder of Stable Video Diffusion's latents, for --decoder tiny",
+        ("light_decoder",),
+        marks=("decoder.1.weight", "decoder.18.conv.0.weight", "decoder.19.weight"),
+        table=_sized(light_decoder_tables.taesdv_table),
+        part=light_decoder_tables.with_taesdv,
     ),
     "open-clip": Family(
         "OpenCLIP: the text tower",

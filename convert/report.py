@@ -54,15 +54,16 @@ def _describe(source: Source, format: str) -> str:
         return "\n".join([*lines, f"  family: none of {', '.join(FAMILIES)}", f"  first keys: {first}"])
     lines.append(f"  family: {family} ({get_family(family).description})")
     lines.append(f"  gives: {', '.join(get_family(family).components)}")
+    presets = {name: get_family(family).completed(config) for name, config in PRESETS.items()}
     misfits = {
         name: preset_mismatches(source, family, config)
-        for name, config in PRESETS.items()
+        for name, config in presets.items()
         if get_family(family).in_preset(config)
     }
     fits = [name for name, count in misfits.items() if count == 0]
     closest = min(misfits, key=lambda name: misfits[name])
     lines.append(f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}")
-    table = get_family(family).table_for(PRESETS[closest], tensors)
+    table = get_family(family).table_for(presets[closest], tensors)
     known = table.source_keys()
     if others := [key for key in tensors if key not in known]:
         lines.append(f"  left out: {len(others)} keys ({_summary(others)})")

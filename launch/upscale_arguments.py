@@ -113,8 +113,8 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         "--decoder",
         default="auto",
         metavar="NAME",
-        help="full, the autoencoder's own; tiny, a light one that also sees the input; auto (default): tiny where "
-        "the checkpoint has one and the output is about 4 times the input",
+        help="full, the autoencoder's own; tiny, the checkpoint's light one; auto (default): tiny where the "
+        "checkpoint has one that also sees the input, and the output is about 4 times that",
     )
     group.add_argument(
         "--fidelity",

@@ -58,10 +58,10 @@ class UpscaleSettings:
         themselves, as the released system does.
       padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
         720x1280, as the released script does).
-      decoder: `full` (the autoencoder's own), `tiny` (the checkpoint's light decoder, which also sees the input) or
-        `auto`: tiny where the checkpoint has one and the scale is near that which it was trained for.
+      decoder: `full` (the autoencoder's own), `tiny` (the checkpoint's light decoder) or `auto`: tiny where the
+        checkpoint has one that sees the input and the scale is near that which it was trained for.
       fidelity: of the tiny decoder: 0 (detail that looks right) to 1 (nearness to what was there); None is the
-        checkpoint's. The tiny decoder keeps the input's colours, and gets no colour fix.
+        checkpoint's. A tiny decoder that sees the input keeps its colours, and gets no colour fix.
       exact_size: let outputs have odd sizes, as images may; else they are rounded to even ones.
     """
 
@@ -129,11 +129,14 @@ class UpscaleSettings:
         """
         if self.decoder == "tiny" or (self.fidelity is not None and self.decoder == "auto"):
             default = model.default_fidelity  # refuses a model without
+            if self.fidelity is not None and not model.light_sees_frames:
+                raise InputError("this checkpoint's tiny decoder has no fidelity to choose; leave it out")
             return default if self.fidelity is None else self.fidelity
         if self.fidelity is not None:
             raise InputError("fidelity is a knob of the tiny decoder; choose decoder tiny, or leave it out")
-        near = abs(math.log2(self.scale / LIGHT_SCALE)) < 0.5
-        return model.default_fidelity if self.decoder == "auto" and model.light_components and near else None
+        is_made_for = model.light_sees_frames and abs(math.log2(self.scale / LIGHT_SCALE)) < 0.5
+        is_light = self.decoder == "auto" and model.light_components and is_made_for
+        return model.default_fidelity if is_light else None
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""

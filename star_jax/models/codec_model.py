@@ -96,19 +96,29 @@ class CodecModel(ComponentModel):
     # The light decoder, where there is one.
 
     @property
+    def light_sees_frames(self) -> bool:
+        """Whether the light decoder sees the low-resolution frames, and so keeps their colours by itself."""
+        return True
+
+    @property
     def default_fidelity(self) -> float:
         """What the light decoder is given where the user says nothing."""
         raise self._has_no_light_decoder()
 
     def decode_light(
-        self, params: Params, latents: jax.Array, low: jax.Array, fidelity: ArrayLike, carry: Carry = None
+        self,
+        params: Params,
+        latents: jax.Array,
+        low: jax.Array | None,
+        fidelity: ArrayLike,
+        carry: Carry = None,
     ) -> tuple[jax.Array, Carry]:
         """The frames of a chunk by the light decoder, and the carry for the next chunk.
 
         Args:
           params: weights of at least `light_components`.
           latents: [B, f, h, w, latent_channels], scaled.
-          low: low-resolution frames [B, f, H / 4, W / 4, 3] in [-1, 1].
+          low: low-resolution frames [B, f, H / 4, W / 4, 3] in [-1, 1]; None where it does not see them.
           fidelity: 0 (detail that looks right) to 1 (nearness to what was there).
           carry: carry of the chunk before; None for a clip's first chunk.
 

@@ -124,7 +124,10 @@ class DecoderObjective:
         The linear part of those is found by least squares.
         """
         known, directory = self.model.config.light_decoder, self.config.model.checkpoint
-        if known is not None and (known.channels, known.blocks) == (self.sizes.channels, self.sizes.blocks):
+        if isinstance(known, LightDecoderConfig) and (known.channels, known.blocks) == (
+            self.sizes.channels,
+            self.sizes.blocks,
+        ):
             logger.info("training goes on from the decoder of %s", directory)
             return load_component(directory, COMPONENT, self.model.abstract(COMPONENT))
         fresh = nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed)))
