@@ -1,4 +1,4 @@
-"""The shapes in annotations are checked in the tests: a wrong one is refused where it enters and where it leaves."""
+"""The shapes in annotations are checked in the tests: a wrong one is refused on the way in and on the way out."""
 
 import jax.numpy as jnp
 import jaxtyping
