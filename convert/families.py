@@ -99,7 +99,7 @@ def _of(part: str, table: Callable[[Any, Collection[str]], Table]):
     return lambda config, keys: table(getattr(config, part), keys)
 
 
-_SAT = "model.diffusion_model."
+_SAT, _SAT_TEXT = "model.diffusion_model.", "conditioner.embedders.0.transformer."
 _LIEM_KEY = "input_blocks.0.1.transformer_blocks.0.local1.conv1.weight"
 _CONTROL_KEY = "VideoControlNet.input_hint_block.weight"
 _NETWORKS = ("unet", "controlnet")
@@ -211,7 +211,7 @@ FAMILIES: dict[str, Family] = {
         marks=("decoder.up.0.block.0.norm1.conv_y.conv.weight",),
         other_marks=_DIFFUSERS_COGVIDEOX_VAE,
         table=_of("vae", cogvideox_vae_tables.cogvideox_vae_table),
-        prefixes=("", "first_stage_model."),
+        prefixes=("", "first_stage_model.", "module.first_stage_model."),
         sizes=cogvideox_sizes.vae,
     ),
     "diffusers-cogvideox-vae": Family(
@@ -226,7 +226,7 @@ FAMILIES: dict[str, Family] = {
         ("text_encoder",),
         marks=("shared.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
         table=_of("text_encoder", t5_tables.t5_table),
-        prefixes=("", "conditioner.embedders.0.transformer."),
+        prefixes=("", _SAT_TEXT, "module." + _SAT_TEXT),
         sizes=cogvideox_sizes.text_encoder,
     ),
 }
@@ -241,6 +241,22 @@ def get_family(name: str) -> Family:
     if name not in FAMILIES:
         raise InputError(f"no format {name!r}; choose one of auto, {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def embedded(keys: Collection[str], family: str) -> dict[str, str]:
+    """Further networks of CogVideoX that stand beside one in the same file: family -> the prefix of its keys.
+
+    DeepSpeed saves the whole system: transformer, autoencoder and text encoder.
+    """
+    seen = set(FAMILIES[family].components)
+    found: dict[str, str] = {}
+    for name, other in FAMILIES.items():
+        is_further = FAMILIES[family].sizes and other.sizes and not seen & set(other.components)
+        prefix = other.prefix_in(keys) if is_further else None
+        if prefix:
+            found[name] = prefix
+            seen |= set(other.components)
+    return found
 
 
 def recognise(keys: Collection[str], label: str) -> str:

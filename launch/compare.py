@@ -9,6 +9,7 @@ file that any browser opens without a network: both play in step, the pointer mo
 
 import argparse
 
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
 HELP = "make a page that shows two videos side by side"
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
+@with_buckets(reads=("before", "after", "truth"), writes=("output",))
 def run(args: argparse.Namespace) -> None:
     from star_jax.evaluation.before_after import compare
 

@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from star_jax.errors import InputError
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
 HELP = "degrade a video with a training recipe"
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
+@with_buckets(reads=("input",), writes=("output", "truth"))
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.degradations import get_recipe
     from star_jax.video.outputs import is_pattern

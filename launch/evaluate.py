@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star_jax.errors import InputError
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
+@with_buckets(reads=("paths", "input"), writes=("json", "csv", "markdown", "report", "picture"))
 def run(args: argparse.Namespace) -> None:
     if args.metrics == "list":
         _print_metrics()

@@ -38,7 +38,7 @@ from star_jax.errors import InputError, RunError, first_line
 from star_jax.files import appearing, is_url, write_json
 from star_jax.models.architectures import build_model, read_model_config
 from star_jax.models.video_model import TOKENIZER_DIR as TOKENIZER_DIR  # part of the layout above
-from star_jax.presets import BUNDLED
+from star_jax.presets import BUNDLED, weights_remedy
 
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
@@ -254,7 +254,9 @@ def checkpoint_path(directory: str | os.PathLike) -> Path:
         return Path(__file__).parents[1] / "weights" / BUNDLED
     remedy = "make one with star-jax convert SRC... DST"
     if not path.exists():
-        raise InputError(f"checkpoint directory {directory} does not exist; {remedy}")
+        raise InputError(
+            f"checkpoint directory {directory} does not exist; {weights_remedy(path.name) or remedy}"
+        )
     if not (path / CONFIG_FILE).is_file():
         raise InputError(f"{directory} is not a checkpoint directory (it has no {CONFIG_FILE}); {remedy}")
     return path

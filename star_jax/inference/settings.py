@@ -145,12 +145,17 @@ class UpscaleSettings:
         return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
 
     def check_tiles(self, rule: SizeRule) -> None:
-        """Refuses tiles that are too small for a network.
+        """Refuses tiles that a network does not take.
 
         Raises:
-          InputError: one is.
+          InputError: one is too small, or another than the only one that the network takes.
         """
-        least = rule.least_tile
+        least, only = rule.least_tile, rule.only_tile
+        if only is not None and self.tile not in (None, only):
+            raise InputError(
+                f"tile is {self.tile[0]}x{self.tile[1]}; this checkpoint takes {only[0]}x{only[1]} alone "
+                "(transformer.other_grids in its config.json is exact)"
+            )
         for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
             if tile is not None and (tile[0] < least[0] or tile[1] < least[1]):
                 raise InputError(f"{name} is {tile[0]}x{tile[1]}; choose at least {least[0]}x{least[1]}")
@@ -167,7 +172,7 @@ class UpscaleSettings:
 
     def tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
         """The tiles that the network sees of latents of (height, width)."""
-        return _tiles(rule, latent_size, self.tile)
+        return _tiles(rule, latent_size, self.tile or rule.only_tile)
 
     def vae_tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
         """The tiles that the autoencoder sees of latents of (height, width)."""

@@ -4,7 +4,7 @@ WORKDIR/.lock             held by process 0 of the run that is going on
 WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
 WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it
-WORKDIR/validation/       pictures
+WORKDIR/validation/       pictures and videos
 WORKDIR/profile/          traces
 """
 
@@ -24,6 +24,7 @@ from star_jax.files import appearing, is_url, try_lock
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
+VALIDATION = "validation"
 BUCKETS = ("gs://", "s3://")
 _LOCK = ".lock"
 _held: set[str] = set()  # by this process; a system lock would not let it in a second time
