@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-truth", action="store_true", help="all paths are results: scores that need no ground truth"
     )
-    parser.add_argument("--input", metavar="LR", help="low-resolution input, the same; scored when enlarged")
+    parser.add_argument(
+        "--input", metavar="LR", help="low-resolution input, which is enlarged and scored, too"
+    )
     parser.add_argument(
         "--baseline", metavar="NAME", help="method that enlarges LR: bicubic (default), bilinear or lanczos"
     )

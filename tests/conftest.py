@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import shape_checks  # noqa: F401  before anything of star_jax is imported
 from quick_programs import QUICK_FLAGS
 
 from star_jax.inference.pipeline import StarPipeline
