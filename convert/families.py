@@ -11,6 +11,7 @@ from star_jax.convert import (
     cogvideox_sizes,
     cogvideox_tables,
     cogvideox_vae_tables,
+    light_decoder_tables,
     t5_tables,
     text_tables,
     unet_tables,
@@ -36,6 +37,7 @@ class Family:
       other_marks: keys of the family's second layout, if it has one.
       export_prefix: prefix of every key of an export without an original file.
       sizes: (sizes so far, tensors without prefix, config.json's settings) -> the source's; None: a preset's.
+      part: adds to a preset's sizes the part that the family fills, where no preset has it.
     """
 
     description: str
@@ -47,6 +49,7 @@ class Family:
     other_marks: tuple[str, ...] = ()
     export_prefix: str = ""
     sizes: Callable[[CogVideoXConfig, Tensors, dict], CogVideoXConfig] | None = None
+    part: Callable[[StarConfig], StarConfig] | None = None
 
     def prefix_in(self, keys: Collection[str]) -> str | None:
         """The prefix under which `keys` have this family's marks, or None."""
@@ -55,6 +58,10 @@ class Family:
             if any(all(prefix + mark in keys for mark in marks) for marks in kinds):
                 return None if any(prefix + key in keys for key in self.absent) else prefix
         return None
+
+    def completed(self, config: ArchitectureConfig) -> ArchitectureConfig:
+        """A preset's sizes, with the part that the family brings along."""
+        return self.part(config) if self.part is not None and isinstance(config, StarConfig) else config
 
     def in_preset(self, config: ArchitectureConfig) -> bool:
         """Whether a model of these sizes has the components that this family fills."""
@@ -92,7 +99,7 @@ def _of(part: str, table: Callable[[Any, Collection[str]], Table]):
     return lambda config, keys: table(getattr(config, part), keys)
 
 
-_SAT = "model.diffusion_model."
+_SAT, _SAT_TEXT = "model.diffusion_model.", "conditioner.embedders.0.transformer."
 _LIEM_KEY = "input_blocks.0.1.transformer_blocks.0.local1.conv1.weight"
 _CONTROL_KEY = "VideoControlNet.input_hint_block.weight"
 _NETWORKS = ("unet", "controlnet")
@@ -151,6 +158,13 @@ FAMILIES: dict[str, Family] = {
         table=_sized(vae_tables.original_vae_table),
         prefixes=("first_stage_model.", ""),
     ),
+    "taesdv": Family(
+        "TAESDV: a small decoder of Stable Video Diffusion's latents, for --decoder tiny",
+        ("light_decoder",),
+        marks=("decoder.1.weight", "decoder.18.conv.0.weight", "decoder.19.weight"),
+        table=_sized(light_decoder_tables.taesdv_table),
+        part=light_decoder_tables.with_taesdv,
+    ),
     "open-clip": Family(
         "OpenCLIP: the text tower",
         ("text_encoder",),
@@ -197,7 +211,7 @@ FAMILIES: dict[str, Family] = {
         marks=("decoder.up.0.block.0.norm1.conv_y.conv.weight",),
         other_marks=_DIFFUSERS_COGVIDEOX_VAE,
         table=_of("vae", cogvideox_vae_tables.cogvideox_vae_table),
-        prefixes=("", "first_stage_model."),
+        prefixes=("", "first_stage_model.", "module.first_stage_model."),
         sizes=cogvideox_sizes.vae,
     ),
     "diffusers-cogvideox-vae": Family(
@@ -212,7 +226,7 @@ FAMILIES: dict[str, Family] = {
         ("text_encoder",),
         marks=("shared.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
         table=_of("text_encoder", t5_tables.t5_table),
-        prefixes=("", "conditioner.embedders.0.transformer."),
+        prefixes=("", _SAT_TEXT, "module." + _SAT_TEXT),
         sizes=cogvideox_sizes.text_encoder,
     ),
 }
@@ -227,6 +241,22 @@ def get_family(name: str) -> Family:
     if name not in FAMILIES:
         raise InputError(f"no format {name!r}; choose one of auto, {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def embedded(keys: Collection[str], family: str) -> dict[str, str]:
+    """Further networks of CogVideoX that stand beside one in the same file: family -> the prefix of its keys.
+
+    DeepSpeed saves the whole system: transformer, autoencoder and text encoder.
+    """
+    seen = set(FAMILIES[family].components)
+    found: dict[str, str] = {}
+    for name, other in FAMILIES.items():
+        is_further = FAMILIES[family].sizes and other.sizes and not seen & set(other.components)
+        prefix = other.prefix_in(keys) if is_further else None
+        if prefix:
+            found[name] = prefix
+            seen |= set(other.components)
+    return found
 
 
 def recognise(keys: Collection[str], label: str) -> str:

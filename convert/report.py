@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from star_jax.convert.converter import preset_mismatches
-from star_jax.convert.families import FAMILIES, get_family, recognise
+from star_jax.convert.cogvideox_report import presets_of, sizes_text
+from star_jax.convert.converter import choose_config, plan_for, preset_mismatches
+from star_jax.convert.families import FAMILIES, get_family
+from star_jax.convert.recognised import Recognised, networks_of
 from star_jax.convert.sources import Source, open_sources
 from star_jax.errors import InputError
 from star_jax.presets import PRESETS
@@ -48,25 +50,54 @@ def _describe(source: Source, format: str) -> str:
         "  dtypes: " + ", ".join(f"{dtype} {count}" for dtype, count in dtypes.items()),
     ]
     try:
-        family = recognise(tensors, source.label) if format == "auto" else format
+        networks = networks_of([source], format)
     except InputError:
         first = ", ".join(list(tensors)[:5])
         return "\n".join([*lines, f"  family: none of {', '.join(FAMILIES)}", f"  first keys: {first}"])
-    lines.append(f"  family: {family} ({get_family(family).description})")
-    lines.append(f"  gives: {', '.join(get_family(family).components)}")
-    misfits = {
-        name: preset_mismatches(source, family, config)
-        for name, config in PRESETS.items()
-        if get_family(family).in_preset(config)
-    }
-    fits = [name for name, count in misfits.items() if count == 0]
-    closest = min(misfits, key=lambda name: misfits[name])
-    lines.append(f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}")
-    table = get_family(family).table_for(PRESETS[closest], tensors)
-    known = table.source_keys()
-    if others := [key for key in tensors if key not in known]:
-        lines.append(f"  left out: {len(others)} keys ({_summary(others)})")
+    for network in networks:
+        family = get_family(network.family)
+        lines.append(f"  family: {network.family} ({family.description})")
+        lines.append(f"  gives: {', '.join(family.components)}")
+        lines += _own_sizes(network) if family.sizes else _preset_sizes(network)
     return "\n".join(lines)
+
+
+def _preset_sizes(network: Recognised) -> list[str]:
+    """Lines on a network whose sizes a preset must have."""
+    source, name = network
+    family = get_family(name)
+    presets = {preset: family.completed(config) for preset, config in PRESETS.items()}
+    misfits = {
+        preset: preset_mismatches(source, name, config)
+        for preset, config in presets.items()
+        if family.in_preset(config)
+    }
+    fits = [preset for preset, count in misfits.items() if count == 0]
+    closest = min(misfits, key=lambda preset: misfits[preset])
+    known = family.table_for(presets[closest], source.tensors).source_keys()
+    return [
+        f"  preset: {', '.join(fits) or f'none ({misfits[closest]} tensors differ from {closest})'}",
+        *_left_out([key for key in source.tensors if key not in known]),
+    ]
+
+
+def _own_sizes(network: Recognised) -> list[str]:
+    """Lines on a network whose sizes are read from its tensors."""
+    source, name = network
+    (component,) = get_family(name).components
+    try:
+        config = choose_config([network], None)
+        lines = ["  sizes: " + sizes_text(config, component, source.tensors)]
+        lines.append(
+            f"  preset: {', '.join(presets_of(config, component)) or 'none; it converts as cogvideox'}"
+        )
+        return lines + _left_out(plan_for(source, name, config).ignored)
+    except InputError as error:
+        return [f"  does not convert: {error}"]
+
+
+def _left_out(keys: list[str]) -> list[str]:
+    return [f"  left out: {len(keys)} keys ({_summary(keys)})"] if keys else []
 
 
 def _summary(keys: list[str]) -> str:

@@ -16,6 +16,8 @@ from star_jax.convert.folders import (
     tokenizer_files,
 )
 from star_jax.convert.hub import download
+from star_jax.convert.legacy_torch_file import MAGIC as LEGACY_MAGIC
+from star_jax.convert.legacy_torch_file import read_legacy_torch
 from star_jax.convert.safetensors_file import is_safetensors, read_safetensors
 from star_jax.convert.tensors import FileTensor
 from star_jax.convert.torch_file import read_torch
@@ -127,6 +129,8 @@ def read_tensors(path: Path) -> dict[str, FileTensor]:
             raise InputError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
         if start.startswith(b"PK\x03\x04"):
             return read_torch(path)
+        if start.startswith(LEGACY_MAGIC):
+            return read_legacy_torch(path)
         if is_safetensors(path) or path.suffix == ".safetensors":
             return read_safetensors(path)
     except OSError as error:
@@ -135,7 +139,7 @@ def read_tensors(path: Path) -> dict[str, FileTensor]:
         ) from error
     if start.startswith(b"\x80"):
         raise InputError(
-            f"{path} is a bare pickle (PyTorch before 1.6); load and save it with a newer PyTorch"
+            f"{path} is a bare pickle, not a file of weights that PyTorch saved; load it and save its state dict"
         )
     raise InputError(
         f"{path} is neither safetensors nor a PyTorch file of weights, or is damaged; download it again"

@@ -34,7 +34,7 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 _STORAGE_NAMES = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
-_LONGEST_PICKLE = 64 * 2**20  # names and shapes of tensors only; STAR's is 0.4 MB
+LONGEST_PICKLE = 64 * 2**20  # names and shapes of tensors only; STAR's is 0.4 MB
 _ALIGNMENT = 64
 # What zipfile and the unpickler raise for damaged input.
 DAMAGE = (
@@ -147,7 +147,7 @@ def read_torch(path: Path) -> dict[str, FileTensor]:
             if len(pickles) != 1:
                 raise _bad(path, "it has no data.pkl")
             root = pickles[0].removesuffix("data.pkl")
-            if archive.getinfo(pickles[0]).file_size > _LONGEST_PICKLE:
+            if archive.getinfo(pickles[0]).file_size > LONGEST_PICKLE:
                 raise _bad(path, "its data.pkl is too large")
             if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
                 raise _bad(path, "it is not little-endian")
@@ -213,7 +213,7 @@ def _locate(path: Path, archive: zipfile.ZipFile, root: str, name: str, tensor: 
     if signature != b"PK\x03\x04":
         raise _bad(path, f"the storage of {name} is not where the directory says")
     start = record.header_offset + 30 + name_length + extra_length
-    contiguous = _c_strides(tensor.shape) == tensor.strides or math.prod(tensor.shape) <= 1
+    contiguous = c_strides(tensor.shape) == tensor.strides or math.prod(tensor.shape) <= 1
     return FileTensor(
         path,
         name,
@@ -227,7 +227,8 @@ def _locate(path: Path, archive: zipfile.ZipFile, root: str, name: str, tensor: 
     )
 
 
-def _c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of an array in C order."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
@@ -277,7 +278,7 @@ def _pickle(specs: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> bytes:
             _text(name),
             b"ctorch._utils\n_rebuild_tensor_v2\n(",
             b"(" + _text("storage") + storage + _text(str(index)) + _text("cpu") + _int(size) + b"tQ",
-            _int(0) + _ints(shape) + _ints(_c_strides(shape)),
+            _int(0) + _ints(shape) + _ints(c_strides(shape)),
             b"\x89ccollections\nOrderedDict\n)RtR",  # requires_grad False, no hooks; rebuild
         ]
     return b"".join([*out, b"u."])

@@ -21,11 +21,12 @@ BENCHMARKS = {
     "inference": "star_jax.launch.benchmarks.inference",
     "train": "star_jax.launch.benchmarks.train",
     "layers": "star_jax.launch.benchmarks.layers",
+    "blocks": "star_jax.launch.benchmarks.blocks",
     "compare": "star_jax.launch.benchmarks.compare",
     "data": "star_jax.launch.benchmarks.data",
 }
 
-_ON_THE_DEVICE = ("inference", "train", "layers")
+_ON_THE_DEVICE = ("inference", "train", "layers", "blocks")
 _WITH_FORMS = ("inference", "train")
 
 

@@ -6,10 +6,12 @@
   star-jax convert random:tiny DIR
 
 Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face's layout, or hf://owner/repo/path,
-and gives the components it holds. random:PRESET makes random weights. DIR appears when it is complete.
+and gives the components it holds: a file of a whole CogVideoX, as DeepSpeed saves it, all three, of which those
+that have a source of their own are left out. random:PRESET makes random weights. DIR appears when it is complete.
 Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks), svd-vae and svd (autoencoder),
-open-clip and clip (text tower); of CogVideoX: star-cogvideox, cogvideox and diffusers-cogvideox (network),
-cogvideox-vae and diffusers-cogvideox-vae (autoencoder), t5-encoder (text encoder).
+taesdv (a light decoder of SVD's latents, for upscale --decoder tiny), open-clip and clip (text tower).
+Of CogVideoX: star-cogvideox, cogvideox and diffusers-cogvideox (network), cogvideox-vae and diffusers-cogvideox-vae
+(autoencoder), t5-encoder (text encoder).
 
 Networks of scores (alexnet, vgg16, lpips, dists, raft, dover, niqe, ilniqe; see star-jax evaluate) are converted
 into a folder of them, one file each:

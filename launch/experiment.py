@@ -38,7 +38,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir",
         required=True,
         metavar="DIR",
-        help="directory of checkpoints, metrics and pictures; a path or gs://...",
+        help="directory of checkpoints, metrics and pictures; a path, gs://... or s3://...",
     )
     parser.add_argument(
         "--allow-changed-config",

@@ -112,6 +112,38 @@ PRESETS: dict[str, ArchitectureConfig] = {
     "tiny-cogvideox": _TINY_COGVIDEOX,
 }
 
+_COGVIDEOX_PARTS = "vae, text_encoder and tokenizer of https://huggingface.co/THUDM/CogVideoX-"
+# Where the weights of a preset come from: what to download, and how it becomes the checkpoint {name}.
+_WEIGHTS = {
+    "i2vgen-xl": (
+        "STAR's light_deg.pt or heavy_deg.pt of https://huggingface.co/SherryX/STAR, with a VAE and a text tower: "
+        "star-jax convert heavy_deg.pt svd/vae open_clip/ {name} --dtype bfloat16"
+    ),
+    "cogvideox-5b": (
+        "STAR's file (https://huggingface.co/SherryX/STAR, folder CogVideoX-5B-based, 43 GB), "
+        + _COGVIDEOX_PARTS
+        + "5b: star-jax convert mp_rank_00_model_states.pt vae text_encoder tokenizer {name} --dtype bfloat16"
+    ),
+    "cogvideox-2b": (
+        _COGVIDEOX_PARTS
+        + "2b with its transformer, where training starts: star-jax convert transformer vae text_encoder tokenizer "
+        "{name} --lora 512 (STAR's own weights of that size are not published)"
+    ),
+}
+
+
+def weights_remedy(name: str) -> str | None:
+    """What to do where a checkpoint is called like a preset (or star-PRESET) and does not exist; None: no preset.
+
+    Presets of which nobody publishes weights can be made of random numbers.
+    """
+    preset = next((preset for preset in (name, name.removeprefix("star-")) if preset in PRESETS), None)
+    if preset is None:
+        return None
+    if preset in _WEIGHTS:
+        return "its weights: " + _WEIGHTS[preset].format(name=name)
+    return f"make one of random weights to train or try: star-jax convert random:{preset} {name}"
+
 
 def get_preset(name: str) -> ArchitectureConfig:
     """Returns a named preset.

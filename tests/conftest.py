@@ -1,5 +1,6 @@
 """What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
+import fcntl
 import gc
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import shape_checks  # noqa: F401  before anything of star_jax is imported
 from quick_programs import QUICK_FLAGS
 
 from star_jax.inference.pipeline import StarPipeline
@@ -62,10 +64,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory) -> Path:
-    """A checkpoint directory of preset `tiny`; tests that change one copy it first."""
-    directory = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    random_checkpoint(directory, "tiny")
+def tiny_checkpoint(request, tmp_path_factory) -> Path:
+    """A checkpoint directory of preset `tiny`, one for all workers; tests that change one copy it first."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    directory = folder / "tiny"
+    with (folder / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            random_checkpoint(directory, "tiny")
     return directory
 
 

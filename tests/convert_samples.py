@@ -32,6 +32,7 @@ SMALL = StarConfig(
 
 def family_shapes(family: str, config: StarConfig = SMALL, keys: tuple[str, ...] = ()) -> dict[str, tuple]:
     """Key -> shape of a source of this family, in the table's order; the ignored keys left out."""
+    config = FAMILIES[family].completed(config)
     table = FAMILIES[family].table_for(config, keys)
     leaves = {
         f"{name}/{path}": leaf.shape
@@ -57,6 +58,7 @@ LEFT_OUT = {
     ],
     "diffusers-i2vgen-xl": ["image_latents_proj_in.0.weight", "context_embedding.0.bias"],
     "svd": ["model.diffusion_model.out.0.weight", "conditioner.embedders.0.open_clip.model.logit_scale"],
+    "taesdv": ["encoder.0.weight", "encoder.1.conv.0.bias"],
     "open-clip": ["visual.conv1.weight", "text_projection", "logit_scale"],
     "clip": ["vision_model.embeddings.class_embedding", "text_projection.weight", "logit_scale"],
 }
@@ -71,6 +73,7 @@ ROUND_TRIPS = [
     ("diffusers-i2vgen-xl", ""),
     ("svd-vae", ""),
     ("svd", "first_stage_model."),
+    ("taesdv", ""),
     ("open-clip", ""),
     ("clip", "text_model."),
 ]

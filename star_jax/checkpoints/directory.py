@@ -5,8 +5,9 @@
     DIR/config.json       the model's sizes, an `ArchitectureConfig`
     DIR/provenance.json   where the weights came from
 
-A directory appears under its name only when it is complete (`create_checkpoint`). The name `tiny-star` is the small
-model that comes with the package (docs/tiny_star.md), unless there is a directory of that name.
+A directory appears under its name only when it is complete (`create_checkpoint`); it may be in a bucket. The name
+`tiny-star` is the small model that comes with the package (docs/tiny_star.md), unless there is a directory of that
+name.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from star_jax.checkpoints.remote import local_copy
+from star_jax.checkpoints.remote import local_copy, names_in, uploaded
 from star_jax.checkpoints.trees import (
     Tree,
     damaged,
@@ -37,7 +38,7 @@ from star_jax.errors import InputError, RunError, first_line
 from star_jax.files import appearing, is_url, write_json
 from star_jax.models.architectures import build_model, read_model_config
 from star_jax.models.video_model import TOKENIZER_DIR as TOKENIZER_DIR  # part of the layout above
-from star_jax.presets import BUNDLED
+from star_jax.presets import BUNDLED, weights_remedy
 
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
@@ -187,6 +188,7 @@ def create_checkpoint(
 
     Yields a temporary sibling to write components and tokenizer into; config.json and provenance.json (as the
     dict is by then) are added at the end, and it is renamed. On any exception, Ctrl-C included, it is removed.
+    Of a bucket (gs://, s3://), it is made on this machine and then uploaded, config.json last.
 
     Args:
       directory: the name that appears; its parent must exist.
@@ -197,11 +199,14 @@ def create_checkpoint(
     Raises:
       InputError: `directory` exists (without force, or is no checkpoint), or its parent does not.
     """
-    target = Path(directory).absolute()
-    check_destination(target, force=force)
+    check_destination(directory, force=force)
+    if is_url(directory):
+        place = uploaded(os.fspath(directory), CONFIG_FILE)
+    else:
+        place = appearing(Path(directory).absolute())
     try:
-        with appearing(target) as partial:
-            partial.mkdir()
+        with place as partial:
+            partial.mkdir(exist_ok=True)
             yield partial
             write_json(partial / PROVENANCE_FILE, provenance)
             (partial / CONFIG_FILE).write_text(config.to_json() + "\n")
@@ -209,23 +214,30 @@ def create_checkpoint(
         raise RunError(f"cannot write {directory}: {first_line(error)}; choose another place") from error
 
 
-def check_destination(target: Path, *, force: bool) -> None:
+def check_destination(directory: str | os.PathLike, *, force: bool) -> None:
     """Refuses a place where a checkpoint cannot go.
 
     Raises:
       InputError: it exists (without force, or is no checkpoint directory), or its parent does not exist.
     """
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"folder {target.absolute().parent} does not exist; create it first")
-    if not target.exists() and not target.is_symlink():
-        return
-    if not force:
-        raise InputError(f"{target} exists; choose another name, or pass --force to replace it")
     # Folders of other libraries have a config.json, too.
-    is_checkpoint = all((target / name).is_file() for name in (CONFIG_FILE, PROVENANCE_FILE))
-    if not is_checkpoint and not (target.is_dir() and not any(target.iterdir())):
+    both = {CONFIG_FILE, PROVENANCE_FILE}
+    if is_url(directory):
+        names = names_in(os.fspath(directory))
+        exists, is_replaceable = bool(names), both <= set(names)
+    else:
+        path = Path(directory)
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"folder {path.absolute().parent} does not exist; create it first")
+        exists = path.exists() or path.is_symlink()
+        is_replaceable = all((path / name).is_file() for name in both) or (
+            path.is_dir() and not any(path.iterdir())
+        )
+    if exists and not force:
+        raise InputError(f"{directory} exists; choose another name, or pass --force to replace it")
+    if exists and not is_replaceable:
         raise InputError(
-            f"{target} exists and is not a checkpoint directory; --force does not replace such things"
+            f"{directory} exists and is not a checkpoint directory; --force does not replace such things"
         )
 
 
@@ -236,13 +248,15 @@ def checkpoint_path(directory: str | os.PathLike) -> Path:
       InputError: no checkpoint directory is there.
     """
     if is_url(directory):
-        return local_copy(os.fspath(directory))
+        return local_copy(os.fspath(directory), CONFIG_FILE)
     path = Path(directory).absolute()
     if str(directory) == BUNDLED and not path.exists():
         return Path(__file__).parents[1] / "weights" / BUNDLED
     remedy = "make one with star-jax convert SRC... DST"
     if not path.exists():
-        raise InputError(f"checkpoint directory {directory} does not exist; {remedy}")
+        raise InputError(
+            f"checkpoint directory {directory} does not exist; {weights_remedy(path.name) or remedy}"
+        )
     if not (path / CONFIG_FILE).is_file():
         raise InputError(f"{directory} is not a checkpoint directory (it has no {CONFIG_FILE}); {remedy}")
     return path

@@ -1,38 +1,50 @@
-"""Checkpoint directories in buckets, copied to this machine before they are read."""
+"""Checkpoint directories in buckets: copied to this machine to be read, and from it when they are made."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
+from etils import epath
 
 from star_jax.errors import InputError, RunError, first_line
-from star_jax.files import appearing
+from star_jax.files import appearing, is_url
 
 logger = logging.getLogger(__name__)
 
+# What fsspec and the clouds' libraries raise where a bucket, a file or a right to it is missing.
+_BUCKET_ERRORS = (OSError, ImportError, ValueError)
 
-def local_copy(url: str) -> Path:
+
+def local_copy(url: str, last_file: str) -> Path:
     """Copies a checkpoint directory from a bucket (gs://, s3://: whatever fsspec opens), once for each content.
 
     The copy lies in the system's folder for temporary files. It is named by the names, sizes and tags of the remote
     files, so that a changed checkpoint is copied anew and an unchanged one is found.
 
+    Args:
+      url: of the directory.
+      last_file: file without which it is not complete (`uploaded`).
+
     Raises:
-      InputError: nothing is there, or it cannot be read.
+      InputError: nothing is there, it is not complete, or it cannot be read.
       RunError: the disk is full.
     """
-    try:
-        filesystem, folder = fsspec.core.url_to_fs(url.rstrip("/"))
-        files = filesystem.find(folder, detail=True)
-    except (OSError, ImportError, ValueError) as error:
-        raise InputError(f"checkpoint directory {url} cannot be read ({first_line(error)})") from error
+    filesystem, folder, files = _files(url)
     if not files:
         raise InputError(
             f"checkpoint directory {url} does not exist; make one with star-jax convert SRC... DST"
+        )
+    if not any(os.path.relpath(name, folder) == last_file for name in files):
+        raise InputError(
+            f"{url} is not a checkpoint directory, or not a complete one (it has no {last_file}); make one with "
+            "star-jax convert SRC... DST"
         )
     stamp = {name: [info.get("size"), info.get("etag") or info.get("ETag")] for name, info in files.items()}
     name = hashlib.sha256(json.dumps([url, stamp], sort_keys=True).encode()).hexdigest()[:16]
@@ -50,3 +62,64 @@ def local_copy(url: str) -> Path:
     except OSError as error:
         raise RunError(f"cannot copy {url} to {target.parent}: {first_line(error)}; set TMPDIR") from error
     return target
+
+
+@contextlib.contextmanager
+def uploaded(url: str, last_file: str) -> Iterator[Path]:
+    """Yields an empty folder on this machine (TMPDIR says where), whose files then replace what is at `url`.
+
+    A bucket renames no folder. So `last_file`, which tells that a directory is complete, goes first where there is
+    an old one and comes last of the new.
+
+    Raises:
+      RunError: the bucket cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="star_jax-") as folder:
+        local = Path(folder)
+        yield local
+        try:
+            filesystem, target, old = _files(url)
+            for name in sorted(old, key=lambda name: os.path.relpath(name, target) != last_file):
+                filesystem.rm_file(name)
+            files = [str(file.relative_to(local)) for file in sorted(local.rglob("*")) if file.is_file()]
+            for name in sorted(files, key=lambda name: name == last_file):
+                filesystem.put_file(str(local / name), f"{target}/{name}")
+        except _BUCKET_ERRORS as error:
+            raise RunError(
+                f"cannot write {url}: {first_line(error)}; check the bucket and the right to write to it"
+            ) from error
+
+
+def move_folder(source: epath.Path, target: epath.Path) -> None:
+    """Moves a folder in place of what is at `target`; a bucket has no folders, and moves the files."""
+    if target.exists():
+        target.rmtree()
+    if not is_url(source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        return
+    filesystem, folder, files = _files(os.fspath(source))
+    _, to = fsspec.core.url_to_fs(os.fspath(target))
+    for name in files:
+        filesystem.mv(name, f"{to}/{os.path.relpath(name, folder)}")
+    filesystem.invalidate_cache()  # which may still list the folder
+
+
+def names_in(url: str) -> list[str]:
+    """Names of all files below a folder of a bucket, relative to it.
+
+    Raises:
+      InputError: the bucket cannot be read.
+    """
+    _, folder, files = _files(url)
+    return [os.path.relpath(name, folder) for name in files]
+
+
+def _files(url: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
+    """The file system, the folder in it, and its files with what is known about them."""
+    try:
+        filesystem, folder = fsspec.core.url_to_fs(url.rstrip("/"))
+        filesystem.invalidate_cache()
+        return filesystem, folder, filesystem.find(folder, detail=True)
+    except _BUCKET_ERRORS as error:
+        raise InputError(f"checkpoint directory {url} cannot be read ({first_line(error)})") from error

@@ -76,6 +76,19 @@ class LightDecoderConfig:
 
 
 @dataclass(frozen=True)
+class TaesdvConfig:
+    """TAESDV (`star_jax.models.light_decoder.taesdv`) in place of a light decoder of our own.
+
+    Attributes:
+      width: channels at every grid.
+      layers: number of blocks at the latents' grid, at twice, at four times and at eight times it.
+    """
+
+    width: int = 64
+    layers: tuple[int, int, int, int] = (3, 3, 3, 1)
+
+
+@dataclass(frozen=True)
 class VAEConfig:
     """Stable Video Diffusion's AutoencoderKLTemporalDecoder."""
 
@@ -227,7 +240,7 @@ class StarConfig(ArchitectureConfig):
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text_encoder: TextEncoderConfig | None = field(default_factory=TextEncoderConfig)
-    light_decoder: LightDecoderConfig | None = None
+    light_decoder: LightDecoderConfig | TaesdvConfig | None = None
 
     def with_liem(self, liem: LiemConfig) -> Self:
         return dataclasses.replace(self, unet=dataclasses.replace(self.unet, liem=liem))
@@ -240,15 +253,17 @@ class StarConfig(ArchitectureConfig):
 
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
-    """Rebuilds a dataclass from nested dicts; lists become tuples, unknown keys raise TypeError."""
+    """Rebuilds a dataclass from nested dicts; lists become tuples, unknown keys raise TypeError.
+
+    Of several dataclasses that a field may hold, it is the first that has all keys.
+    """
     hints = typing.get_type_hints(cls)
     kwargs = {}
     for key, value in values.items():
         kinds = [hints.get(key), *typing.get_args(hints.get(key))]
-        part = next(
-            (kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None
-        )
-        if part is not None and value is not None:
-            value = _build(part, value)
+        parts = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        if parts and value is not None:
+            known = (part for part in parts if value.keys() <= {f.name for f in dataclasses.fields(part)})
+            value = _build(next(known, parts[0]), value)
         kwargs[key] = tuple(value) if isinstance(value, list) else value
     return cls(**kwargs)

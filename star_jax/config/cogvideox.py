@@ -24,7 +24,7 @@ class TransformerConfig:
       positions: `rotary` (5B: queries and keys are turned) or `sincos` (2B: a table is added to the tokens).
       grid: (frames, rows, columns) of tokens that the network was made for: 49 frames of 480x720.
       other_grids: positions on a grid of other height and width. `extrapolated` goes on counting, `interpolated`
-        spreads the grid's own range over it, `exact` refuses it.
+        spreads the grid's own range over it, `exact` takes no other (frames are padded, or cut into tiles).
       spatial_interpolation: what rows and columns are divided by in the table of `sincos`.
       lora_rank: of the low-rank updates kept apart from the attention's weights; 0: none, or merged into them.
       liem: which gates stand before each attention.

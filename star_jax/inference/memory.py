@@ -95,6 +95,7 @@ def plan_memory(
     """
     rule = model.size_rule
     settings.check_tiles(rule)
+    settings = dataclasses.replace(settings, tile=settings.tile or rule.only_tile)
     target = settings.target_size(*size)
     padded = settings.padding_of(rule, *target).padded_size(*target)
     given = budget is not None

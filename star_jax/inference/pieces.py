@@ -99,14 +99,18 @@ def decode_chunk(
     factor = model.size_rule.pixels_per_latent
     decoded, carry = scan_tiles(decode, canvas.tiles, carry, latents, out_factor=factor)
     kept = jax.lax.dynamic_slice_in_dim(decoded[0], first, len(frames_lr))
-    frames = canvas.padding.crop(kept.astype(jnp.float32))
-    reference, size = to_float(frames_lr), (frames.shape[1], frames.shape[2])
-    if finish.color_fix in ON_FULL_SIZE:
-        reference = enlarge(reference, size)
+    frames = _finished(canvas.padding.crop(kept.astype(jnp.float32)), to_float(frames_lr), finish)
+    return to_pixels(frames, frames_lr.dtype), jnp.isfinite(kept).all(), carry
+
+
+def _finished(frames: jax.Array, low: jax.Array, finish: Finish) -> jax.Array:
+    """Decoded frames [F, H, W, 3] with the colours of the input [F, H', W', 3], blended with it by the strength."""
+    size = (frames.shape[1], frames.shape[2])
+    reference = enlarge(low, size) if finish.color_fix in ON_FULL_SIZE else low
     frames = fix_colors(frames, reference, method=finish.color_fix)
     if finish.strength < 1:
-        frames = finish.strength * frames + (1 - finish.strength) * enlarge(to_float(frames_lr), size)
-    return to_pixels(frames, frames_lr.dtype), jnp.isfinite(kept).all(), carry
+        frames = finish.strength * frames + (1 - finish.strength) * enlarge(low, size)
+    return frames
 
 
 @partial(jax.jit, static_argnames=("model", "canvas", "finish"))
@@ -122,9 +126,19 @@ def decode_light_chunk(
 ) -> tuple[jax.Array, jax.Array, Carry]:
     """`decode_chunk` by the light decoder, of as many frames as latents.
 
-    It has seen the input's colours: of a colour fix it needs no more than that flat areas stay as they are.
+    One that sees the input has seen its colours: of a colour fix it needs no more than that flat areas stay as they
+    are.
     """
     low = to_float(frames_lr)
+    if not model.light_sees_frames:
+
+        def decode_latents(carry: Carry, latents: jax.Array) -> tuple[jax.Array, Carry]:
+            return model.decode_light(params, latents, None, fidelity, carry)
+
+        factor = model.size_rule.pixels_per_latent
+        decoded, carry = scan_tiles(decode_latents, canvas.tiles, carry, latents, out_factor=factor)
+        frames = _finished(canvas.padding.crop(decoded[0].astype(jnp.float32)), low, finish)
+        return to_pixels(frames, frames_lr.dtype), jnp.isfinite(decoded).all(), carry
     grid = -(-canvas.target[0] // LOW_FACTOR), -(-canvas.target[1] // LOW_FACTOR)
     padding, (rows, columns) = canvas.padding, latents.shape[2:4]
     # The input's pixels lie on the decoder's grid: at the trained scale nothing is resampled. Where the padding is

@@ -58,10 +58,10 @@ class UpscaleSettings:
         themselves, as the released system does.
       padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
         720x1280, as the released script does).
-      decoder: `full` (the autoencoder's own), `tiny` (the checkpoint's light decoder, which also sees the input) or
-        `auto`: tiny where the checkpoint has one and the scale is near that which it was trained for.
+      decoder: `full` (the autoencoder's own), `tiny` (the checkpoint's light decoder) or `auto`: tiny where the
+        checkpoint has one that sees the input and the scale is near that which it was trained for.
       fidelity: of the tiny decoder: 0 (detail that looks right) to 1 (nearness to what was there); None is the
-        checkpoint's. The tiny decoder keeps the input's colours, and gets no colour fix.
+        checkpoint's. A tiny decoder that sees the input keeps its colours, and gets no colour fix.
       exact_size: let outputs have odd sizes, as images may; else they are rounded to even ones.
     """
 
@@ -129,11 +129,14 @@ class UpscaleSettings:
         """
         if self.decoder == "tiny" or (self.fidelity is not None and self.decoder == "auto"):
             default = model.default_fidelity  # refuses a model without
+            if self.fidelity is not None and not model.light_sees_frames:
+                raise InputError("this checkpoint's tiny decoder has no fidelity to choose; leave it out")
             return default if self.fidelity is None else self.fidelity
         if self.fidelity is not None:
             raise InputError("fidelity is a knob of the tiny decoder; choose decoder tiny, or leave it out")
-        near = abs(math.log2(self.scale / LIGHT_SCALE)) < 0.5
-        return model.default_fidelity if self.decoder == "auto" and model.light_components and near else None
+        is_made_for = model.light_sees_frames and abs(math.log2(self.scale / LIGHT_SCALE)) < 0.5
+        is_light = self.decoder == "auto" and model.light_components and is_made_for
+        return model.default_fidelity if is_light else None
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""
@@ -142,12 +145,17 @@ class UpscaleSettings:
         return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
 
     def check_tiles(self, rule: SizeRule) -> None:
-        """Refuses tiles that are too small for a network.
+        """Refuses tiles that a network does not take.
 
         Raises:
-          InputError: one is.
+          InputError: one is too small, or another than the only one that the network takes.
         """
-        least = rule.least_tile
+        least, only = rule.least_tile, rule.only_tile
+        if only is not None and self.tile not in (None, only):
+            raise InputError(
+                f"tile is {self.tile[0]}x{self.tile[1]}; this checkpoint takes {only[0]}x{only[1]} alone "
+                "(transformer.other_grids in its config.json is exact)"
+            )
         for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
             if tile is not None and (tile[0] < least[0] or tile[1] < least[1]):
                 raise InputError(f"{name} is {tile[0]}x{tile[1]}; choose at least {least[0]}x{least[1]}")
@@ -164,7 +172,7 @@ class UpscaleSettings:
 
     def tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
         """The tiles that the network sees of latents of (height, width)."""
-        return _tiles(rule, latent_size, self.tile)
+        return _tiles(rule, latent_size, self.tile or rule.only_tile)
 
     def vae_tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
         """The tiles that the autoencoder sees of latents of (height, width)."""

@@ -2,10 +2,10 @@
 
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from star_jax.checkpoints.directory import (
     CONFIG_FILE,
@@ -17,6 +17,7 @@ from star_jax.checkpoints.directory import (
 )
 from star_jax.config import ArchitectureConfig
 from star_jax.errors import InputError
+from star_jax.files import is_url
 from star_jax.init.component import fresh_component
 from star_jax.models.architectures import build_model
 from star_jax.parallel.processes import wait_for_all
@@ -29,11 +30,11 @@ def fresh_checkpoint(
     *,
     vae: str | os.PathLike | None = None,
     renew: bool = False,
-) -> Path:
+) -> epath.Path:
     """Writes fresh weights (`star_jax.init.component`), unless an earlier start did; process 0 writes, all wait.
 
     Args:
-      directory: checkpoint directory, on a disk that all processes see.
+      directory: checkpoint directory, on a disk that all processes see, or in a bucket.
       sizes: sizes of the networks.
       seed: seed of the weights.
       vae: checkpoint of the same preset whose autoencoder is taken, with its scale of latents; None: a fresh one.
@@ -43,7 +44,7 @@ def fresh_checkpoint(
       InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, `directory` exists
         and is something else, or `vae` is no checkpoint of the preset.
     """
-    target = Path(directory)
+    target = epath.Path(directory)
     model = build_model(sizes)
     if model.has_text and not model.has_own_tokenizer:
         raise InputError(
@@ -58,7 +59,9 @@ def fresh_checkpoint(
     return target
 
 
-def _is_made_so(target: Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None) -> bool:
+def _is_made_so(
+    target: epath.Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None
+) -> bool:
     stored, stored_sizes = load_provenance(target), read_config(target)
     if vae is not None:  # then the autoencoder's sizes are those that its checkpoint had
         sizes = sizes.with_autoencoder(stored_sizes)
@@ -66,11 +69,11 @@ def _is_made_so(target: Path, sizes: ArchitectureConfig, seed: int, vae: str | o
 
 
 def _place(vae: str | os.PathLike | None) -> str | None:
-    return None if vae is None else os.path.abspath(vae)
+    return None if vae is None else os.fspath(vae) if is_url(vae) else os.path.abspath(vae)
 
 
 def _write(
-    target: Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None, *, force: bool
+    target: epath.Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None, *, force: bool
 ) -> None:
     if vae is not None:
         sizes = sizes.with_autoencoder(read_config(vae, expect_preset=sizes.preset))

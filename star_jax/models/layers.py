@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, Num
 from star_jax.ops.convolution import convolve_image, image_form
 from star_jax.ops.group_norm import group_norm
 from star_jax.ops.plain_convolution import flax_convolution
+from star_jax.ops.platform import target_platform
 
 
 class GroupNorm(nnx.Module):
@@ -162,6 +163,9 @@ def dropout(x: Float[Array, "*N"], rate: float, key: Key[Array, ""] | None) -> F
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    if target_platform() == "tpu":
+        # The compiler would draw the random bits anew in every operation that reads the mask, and compile each.
+        keep = jax.lax.optimization_barrier(keep)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 

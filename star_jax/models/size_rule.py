@@ -17,6 +17,8 @@ class SizeRule:
       frames_per_latent: frames per latent, except for the first latent, which stands for one frame.
       frame_step: frames between one length that the model takes and the next.
       least_frames: the shortest length.
+      only_tile: (height, width) in pixels of what the network takes, if it takes nothing else: smaller frames are
+        padded to it, larger ones cut into tiles of it.
     """
 
     pixels_per_latent: int
@@ -25,6 +27,7 @@ class SizeRule:
     frames_per_latent: int = 1
     frame_step: int = 1
     least_frames: int = 1
+    only_tile: tuple[int, int] | None = None
 
     @property
     def starts_anew(self) -> bool:
@@ -38,17 +41,17 @@ class SizeRule:
 
     @property
     def least_tile(self) -> tuple[int, int]:
-        """(height, width) in pixels of the smallest tile: the first size above the offset."""
-        return self.offset[0] + self.step, self.offset[1] + self.step
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The next (height, width) in pixels that the network takes.
+        """(height, width) in pixels of the smallest tile: the first size above the offset.
 
         The offset alone is too little: a network that halves its latents again and again would have nothing left.
         """
+        return self.only_tile or (self.offset[0] + self.step, self.offset[1] + self.step)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The next (height, width) in pixels that the network takes, in tiles or at once."""
         height, width = (
-            max(offset + self.step, side + (offset - side) % self.step)
-            for side, offset in zip((height, width), self.offset, strict=True)
+            max(least, side + (offset - side) % self.step)
+            for side, offset, least in zip((height, width), self.offset, self.least_tile, strict=True)
         )
         return height, width
 

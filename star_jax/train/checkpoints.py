@@ -17,6 +17,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from star_jax.checkpoints.remote import move_folder
+from star_jax.checkpoints.s3 import teach_orbax_s3
 from star_jax.checkpoints.trees import restore_tree
 from star_jax.data.loader import deal_anew
 from star_jax.errors import InputError, RunError, StarError, first_line
@@ -28,6 +30,7 @@ from star_jax.train.state import TrainState, Tree
 from star_jax.train.workdir import CHECKPOINTS, absolute
 
 logger = logging.getLogger(__name__)
+teach_orbax_s3()
 
 Restored = tuple[TrainState, dict[str, Any]]
 # Kinds of arrays in a state; `restore_weights` reads one of them alone.
@@ -38,7 +41,7 @@ class TrainCheckpoints:
     """The checkpoints of one work directory; every process makes one and calls the same methods.
 
     Args:
-      workdir: a path, or a URL such as gs://bucket/run.
+      workdir: a path, gs://bucket/run or s3://bucket/run.
       config: says how many are kept.
     """
 
@@ -171,12 +174,8 @@ class TrainCheckpoints:
 
     def _set_aside(self, damaged: list[int]) -> None:
         if damaged and jax.process_index() == 0:
-            self._damaged.mkdir(parents=True, exist_ok=True)
             for step in damaged:
-                target = self._damaged / str(step)
-                if target.exists():
-                    target.rmtree()
-                (self._directory / str(step)).rename(target)
+                move_folder(self._directory / str(step), self._damaged / str(step))
         if damaged:
             ocp.multihost.sync_global_processes("set_aside_damaged")
             self._manager.reload()

@@ -1,4 +1,4 @@
-"""A page of the curves of a run, from its metrics.jsonl, as one HTML file with everything inside."""
+"""A page of a run: the curves of its metrics.jsonl, and links to what its validations show."""
 
 import html
 import io
@@ -9,15 +9,21 @@ from etils import epath
 from star_jax.evaluation.report.plots import require_matplotlib
 from star_jax.files import appearing
 from star_jax.train.metrics import METRICS_FILE
+from star_jax.train.workdir import VALIDATION
 
 CURVES_FILE = "curves.html"
 _COLUMNS = 3
 _INCHES = (4.6, 2.4)  # of one metric's plot
-_STYLE = "body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; } svg { max-width: 100%; }"
+_STYLE = (
+    "body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; } "
+    "svg, img, video { max-width: 100%; } video { display: block; margin: 0.5em 0; }"
+)
 
 
 def write_curves(root: epath.Path, title: str) -> None:
-    """Writes WORKDIR/curves.html: a plot of every metric over the steps.
+    """Writes WORKDIR/curves.html: a plot of every metric over the steps, then what the validations show.
+
+    The curves are inside the page; pictures and videos are found beside it, in WORKDIR/validation.
 
     Raises:
       InputError: matplotlib is not installed.
@@ -25,7 +31,8 @@ def write_curves(root: epath.Path, title: str) -> None:
     curves = read_curves((root / METRICS_FILE).read_text())
     page = (
         f"<!DOCTYPE html>\n<html><head><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}"
-        f"</style></head><body>\n<h1>{html.escape(title)}</h1>\n{_svg(curves)}\n</body></html>\n"
+        f"</style></head><body>\n<h1>{html.escape(title)}</h1>\n{_svg(curves)}\n{_validation(root)}"
+        "</body></html>\n"
     )
     with appearing(root / CURVES_FILE) as partial:
         partial.write_text(page)
@@ -42,6 +49,29 @@ def read_curves(lines: str) -> dict[str, list[tuple[int, float]]]:
             if value is not None:
                 points.append((step, value))
     return curves
+
+
+def _validation(root: epath.Path) -> str:
+    """The last validation's picture and videos, and links to those before."""
+    folder = root / VALIDATION
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    steps = sorted({name[:7] for name in names if name[:7].isdigit()}, reverse=True)
+    parts = []
+    for step in steps:
+        files = [(name, f"{VALIDATION}/{name}") for name in names if name.startswith(step)]
+        if step == steps[0]:
+            parts.append(f"<h2>Validation at step {int(step)}: low resolution, output, ground truth</h2>\n")
+            parts += [_shown(link) for _, link in files]
+        else:
+            links = ", ".join(f"<a href='{link}'>{name}</a>" for name, link in files)
+            parts.append(f"<p>step {int(step)}: {links}</p>\n")
+    return "".join(parts)
+
+
+def _shown(link: str) -> str:
+    if link.endswith(".mp4"):
+        return f"<video src='{link}' controls muted loop preload='metadata'></video>\n"
+    return f"<img src='{link}' alt='{link}'>\n"
 
 
 def _svg(curves: dict[str, list[tuple[int, float]]]) -> str:

@@ -35,7 +35,7 @@ from star_jax.train.state import TrainState, Tree
 from star_jax.train.step_log import StepLog
 from star_jax.train.stopping import stop_requests
 from star_jax.train.turns import turns_of
-from star_jax.train.workdir import held_workdir, open_workdir
+from star_jax.train.workdir import VALIDATION, held_workdir, open_workdir
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def _validate(
     """Figures of the averaged weights where the run keeps some, and a picture in WORKDIR/validation."""
     image = None
     if jax.process_index() == 0:
-        image = root / "validation" / f"{step:07d}.png"
+        image = root / VALIDATION / f"{step:07d}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
     params = state.params if state.ema_params is None else state.ema_params
     return objective.validate(params, frozen, data.validation(), image)

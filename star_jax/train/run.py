@@ -4,8 +4,6 @@ import dataclasses
 import os
 import tempfile
 
-from star_jax.errors import InputError
-from star_jax.files import is_url
 from star_jax.init.checkpoint import fresh_checkpoint
 from star_jax.parallel.mesh import make_mesh
 from star_jax.parallel.peaks import device_peak_tflops
@@ -29,7 +27,7 @@ def train(
 
     Args:
       config: see `star_jax.train.config`. Where it names no checkpoint, the run begins with fresh weights.
-      workdir: folder of checkpoints, metrics and pictures; a path or gs://...
+      workdir: folder of checkpoints, metrics and pictures; a path, gs://... or s3://...
       allow_changed_config: resume although `workdir` was begun with other values.
       quiet: show no progress.
 
@@ -78,10 +76,8 @@ def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> Ex
     """The configuration with a checkpoint of fresh weights where it names none."""
     if config.model.checkpoint is not None:
         return config
-    if is_url(workdir):
-        raise InputError(f"a run from random weights needs --workdir on a disk, not {workdir}")
     directory = fresh_checkpoint(
-        os.path.join(os.path.abspath(workdir), "initial"),
+        absolute(workdir) / "initial",
         config.model.star_config(),
         config.train.seed,
         vae=config.model.vae_checkpoint,

@@ -4,7 +4,7 @@ WORKDIR/.lock             held by process 0 of the run that is going on
 WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
 WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it
-WORKDIR/validation/       pictures
+WORKDIR/validation/       pictures and videos
 WORKDIR/profile/          traces
 """
 
@@ -24,6 +24,8 @@ from star_jax.files import appearing, is_url, try_lock
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
+VALIDATION = "validation"
+BUCKETS = ("gs://", "s3://")
 _LOCK = ".lock"
 _held: set[str] = set()  # by this process; a system lock would not let it in a second time
 
@@ -69,7 +71,7 @@ def open_workdir(
     """Makes the directory, or checks that it belongs to this configuration once it has a checkpoint.
 
     Args:
-      workdir: a path, or a URL such as gs://bucket/run.
+      workdir: a path, gs://bucket/run or s3://bucket/run.
       config: dataclass of groups.
       allow_changed_config: accept a directory of another configuration, and record the new one.
 
@@ -109,14 +111,13 @@ def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
     Process 0 holds it for all processes of a run. Buckets have no locks.
 
     Raises:
-      InputError: another run is at work there, or nothing can be written there. (Orbax takes s3:// for a relative
-        path.)
+      InputError: another run is at work there, or nothing can be written there.
     """
     root = absolute(workdir)
     name = os.fspath(root)
-    if is_url(name) and not name.startswith("gs://"):
+    if is_url(name) and not name.startswith(BUCKETS):
         raise InputError(
-            f"--workdir {workdir}: checkpoints can be written to a path or to gs://; mount other buckets"
+            f"--workdir {workdir}: checkpoints can be written to a path, gs:// or s3://; mount other buckets"
         )
     if is_url(name) or jax.process_index() > 0 or name in _held:
         yield

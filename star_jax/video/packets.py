@@ -162,7 +162,8 @@ def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> 
     """
     starts = {index: _restarts(packets, may_jump) for index, packets in lists.items()}
     count = max((len(found) for found in starts.values()), default=0)
-    shifts, ends = [Fraction(0)], defaultdict(Fraction)
+    shifts = [Fraction(0)]
+    ends: defaultdict[int, Fraction] = defaultdict(Fraction)
     for recording in range(count + 1):
         spans = {index: _span(lists[index], starts[index], recording) for index in lists}
         spans = {index: span for index, span in spans.items() if span is not None}

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -31,6 +32,7 @@ from star_jax.convert.exporter import export_checkpoint
 from star_jax.convert.families import FAMILIES, recognise
 from star_jax.convert.rules import plan
 from star_jax.errors import InputError
+from star_jax.launch.cli import main
 from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
 
@@ -222,12 +224,16 @@ def test_original_autoencoder_under_state_dict(tmp_path):
     assert read_config(tmp_path / "made").vae == dataclasses.replace(VAE_CONFIG, scaling_factor=0.7)
 
 
-def test_sharded_text_encoder(tmp_path):
+def small_t5() -> T5EncoderModel:
     config = TorchT5Config(
         vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu", tie_word_embeddings=False,
     )  # fmt: skip
-    model = randomize(T5EncoderModel(config), seed=3)
+    return randomize(T5EncoderModel(config), seed=3)
+
+
+def test_sharded_text_encoder(tmp_path):
+    model = small_t5()
     model.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
     assert (tmp_path / "saved" / "model.safetensors.index.json").is_file()
     convert_checkpoint([tmp_path / "saved"], tmp_path / "made")
@@ -247,3 +253,76 @@ def test_choices_of_updates(tmp_path):
         convert_checkpoint([source], tmp_path / "made", preset="tiny-cogvideox")
     assert not (tmp_path / "made").exists()
     assert jax.devices()  # nothing of it needed more than the sizes
+
+
+def system() -> dict[str, torch.Tensor]:
+    """All networks in one file, as DeepSpeed saves them."""
+    parts = {
+        PREFIX: transformer_state(transformer_config("sincos"), "sincos"),
+        "first_stage_model.": vae_state(),
+    }
+    tensors = {
+        prefix + key: torch.from_numpy(np.array(array))
+        for prefix, state in parts.items()
+        for key, array in state.items()
+    }
+    text = small_t5().state_dict()
+    return tensors | {f"conditioner.embedders.0.transformer.{key}": tensor for key, tensor in text.items()}
+
+
+def test_a_whole_system_in_one_old_file(tmp_path, capsys):
+    """In PyTorch's format from before 1.6; a network with a file of its own is taken from there."""
+    state = system()
+    torch.save({"module": state}, tmp_path / "all.pt", _use_new_zipfile_serialization=False)
+    torch.save({key: 2 * x for key, x in state.items() if key.startswith("first_stage")}, tmp_path / "vae.pt")
+    assert main(["convert", "--inspect", str(tmp_path / "all.pt")]) == 0
+    report = capsys.readouterr().out
+    families = re.findall(r"family: ([\w-]+)", report)
+    assert families == ["star-cogvideox", "cogvideox-vae", "t5-encoder"]
+    assert "3 layers, width 64 (4 heads of 16), 32 channels in and 16 out" in report
+    assert "sincos positions of 5x4x6 tokens, low-rank updates of rank 8" in report
+    assert "widths 64 128 128 256, 2 blocks a level" in report and "vocabulary of 64" in report
+
+    made = {
+        name: convert_checkpoint(sources, tmp_path / name)
+        for name, sources in {
+            "one": [tmp_path / "all.pt"],
+            "two": [tmp_path / "all.pt", tmp_path / "vae.pt"],
+        }.items()
+    }
+    assert set(made["one"]["components"]) == {"transformer", "vae", "text_encoder"}
+    assert not any(part["ignored"] for name, part in made["one"]["components"].items() if name == "vae")
+    assert made["two"]["components"]["vae"]["source"].endswith("vae.pt")
+    model = build_model(read_config(tmp_path / "one"))
+    kernels = [
+        load_component(tmp_path / name, "vae", model.abstract("vae"))["encoder"]["conv_in"]["conv"]["kernel"]
+        for name in made
+    ]
+    np.testing.assert_array_equal(2 * kernels[0], kernels[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "words"),
+    [
+        ("mixins.patch_embed.proj_sr.weight", (64, 128), r"is \(64, 128\), expected 4 axes"),
+        (
+            "mixins.patch_embed.proj_sr.weight",
+            (64, 48, 2, 2),
+            "takes 24 channels a clip and the network gives",
+        ),
+        ("mixins.adaln_layer.query_layernorm_list.0.weight", (24,), "which do not divide the width 64"),
+        ("mixins.adaln_layer.query_layernorm_list.0.weight", (8,), "8 heads of 8 channels; rotary positions"),
+        ("time_embed.0.weight", None, "the source lacks time_embed.0.weight"),
+        ("transformer.layers.1.mlp.dense_h_to_4h.bias", None, "lacks keys: .*dense_h_to_4h.bias"),
+        ("transformer.layers.1.mlp.dense_h_to_4h.bias", (7,), r"is \(7,\), expected \(256,\)"),
+        ("transformer.layers.1.mlp.further.bias", (7,), "has keys that no rule knows: .*further"),
+    ],
+)
+def test_networks_that_do_not_convert(tmp_path, capsys, key, shape, words):
+    state = transformer_state(transformer_config("rope"), "rope")
+    changed = {key: np.zeros(shape, np.float32)} if shape else {}
+    source = save(tmp_path / "it.pt", {k: v for k, v in state.items() if k != key} | changed)
+    with pytest.raises(InputError, match=words):
+        convert_checkpoint([source], tmp_path / "made")
+    assert main(["convert", "--inspect", str(source)]) == 0
+    assert re.search(f"does not convert: .*{words}", capsys.readouterr().out)

@@ -94,8 +94,8 @@ def test_fuzz(tmp_path, state, expected, kind):
 
 def test_files_that_are_something_else(tmp_path, state):
     whole = save_state(tmp_path / "whole.pt", state).read_bytes()
-    pickled = tmp_path / "legacy.pt"
-    torch.save(state, pickled, _use_new_zipfile_serialization=False)
+    torch.save(state, tmp_path / "cut.pt", _use_new_zipfile_serialization=False)
+    legacy = (tmp_path / "cut.pt").read_bytes()
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
         archive.writestr("a.txt", "hello")
     save_state(tmp_path / "list.pt", [torch.ones(2)])
@@ -111,7 +111,10 @@ def test_files_that_are_something_else(tmp_path, state):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 8\n",
             "git lfs pull",
         ),
-        ("legacy.pt", None, "bare pickle"),
+        ("bare.pt", pickle.dumps({"epoch": 3}), "bare pickle"),
+        ("cut.pt", legacy[:-1], "is cut short"),
+        ("start.pt", legacy[:1000], "is not a whole PyTorch file"),
+        ("longer.pt", legacy + b"x", "bytes follow the last storage"),
         ("zip.pt", None, "it has no data.pkl"),
         ("list.pt", None, "does not hold a state dict"),
         ("other.pt", None, "is of no known family"),

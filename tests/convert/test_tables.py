@@ -89,11 +89,11 @@ def test_full_size_tables_take_the_libraries_models(family, make):
 
 @pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.sizes is None])
 def test_each_family_is_recognised_and_filled(family):
-    state = family_state(family)
+    state, sizes = family_state(family), FAMILIES[family].completed(SMALL)
     assert recognise(state, "it") == family
-    leaves = leaf_shapes(SMALL, *FAMILIES[family].components)
+    leaves = leaf_shapes(sizes, *FAMILIES[family].components)
     tensors = described({key: tensor.shape for key, tensor in state.items()})
-    done = plan(FAMILIES[family].table_for(SMALL, state), tensors, leaves, "it")
+    done = plan(FAMILIES[family].table_for(sizes, state), tensors, leaves, "it")
     assert set(done.rules) | set(done.fresh) == set(leaves)
     assert not set(done.rules) & set(done.fresh)
     assert set(done.ignored) == set(LEFT_OUT.get(family, []))
@@ -129,6 +129,6 @@ def test_tables_have_one_rule_per_part_of_a_key():
     for family in FAMILIES.values():
         if family.sizes is not None:  # CogVideoX's have sizes of their own
             continue
-        rules = family.table_for(FULL, ()).rules
+        rules = family.table_for(family.completed(FULL), ()).rules
         parts = [(rule.source, rule.part, rule.target.split("/")[0]) for rule in rules]
         assert len(set(parts)) == len(parts)

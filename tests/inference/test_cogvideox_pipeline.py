@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from star_jax.diffusion.noise import noise_key
-from star_jax.inference.memory import encoded_clips, latent_windows
+from star_jax.errors import InputError
+from star_jax.inference.memory import encoded_clips, latent_windows, plan_memory
 from star_jax.inference.pieces import cut_ranges, encode_chunk
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.random_checkpoint import random_checkpoint
+from star_jax.models.architectures import build_model
 from star_jax.presets import get_preset
 
 # What the checkpoint is sampled with.
@@ -83,3 +85,18 @@ def test_overlapping_ranges_are_cut_from_pieces():
             list(range(4, 13)),
             list(range(12, 20)),
         ]
+
+
+def test_exact_positions_mean_tiles_of_the_networks_own_size():
+    """Smaller frames are padded to it, larger ones cut; the plan and the pipeline see the same tiles."""
+    config = get_preset("cogvideox-5b")
+    transformer = dataclasses.replace(config.transformer, other_grids="exact")
+    model = build_model(dataclasses.replace(config, transformer=transformer))
+    rule = model.size_rule
+    assert rule.padded_size(180, 120) == (480, 720) and rule.padded_size(721, 1280) == (736, 1280)
+    plan = plan_memory(model, CHOSEN, 9, (180, 320), budget=2**40)
+    assert plan.settings.tile == (480, 720)
+    tiles = CHOSEN.tiles_of(rule, (90, 160))
+    assert tiles.size == (60, 90) and len(tiles) == 6
+    with pytest.raises(InputError, match="tile is 480x480; this checkpoint takes 480x720 alone"):
+        plan_memory(model, dataclasses.replace(CHOSEN, tile=(480, 480)), 9, (180, 320))

@@ -107,6 +107,15 @@ def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkp
     arguments = (clip, "-o", tmp_path / "out.mp4")
     remedy = "make one with star-jax convert SRC... DST"
     assert f"does not exist; {remedy}" in refused(*arguments, checkpoint=tmp_path / "none")
+    for name, words in (
+        (
+            "star-cogvideox-5b",
+            "star-jax convert mp_rank_00_model_states.pt vae text_encoder tokenizer star-cog",
+        ),
+        ("cogvideox-2b", "star-jax convert transformer vae text_encoder tokenizer cogvideox-2b --lora 512"),
+        ("tiny-cogvideox", "star-jax convert random:tiny-cogvideox tiny-cogvideox"),
+    ):
+        assert words in refused(*arguments, checkpoint=tmp_path / name)
     (tmp_path / "plain").mkdir()
     assert f"(it has no config.json); {remedy}" in refused(*arguments, checkpoint=tmp_path / "plain")
 

@@ -13,9 +13,11 @@ from star_jax.checkpoints.trees import flatten
 from star_jax.config import LIEM_POSITIONS, LiemConfig
 from star_jax.errors import InputError
 from star_jax.models.i2vgenxl.transformers import SpatialTransformerBlock, TemporalTransformerBlock
+from star_jax.models.layers import dropout
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.attention import AttentionKernels
+from star_jax.ops.platform import targeting
 from star_jax.presets import PRESETS
 
 KWARGS = {"dtype": jnp.float32, "param_dtype": jnp.float32}
@@ -125,3 +127,16 @@ def test_dropout_changes_training_but_not_inference():
     first, again, other = (middle(jax.random.key(seed)) for seed in (0, 0, 1))
     assert jnp.array_equal(first, again)
     assert not jnp.allclose(first, other)
+
+
+def test_dropout_for_a_tpu_drops_the_same():
+    x, key = jnp.ones((2, 3, 8)), jax.random.key(0)
+
+    def gradient(x):
+        return jax.grad(lambda x: (dropout(x, 0.5, key) ** 2).sum())(x)
+
+    expected = gradient(x)
+    with targeting("tpu"):
+        assert "optimization_barrier" in str(jax.make_jaxpr(gradient)(x))
+        np.testing.assert_array_equal(gradient(x), expected)
+    assert 0 < np.count_nonzero(expected) < x.size

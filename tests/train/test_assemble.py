@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from networks import abstract_component
 from one_level import ONE_LEVEL
 
 from star_jax.checkpoints.directory import component_metadata, load_component, load_provenance, read_config
 from star_jax.checkpoints.trees import flatten
 from star_jax.config import TextEncoderConfig, VAEConfig
+from star_jax.convert.unet_tables import star_table
 from star_jax.data.config import DataConfig
 from star_jax.errors import InputError
 from star_jax.inference.pipeline import StarPipeline
@@ -85,6 +87,22 @@ def leaves_of(directory, sizes):
     )
 
 
+def original_module(sizes, leaves) -> torch.nn.Module:
+    """A module with the parameters of the original's network: their names, as state_dict lists them, and shapes."""
+    module = torch.nn.Module()
+    for rule in star_table(sizes).rules:
+        *parents, name = rule.source.split(".")
+        place = module
+        for parent in parents:
+            if not hasattr(place, parent):
+                place.add_module(parent, torch.nn.Module())
+            place = getattr(place, parent)
+        place.register_parameter(
+            name, torch.nn.Parameter(torch.empty(rule.source_shape(leaves[rule.target].shape)))
+        )
+    return module
+
+
 def test_trained_weights_come_over_the_frozen_ones(tmp_path, checkpoint, capsys):
     sizes, trained = make_run(tmp_path / "run", checkpoint)
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
@@ -96,6 +114,13 @@ def test_trained_weights_come_over_the_frozen_ones(tmp_path, checkpoint, capsys)
     assert any(path.startswith("unet/") for path in trained)
     assert load_provenance(tmp_path / "out")["trained"]["step"] == 2
     StarPipeline.from_pretrained(tmp_path / "out")  # with its tokenizer
+
+    assert main(["export", str(tmp_path / "out"), str(tmp_path / "star.pt"), "--quiet"]) == 0
+    module = original_module(sizes, found)
+    module.load_state_dict(torch.load(tmp_path / "star.pt", weights_only=True), strict=True)
+    for rule in star_table(sizes).rules:
+        loaded = module.get_parameter(rule.source).detach().numpy()
+        np.testing.assert_array_equal(rule.apply(loaded), found[rule.target], err_msg=rule.source)
 
     arguments = ["--step", "1", "--no-ema", "--force"]
     assert main(["assemble", str(tmp_path / "run"), str(tmp_path / "out"), *arguments]) == 0

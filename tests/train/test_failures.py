@@ -47,8 +47,10 @@ def test_a_work_directory_takes_one_run_at_a_time(tmp_path):
 
 
 def test_a_bucket_that_takes_no_checkpoints_is_refused_at_the_start():
-    with pytest.raises(InputError, match="s3://bucket/run: checkpoints can be written to a path or to gs://"):
-        run("s3://bucket/run")
+    with pytest.raises(
+        InputError, match="az://bucket/run: checkpoints can be written to a path, gs:// or s3://"
+    ):
+        run("az://bucket/run")
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,7 @@ def test_a_run_says_where_its_time_went_and_draws_its_curves(tmp_path, capsys):
     assert "goodput" in (shown := capsys.readouterr().out) and "_share" not in shown
     page = (tmp_path / "curves.html").read_text()
     assert page.count("<svg") == 1 and page.endswith("</html>\n")
+    assert "<img src='validation/0000006.png'" in page and "<a href='validation/0000003.png'>" in page
     curves = read_curves((tmp_path / "metrics.jsonl").read_text())
     assert [step for step, _ in curves["loss"]] == [2, 4, 6]
     assert [step for step, _ in curves["validation_loss"]] == [3, 6]

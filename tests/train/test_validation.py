@@ -1,17 +1,25 @@
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import count_compilations
 from small_objective import FRAMES, HEIGHT, WIDTH, make_objective, two_clips, weights, with_stub_network
 
 from star_jax.diffusion.losses import LossConfig
 from star_jax.evaluation.metrics.psnr import psnr
+from star_jax.train.star.samples import shrink
+from star_jax.video.reader import VideoReader
 
 BUCKETS = ["0_249", "250_499", "500_749", "750_999"]
 
 
+def new_objective():
+    return with_stub_network(make_objective(LossConfig(frequency="off")))
+
+
 @pytest.fixture(scope="module")
 def objective():
-    return with_stub_network(make_objective(LossConfig(frequency="off")))
+    return new_objective()
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +38,11 @@ def test_losses_by_timestep(objective, scored):
     assert len(set(losses)) == 4 and all(np.isfinite(losses))
 
 
-def test_the_same_weights_score_the_same(objective, scored):
+def test_a_second_run_scores_the_same_and_compiles_nothing(scored):
     scores, _ = scored
-    assert objective.validate(*weights(), [two_clips(), two_clips()], None) == pytest.approx(scores, rel=1e-5)
+    with count_compilations() as compiled:
+        again = new_objective().validate(*weights(), [two_clips(), two_clips()], None)
+    assert again == pytest.approx(scores, rel=1e-5) and compiled == []
 
 
 def test_psnr_of_the_enlarged_input(scored):
@@ -51,3 +61,15 @@ def test_the_strip_shows_input_output_and_truth(scored):
     assert strip.shape == (3 * HEIGHT + 2 * 4, FRAMES * WIDTH + (FRAMES - 1) * 4, 3)
     np.testing.assert_array_equal(strip[-HEIGHT:, :WIDTH], two_clips()["gt"][0, 0])
     assert not list(scored[1].parent.glob(".*"))
+
+
+def test_a_video_of_each_clip_shows_the_same_side_by_side(scored):
+    videos = sorted(scored[1].parent.glob("*.mp4"))
+    assert [video.name for video in videos] == ["0000100_clip0.mp4", "0000100_clip1.mp4"]
+    for video, truth in zip(videos, two_clips()["gt"], strict=True):
+        frames = VideoReader(video).read(0, FRAMES)
+        assert frames.shape == (FRAMES, HEIGHT, 3 * WIDTH + 2 * 4, 3)
+        brightness = [clip @ np.array([0.2126, 0.7152, 0.0722]) for clip in (frames[:, :, -WIDTH:], truth)]
+        assert abs(brightness[0] - brightness[1]).mean() < 6  # of noise, whose colours a video halves
+    small = shrink(jnp.full((1, 2, 720, 1280, 3), 7.0))
+    assert small.shape == (1, 2, 240, 426, 3) and float(small.min()) == pytest.approx(7.0)

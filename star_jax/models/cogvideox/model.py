@@ -91,12 +91,15 @@ class CogVideoX(VideoModel):
     def size_rule(self) -> SizeRule:
         """Sides of whole patches, and clips of 8 k + 1 frames: latents are decoded three, then two at a time."""
         vae, factor = self.config.vae, self.config.vae.spatial_factor
+        sizes = self.config.transformer
+        step = factor * sizes.patch_size
         return SizeRule(
             factor,
-            factor * self.config.transformer.patch_size,
+            step,
             frames_per_latent=vae.temporal_factor,
             frame_step=NEXT_GROUPS * vae.temporal_factor,
             least_frames=_frames_of(vae.temporal_factor, FIRST_GROUP),
+            only_tile=(sizes.grid[1] * step, sizes.grid[2] * step) if sizes.other_grids == "exact" else None,
         )
 
     @property

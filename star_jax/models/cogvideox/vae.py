@@ -38,7 +38,7 @@ from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
 # Pixels of the frames that the encoder, and the decoder, work on together.
-STRETCH_PIXELS, BAND_PIXELS = 4 * 720 * 1280, 720 * 1280 // 4
+STRETCH_PIXELS, BAND_PIXELS = 2 * 720 * 1280, 720 * 1280 // 4
 
 
 class Level(nnx.Module):

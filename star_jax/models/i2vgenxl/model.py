@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from star_jax.config import StarConfig
+from star_jax.config import LightDecoderConfig, StarConfig, TaesdvConfig
 from star_jax.models.chunks import Chunk, independent_chunks
 from star_jax.models.clip.text_encoder import CLIPTextEncoder
 from star_jax.models.clip.tokenizer import (
@@ -27,7 +27,8 @@ from star_jax.models.i2vgenxl.layers_to_measure import layer_parts, operation_pa
 from star_jax.models.i2vgenxl.start import guess_leaf
 from star_jax.models.i2vgenxl.unet import TextProjections, UNet
 from star_jax.models.layers import fold_key
-from star_jax.models.light_decoder.decoder import LightDecoder, values_per_pixel
+from star_jax.models.light_decoder import decoder as light_decoder
+from star_jax.models.light_decoder import taesdv
 from star_jax.models.part import LayersToMeasure
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.size_rule import SizeRule
@@ -94,8 +95,11 @@ class I2VGenXL(VideoModel):
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
         if component == "light_decoder":
-            assert config.light_decoder is not None
-            return LightDecoder(config.light_decoder, self.latent_channels, **kwargs)
+            light = config.light_decoder
+            if isinstance(light, TaesdvConfig):
+                return taesdv.Taesdv(light, self.latent_channels, **kwargs)
+            assert light is not None
+            return light_decoder.LightDecoder(light, self.latent_channels, **kwargs)
         if component == "text_encoder":
             assert config.text_encoder is not None
             return CLIPTextEncoder.from_config(config.text_encoder, **kwargs)
@@ -140,7 +144,13 @@ class I2VGenXL(VideoModel):
     def memory_use(self, platform: str) -> MemoryUse:
         widths = self.config.unet.block_out_channels[0], self.config.vae.block_out_channels[0]
         network = _NETWORK_VALUES.get(platform, _NETWORK_VALUES["other"])
-        light = 0.0 if self.config.light_decoder is None else values_per_pixel(self.config.light_decoder)
+        match self.config.light_decoder:
+            case None:
+                light = 0.0
+            case TaesdvConfig() as sizes:
+                light = taesdv.values_per_pixel(sizes)
+            case sizes:
+                light = light_decoder.values_per_pixel(sizes)
         # A CPU computes in float32 whatever the dtype.
         halves = (1.0 if platform == "cpu" else dtype.itemsize / 4 for dtype in self.autoencoder_dtypes)
         encoder, decoder = (
@@ -196,21 +206,27 @@ class I2VGenXL(VideoModel):
         return self.bind(params, "vae").decode(unscaled.astype(self.dtype_of("vae"))), carry
 
     @property
+    def light_sees_frames(self) -> bool:
+        return isinstance(self.config.light_decoder, LightDecoderConfig)
+
+    @property
     def default_fidelity(self) -> float:
         if self.config.light_decoder is None:
             raise self._has_no_light_decoder()
-        return self.config.light_decoder.fidelity
+        return getattr(self.config.light_decoder, "fidelity", 0.0)
 
     def decode_light(
         self,
         params: Params,
         latents: Float[Array, "B F h w C"],
-        low: Float[Array, "B F l m 3"],
+        low: Float[Array, "B F l m 3"] | None,
         fidelity: ArrayLike,
         carry: Carry = None,
     ) -> tuple[Float[Array, "B F H W 3"], Carry]:
         if not self.light_components:
             raise self._has_no_light_decoder()
+        if not self.light_sees_frames:
+            return self.bind(params, "light_decoder")(latents, carry)
         of_clips = jnp.full((len(latents),), fidelity, jnp.float32)
         return self.bind(params, "light_decoder")(latents, low, of_clips, carry)
 

@@ -1,4 +1,4 @@
-"""Periodic validation of STAR: loss by timestep, PSNR of sampled clips, and a picture to look at.
+"""Periodic validation of STAR: loss by timestep, PSNR of sampled clips, pictures and videos to look at.
 
 Everything is drawn from a fixed key by each sample's position in the data, so that figures of two steps differ by
 the weights alone.
@@ -19,10 +19,11 @@ from star_jax.diffusion.noise import noise_key
 from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.windows import make_windows
 from star_jax.evaluation.metrics.psnr import psnr_of_error
-from star_jax.files import write_png
 from star_jax.ops.pixels import enlarge, to_uint8
+from star_jax.train.programs import jit_and_find
 from star_jax.train.sample_draws import sample_keys
 from star_jax.train.star.networks import CastVelocity, StarNetworks
+from star_jax.train.star.samples import sample_path, views_of, write_sample, write_strip
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -31,7 +32,6 @@ NUM_BUCKETS = 4  # of timesteps, equally wide
 SAMPLE_STEPS = 8  # enough to see progress; a final sample takes 15
 _SEED = 0
 _STRIP_FRAMES = 4
-_GAP = 4  # white pixels between pictures
 
 
 class StarValidation:
@@ -66,9 +66,9 @@ class StarValidation:
         self.table = networks.model.solver_table(
             solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=steps
         )
-        self._loss_program = jax.jit(self._loss)
-        self._compare_program = jax.jit(self._compare)
-        self._condition_program = jax.jit(self._condition)
+        self._loss_program = jit_and_find(self._loss)
+        self._compare_program = jit_and_find(self._compare)
+        self._condition_program = jit_and_find(self._condition)
 
     def measure(
         self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
@@ -79,7 +79,8 @@ class StarValidation:
           trainable: the weights to measure, moving average or not.
           frozen: the others.
           batches: prepared and placed.
-          image_path: PNG to write: rows of low resolution (enlarged), output and ground truth, columns of frames.
+          image_path: PNG to write, of the first clip: rows of low resolution (enlarged), output and ground truth,
+            columns of frames. Videos of all clips go beside it (`star_jax.train.star.samples`).
 
         Returns:
           `validation_loss` and `validation_loss_<first>_<last>` per bucket of timesteps (both terms, at one fixed
@@ -87,7 +88,8 @@ class StarValidation:
           with, `validation_psnr_input` of the enlarged low resolution and `validation_psnr_autoencoder` of the
           ground truth encoded and decoded; all mean over clips, in dB.
         """
-        measured = []
+        measured: list[dict[str, float]] = []
+        clip = 0  # number of the next one
         for i, batch in enumerate(batches):
             scores = {
                 f"validation_loss_{first}_{last}": self._loss_program(trainable, frozen, batch, first, last)
@@ -95,13 +97,17 @@ class StarValidation:
             }
             if "gt" in batch:
                 output = self.upscale(trainable, frozen, batch)
-                errors, strip = self._compare_program(trainable, frozen, batch, output)
+                errors, strip, views = self._compare_program(trainable, frozen, batch, output)
                 scores |= {
                     name: np.mean([psnr_of_error(e) for e in clips.tolist()])
                     for name, clips in errors.items()
                 }
-                if i == 0 and image_path is not None:
-                    _write_strip(image_path, np.asarray(strip))
+                if image_path is not None:
+                    if i == 0:
+                        write_strip(image_path, np.asarray(strip))
+                    for of_clip in np.asarray(views):
+                        write_sample(sample_path(image_path, clip), of_clip)
+                        clip += 1
             measured.append({name: float(value) for name, value in scores.items()})
         means = {name: float(np.mean([scores[name] for scores in measured])) for name in measured[0]}
         of_buckets = [value for name, value in means.items() if name.startswith("validation_loss_")]
@@ -142,8 +148,13 @@ class StarValidation:
 
     def _compare(
         self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array
-    ) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Mean squared errors [B] of frames in 0..255, and the first clip's strip, uint8 [3, frames, H, W, 3]."""
+    ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+        """Mean squared errors of the frames, and what there is to look at.
+
+        Returns:
+          Errors [B] of values in 0..255; the first clip's strip, uint8 [3, frames, H, W, 3]; and the small views of
+          all clips, uint8 [B, 3, F, h, w, 3].
+        """
         params = self.networks.cast_params(trainable, frozen)
         x0, _ = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
         truth = batch["gt"].astype(jnp.float32)
@@ -157,8 +168,9 @@ class StarValidation:
             f"validation_psnr{name}": _whole(jnp.square(clip - truth).mean((1, 2, 3, 4)))
             for name, clip in clips.items()
         }
-        rows = [clip[0, :_STRIP_FRAMES] for clip in (clips["_input"], clips[""], truth)]
-        return errors, _whole(jnp.rint(jnp.stack(rows)).astype(jnp.uint8))
+        shown = [clips["_input"], clips[""], truth]
+        strip = jnp.rint(jnp.stack([clip[0, :_STRIP_FRAMES] for clip in shown])).astype(jnp.uint8)
+        return errors, _whole(strip), _whole(views_of(shown))
 
 
 def _buckets(num_timesteps: int) -> list[tuple[int, int]]:
@@ -172,11 +184,3 @@ def _whole(x: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
-
-
-def _write_strip(path: Path, strip: np.ndarray) -> None:
-    """[rows, columns, H, W, 3] -> one picture, at once under its name."""
-    sides = [(0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)]
-    padded = np.pad(strip, sides, constant_values=255)
-    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in padded])[:-_GAP, :-_GAP]
-    write_png(path, picture)

@@ -1,0 +1,96 @@
+"""Search for the fastest blocks of a TPU's flash attention at the lengths that a network has."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.benchmark.timing import time_program
+from star_jax.ops.splash import splash_attention
+from star_jax.ops.splash_blocks import LARGEST_PADDING, Blocks, blocks_of, candidates, padding_of
+
+_FRAMES = 2  # attended to on their own; more take longer and tell no more
+_MARGIN = 0.03  # what other blocks must save to replace those in use
+
+
+@dataclass(frozen=True)
+class BlockTiming:
+    """One measurement.
+
+    Attributes:
+      length: number of tokens.
+      direction: `forward`, or `backward` for both passes together.
+      blocks: what was measured.
+      seconds: median of a call; infinite where the kernel does not fit.
+    """
+
+    length: int
+    direction: str
+    blocks: Blocks
+    seconds: float
+
+
+def search_blocks(
+    lengths: dict[int, int],
+    *,
+    head_dim: int = 64,
+    repeats: int = 3,
+    on_timing: Callable[[BlockTiming], None] = lambda timing: None,
+) -> dict[int, Blocks]:
+    """Measures every size of block: those of the forward pass, then those of the backward pass beside the best.
+
+    Args:
+      lengths: number of tokens -> number of heads.
+      head_dim: channels of a head.
+      repeats: timings of each, of which the median counts.
+      on_timing: called after every measurement.
+
+    Returns:
+      Number of tokens -> the fastest blocks. Those in use stay unless others are faster by more than timings vary.
+    """
+    found = {}
+    for length, heads in lengths.items():
+        best = blocks_of(length)
+        shape = (_FRAMES, length, heads, head_dim)
+        q, k, v = (
+            jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 3)
+        )
+        for direction in ("forward", "backward"):
+            seconds: dict[Blocks, float] = {}
+            for blocks in _choices(best, length, direction):
+                seconds[blocks] = _seconds(q, k, v, blocks, direction, repeats)
+                on_timing(BlockTiming(length, direction, blocks, seconds[blocks]))
+            used = seconds[best] * (1 - _MARGIN)
+            best = min(seconds, key=lambda blocks: used if blocks == best else seconds[blocks])
+        found[length] = best
+    return found
+
+
+def _choices(best: Blocks, length: int, direction: str) -> Iterator[Blocks]:
+    """The blocks in use, then all others of one pass."""
+    yield best
+    for query, key in itertools.product(candidates(length), repeat=2):
+        forward = (query, key) if direction == "forward" else (best.query, best.key)
+        # In the forward search the backward pass is not run; its blocks must pad alike.
+        choice = Blocks(*forward, query, key)
+        if choice != best and max(padding_of(choice, length)) <= LARGEST_PADDING:
+            yield choice
+
+
+def _seconds(q: jax.Array, k: jax.Array, v: jax.Array, blocks: Blocks, direction: str, repeats: int) -> float:
+    attend = functools.partial(splash_attention, blocks=blocks)
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attend(q, k, v).astype(jnp.float32).sum()
+
+    program = jax.jit(attend if direction == "forward" else jax.grad(loss, (0, 1, 2)))
+    try:
+        return time_program(program, (q, k, v), repeats=repeats)[0].median
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or "vmem" in str(error).lower():
+            return math.inf
+        raise

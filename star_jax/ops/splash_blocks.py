@@ -1,0 +1,96 @@
+"""How many tokens a block of TPUs' flash attention has, by length: a table that measurements fill.
+
+`star-jax benchmark blocks` measures every size on the device that it runs on; its --write stores the fastest here,
+by device kind as JAX names it. The entries of `any` are not measured: they are the sizes up to 768 that leave the
+least padding, of which the kernel computes the square. (At 3,680 tokens that is 12% less work than blocks of 512.)
+Lengths that the table does not have use blocks of 512.
+"""
+
+import functools
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+
+from star_jax.errors import InputError
+from star_jax.files import write_json
+
+TABLE_FILE = Path(__file__).with_name("splash_blocks.json")
+LANES = 128  # blocks are multiples of this many tokens
+LARGEST_PADDING = 0.1  # of blocks that are worth measuring, in parts of the length
+_ANY = "any"
+_DEFAULT = 512
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tokens in a block of queries and of keys, in the forward and in the backward pass."""
+
+    query: int
+    key: int
+    query_backward: int
+    key_backward: int
+
+    def __post_init__(self):
+        for size in asdict(self).values():
+            if not isinstance(size, int) or size < LANES or size % LANES:
+                raise InputError(f"a block of attention has {size!r} tokens; choose a multiple of {LANES}")
+
+
+def blocks_of(length: int) -> Blocks:
+    """The blocks for a number of tokens, on the device that is there (or any, where the program is for another)."""
+    table = read_table()
+    kind = jax.devices()[0].device_kind if jax.default_backend() == "tpu" else _ANY
+    for name in (kind, _ANY):
+        if length in table.get(name, {}):
+            return table[name][length]
+    return Blocks(*(min(_DEFAULT, LANES * math.ceil(length / LANES)),) * 4)
+
+
+def padding_of(blocks: Blocks, length: int) -> tuple[float, float]:
+    """Padding of queries and of keys, in parts of the length: the blocks of both passes divide what is padded."""
+    both = (math.lcm(blocks.query, blocks.query_backward), math.lcm(blocks.key, blocks.key_backward))
+    query, key = (math.ceil(length / size) * size / length - 1 for size in both)
+    return query, key
+
+
+def candidates(length: int, largest: int = 2048) -> list[int]:
+    """Sizes of blocks that are worth measuring: those that pad the tokens by little."""
+    sizes = range(2 * LANES, largest + 1, LANES)
+    few = [size for size in sizes if math.ceil(length / size) * size <= (1 + LARGEST_PADDING) * length]
+    return few or [LANES * math.ceil(length / LANES)]
+
+
+@functools.cache
+def read_table() -> dict[str, dict[int, Blocks]]:
+    """Device kind -> number of tokens -> blocks.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    try:
+        table = json.loads(TABLE_FILE.read_text())
+        return {
+            kind: {int(length): Blocks(**sizes) for length, sizes in entries.items()}
+            for kind, entries in table.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"cannot read {TABLE_FILE}: {error}; install star_jax again") from error
+
+
+def write_table(device_kind: str, blocks: dict[int, Blocks]) -> None:
+    """Stores the blocks of one device kind beside those it has.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    table = dict(read_table())
+    table[device_kind] = table.get(device_kind, {}) | blocks
+    content = {
+        kind: {str(length): asdict(entries[length]) for length in sorted(entries, reverse=True)}
+        for kind, entries in sorted(table.items())
+    }
+    write_json(TABLE_FILE, content)
+    read_table.cache_clear()
