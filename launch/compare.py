@@ -1,4 +1,4 @@
-"""Make a page to look at two videos, one beside the other.
+"""Make a page that shows two videos side by side.
 
   star-jax compare before.mp4 after.mp4 -o page.html
   star-jax compare low.mp4 result.mp4 -o page.html --truth truth.mp4         # with scores
@@ -9,9 +9,10 @@ file that any browser opens without a network: both play in step, the pointer mo
 
 import argparse
 
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
-HELP = "make a page that shows two videos one beside the other"
+HELP = "make a page that shows two videos side by side"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
+@with_buckets(reads=("before", "after", "truth"), writes=("output",))
 def run(args: argparse.Namespace) -> None:
     from star_jax.evaluation.before_after import compare
 

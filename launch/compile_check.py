@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="optimise as a run on TPUs would: takes about ten times as long, for nearly the same peak memory",
     )
-    inference = parser.add_argument_group("an upscale's programs, instead of a training step")
+    inference = parser.add_argument_group("programs of upscaling, instead of a training step")
     inference.add_argument("--inference", action="store_true", help="compile a program of an upscale")
     inference.add_argument(
         "--stage",
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.inference == (args.config is not None):
         raise InputError(
-            "give either --config FILE (the training step) or --inference (an upscale's programs)"
+            "give either --config FILE (the training step) or --inference (programs of upscaling)"
         )
     prepare_environment(quick=not args.full_effort)
     if args.json:

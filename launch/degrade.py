@@ -1,4 +1,4 @@
-"""Degrade a video as training data is degraded, to look at.
+"""Degrade a video the way training data is degraded, to see what a recipe does.
 
   star-jax degrade clip.mp4 -o low.mp4 --recipe heavy --seed 1
   star-jax degrade clip.mp4 -o both.mp4 --compare
@@ -7,14 +7,15 @@
 
 A folder/%05d.png gets images, which keep every bit (to measure on). A single .png gets a contact sheet: four frames
 under every recipe. IN may be a folder of images, or synthetic:N, the N-th made-up clip.
-One draw of the recipe for the whole clip; another seed gives another draw. Times, sound, the shape of pixels and
-the rest that is not the picture stay, cut to the frames that are taken.
+The recipe is drawn once for the whole clip; another seed gives another draw. Times, sound, the shape of pixels and
+all else that is not the picture are kept, cut to the frames that are taken.
 """
 
 import argparse
 from pathlib import Path
 
 from star_jax.errors import InputError
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
 HELP = "degrade a video with a training recipe"
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=128,
         metavar="N",
-        help="at most so many frames; all are held in memory (default 128)",
+        help="largest number of frames; all of them are held in memory (default 128)",
     )
     parser.add_argument(
         "--compare", action="store_true", help="write the input and the enlarged result side by side"
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth",
         metavar="OUT",
-        help="write what was degraded, too, cut to the same frames and a multiple of --scale",
+        help="also write the frames before degradation, cut to a multiple of --scale",
     )
     parser.add_argument(
         "--crf", type=float, default=10, help="H.264 quality of the output, 0 to 51 (default 10)"
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
+@with_buckets(reads=("input",), writes=("output", "truth"))
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.degradations import get_recipe
     from star_jax.video.outputs import is_pattern

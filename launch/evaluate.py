@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star_jax.errors import InputError
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-truth", action="store_true", help="all paths are results: scores that need no ground truth"
     )
-    parser.add_argument("--input", metavar="LR", help="low-resolution input, the same; scored when enlarged")
+    parser.add_argument(
+        "--input", metavar="LR", help="low-resolution input, which is enlarged and scored, too"
+    )
     parser.add_argument(
         "--baseline", metavar="NAME", help="method that enlarges LR: bicubic (default), bilinear or lanczos"
     )
@@ -82,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
+@with_buckets(reads=("paths", "input"), writes=("json", "csv", "markdown", "report", "picture"))
 def run(args: argparse.Namespace) -> None:
     if args.metrics == "list":
         _print_metrics()

@@ -10,6 +10,7 @@ The file has the original's keys in the original's order; it appears when it is 
 
 import argparse
 
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 
 HELP = "export a checkpoint directory to .safetensors or .pt"
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
+@with_buckets(writes=("destination",))
 def run(args: argparse.Namespace) -> None:
     from star_jax.convert.exporter import export_checkpoint
 

@@ -24,73 +24,85 @@ HELP = "filter, degrade and pack videos into a dataset"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder of videos, .csv (path,text), .jsonl, or synthetic:COUNT")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the dataset")
-    parser.add_argument(
+    _add_clips(parser.add_argument_group("clips"))
+    _add_dataset(parser.add_argument_group("dataset"))
+    _add_run(parser.add_argument_group("run"))
+    parser.set_defaults(takes_rest=True)  # Beam's flags
+
+
+def _add_clips(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--recipe",
         default="realbasicvsr",
         metavar="NAME",
         help="recipe of degradations (default realbasicvsr)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--num-degradations",
         type=int,
         default=1,
         metavar="K",
         help="number of degradations per clip (default 1)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--size", default="720x1280", metavar="HxW", help="ground truth size (default 720x1280)"
     )
-    parser.add_argument("--frames", type=int, default=32, metavar="N", help="frames per clip (default 32)")
-    parser.add_argument("--interval", type=int, default=2, metavar="N", help="frame interval (default 2)")
-    parser.add_argument(
+    group.add_argument("--frames", type=int, default=32, metavar="N", help="frames per clip (default 32)")
+    group.add_argument("--interval", type=int, default=2, metavar="N", help="frame interval (default 2)")
+    group.add_argument(
         "--max-upscale",
         type=float,
         default=1.0,
         metavar="X",
         help="leave out videos smaller than size / X (default 1)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--latents", metavar="DIR", help="store VAE latents and text embeddings, made with this checkpoint"
     )
-    parser.add_argument(
+
+
+def _add_dataset(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--validation-share",
         type=float,
         default=0.01,
         metavar="X",
         help="share of the clips held out for validation, chosen by hash (default 0.01)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--clips-per-shard", type=int, default=64, metavar="N", help="number of clips in a shard (default 64)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--max-bad-share",
         type=float,
         default=0.1,
         metavar="X",
         help="stop over this share of unusable files (default 0.1)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--seed", type=int, default=0, help="seed of windows, crops and degradations (default 0)"
     )
-    parser.add_argument(
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--process", default="0/1", metavar="I/N", help="this machine's share of the shards (default 0/1)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="processes on this machine (default 1)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--beam",
         action="store_true",
         help="write by an Apache Beam pipeline; takes Beam's flags, such as --runner=FlinkRunner",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.set_defaults(takes_rest=True)  # Beam's flags
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 @terminable()
 def run(args: argparse.Namespace) -> None:
     from star_jax.data.config import DataConfig
-    from star_jax.data.prepare.write import PrepareConfig
+    from star_jax.data.prepare.plan import PrepareConfig
     from star_jax.errors import InputError
 
     if args.rest and not args.beam:
@@ -160,7 +172,7 @@ def _prepare_on_beam(config, args: argparse.Namespace) -> dict | None:
 
 def _make_encoder(config, checkpoint: str | None):
     if checkpoint is None:
-        from star_jax.data.prepare.write import clip_encoder
+        from star_jax.data.prepare.shards import clip_encoder
 
         return clip_encoder(config)
     from star_jax.data.prepare.latents import latent_encoder

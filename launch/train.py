@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what will happen (data, shapes, memory, times) from two trial steps, and write nothing",
+        help="take two trial steps and report data, shapes, memory and times; write nothing",
     )
     add_cluster_arguments(parser)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import InputError
+from star_jax.launch.buckets import with_buckets
 from star_jax.launch.interrupts import terminable
 from star_jax.launch.upscale_arguments import add_arguments
 
@@ -28,6 +29,7 @@ HELP = "upscale videos with a checkpoint"
 
 
 @terminable()
+@with_buckets(reads=("inputs", "compare"), writes=("output", "report"))
 def run(args: argparse.Namespace) -> int:
     """Upscales, then writes the picture that compares the result with the ground truth."""
     import star_jax

@@ -59,7 +59,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="FRAME|TIME",
         help="where to begin, to try a part: 48, 2.5s or 1:02:03 (default: 0)",
     )
-    group.add_argument("--frames", metavar="N|TIME", help="length to upscale (default: all)")
+    group.add_argument("--frames", metavar="N|TIME", help="how much to upscale (default: all)")
     group.add_argument(
         "--scene-cuts",
         default="auto",
@@ -69,11 +69,13 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--recursive", action="store_true", help="look for videos in folders of folders, too")
     group.add_argument("--skip-existing", action="store_true", help="skip inputs whose output is there")
-    group.add_argument("--overwrite", action="store_true", help="replace outputs without a line that says so")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace outputs that exist without a warning"
+    )
     group.add_argument(
         "--no-resume",
         action="store_true",
-        help="start over, and keep nothing for a later start to go on from",
+        help="start from the beginning, and store nothing to resume from",
     )
     group.add_argument(
         "--progress",
@@ -98,7 +100,8 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=1.0,
         metavar="X",
-        help="share of the result; the rest is the enlarged input. Below 1 against over-sharp pictures (default 1)",
+        help="share of the result in the output; the rest is the enlarged input. Less than 1 softens pictures that "
+        "are too sharp (default 1)",
     )
     group.add_argument(
         "--color-fix",
@@ -117,8 +120,8 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         "--fidelity",
         type=float,
         metavar="X",
-        help="of the tiny decoder: 0 for detail that looks right, 1 for nearness to what was there (default: the "
-        "checkpoint's)",
+        help="what the tiny decoder favours: 0 for detail that looks right, 1 for nearness to what was "
+        "there (default: the checkpoint's)",
     )
     group.add_argument(
         "--color-source",
@@ -195,7 +198,8 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="memory to use at most, such as 12GiB, by tiles and windows that fit (default: what the device has)",
+        help="limit of memory, such as 12GiB, which tiles and windows are chosen to fit (default: the "
+        "device's)",
     )
     group.add_argument(
         "--tile",

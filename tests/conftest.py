@@ -1,6 +1,6 @@
 """What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
-import gc
+import fcntl
 import os
 import shutil
 import signal
@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from quick_programs import QUICK_FLAGS
+import shape_checks  # noqa: F401  before anything of star_jax is imported
+from quick_programs import QUICK_FLAGS, collect_garbage_seldom
 
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.random_checkpoint import random_checkpoint
@@ -42,9 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ.get(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(_SHORTEST))
     jax.config.update(_QUICK, True)
-    gc.set_threshold(
-        50_000, 20, 50
-    )  # programs as they are traced are many small objects, and few are garbage
+    collect_garbage_seldom()
     config.option.loadscopereorder = False  # workers take the files in the order below
 
 
@@ -62,10 +61,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory) -> Path:
-    """A checkpoint directory of preset `tiny`; tests that change one copy it first."""
-    directory = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    random_checkpoint(directory, "tiny")
+def tiny_checkpoint(request, tmp_path_factory) -> Path:
+    """A checkpoint directory of preset `tiny`, one for all workers; tests that change one copy it first."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    directory = folder / "tiny"
+    with (folder / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            random_checkpoint(directory, "tiny")
     return directory
 
 

@@ -76,10 +76,12 @@ def _parse(text: str) -> dict[int, int]:
     """Number of tokens -> number of heads."""
     from star_jax.errors import InputError
 
+    lengths: dict[int, int] = {}
     try:
-        pairs = [tuple(map(int, part.split(":"))) for part in text.split(",")]
-        lengths = dict(pairs)
-    except (ValueError, TypeError):
+        for part in text.split(","):
+            tokens, heads = part.split(":")
+            lengths[int(tokens)] = int(heads)
+    except ValueError:
         lengths = {}
     if not lengths or min(*lengths, *lengths.values()) < 1:
         raise InputError(f"--lengths is {text!r}; write TOKENS:HEADS,... such as {_LENGTHS}")

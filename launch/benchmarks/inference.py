@@ -20,7 +20,11 @@ SWEEPS = ("frames", "pixels")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what")
+    _add_what(parser.add_argument_group("what"))
+    _add_how(parser.add_argument_group("how"))
+
+
+def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--component",
         default="network",
@@ -57,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--sweep", choices=SWEEPS, help="measure at 1/8, 1/4, 1/2 and all of the frames, or of the pixels"
     )
-    how = parser.add_argument_group("how")
+
+
+def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--dtype", default="auto", help="float32, bfloat16, float16, auto (default: float32 on a CPU only)"
     )

@@ -1,10 +1,10 @@
 """Search for the fastest blocks of a TPU's flash attention at the lengths that a network has."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,11 +82,10 @@ def _choices(best: Blocks, length: int, direction: str) -> Iterator[Blocks]:
 
 
 def _seconds(q: jax.Array, k: jax.Array, v: jax.Array, blocks: Blocks, direction: str, repeats: int) -> float:
-    def attend(*args: Any) -> jax.Array:
-        return splash_attention(*args, blocks=blocks)
+    attend = functools.partial(splash_attention, blocks=blocks)
 
-    def loss(*args: Any) -> jax.Array:
-        return attend(*args).astype(jnp.float32).sum()
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attend(q, k, v).astype(jnp.float32).sum()
 
     program = jax.jit(attend if direction == "forward" else jax.grad(loss, (0, 1, 2)))
     try:

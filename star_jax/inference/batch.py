@@ -128,7 +128,7 @@ class Batch:
         Args:
           work: upscales a clip, and returns the settings it used.
           show: see `RunProgress`.
-          overwrite: replace outputs without a line that says so.
+          overwrite: replace outputs that exist without a warning.
 
         Raises:
           Exception: what `work` raises for a single input.

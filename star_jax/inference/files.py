@@ -79,11 +79,11 @@ def upscale(
       resolution: pixels of the output's shorter side, in place of the setting `scale`.
       frame_rate: frame rate of folders of images; 24 by default.
       start: first frame to upscale, as a number or a time such as "2.5s" or "1:02:03".
-      frames: length to upscale, in frames or as a time.
+      frames: how much to upscale, in frames or as a time.
       scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
       recursive: look for videos in folders of folders, too.
       skip_existing: skip inputs whose output exists.
-      overwrite: replace outputs without a line that says so.
+      overwrite: replace outputs that exist without a warning.
       resume: go on with an earlier run, and keep finished work until the output is complete.
       truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
       color_source: where the colour fix takes colours from: `input`, or `truth`, as the released script of STAR on

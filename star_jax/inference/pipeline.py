@@ -17,17 +17,15 @@ import numpy as np
 
 from star_jax.checkpoints.directory import check_components, checkpoint_path, load_component, read_config
 from star_jax.config import ArchitectureConfig
-from star_jax.diffusion.guidance import VelocityFn, make_conditioning
 from star_jax.diffusion.noise import noise_key
-from star_jax.diffusion.sampler import sample
-from star_jax.diffusion.tiles import TiledVelocity
-from star_jax.diffusion.windows import LAST_WINDOW_STRETCH, join_fresh_windows
+from star_jax.diffusion.windows import LAST_WINDOW_STRETCH
 from star_jax.errors import InputError
 from star_jax.files import parse_bytes
-from star_jax.inference.coding import ClipCoder, ReadPieces, require_finite
-from star_jax.inference.memory import latent_windows, plan_memory
+from star_jax.inference.coding import ClipCoder, ReadPieces
+from star_jax.inference.denoising import ClipDenoiser, Contexts
+from star_jax.inference.memory import plan_memory
 from star_jax.inference.pieces import Canvas
-from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
+from star_jax.inference.resume import NOTHING_KEPT, Kept
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.inference.streaming import StreamSession, takes_frames_as_they_come
 from star_jax.models.architectures import build_model
@@ -93,6 +91,11 @@ class StarPipeline:
     def coder(self) -> ClipCoder:
         """The autoencoder."""
         return ClipCoder(self.model, self.params)
+
+    @property
+    def denoiser(self) -> ClipDenoiser:
+        """The networks that denoise."""
+        return ClipDenoiser(self.model, self.params, self.tokenizer)
 
     def __call__(
         self,
@@ -250,30 +253,14 @@ class StarPipeline:
             settings.vae_tiles_of(rule, rule.latent_size(*padding.padded_size(*target))),
         )
 
-    def encode_prompts(self, settings: UpscaleSettings) -> tuple[jax.Array, jax.Array | None]:
-        """Text embeddings [1, L, D] of the prompt and of the negative prompt.
-
-        A model without text encoder has a null context, and no second branch to guide away from.
-
-        Raises:
-          InputError: a prompt for a model without text encoder.
-        """
-        model = self.model
-        if not model.has_text:
-            if settings.prompt:
-                raise InputError(
-                    f"a prompt was given, but preset {self.config.preset!r} has no text encoder; leave it out"
-                )
-            return model.empty_context(1), None
-        prompts = [settings.prompt + settings.positive_prompt, settings.negative_prompt]
-        params = {name: self.params[name] for name in model.text_components}
-        embeddings = _encode_text(model, params, model.tokenize(self.tokenizer, prompts))
-        return embeddings[:1], model.unconditional_context(embeddings[1:])
+    def encode_prompts(self, settings: UpscaleSettings) -> Contexts:
+        """Embeds the prompts; see `ClipDenoiser.encode_prompts`."""
+        return self.denoiser.encode_prompts(settings)
 
     def sample(
         self,
         hint: jax.Array,
-        contexts: tuple[jax.Array, jax.Array | None],
+        contexts: Contexts,
         settings: UpscaleSettings,
         key: jax.Array,
         progress: Callable[[int, int], None] | None = None,
@@ -282,57 +269,10 @@ class StarPipeline:
         num_frames: int | None = None,
         first_latent: int | jax.Array = 0,
     ) -> jax.Array:
-        """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
-
-        A model whose windows are clips of their own takes the latents of all windows, one window after the other;
-        `num_frames`, the number of the clip's frames, tells how many there are. None: all in one window.
-        `first_latent` is the position in the clip of the first of them, by which the start's noise is keyed.
-
-        With `progress`, one evaluation of the network per call of the compiled program; after each call the
-        sampler's state is kept; without it, all in one.
-
-        Raises:
-          RunError: non-finite latents.
-        """
-        model = self.model
-        table = model.solver_table(
-            solver=settings.solver,
-            spacing=settings.resolved_spacing,
-            num_inference_steps=settings.num_inference_steps,
+        """Denoises; see `ClipDenoiser.sample`."""
+        return self.denoiser.sample(
+            hint, contexts, settings, key, progress, kept, num_frames=num_frames, first_latent=first_latent
         )
-        params = {name: self.params[name] for name in model.network_components}
-        text, negative = (None if c is None else _condition(model, params, c) for c in contexts)
-        conditioning = make_conditioning(
-            text,
-            hint,
-            negative,
-            guidance_scale=model.guidance_scales(settings.guidance_scale, table),
-            guidance_rescale=self.config.diffusion.guidance_rescale,
-        )
-        height, width = hint.shape[2:4]
-        tiles = settings.tiles_of(model.size_rule, (height, width))
-        velocity: VelocityFn = model
-        if len(tiles) > 1 or not settings.batch_guidance:
-            velocity = TiledVelocity(model, tiles, settings.batch_guidance)
-        rule = model.size_rule
-        windows = latent_windows(rule, num_frames or rule.num_frames(hint.shape[1]), settings.window)
-        latents = sample(
-            velocity,
-            params,
-            model.start(join_fresh_windows(hint, windows) if rule.starts_anew else hint, key, first_latent),
-            table,
-            conditioning,
-            key,
-            windows=windows,
-            fresh=rule.starts_anew,
-            rows_per_call=1 if progress else None,
-            progress=progress,
-            resume=kept_state(kept, len(table)),
-            on_state=partial(keep_state, kept),
-        )
-        keep_state(kept, len(table), None)
-        require_finite(jnp.isfinite(latents).all(), "sampling")
-        return latents[:, : windows[-1][1]]
 
     def _encode_clip(
         self,
@@ -393,16 +333,6 @@ class StarPipeline:
 
     def _chosen(self, prompt: str, settings: dict[str, Any]) -> UpscaleSettings:
         return UpscaleSettings(prompt=prompt, **{**dataclasses.asdict(self.config.sampling), **settings})
-
-
-@partial(jax.jit, static_argnames="model")
-def _encode_text(model: VideoModel, params: dict[str, Any], input_ids: jax.Array) -> jax.Array:
-    return model.encode_text(params, input_ids)
-
-
-@partial(jax.jit, static_argnames="model")
-def _condition(model: VideoModel, params: dict[str, Any], text: jax.Array) -> Any:
-    return model.condition(params, text)
 
 
 def _bytes(max_memory: int | str | None) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import on_several_devices
@@ -66,20 +67,20 @@ def _backward(strides, padding, saved, gradient):
     # The input's: the outputs' gradient, spread and filtered by the reversed kernel from out to in.
     of_x = _convolve(
         gradient,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+        rearrange(jnp.flip(kernel, (0, 1)), "h w i o -> h w o i"),
         (1, 1),
         tuple((k - 1 - before, n - m + before) for n, k, m, before in sizes),
         lhs_dilation=strides,
     )
     # The kernel's: the input filtered by the outputs' gradient, with the images in the place of the channels.
     of_kernel = _convolve(
-        x.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
+        rearrange(x, "n h w i -> i h w n"),
+        rearrange(gradient, "n h w o -> h w n o"),
         (1, 1),
         tuple((before, k - 1 - n - before + m) for n, k, m, before in sizes),
         rhs_dilation=strides,
-    ).transpose(1, 2, 0, 3)
-    return of_x, of_kernel
+    )
+    return of_x, rearrange(of_kernel, "i h w o -> h w i o")
 
 
 _with_transposed_gradients.defvjp(_forward, _backward)

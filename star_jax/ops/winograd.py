@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from star_jax.ops.plain_convolution import convolve
 
@@ -42,15 +43,14 @@ def convolve_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [..., H, W, out].
     """
-    *lead, height, width, channels = x.shape
-    frames = x.reshape(-1, height, width, channels)
+    frames = rearrange(x, "... h w c -> (...) h w c")
     taps = transform_taps((kernel + _zero_after(x)).swapaxes(0, 1))
 
     def convolve(rows: jax.Array, padding: int) -> jax.Array:  # padding: rows of zeros above and below
         return filter_axis(rows, taps, axis=2, multiply=functools.partial(_convolve_height, padding=padding))
 
     out = _in_row_blocks(frames, convolve, out_channels=kernel.shape[-1])
-    return out.reshape(*lead, height, width, -1)
+    return out.reshape(*x.shape[:-1], -1)
 
 
 def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -92,8 +92,7 @@ def filter_axis(
         multiply(tile, tap) for tile, tap in zip(_combine(transform_input, offsets), taps, strict=True)
     ]
     out = jnp.stack(_combine(transform_output, products), axis + 1)
-    shape = (*out.shape[:axis], tiles * TILE, *out.shape[axis + 2 :])
-    return jax.lax.slice_in_dim(out.reshape(shape), 0, length, axis=axis)
+    return jax.lax.slice_in_dim(jax.lax.collapse(out, axis, axis + 2), 0, length, axis=axis)
 
 
 def _zero_after(x: jax.Array) -> jax.Array:

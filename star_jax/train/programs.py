@@ -6,7 +6,8 @@ whatever objects they were traced from. So nothing has to say what it depends on
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,12 +16,35 @@ _KEPT = 8  # the last ones used
 _programs: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_or_find(lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
-    """Compiles a program for the devices of a mesh, unless this process has compiled the same one before."""
+def jit_and_find(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` for the methods of an objective: an equal method of another objective finds the same programs.
+
+    `jax.jit` alone looks for a program by the function, and a method of another object is another function.
+    """
+    jitted = jax.jit(function)
+    found: dict[Hashable, jax.stages.Compiled] = {}
+
+    def call(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        mesh = jax.sharding.get_mesh()
+        placed = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
+        key = (tree, mesh, tuple(jax.typeof(leaf) for leaf in leaves), placed)
+        if key not in found:
+            devices = mesh if not mesh.empty else frozenset().union(*(p.device_set for p in placed if p))
+            found[key] = compile_or_find(jitted.lower(*args), devices)
+        return found[key](*args)
+
+    return call
+
+
+def compile_or_find(
+    lowered: jax.stages.Lowered, devices: Mesh | frozenset[jax.Device]
+) -> jax.stages.Compiled:
+    """Compiles a program for a mesh or for single devices, unless this process has compiled the same one before."""
     text = lowered.as_text()
     if "callback" in text:  # the text does not say what is called
         return lowered.compile()
-    key = (hashlib.sha256(text.encode()).digest(), lowered.in_tree, lowered.out_tree, mesh)
+    key = (hashlib.sha256(text.encode()).digest(), lowered.in_tree, lowered.out_tree, devices)
     if key not in _programs:
         _programs[key] = lowered.compile()
     _programs.move_to_end(key)

@@ -49,7 +49,7 @@ class AnimationReader:
         is_deep = self._by_cv2 and depth is None and facts.bit_depth > 8
         self.dtype = np.dtype(np.uint16 if is_deep else np.uint8)
         is_variable = len(set(durations)) > 1
-        self._rate = len(durations) / sum(durations)
+        self._rate = len(durations) / sum(durations, Fraction(0))
         self._time_base = TIME_BASE if is_variable else 1 / self._rate
         starts = [sum(durations[:number], Fraction(0)) for number in range(len(durations))]
         self._times = [round(start / self._time_base) for start in starts]

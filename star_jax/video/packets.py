@@ -131,7 +131,8 @@ def list_packets(
     elif not strict and missing > MISSING:
         note(f"{path} ends {missing:.2f} s before its header says so; what is there is kept")
     if thorough and (partial := partial - is_cut):
-        damage = f"{path}: {partial} packets of its picture came in part, as after a bad transmission"
+        number = "one packet" if partial == 1 else f"{partial} packets"
+        damage = f"{path}: {number} of its picture came in part, as after a bad transmission"
         if strict:
             raise InputError(f"{damage}; copy it again")
         note(f"{damage}; what is there is kept (--strict stops instead)")
@@ -161,7 +162,8 @@ def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> 
     """
     starts = {index: _restarts(packets, may_jump) for index, packets in lists.items()}
     count = max((len(found) for found in starts.values()), default=0)
-    shifts, ends = [Fraction(0)], defaultdict(Fraction)
+    shifts = [Fraction(0)]
+    ends: defaultdict[int, Fraction] = defaultdict(Fraction)
     for recording in range(count + 1):
         spans = {index: _span(lists[index], starts[index], recording) for index in lists}
         spans = {index: span for index, span in spans.items() if span is not None}

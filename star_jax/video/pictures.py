@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from star_jax.errors import InputError
 from star_jax.video import heif
@@ -296,6 +296,7 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
     if image.format == "TIFF":
         if image.mode == "I":
             raise InputError(f"{file} has integers of 32 bits, of which none is white; convert it to 16 bits")
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
         bits = image.tag_v2.get(258, (8,))
         return 16 if max(bits if isinstance(bits, tuple) else (bits,)) > 8 else 8
     return 8
@@ -303,8 +304,9 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
 
 def _note_what_is_left(file: Path, image: Image.Image) -> None:
     """Names the further pictures of a HEIC file, and the bits of an AVIF file that OpenCV cannot read."""
-    if image.format == "HEIF" and image.n_frames > 1:
-        note(f"{file} holds {image.n_frames} pictures; the first is taken")
+    num_pictures = getattr(image, "n_frames", 1)
+    if image.format == "HEIF" and num_pictures > 1:
+        note(f"{file} holds {num_pictures} pictures; the first is taken")
     if image.format == "AVIF" and _avif_bits(file) > 8 and not cv2.haveImageReader(str(file)):
         note(f"{file} has over 8 bits per sample; it is read as 8 bits (newer versions of OpenCV read them)")
 
@@ -321,7 +323,7 @@ def _avif_bits(file: Path) -> int:
 def _pages_of_one_size(image: Image.Image) -> bool:
     size = image.size
     try:
-        for page in range(image.n_frames):
+        for page in range(getattr(image, "n_frames", 1)):
             image.seek(page)
             if image.size != size:
                 return False

@@ -5,6 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 # Two frames are never nearer than this where times are repaired.
 TICK = Fraction(1, 1000)
@@ -40,7 +41,7 @@ def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) ->
     for left, right in pairwise(kept):
         begin, span, count = fixed[left], fixed[right] - fixed[left], right - left
         repeats = all(times[index] in (times[left], times[right]) for index in range(left + 1, right))
-        distance = min(tick, span // count) if repeats else Fraction(span, count)
+        distance: Any = min(tick, span // count) if repeats else Fraction(span, count)
         for index in range(left + 1, right):
             ahead = repeats and times[index] == times[right]  # the later of two equal times was kept
             fixed[index] = (

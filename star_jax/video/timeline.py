@@ -137,7 +137,8 @@ def _decode(
     """Numbers of the packets whose frames come out, in the order of showing; their damage, side data and sizes."""
     damage = Damage()
     for num_threads in (0, 1):
-        numbers, kinds, sizes, damage = [], set(), set(), Damage()
+        numbers, sizes, damage = [], set(), Damage()
+        kinds: set[str] = set()
         with open_video(path, num_threads) as (container, stream):
             try:
                 for number, frame in decode_frames(container, stream, None if strict else damage):
@@ -159,8 +160,8 @@ def _table(
     """Times of the frames that come from packets `numbers`, in the order of showing; `shifts` in seconds."""
     is_key = np.array([number is not None and packets.is_key[number] for number in numbers], bool)
     if format_name in NO_TIMESTAMPS:
-        pts = np.arange(len(numbers)) * step
-        return FrameTable(pts, len(numbers) * step, is_key, packets.time_base)
+        evenly = np.arange(len(numbers)) * step
+        return FrameTable(evenly, len(numbers) * step, is_key, packets.time_base)
     stamps = [None if number is None else packets.pts[number] for number in numbers]
     if None in stamps and any(dts is not None for dts in packets.dts):
         known = [n for n in numbers if n is not None and packets.dts[n] is not None]

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from one_level import ONE_LEVEL
 from sample_frames import moving_clip
-from sample_videos import NTSC_FILM, packets, write_video
+from sample_videos import NTSC_FILM, moving_frames, packets, write_video
 
 import star_jax
 from star_jax.files import work_folder_path
@@ -19,6 +21,7 @@ from star_jax.inference.display import RunProgress
 from star_jax.inference.jobs import find_sources, is_there, output_paths, settings_for
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
+from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.video.reader import VideoReader
 
 # The settings of the fixture `upscale`.
@@ -186,8 +189,11 @@ def test_a_failure_keeps_the_file_of_an_earlier_run(clip, tmp_path, refused, mon
 COUNT_HITS = """
 import sys
 import jax
+import one_level
+from star_jax.inference import compile_cache
 from star_jax.launch.cli import main
 
+compile_cache._SHORTEST_SECONDS = 0
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
 code = main(sys.argv[1:])
@@ -196,15 +202,18 @@ sys.exit(code)
 """
 
 
-def test_a_second_process_takes_its_programs_from_the_compile_cache(tmp_path, tiny_checkpoint, few_steps):
-    clip, cache = write_video(tmp_path / "one.mp4", moving_clip(1)), tmp_path / "cache"
-    arguments = ["upscale", str(clip), "--checkpoint", str(tiny_checkpoint), *few_steps, "--quiet"]
+def test_a_second_process_takes_its_programs_from_the_compile_cache(tmp_path, few_steps):
+    clip, cache = write_video(tmp_path / "one.mp4", moving_frames(1, 8, 6)), tmp_path / "cache"
+    random_checkpoint(tmp_path / "checkpoint", ONE_LEVEL)
+    arguments = ["upscale", str(clip), "--checkpoint", str(tmp_path / "checkpoint"), *few_steps, "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
     def hits(output: str) -> int:
         done = subprocess.run(
             [sys.executable, "-c", COUNT_HITS, *arguments, "-o", tmp_path / output, "--compile-cache", cache],
             capture_output=True,
             text=True,
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
         return int(done.stdout)

@@ -1,8 +1,10 @@
 """Training from and to a bucket, against emulators of Google's and Amazon's storage on this machine."""
 
+import argparse
 import contextlib
 import json
 import logging
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from toy_training import ToyObjective, toy_config
 from star_jax.checkpoints.directory import checkpoint_path, load_provenance, present_components, read_config
 from star_jax.errors import InputError
 from star_jax.init.random_checkpoint import random_checkpoint
+from star_jax.launch.buckets import with_buckets
 from star_jax.train.checkpoints import restore_weights
 from star_jax.train.loop import Outcome, train
 from star_jax.train.speed import MEASURED
@@ -52,6 +55,7 @@ def amazon(patch):
     """URL of an empty bucket of Amazon's kind."""
     s3fs = pytest.importorskip("s3fs", reason=MISSING)
     emulator = pytest.importorskip("moto.server", reason=MISSING)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = emulator.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
@@ -122,3 +126,43 @@ def test_a_checkpoint_is_made_in_a_bucket_and_copied_once(bucket, tmp_path, monk
         read_config(url)
     with pytest.raises(InputError, match="is not a checkpoint directory; --force does not replace"):
         random_checkpoint(url, "toy", force=True)
+
+
+def test_a_command_reads_and_writes_buckets(bucket, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("star_jax.launch.buckets.tempfile.gettempdir", lambda: str(tmp_path))
+    for name in ("a.txt", "sub/b.txt"):
+        (epath.Path(bucket) / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (epath.Path(bucket) / "in" / name).write_text(name)
+
+    @with_buckets(reads=("inputs",), writes=("output", "report"))
+    def joined(args):
+        """Joins the files of the inputs; the second half only if it is let go on."""
+        first, folder = args.inputs
+        assert first.startswith("A=")
+        texts = [
+            Path(first[2:]).read_text(),
+            *(file.read_text() for file in sorted(Path(folder).rglob("*.txt"))),
+        ]
+        assert args.report is None
+        Path(args.output.replace("{name}", "joined")).write_text(" ".join(texts))
+        if args.fail:
+            raise InputError("no")
+
+    run = argparse.Namespace(
+        inputs=[f"A={bucket}/in/a.txt", f"{bucket}/in/"],
+        output=f"{bucket}/out/{{name}}.txt",
+        report=None,
+        fail=True,
+    )
+    with pytest.raises(InputError, match="no"):
+        joined(run)
+    assert [path.read_text() for path in tmp_path.rglob("joined.txt")] == ["a.txt a.txt sub/b.txt"]  # kept
+    assert not (epath.Path(bucket) / "out" / "joined.txt").exists()
+    run.fail = False
+    joined(run)
+    assert (epath.Path(bucket) / "out" / "joined.txt").read_text() == "a.txt a.txt sub/b.txt"
+    assert capsys.readouterr().out == f"{bucket}/out/joined.txt\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    run.inputs[1] = f"{bucket}/other"
+    with pytest.raises(InputError, match=f"{bucket}/other does not exist; check the address"):
+        joined(run)

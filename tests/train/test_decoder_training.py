@@ -21,10 +21,11 @@ from star_jax.inference.settings import UpscaleSettings
 from star_jax.init.component import fresh_component
 from star_jax.launch.cli import main
 from star_jax.models.architectures import build_model
+from star_jax.models.light_decoder.decoder import COMPONENT
 from star_jax.ops.pixels import enlarge
 from star_jax.train.config import from_groups
 from star_jax.train.decoder.config import DecoderExperimentConfig
-from star_jax.train.decoder.objective import COMPONENT, HEADS, DecoderObjective
+from star_jax.train.decoder.objective import HEADS, DecoderObjective
 from star_jax.train.sample_draws import sample_keys
 
 SIZES = dwarf(6, 8, 2, (4, 4, 4, 4), sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="wavelet"))

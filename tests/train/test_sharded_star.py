@@ -25,7 +25,8 @@ def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint):
     address, two = free_address(), tmp_path / "two"
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "context")]
     cluster = ["--workdir", two, *mesh, "--coordinator", address, "--num-processes", 2, "--process-id"]
-    processes = [start(SCRIPT, [*config, *cluster, index], devices=4) for index in range(2)]
+    share = {"JAX_SHARE_BINARY_BETWEEN_HOSTS": "1"}  # compiling takes a minute of each process
+    processes = [start(SCRIPT, [*config, *cluster, index], devices=4, **share) for index in range(2)]
     try:
         assert main(["train", *config, "--workdir", str(tmp_path / "one")]) == 0
     finally:

@@ -100,10 +100,10 @@ def test_loss_against_plain_numpy(batch):
     config = LossConfig(frequency="not_separated", beta=0.5)
     objective, (trainable, frozen) = with_stub_network(make_objective(config)), weights()
     timesteps = np.array([100, 800])
-    terms = objective.loss_terms(trainable, frozen, batch, KEY, timesteps)
+    terms = jax.jit(objective.loss_terms)(trainable, frozen, batch, KEY, timesteps)
     params = objective.cast_params(trainable, frozen)
     keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(batch["index"])
-    x0, hint = objective.encode(params, batch, keys)
+    x0, hint = jax.jit(objective.encode)(params, batch, keys)
     assert x0.shape == hint.shape == (2, FRAMES, HEIGHT // 2, WIDTH // 2, 4) and (x0 != hint).any()
     alpha, sigma = (level[timesteps].reshape(2, 1, 1, 1, 1) for level in levels(objective))
     noise = sampled_noise(keys, x0.shape)
@@ -112,7 +112,8 @@ def test_loss_against_plain_numpy(batch):
     np.testing.assert_allclose(
         terms["loss_velocity"], np.square(0.3 * x_t - target).mean((1, 2, 3, 4)), rtol=1e-4
     )
-    decoded = objective.decode_clip(params, jnp.asarray(alpha * x_t - sigma * 0.3 * x_t, jnp.float32))
+    x0_hat = jnp.asarray(alpha * x_t - sigma * 0.3 * x_t, jnp.float32)
+    decoded = jax.jit(objective.decode_clip)(params, x0_hat)
     spectra = [np.fft.rfft2(clip, axes=(2, 3), norm="ortho") for clip in (decoded, batch["gt"] / 127.5 - 1.0)]
     difference = spectra[0] - spectra[1]
     # Four frames in groups of three: the shared ones are decoded twice, which only decode_clip's mean sees.
@@ -155,11 +156,10 @@ def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
     }
     assert prepared.context(params, latents)[:, 0, 0].tolist() == [1, 2]
     keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(batch["index"])
-    for ours, theirs in zip(
-        prepared.encode(params, latents, keys), clips.encode(params, batch, keys), strict=True
-    ):
+    encoded = (jax.jit(clips.encode)(params, batch, keys), prepared.encode(params, latents, keys))
+    for theirs, ours in zip(*encoded, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
-    terms = prepared.loss_terms(trainable, frozen, latents, KEY, np.array([10, 500]))
+    terms = jax.jit(prepared.loss_terms)(trainable, frozen, latents, KEY, np.array([10, 500]))
     assert (np.asarray(terms["loss_df"]) > 0).all()
 
 
@@ -178,16 +178,22 @@ def test_decoding_in_groups_is_the_decoder_on_each_group(batch):
 
 def test_metrics_add_up_and_dropout_follows_the_key(batch):
     objective, (trainable, frozen) = with_stub_network(make_objective()), weights()
-    loss, metrics = objective.loss(trainable, frozen, batch, KEY)
+    program = jax.jit(objective.loss)
+    loss, metrics = program(trainable, frozen, batch, KEY)
     assert float(loss) == pytest.approx(sum(float(value) for value in metrics.values()))
-    assert list(metrics) == ["loss_velocity", "loss_df"] and float(metrics["loss_df"]) > 0
-    assert float(objective.loss(trainable, frozen, batch, KEY)[0]) == float(loss)
+    assert metrics.keys() == {"loss_velocity", "loss_df"} and float(metrics["loss_df"]) > 0
+    assert float(program(trainable, frozen, batch, KEY)[0]) == float(loss)
+
+    @jax.jit
+    def key_of(piece):
+        keys = []
+        objective.velocity = lambda params, x, *args, dropout_key: keys.append(dropout_key) or x
+        objective.loss(trainable, frozen, piece, KEY)
+        return jax.random.key_data(keys[0])  # nothing else is compiled
+
     # Dropout differs between the pieces of an accumulated batch, which share their key.
-    keys = []
-    objective.velocity = lambda params, x, *args, dropout_key: keys.append(dropout_key) or x
-    for i in range(2):
-        objective.loss(trainable, frozen, {name: array[i : i + 1] for name, array in batch.items()}, KEY)
-    assert (jax.random.key_data(keys[0]) != jax.random.key_data(keys[1])).any()
+    keys = [key_of({name: array[i : i + 1] for name, array in batch.items()}) for i in range(2)]
+    assert (keys[0] != keys[1]).any()
 
 
 def test_timesteps_are_uniform_over_their_range():

@@ -5,6 +5,7 @@ Weights as small as these would stay whole on every device: here all but the sma
 
 import sys
 
+from jax._src import cache_key
 from one_level import ONE_LEVEL
 
 from star_jax.data.config import DataConfig
@@ -24,4 +25,7 @@ def get_config() -> ExperimentConfig:
 
 if __name__ == "__main__":
     sharding._SMALLEST_SPLIT = 64
+    # Where processes share their programs, the first compiles. On CPUs, JAX's key of a program has the number of
+    # the process in it; without it, the others find what the first one made.
+    cache_key._hash_accelerator_config = lambda digest, devices: None
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,16 +2,20 @@
 
 import hashlib
 import os
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from star_jax.checkpoints.directory import checkpoint_path, load_component, read_config
+from star_jax.data.config import DataConfig
+from star_jax.data.prepare.plan import PrepareConfig
 from star_jax.data.prepare.read import Example, ExampleShape
-from star_jax.data.prepare.write import Encoder, PrepareConfig
+from star_jax.data.prepare.shards import Encoder
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
+from star_jax.models.video_model import VideoModel
 
 # Frames per call of the encoder; each frame is encoded on its own, and this bounds the activations.
 _FRAMES_PER_CALL = 4
@@ -31,19 +35,8 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
       InputError: no such checkpoint, a model without text encoder, or clips that the VAE does not take.
     """
     model = build_model(read_config(checkpoint))  # in float32
-    if not model.has_text:
-        raise InputError(
-            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
-        )
-    rule, data = model.size_rule, config.data
-    factor = rule.pixels_per_latent
-    if rule.frames_per_latent > 1:
-        raise InputError(
-            f"{checkpoint} (preset {model.config.preset!r}) encodes {rule.frames_per_latent} frames together; "
-            "prepare clips for it, not latents"
-        )
-    if data.height % factor or data.width % factor:
-        raise InputError(f"latents need sizes that are multiples of {factor}, not {data.height}x{data.width}")
+    data = config.data
+    _check(model, checkpoint, data)
     shape = ExampleShape(
         data.num_frames,
         data.height,
@@ -51,7 +44,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
         data.make_recipe().scale,
         config.num_degradations,
         latents=True,
-        spatial_factor=factor,
+        spatial_factor=model.size_rule.pixels_per_latent,
         latent_channels=model.latent_channels,
         text_shape=model.context_shape,
     )
@@ -59,43 +52,64 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
         name: jax.device_put(load_component(checkpoint, name, model.abstract(name)))
         for name in (*model.autoencoder_components, *model.text_components)
     }
-    tokenizer = model.load_tokenizer(checkpoint_path(checkpoint))
-
-    @jax.jit
-    def encode_frames(params: dict, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """uint8 [f, h, w, 3] -> mean and log-variance, float16 [f, H/8, W/8, C]."""
-        pixels = model.enlarge(frames, (data.height, data.width))
-        posterior, _ = model.encode(params, pixels[None])
-        return posterior.mean[0].astype(jnp.float16), posterior.logvar[0].astype(jnp.float16)
-
-    @jax.jit
-    def embed(params: dict, input_ids: jax.Array) -> jax.Array:
-        return model.encode_text(params, input_ids)[0].astype(jnp.float16)
-
-    def encode_clip(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = min(_FRAMES_PER_CALL, len(frames))
-        moments = []
-        for start in range(0, len(frames), size):
-            piece = frames[start : start + size]
-            filled = np.pad(piece, ((0, size - len(piece)), (0, 0), (0, 0), (0, 0)), mode="edge")
-            moments.append([np.asarray(part)[: len(piece)] for part in encode_frames(params, filled)])
-        mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
-        return mean, logvar
+    tokenizer, size = model.load_tokenizer(checkpoint_path(checkpoint)), (data.height, data.width)
 
     def encode(truth: np.ndarray, lows: list[np.ndarray], text: str) -> Example:
-        mean, logvar = encode_clip(truth)
-        low_means, low_logvars = zip(*(encode_clip(low) for low in lows), strict=True)
-        input_ids = model.tokenize(tokenizer, [text])
+        mean, logvar = _encode_clip(model, params, truth, size)
+        low_means, low_logvars = zip(*(_encode_clip(model, params, low, size) for low in lows), strict=True)
         return {
             "text": text,
             "gt_mean": mean,
             "gt_logvar": logvar,
             "lq_mean": np.stack(low_means),
             "lq_logvar": np.stack(low_logvars),
-            "text_embedding": np.asarray(embed(params, input_ids)),
+            "text_embedding": np.asarray(_embed(model, params, model.tokenize(tokenizer, [text]))),
         }
 
     return Encoder(shape, encode, _sha256(params))
+
+
+def _check(model: VideoModel, checkpoint: str | os.PathLike, data: DataConfig) -> None:
+    """Raises: InputError: the model cannot encode such clips beforehand."""
+    if not model.has_text:
+        raise InputError(
+            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
+        )
+    if model.size_rule.frames_per_latent > 1:
+        raise InputError(
+            f"{checkpoint} (preset {model.config.preset!r}) encodes {model.size_rule.frames_per_latent} frames "
+            "together; prepare clips for it, not latents"
+        )
+    factor = model.size_rule.pixels_per_latent
+    if data.height % factor or data.width % factor:
+        raise InputError(f"latents need sizes that are multiples of {factor}, not {data.height}x{data.width}")
+
+
+def _encode_clip(
+    model: VideoModel, params: dict, frames: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [F, h, w, 3] -> mean and log-variance of the frames at a size, float16 [F, H/8, W/8, C]."""
+    length = min(_FRAMES_PER_CALL, len(frames))
+    moments = []
+    for start in range(0, len(frames), length):
+        piece = frames[start : start + length]
+        filled = np.pad(piece, ((0, length - len(piece)), (0, 0), (0, 0), (0, 0)), mode="edge")
+        moments.append([np.asarray(part)[: len(piece)] for part in _encode(model, params, filled, size)])
+    mean, logvar = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+    return mean, logvar
+
+
+@partial(jax.jit, static_argnames=("model", "size"))
+def _encode(
+    model: VideoModel, params: dict, frames: jax.Array, size: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    posterior, _ = model.encode(params, model.enlarge(frames, size)[None])
+    return posterior.mean[0].astype(jnp.float16), posterior.logvar[0].astype(jnp.float16)
+
+
+@partial(jax.jit, static_argnames="model")
+def _embed(model: VideoModel, params: dict, input_ids: jax.Array) -> jax.Array:
+    return model.encode_text(params, input_ids)[0].astype(jnp.float16)
 
 
 def _sha256(params: dict) -> str:

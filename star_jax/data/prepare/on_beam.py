@@ -14,16 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from star_jax.data.prepare.write import (
-    Encoder,
-    Plan,
-    PrepareConfig,
-    begin,
-    finish,
-    is_written,
-    judge,
-    write_shard,
-)
+from star_jax.data.prepare.plan import Plan, PrepareConfig
+from star_jax.data.prepare.shards import Encoder, is_written, write_shard
+from star_jax.data.prepare.write import begin, finish, judge
 from star_jax.errors import InputError, RunError, first_line
 from star_jax.progress import Reporter, progress
 

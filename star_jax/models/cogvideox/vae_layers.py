@@ -163,7 +163,7 @@ def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
         return x
     shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
     wide = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), shape)
-    return wide.reshape(*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :])
+    return jax.lax.collapse(wide, axis, axis + 2)
 
 
 class ResnetBlock3D(nnx.Module):

@@ -25,6 +25,7 @@ from star_jax.config import LightDecoderConfig
 from star_jax.models.layers import Conv2d
 from star_jax.ops.pixels import enlarge
 
+COMPONENT = "light_decoder"  # its name in a model that has one
 LOW_FACTOR = 4  # pixels of the output per pixel of the frames that the decoder sees, along each axis
 _REST_SCALE = 0.3  # an optimizer that moves every weight alike would move the output too far at once
 LINEAR_WINDOW = 5  # latents along each side that the linear part sees

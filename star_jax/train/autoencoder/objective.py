@@ -24,6 +24,7 @@ from star_jax.models.architectures import build_model
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.presets import get_preset
 from star_jax.train.autoencoder.config import VaeExperimentConfig
+from star_jax.train.programs import jit_and_find
 from star_jax.train.sample_draws import sample_keys, sample_noise
 
 Tree = dict[str, Any]
@@ -41,7 +42,7 @@ class VaeObjective:
             raise InputError(
                 f"data.height x data.width is {data.height}x{data.width}; choose multiples of {factor}"
             )
-        self._reconstruct = jax.jit(self._reconstruction)
+        self._reconstruct = jit_and_find(self._reconstruction)
 
     def abstract_params(self) -> tuple[Tree, Tree]:
         return self.model.abstract_params(self.model.autoencoder_components), {}
@@ -123,7 +124,7 @@ class VaeObjective:
 
     def scaling_factor(self, params: Tree, batches: list[dict[str, Any]]) -> float:
         """What gives the latents of clean clips unit deviation (`ArchitectureConfig.with_scaling_factor`)."""
-        encode = jax.jit(lambda params, frames: self.model.encode(params, frames)[0].mode())
+        encode = jit_and_find(lambda params, frames: self.model.encode(params, frames)[0].mode())
         latents = [np.asarray(encode(params, to_float(batch["gt"]))) for batch in batches]
         return float(1 / np.std(np.concatenate(latents)))
 

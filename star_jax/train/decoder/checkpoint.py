@@ -18,10 +18,11 @@ from star_jax.checkpoints.directory import (
 )
 from star_jax.config import StarConfig
 from star_jax.errors import InputError
+from star_jax.models.light_decoder.decoder import COMPONENT
 from star_jax.models.video_model import VideoModel
 from star_jax.train.checkpoints import restore_weights
 from star_jax.train.decoder.config import DecoderExperimentConfig
-from star_jax.train.decoder.objective import COMPONENT, DecoderObjective
+from star_jax.train.decoder.objective import DecoderObjective
 
 CHECKPOINT = "checkpoint"  # below the work directory
 

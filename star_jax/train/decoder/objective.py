@@ -24,7 +24,7 @@ from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.evaluation.weights import MetricWeights
 from star_jax.files import write_png
 from star_jax.models.architectures import build_model
-from star_jax.models.light_decoder.decoder import LOW_FACTOR, LightDecoder
+from star_jax.models.light_decoder.decoder import COMPONENT, LOW_FACTOR, LightDecoder
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.pixels import enlarge, to_float, to_uint8
 from star_jax.train.decoder.config import DecoderExperimentConfig
@@ -40,13 +40,14 @@ from star_jax.train.decoder.loss import (
 )
 from star_jax.train.decoder.start import linear_start
 from star_jax.train.distill.heads import HeadsOf
+from star_jax.train.programs import jit_and_find
 from star_jax.train.sample_draws import sample_keys
 
 Tree = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-COMPONENT, HEADS = "light_decoder", "heads"
+HEADS = "heads"
 
 
 class DecoderObjective:
@@ -85,7 +86,7 @@ class DecoderObjective:
         self.heads = (
             HeadsOf(HEAD_CHANNELS, config.loss.head_width) if config.loss.adversarial_weight else None
         )
-        self._decode = jax.jit(self._decoded)
+        self._decode = jit_and_find(self._decoded)
 
     def module(self, seed: int = 0) -> LightDecoder:
         """The decoder with fresh weights."""

@@ -20,6 +20,7 @@ from star_jax.diffusion.sampler import sample
 from star_jax.diffusion.windows import make_windows
 from star_jax.evaluation.metrics.psnr import psnr_of_error
 from star_jax.ops.pixels import enlarge, to_uint8
+from star_jax.train.programs import jit_and_find
 from star_jax.train.sample_draws import sample_keys
 from star_jax.train.star.networks import CastVelocity, StarNetworks
 from star_jax.train.star.samples import sample_path, views_of, write_sample, write_strip
@@ -65,9 +66,9 @@ class StarValidation:
         self.table = networks.model.solver_table(
             solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=steps
         )
-        self._loss_program = jax.jit(self._loss)
-        self._compare_program = jax.jit(self._compare)
-        self._condition_program = jax.jit(self._condition)
+        self._loss_program = jit_and_find(self._loss)
+        self._compare_program = jit_and_find(self._compare)
+        self._condition_program = jit_and_find(self._condition)
 
     def measure(
         self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
