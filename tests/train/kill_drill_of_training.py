@@ -1,6 +1,6 @@
 """Kills training at random moments, goes on, and compares with a run that was not killed.
 
-    python tests/training_kill_drill.py [KILLS] [SEED] [PROCESSES]
+    python tests/train/kill_drill_of_training.py [KILLS] [SEED] [PROCESSES]
 
 A toy of 12 steps saves a checkpoint after each, in one process of two simulated devices, or in two of one each. It
 is killed (SIGKILL) KILLS times in all, each at a random moment of what a whole run takes once it has begun to
