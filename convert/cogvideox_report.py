@@ -53,7 +53,8 @@ def _transformer(sizes: TransformerConfig, tensors: Tensors) -> str:
             f"patches of {sizes.patch_size}x{sizes.patch_size}",
             f"time {sizes.time_embed_dim} wide",
             f"{sizes.text_length} text tokens {sizes.text_embed_dim} wide",
-            f"{sizes.positions} positions of {grid} tokens" + ("" if has_table else " (not in the file)"),
+            f"{sizes.positions} positions of {grid} tokens"
+            + ("" if has_table else " (no table in the file)"),
             f"low-rank updates of rank {rank}" if rank else "no low-rank updates",
         )
     )

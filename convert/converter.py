@@ -294,8 +294,10 @@ def _reader(
         if rules[0].layer is None:
             return np.ascontiguousarray(read_one(rules[0]))
         leaf = np.empty(shape, dtype)
+        # As integers: numpy turns the axes of ml_dtypes' bfloat16 at half the speed.
+        bits = np.dtype(f"u{dtype.itemsize}")
         for rule in rules:
-            leaf[rule.layer] = read_one(rule)
+            leaf.view(bits)[rule.layer] = read_one(rule).view(bits)
         return leaf
 
     return read

@@ -1,7 +1,6 @@
 """What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
 import fcntl
-import gc
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import shape_checks  # noqa: F401  before anything of star_jax is imported
-from quick_programs import QUICK_FLAGS
+from quick_programs import QUICK_FLAGS, collect_garbage_seldom
 
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.init.random_checkpoint import random_checkpoint
@@ -44,9 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ.get(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(_SHORTEST))
     jax.config.update(_QUICK, True)
-    gc.set_threshold(
-        50_000, 20, 50
-    )  # programs as they are traced are many small objects, and few are garbage
+    collect_garbage_seldom()
     config.option.loadscopereorder = False  # workers take the files in the order below
 
 

@@ -1,10 +1,16 @@
 """How the tests compile: quickly, as most of their programs run a few times on a few pixels."""
 
+import gc
 import os
 
 # Of the compiler's two ways to make a fused kernel, and of one part or many for its code, the quicker ones: a
 # training step compiles in three fifths of the time.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def collect_garbage_seldom() -> None:
+    """Programs as they are traced are many small objects, and few are garbage."""
+    gc.set_threshold(50_000, 20, 50)
 
 
 def with_devices(count: int) -> dict[str, str]:

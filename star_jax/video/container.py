@@ -11,6 +11,8 @@ from star_jax.errors import InputError
 
 # Video streams with these flags are pictures about the file, not the film.
 NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
+# Decoders whose threads wait for ever where a damaged picture refers to itself, if each takes a picture of its own.
+WAITS_FOR_EVER = {"hevc"}
 
 
 @contextmanager
@@ -34,7 +36,8 @@ def open_video(
             remedy = "convert it to PNG first" if is_picture else "convert it to H.264 first"
             raise InputError(f"{path} is in a format that cannot be decoded here; {remedy}")
         stream.codec_context.thread_count = num_threads
-        stream.thread_type = "SLICE" if num_threads == 1 else "AUTO"
+        in_slices = num_threads == 1 or stream.codec_context.name in WAITS_FOR_EVER
+        stream.thread_type = "SLICE" if in_slices else "AUTO"
         yield container, stream
 
 

@@ -131,7 +131,8 @@ def list_packets(
     elif not strict and missing > MISSING:
         note(f"{path} ends {missing:.2f} s before its header says so; what is there is kept")
     if thorough and (partial := partial - is_cut):
-        damage = f"{path}: {partial} packets of its picture came in part, as after a bad transmission"
+        number = "one packet" if partial == 1 else f"{partial} packets"
+        damage = f"{path}: {number} of its picture came in part, as after a bad transmission"
         if strict:
             raise InputError(f"{damage}; copy it again")
         note(f"{damage}; what is there is kept (--strict stops instead)")

@@ -10,6 +10,7 @@ from flax import nnx
 from random_trees import random_tree
 from two_levels import TWO_LEVELS
 
+from star_jax.config import UNetConfig
 from star_jax.diffusion.guidance import guided_velocity, make_conditioning
 from star_jax.diffusion.tiles import TiledVelocity, Tiles
 from star_jax.models.i2vgenxl.controlnet import ControlNet
@@ -18,6 +19,7 @@ from star_jax.models.rngs import InitRngs
 from star_jax.ops.flops import traced_flops
 
 CONFIG = dataclasses.replace(TWO_LEVELS.unet, attention_levels=(True, False))
+SMALL = dataclasses.replace(CONFIG, block_out_channels=(8,), attention_levels=(True,))  # to be compiled
 BATCH, SHAPE = 2, (2, 3, 12, 8, 4)  # [B, F, h, w, C]
 
 
@@ -26,28 +28,31 @@ class Network:
     """ControlNet and UNet as a velocity, with or without `takes_branches`."""
 
     takes_branches: bool
+    config: UNetConfig = CONFIG
 
     def __call__(self, params, x, timesteps, context, hint):
-        control = nnx.merge(graph(ControlNet)[0], params["controlnet"])(x, timesteps, context, hint)
-        return nnx.merge(graph(UNet)[0], params["unet"])(x, timesteps, context, control)
+        unet, controlnet = (graph(network, self.config)[0] for network in (UNet, ControlNet))
+        control = nnx.merge(controlnet, params["controlnet"])(x, timesteps, context, hint)
+        return nnx.merge(unet, params["unet"])(x, timesteps, context, control)
 
 
 @functools.cache
-def graph(network):
+def graph(network, config):
     kwargs = {"dtype": jnp.float32, "param_dtype": jnp.float32}
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: network(CONFIG, rngs=InitRngs(0), **kwargs)))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: network(config, rngs=InitRngs(0), **kwargs)))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.to_pure_dict(state))
     return graphdef, shapes
 
 
-def arguments():
-    params = {"unet": random_tree(graph(UNet)[1]), "controlnet": random_tree(graph(ControlNet)[1])}
+def arguments(config):
+    networks = {"unet": UNet, "controlnet": ControlNet}
+    params = {name: random_tree(graph(network, config)[1]) for name, network in networks.items()}
     rng = np.random.default_rng(0)
 
     def normal(*shape):
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
-    texts = (normal(BATCH, 5, CONFIG.cross_attention_dim) for _ in range(2))
+    texts = (normal(BATCH, 5, config.cross_attention_dim) for _ in range(2))
     conditioning = make_conditioning(next(texts), normal(*SHAPE), next(texts), guidance_scale=3.0)
     return params, normal(*SHAPE), jnp.array([300, 700]), conditioning
 
@@ -56,9 +61,9 @@ def test_velocity_is_the_same_through_tiles():
     tiles = Tiles((8, 8), (12, 8), (0, 4), (0,))
 
     def run(takes_branches):
-        velocity = TiledVelocity(Network(takes_branches), tiles)
+        velocity = TiledVelocity(Network(takes_branches, SMALL), tiles)
         assert velocity.takes_branches == takes_branches
-        return np.asarray(jax.jit(functools.partial(guided_velocity, velocity))(*arguments()))
+        return np.asarray(jax.jit(functools.partial(guided_velocity, velocity))(*arguments(SMALL)))
 
     apart, shared = run(False), run(True)
     assert apart.shape == SHAPE
@@ -66,7 +71,7 @@ def test_velocity_is_the_same_through_tiles():
 
 
 def test_what_comes_before_the_first_text_runs_once():
-    abstract = jax.eval_shape(arguments)
+    abstract = jax.eval_shape(lambda: arguments(CONFIG))
 
     def flops(takes_branches):
         return traced_flops(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_trees import random_tree
 
 from star_jax.config import LightDecoderConfig
 from star_jax.models.light_decoder.decoder import LightDecoder, pack, unpack
@@ -19,11 +20,7 @@ def decode():
     kwargs = {"dtype": jnp.float32, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     graph, state = nnx.split(LightDecoder(CONFIG, 5, **kwargs))
     fresh = nnx.to_pure_dict(state)
-    leaves, tree = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    random = tree.unflatten(
-        [0.2 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    )
+    random = random_tree(fresh, 1, scale=0.2)
     run = jax.jit(lambda params, *arguments: nnx.merge(graph, params)(*arguments))
     return (lambda *arguments: run(fresh, *arguments)), (lambda *arguments: run(random, *arguments))
 

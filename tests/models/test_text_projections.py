@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_level import ONE_LEVEL
 from random_trees import random_tree
-from two_levels import TWO_LEVELS
 
 from star_jax.models.architectures import build_model
 
-# Attention on the finest level, too: 1 + 1 + 2 sites (down, middle, up) in the UNet, 1 + 1 in the ControlNet.
-CONFIG = replace(TWO_LEVELS, unet=replace(TWO_LEVELS.unet, attention_levels=(True, False)))
+# Attention on the level, too: 1 + 1 + 2 sites (down, middle, up) in the UNet, 1 + 1 in the ControlNet.
+CONFIG = replace(ONE_LEVEL, unet=replace(ONE_LEVEL.unet, attention_levels=(True,)))
 NUM_SITES = 6
 
 

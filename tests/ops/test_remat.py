@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_level import ONE_LEVEL
 from random_trees import random_tree
-from two_levels import TWO_LEVELS
 
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
@@ -16,7 +16,7 @@ SHAPE = (1, 2, 4, 4, 4)  # [B, F, h, w, C]
 
 def velocity_loss(remat: str):
     """A loss of STAR's network with dropout, and its weights."""
-    model = build_model(TWO_LEVELS, remat=remat)
+    model = build_model(ONE_LEVEL, remat=remat)
     params = {name: random_tree(model.abstract(name)) for name in model.network_components}
     rng = np.random.default_rng(1)
     sample, hint = (jnp.asarray(rng.standard_normal(SHAPE), jnp.float32) for _ in range(2))
@@ -31,7 +31,7 @@ def velocity_loss(remat: str):
 
 
 def decoder_loss(remat: str):
-    model = build_model(TWO_LEVELS, remat=remat)
+    model = build_model(ONE_LEVEL, remat=remat)
     params = {name: random_tree(model.abstract(name)) for name in model.autoencoder_components}
 
     def loss(latents):

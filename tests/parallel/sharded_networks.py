@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from quick_programs import collect_garbage_seldom
 from random_trees import random_tree
 from two_levels import TWO_LEVELS as CONFIG
 
@@ -124,6 +125,7 @@ def frequency_results() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    collect_garbage_seldom()
     assert jax.device_count() == 8
     with jax.default_matmul_precision("float32"):
         found = velocity_errors() | vae_errors() | attention_errors() | convolution_errors()

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import taught_toy  # registers the architecture
+from quick_programs import collect_garbage_seldom
 
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.losses import LossConfig
@@ -75,5 +76,6 @@ def run(rung: str, checkpoint, workdir, **changes) -> None:
 
 
 if __name__ == "__main__":
+    collect_garbage_seldom()
     for name in RUNGS:
         run(name, sys.argv[2], Path(sys.argv[1]) / name, mesh=MeshConfig(2, 2), num_steps=2)

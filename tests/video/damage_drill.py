@@ -1,12 +1,13 @@
 """Damages small videos and pictures at random, reads each to its end and writes it, and counts what happens.
 
-  python tests/video/damage_drill.py 500
+  python tests/video/damage_drill.py 500        # number of files; also SEED
 
 Every file must be upscaled, refused in one line, or fail in one line; nothing half-written may be left, and nothing
 may take longer than LIMIT seconds. What the counts mean is in docs/video.md.
 """
 
 import contextlib
+import faulthandler
 import io
 import signal
 import sys
@@ -86,9 +87,11 @@ def limited(seconds: int) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
+    faulthandler.dump_traceback_later(2 * seconds, file=sys.__stderr__, exit=True)  # which FFmpeg hears, too
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
@@ -140,7 +143,8 @@ def drill(count: int, seed: int = 0) -> tuple[Counter, list[tuple[str, str]], fl
 
 
 if __name__ == "__main__":
-    outcomes, faults, longest = drill(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    given = [int(argument) for argument in sys.argv[1:]]
+    outcomes, faults, longest = drill(*given or [500])
     for outcome, number in outcomes.most_common():
         print(f"{number:4d}  {outcome}")
     print(f"longest: {longest:.1f} s")

@@ -54,8 +54,11 @@ def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any
     if in_place:
         results = jax.lax.dynamic_update_slice(x, out, (0,) * 5)
     elif of_one is not None:
-        rest = jnp.zeros((out.shape[0], count * of_one.shape[1], *out.shape[2:]), out.dtype)
-        results = jnp.concatenate([out, rest], axis=1)
+        # Without the barrier, a TPU's compiler gives the whole clip the layout of the first stretch's convolution,
+        # and copies it afterwards.
+        out = jax.lax.optimization_barrier(out)
+        whole = (out.shape[0], out.shape[1] + count * of_one.shape[1], *out.shape[2:])
+        results = jax.lax.dynamic_update_slice(jnp.zeros(whole, out.dtype), out, (0,) * 5)
     (carry, results), _ = jax.lax.scan(one, (carry, results), jnp.arange(count))
     return carry, results
 
