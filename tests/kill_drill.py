@@ -62,8 +62,10 @@ class Run:
         return time.monotonic()
 
     def is_over(self) -> bool:
-        """Whether it has ended by itself."""
-        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
+        """Whether it has ended by itself, which must be a good end."""
+        ended, status = os.waitpid(self.pid, os.WNOHANG) if self.pid else (0, 0)
+        assert status == 0
+        if ended:
             self.pid = 0
         return self.pid == 0
 

@@ -1,6 +1,6 @@
 """Damages every file of a training checkpoint in every way, goes on, and compares with a run that was not damaged.
 
-    python tests/checkpoint_damage_drill.py
+    python tests/train/damage_drill_of_checkpoints.py
 
 Each file of the newest checkpoint of a toy is removed, emptied, cut in half, zeroed, overwritten with random bytes,
 given one flipped bit, and replaced by the file of the checkpoint before; each folder is removed. The run must go on

@@ -1,6 +1,6 @@
 """Kills training at random moments, goes on, and compares with a run that was not killed.
 
-    python tests/training_kill_drill.py [KILLS] [SEED] [PROCESSES]
+    python tests/train/kill_drill_of_training.py [KILLS] [SEED] [PROCESSES]
 
 A toy of 12 steps saves a checkpoint after each, in one process of two simulated devices, or in two of one each. It
 is killed (SIGKILL) KILLS times in all, each at a random moment of what a whole run takes once it has begun to
@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -40,7 +41,11 @@ class Run:
     def __init__(self, workdir: Path, processes: int):
         self.workdir = workdir
         meet = f"localhost:{_free_port()}" if processes > 1 else None
-        self.pids = [_fork(lambda i=i: _train(workdir, meet, processes, i)) for i in range(processes)]
+        self.logs: dict[int, Path] = {}
+        for i in range(processes):
+            log = workdir.with_name(f"{workdir.name}.{i}.log")
+            self.logs[_fork(lambda i=i, log=log: _train(workdir, meet, processes, i, log))] = log
+        self.pids = list(self.logs)
 
     def begins(self) -> None:
         """Waits until it has begun to write."""
@@ -53,7 +58,7 @@ class Run:
         for pid in list(self.pids):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                assert status == 0, f"a process ended with status {status}"
+                assert status == 0, f"a process ended with status {status}:\n{self.logs[pid].read_text()}"
                 self.pids.remove(pid)
         return not self.pids
 
@@ -109,14 +114,16 @@ def main(kills: int, seed: int, processes: int) -> None:
         shutil.rmtree(root)
 
 
-def _train(workdir: Path, coordinator: str | None, processes: int, index: int) -> None:
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
+def _train(workdir: Path, coordinator: str | None, processes: int, index: int, log: Path) -> None:
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={2 // processes}"
     if coordinator:
         initialize(coordinator, str(processes), str(index))
     assert train(ToyObjective(), _config(), workdir, quiet=True).finished
+    if coordinator:
+        jax.distributed.shutdown()  # which waits for the other; at a usual exit, JAX does so by itself
 
 
 def _config():
@@ -141,8 +148,8 @@ def _fork(work) -> int:
     if (pid := os.fork()) == 0:
         try:
             work()
-        except BaseException as error:
-            print(error, file=sys.__stderr__)
+        except BaseException:
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return pid
