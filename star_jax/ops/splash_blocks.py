@@ -1,9 +1,8 @@
 """How many tokens a block of TPUs' flash attention has, by length: a table that measurements fill.
 
 `star-jax benchmark blocks` measures every size on the device that it runs on; its --write stores the fastest here,
-by device kind as JAX names it. The entries of `any` are not measured: they are the sizes up to 768 that leave the
-least padding, of which the kernel computes the square. (At 3,680 tokens that is 12% less work than blocks of 512.)
-Lengths that the table does not have use blocks of 512.
+by device kind as JAX names it. The entries of `any` are not measured, and neither is the 512 of other lengths. The
+kernel computes the padding, too: at 3,680 tokens blocks of 768 would be 12% less work, whatever that does to speed.
 """
 
 import functools

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import logging
+from http import HTTPStatus
 from pathlib import Path
 
 import jax
@@ -32,6 +33,21 @@ async def _copy_and_remove(self, source, target, **kwargs):
     await self._rm_file(source)
 
 
+def _with_generation(download):
+    """The emulator's reading of an object, with the header by which Google says its version.
+
+    TensorStore needs it where it writes a file that it has read before, which depends on how saves fall in time.
+    """
+
+    def handle(request, response, storage, *args, **kwargs):
+        download(request, response, storage, *args, **kwargs)
+        if response.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            known = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+            response["x-goog-generation"] = known["generation"]
+
+    return handle
+
+
 @contextlib.contextmanager
 def google(patch):
     """URL of an empty bucket of Google's kind."""
@@ -43,6 +59,7 @@ def google(patch):
     for variable in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
         patch.setenv(variable, address)
     patch.setattr(gcsfs.GCSFileSystem, "_mv_file", _copy_and_remove)
+    patch.setattr(emulator.objects, "download", _with_generation(emulator.objects.download))
     logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
     gcsfs.GCSFileSystem.clear_instance_cache()
     yield "gs://bucket"
