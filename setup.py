@@ -25,7 +25,7 @@ setup(
         "star_jax": ["weights/**/*", "ops/*.json", "data/made_up/*.csv"],
         "star_jax.launch": ["**/*"],
     },
-    entry_points={"console_scripts": ["star-jax = star_jax.launch.cli:main"]},
+    entry_points={"console_scripts": ["star-jax = star_jax.launch.cli:console"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",

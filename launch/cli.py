@@ -1,11 +1,13 @@
 """The `star-jax` command: one subcommand per job, one line and an exit code per error.
 
-Exit codes: 0 done, 1 failed while running, 2 bad input or arguments.
+Exit codes: 0 done, 1 failed while running, 2 bad input or arguments, 130 interrupted.
 """
 
 import argparse
 import gc
 import importlib
+import logging
+import multiprocessing
 import os
 import sys
 from importlib import metadata
@@ -30,6 +32,9 @@ COMMANDS = {
     "benchmark": "star_jax.launch.benchmark",
     "compile-check": "star_jax.launch.compile_check",
 }
+
+
+INTERRUPTED = 130  # exit code, as shells have it
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         text = str(interruption) or "interrupted; nothing was left half-written"
         print(f"star-jax {args.command}: {text}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -97,5 +102,22 @@ def _unforeseen(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)} (--debug shows where)"
 
 
+def console() -> None:
+    """Runs the command as a process of its own, and ends it.
+
+    After an interrupt the process ends at once. A computation that is under way cannot be stopped, and Python's own
+    end would take its device away from it, which is a segmentation fault.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -4,6 +4,7 @@ from importlib import metadata
 
 import pytest
 
+from star_jax.launch import cli
 from star_jax.launch import inspect as command
 from star_jax.launch.cli import main
 
@@ -53,3 +54,18 @@ def test_version(capsys):
         main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"star-jax {metadata.version('star_jax')}\n"
+
+
+@pytest.mark.parametrize(("error", "way"), [(KeyboardInterrupt(), "at once"), (ValueError("x"), "by Python")])
+def test_an_interrupted_process_ends_without_waiting_for_what_is_computed(failing, monkeypatch, error, way):
+    """A computation that is under way would not survive Python's own end."""
+
+    def exit_at_once(code):
+        raise SystemExit("at once", code)
+
+    failing(error)
+    monkeypatch.setattr("sys.argv", ["star-jax", "inspect", "anything"])
+    monkeypatch.setattr("os._exit", exit_at_once)
+    with pytest.raises(SystemExit) as end:
+        cli.console()
+    assert end.value.args == (("at once", 130) if way == "at once" else (1,))
