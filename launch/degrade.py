@@ -96,11 +96,15 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
     from star_jax.data.degradations import degrade
     from star_jax.video.encoders import Quality
     from star_jax.video.images import open_target
+    from star_jax.video.notes import note
 
     _check_outputs(args)
     frames, frame_rate, source, times = _read(args.input, args.start, args.frames, multiple=args.scale)
     truth, low = degrade(frames, recipe, args.seed)
-    # The recipes work on 8 bits, whatever the input has.
+    if source is not None and source.bit_depth > 8:
+        note(
+            f"{args.input}: recipes work on 8 bits, so that {source.bit_depth} become 8; the colours' tags stay"
+        )
     options = {
         "frame_rate": frame_rate,
         "source": source,

@@ -208,3 +208,10 @@ def test_degrade_keeps_times_sound_and_the_shape_of_pixels(tmp_path):
     ]
     assert [data for *_, data in packets(low)] == [data for _, data in expected]
     assert sound_times(low) == pytest.approx([time for time, _ in expected], abs=1e-3)
+
+
+def test_degrade_says_that_deep_colours_become_eight_bits(tmp_path, capsys):
+    clip = write_video(tmp_path / "deep.mp4", moving_frames(4), pix_fmt="yuv420p10le")
+    assert main(["degrade", str(clip), "-o", str(tmp_path / "low.mp4"), "--recipe", "none"]) == 0
+    assert "recipes work on 8 bits, so that 10 become 8" in capsys.readouterr().err
+    assert VideoReader(tmp_path / "low.mp4").info.bit_depth == 8
