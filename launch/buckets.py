@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import InputError, RunError, first_line
-
-_BUCKETS = ("gs://", "s3://")
+from star_jax.files import BUCKETS
 
 
 def with_buckets(reads: Sequence[str] = (), writes: Sequence[str] = ()) -> Callable[[Callable], Callable]:
@@ -61,7 +60,7 @@ def _has_bucket(value: Any) -> bool:
 
 def _bucket_part(text: str) -> str:
     """The address in PATH or NAME=PATH, or nothing."""
-    starts = [text.find(scheme) for scheme in _BUCKETS if scheme in text]
+    starts = [text.find(scheme) for scheme in BUCKETS if scheme in text]
     start = min(starts, default=-1)
     return text[start:] if start == 0 or (start > 0 and text[start - 1] == "=") else ""
 

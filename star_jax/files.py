@@ -19,6 +19,7 @@ from etils import epath
 
 from star_jax.errors import InputError, RunError
 
+BUCKETS = ("gs://", "s3://")  # what the addresses of buckets begin with
 _LONGEST_NAME = 255  # bytes, of most file systems
 
 

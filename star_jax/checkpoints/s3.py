@@ -13,15 +13,16 @@ from urllib.parse import urlsplit
 from orbax.checkpoint._src.path import gcs_utils
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
-_BUCKETS = ("gs://", "s3://")
+from star_jax.files import BUCKETS
+
 _kvstore_for_gcs = gcs_utils.get_kvstore_for_gcs
 
 
 def teach_orbax_s3() -> None:
     """Makes Orbax of this process write to s3:// as to gs://."""
-    gcs_utils._GCS_PATH_PREFIX = _BUCKETS
+    gcs_utils._GCS_PATH_PREFIX = BUCKETS
     gcs_utils.get_kvstore_for_gcs = _kvstore
-    tensorstore_utils._use_gcs_driver = lambda directory: directory.startswith(_BUCKETS)
+    tensorstore_utils._use_gcs_driver = lambda directory: directory.startswith(BUCKETS)
     tensorstore_utils._normalize_path = _normalized
 
 

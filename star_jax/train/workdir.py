@@ -20,12 +20,11 @@ import jax
 from etils import epath
 
 from star_jax.errors import InputError
-from star_jax.files import appearing, is_url, try_lock
+from star_jax.files import BUCKETS, appearing, is_url, try_lock
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 VALIDATION = "validation"
-BUCKETS = ("gs://", "s3://")
 _LOCK = ".lock"
 _held: set[str] = set()  # by this process; a system lock would not let it in a second time
 
