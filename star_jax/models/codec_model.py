@@ -15,9 +15,8 @@ from star_jax.ops.pixels import enlarge, to_float
 
 Carry = Any  # state that an autoencoder keeps from one chunk to the next: a pytree, or None
 
-LIGHT_CHUNK = (
-    3  # frames that a light decoder takes at once; with its memory, any number gives the same result
-)
+# Frames that a light decoder takes at once; with its memory, any number gives the same result.
+LIGHT_CHUNK = 3
 
 
 class CodecModel(ComponentModel):
