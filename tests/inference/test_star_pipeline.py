@@ -173,7 +173,7 @@ def test_a_prompt_needs_a_text_encoder():
     pipeline = StarPipeline(build_model(config), {}, None)
     with pytest.raises(InputError, match="preset 'tiny-null' has no text encoder; leave it out"):
         pipeline(moving_clip(1), "a panda")
-    context, negative = pipeline.encode_prompts(UpscaleSettings())
+    context, negative = pipeline.denoiser.encode_prompts(UpscaleSettings())
     assert context.shape == (1, 1, 64) and not context.any() and negative is None
 
 
