@@ -1,6 +1,6 @@
 """Every row of the paper's ablations takes a step on a small network.
 
-Rows that differ in alpha and beta only are one program but for these two numbers, and most rows are the full model's.
+Rows that differ in alpha and beta only are one program but for these two numbers; most rows are the full model's.
 That one runs in every test run, at the paper's numbers; the others reach the loss in a test of their own. The other
 nine programs, each half a minute of compilation, are traced, and run with STAR_JAX_EVERY_ABLATION=1.
 """
