@@ -1,6 +1,5 @@
 """What the tests share: compiled programs, the order of the files, and a tiny model, loaded once."""
 
-import dataclasses
 import fcntl
 import os
 import shutil
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import shape_checks  # noqa: F401  before anything of star_jax is imported
+from fewer_levels import FEWER_LEVELS
 from quick_programs import QUICK_FLAGS, collect_garbage_seldom
 
 from star_jax.inference.pipeline import StarPipeline
@@ -24,12 +24,6 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _SHORTEST = "0.5"  # seconds of compilation that are worth a file
 # Most programs of the tests run a few times on a few pixels: compiling them is what costs.
 _QUICK = "jax_disable_most_optimizations"
-# Attention on the coarser level and none on the finest, as in `tiny`; the pipeline compiles in half the time.
-_TINY = get_preset("tiny")
-FEWER_LEVELS = dataclasses.replace(
-    _TINY,
-    unet=dataclasses.replace(_TINY.unet, block_out_channels=(16, 32), attention_levels=(False, True)),
-)
 # Folders whose tests take longest come first: a worker that began one of them last would leave the other waiting.
 _LONGEST = ("train", "launch", "inference", "benchmark", "models", "parallel", "convert")
 
