@@ -10,7 +10,7 @@ from one_level import ONE_LEVEL
 
 from star_jax.data.config import DataConfig
 from star_jax.launch.cli import main
-from star_jax.parallel import mesh as sharding
+from star_jax.parallel import weights as sharding
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 
