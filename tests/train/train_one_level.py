@@ -10,7 +10,7 @@ from jax._src import cache_key
 from quick_programs import collect_garbage_seldom
 
 from star_jax.launch.cli import main
-from star_jax.parallel import mesh as sharding
+from star_jax.parallel import weights as sharding
 
 if __name__ == "__main__":
     collect_garbage_seldom()

@@ -13,7 +13,8 @@ from star_jax.diffusion.losses import decode_groups
 from star_jax.models.lora import LORA, merge_lora
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.video_model import VideoModel
-from star_jax.parallel.activations import gather_weights, split_columns
+from star_jax.parallel.activations import split_columns
+from star_jax.parallel.weights import gather_weights
 from star_jax.train.sample_draws import sample_noise
 from star_jax.train.state import merge_params
 
