@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -100,10 +99,3 @@ def tiny_decoder() -> jax.stages.Compiled:
     latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
     return jax.jit(model.decode).lower(params, latents).compile()
 
-
-@pytest.fixture(scope="module")
-def optimised() -> Iterator[None]:
-    """For programs that run so long that compiling them well pays."""
-    jax.config.update(_QUICK, False)
-    yield
-    jax.config.update(_QUICK, True)
