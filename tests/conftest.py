@@ -98,4 +98,3 @@ def tiny_decoder() -> jax.stages.Compiled:
     params = model.abstract_params(model.autoencoder_components)
     latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
     return jax.jit(model.decode).lower(params, latents).compile()
-
