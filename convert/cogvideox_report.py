@@ -19,10 +19,12 @@ def sizes_text(config: ArchitectureConfig, component: str, tensors: Tensors) -> 
     """
     assert isinstance(config, CogVideoXConfig)
     if component == "vae":
-        return _autoencoder(config.vae)
-    if component == "text_encoder":
-        return _text_encoder(config.text_encoder)
-    return _transformer(config.transformer, tensors)
+        parts = _autoencoder(config.vae)
+    elif component == "text_encoder":
+        parts = _text_encoder(config.text_encoder)
+    else:
+        parts = _transformer(config.transformer, tensors)
+    return ", ".join(parts)
 
 
 def presets_of(config: ArchitectureConfig, component: str) -> list[str]:
@@ -41,42 +43,37 @@ def presets_of(config: ArchitectureConfig, component: str) -> list[str]:
     ]
 
 
-def _transformer(sizes: TransformerConfig, tensors: Tensors) -> str:
+def _transformer(sizes: TransformerConfig, tensors: Tensors) -> list[str]:
     grid = "x".join(map(str, sizes.grid))
     has_table = any("pos_embed." in key for key in tensors)
     rank = source_rank(tensors)
-    return ", ".join(
-        (
-            f"{sizes.num_layers} layers",
-            f"width {sizes.width} ({sizes.num_attention_heads} heads of {sizes.attention_head_dim})",
-            f"{sizes.in_channels} channels in and {sizes.out_channels} out",
-            f"patches of {sizes.patch_size}x{sizes.patch_size}",
-            f"time {sizes.time_embed_dim} wide",
-            f"{sizes.text_length} text tokens {sizes.text_embed_dim} wide",
-            f"{sizes.positions} positions of {grid} tokens"
-            + ("" if has_table else " (no table in the file)"),
-            f"low-rank updates of rank {rank}" if rank else "no low-rank updates",
-        )
-    )
+    return [
+        *_layers(sizes.num_layers, sizes.width, sizes.num_attention_heads, sizes.attention_head_dim),
+        f"{sizes.in_channels} channels in and {sizes.out_channels} out",
+        f"patches of {sizes.patch_size}x{sizes.patch_size}",
+        f"time {sizes.time_embed_dim} wide",
+        f"{sizes.text_length} text tokens {sizes.text_embed_dim} wide",
+        f"{sizes.positions} positions of {grid} tokens" + ("" if has_table else " (no table in the file)"),
+        f"low-rank updates of rank {rank}" if rank else "no low-rank updates",
+    ]
 
 
-def _autoencoder(sizes: CausalVAEConfig) -> str:
-    return ", ".join(
-        (
-            f"widths {' '.join(map(str, sizes.block_out_channels))}",
-            f"{sizes.layers_per_block} blocks a level",
-            f"{sizes.latent_channels} latent channels",
-            f"{sizes.temporal_factor} frames and {sizes.spatial_factor}x{sizes.spatial_factor} pixels a latent",
-        )
-    )
+def _autoencoder(sizes: CausalVAEConfig) -> list[str]:
+    return [
+        f"widths {' '.join(map(str, sizes.block_out_channels))}",
+        f"{sizes.layers_per_block} blocks a level",
+        f"{sizes.latent_channels} latent channels",
+        f"{sizes.temporal_factor} frames and {sizes.spatial_factor}x{sizes.spatial_factor} pixels a latent",
+    ]
 
 
-def _text_encoder(sizes: T5Config) -> str:
-    return ", ".join(
-        (
-            f"{sizes.num_hidden_layers} layers",
-            f"width {sizes.hidden_size} ({sizes.num_attention_heads} heads of {sizes.head_dim})",
-            f"feed-forward {sizes.intermediate_size}",
-            f"vocabulary of {sizes.vocab_size}",
-        )
-    )
+def _text_encoder(sizes: T5Config) -> list[str]:
+    return [
+        *_layers(sizes.num_hidden_layers, sizes.hidden_size, sizes.num_attention_heads, sizes.head_dim),
+        f"feed-forward {sizes.intermediate_size}",
+        f"vocabulary of {sizes.vocab_size}",
+    ]
+
+
+def _layers(count: int, width: int, heads: int, head_dim: int) -> list[str]:
+    return [f"{count} layers", f"width {width} ({heads} heads of {head_dim})"]

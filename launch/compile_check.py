@@ -1,4 +1,4 @@
-"""Compile for TPUs or GPUs that are not at hand: does it fit, what does it compute and exchange.
+"""Compile for TPUs or GPUs that are not at hand, and say whether it fits, and what it computes and exchanges.
 
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5p:4x4x4 --config.mesh.context=8
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5e:4x4 --num-slices 2 \\
@@ -8,11 +8,11 @@
   star-jax compile-check --inference --stage decode --topology v5e:1x1 --preset cogvideox-5b --frames 33
   star-jax compile-check --config configs/star_i2vgenxl.py --topology h100:1 --config.train.batch_size=1
 
-Compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU topology, on
-any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1, v6e:16x16, or
-v6e:1x1 for one chip. With several slices, the table also says what goes over the network between them. GPUs of one
-host are h100:1, h100:8 or h200:4 (pip install "star_jax[cuda]"); cuDNN's scratch memory is not counted.
-The exit code is 1 where the program needs more memory than a device has.
+This compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU
+topology, on any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1,
+v6e:16x16, or v6e:1x1 for one chip. With several slices, the table also says what goes over the network between
+them. GPUs of one host are h100:1, h100:8 or h200:4 (pip install "star_jax[cuda]"); cuDNN's scratch memory is not
+counted. The exit code is 1 where the program needs more memory than a device has.
 """
 
 import argparse

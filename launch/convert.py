@@ -6,8 +6,8 @@
   star-jax convert random:tiny DIR
 
 Each source is a file (.safetensors, .pt, .pth, .bin), a folder in Hugging Face's layout, or hf://owner/repo/path,
-and gives the components it holds: a file of a whole CogVideoX, as DeepSpeed saves it, all three, of which those
-that have a source of their own are left out. random:PRESET makes random weights. DIR appears when it is complete.
+and gives the components it holds. A file of a whole CogVideoX, as DeepSpeed saves it, gives all three, except those
+that have a source of their own. random:PRESET makes random weights. DIR appears when it is complete.
 Families: star, venhancer, i2vgen-xl, vid2vid and diffusers-i2vgen-xl (networks), svd-vae and svd (autoencoder),
 taesdv (a light decoder of SVD's latents, for upscale --decoder tiny), open-clip and clip (text tower).
 Of CogVideoX: star-cogvideox, cogvideox and diffusers-cogvideox (network), cogvideox-vae and diffusers-cogvideox-vae

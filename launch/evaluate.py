@@ -10,7 +10,7 @@
 RESULTS and GT are videos, folders of images, or folders of these, matched by name; results/seed_1/horse.mp4 and
 results/seed_2/horse.mp4 may share truth/horse.mp4. Of several paths the last is the ground truth (--no-truth: none
 is); several results are set side by side, and NAME=PATH names one. With --input, an interpolation of the
-low-resolution input is scored, too. Score images (or --crf 0), as a lossy file costs every score.
+low-resolution input is scored, too. Score images (or --crf 0), as a lossy file makes every score worse.
 --metrics list shows all scores, what each computes and the weights that it needs; nothing is downloaded.
 """
 

@@ -1,4 +1,4 @@
-"""Say what a checkpoint directory holds: components, parameters, dtypes, where they came from.
+"""Say what a checkpoint directory holds: its components, parameters and dtypes, and where they came from.
 
 star-jax inspect DIR
 star-jax inspect DIR --rows 2000

@@ -2,8 +2,9 @@
 
   star-jax train-decoder --config configs/tiny_star_decoder.py --workdir DIR --config.model.checkpoint=CHECKPOINT
 
-First the clips are made, once, in DIR/clips: truth, degraded frames, and the network's latents of those. When all
-steps are done, DIR/checkpoint is CHECKPOINT with the decoder, for `star-jax upscale --decoder tiny --fidelity X`.
+First the clips are made, once, in DIR/clips: ground truth, low resolution, and the network's latents of that. When
+all steps are done, DIR/checkpoint is CHECKPOINT with the decoder, for `star-jax upscale --decoder tiny --fidelity
+X`.
 """
 
 import argparse

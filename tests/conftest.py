@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 import shape_checks  # noqa: F401  before anything of star_jax is imported
+from fewer_levels import FEWER_LEVELS
 from quick_programs import QUICK_FLAGS, collect_garbage_seldom
 
 from star_jax.inference.pipeline import StarPipeline
@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(request, tmp_path_factory) -> Path:
-    """A checkpoint directory of preset `tiny`, one for all workers; tests that change one copy it first."""
+    """A checkpoint directory of preset `tiny` with fewer levels, one for all workers; tests change copies of it."""
     folder = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):
         folder = folder.parent
@@ -70,7 +70,7 @@ def tiny_checkpoint(request, tmp_path_factory) -> Path:
     with (folder / "tiny.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
-            random_checkpoint(directory, "tiny")
+            random_checkpoint(directory, FEWER_LEVELS)
     return directory
 
 
@@ -98,11 +98,3 @@ def tiny_decoder() -> jax.stages.Compiled:
     params = model.abstract_params(model.autoencoder_components)
     latents = jax.ShapeDtypeStruct((1, 3, 18, 16, 4), jnp.float32)
     return jax.jit(model.decode).lower(params, latents).compile()
-
-
-@pytest.fixture(scope="module")
-def optimised() -> Iterator[None]:
-    """For programs that run so long that compiling them well pays."""
-    jax.config.update(_QUICK, False)
-    yield
-    jax.config.update(_QUICK, True)

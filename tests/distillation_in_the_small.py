@@ -41,7 +41,8 @@ from star_jax.models.layers import Conv2d, timestep_embedding
 from star_jax.models.posterior import DiagonalGaussian
 from star_jax.models.size_rule import SizeRule
 from star_jax.models.video_model import MemoryUse, VideoModel
-from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
+from star_jax.parallel.mesh import MeshConfig, make_mesh
+from star_jax.parallel.weights import param_shardings
 from star_jax.presets import PRESETS
 from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
 from star_jax.train.distill.config import (

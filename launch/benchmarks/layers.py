@@ -4,10 +4,10 @@
   star-jax benchmark layers --backward --write
   star-jax benchmark layers --preset tiny --frames 8 --height 144 --width 128
 
-One residual block, spatial and temporal transformer of each level at the size that the clip gives it, the VAE's
-blocks, and at the finest level every form of each operation. Random weights. After every layer the report is stored
-(--json), so that a run that is cut off leaves what it has. --write stores the fastest forms in the table by device
-kind that every program reads.
+This measures one residual block, one spatial and one temporal transformer of each level at the size that the clip
+gives it, the VAE's blocks, and at the finest level every form of each operation. Weights are random. After every
+layer the report is stored (--json), so that a run that is cut off leaves what it has. --write stores the fastest
+forms in the table by device kind that every program reads.
 """
 
 import argparse

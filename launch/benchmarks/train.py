@@ -4,9 +4,8 @@
   star-jax benchmark train --config configs/tiny.py --config.train.batch_size=4
 
 Weights and clips are made up on the device: no checkpoint and no data are needed (a checkpoint that is there gives
-the networks' sizes, else the preset does). Compilation is timed apart; then
-come a step to warm up and the median of --repeats steps. MFU counts the networks' own operations, not what remat
-computes again.
+the networks' sizes, else the preset does). Compilation is timed apart; then come a step to warm up and the median
+of --repeats steps. MFU counts the networks' own operations, not what remat computes again.
 """
 
 import argparse

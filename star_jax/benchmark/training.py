@@ -14,7 +14,8 @@ from star_jax.diffusion.noise import noise_key
 from star_jax.errors import InputError
 from star_jax.init.random_params import random_params
 from star_jax.ops.flops import compiled_flops
-from star_jax.parallel.mesh import make_mesh, param_shardings, replicated
+from star_jax.parallel.mesh import make_mesh, replicated
+from star_jax.parallel.weights import param_shardings
 from star_jax.train.config import ExperimentConfig
 from star_jax.train.objective import Objective
 from star_jax.train.operations import step_flops

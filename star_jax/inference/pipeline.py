@@ -22,7 +22,7 @@ from star_jax.diffusion.windows import LAST_WINDOW_STRETCH
 from star_jax.errors import InputError
 from star_jax.files import parse_bytes
 from star_jax.inference.coding import ClipCoder, ReadPieces
-from star_jax.inference.denoising import ClipDenoiser, Contexts
+from star_jax.inference.denoising import ClipDenoiser
 from star_jax.inference.memory import plan_memory
 from star_jax.inference.pieces import Canvas
 from star_jax.inference.resume import NOTHING_KEPT, Kept
@@ -211,11 +211,11 @@ class StarPipeline:
     ) -> jax.Array:
         """A clip's latents as they are decoded, float32 [1, F, h, w, C]; `stream` decodes them."""
         canvas, key = self.canvas(size, settings), noise_key(settings.seed)
-        contexts = self.encode_prompts(settings)
+        contexts = self.denoiser.encode_prompts(settings)
         hint = self._encode_clip(
             read, num_frames, canvas, key, partial(on_progress, "encode"), kept, settings.window
         )
-        latents = self.sample(
+        latents = self.denoiser.sample(
             hint, contexts, settings, key, partial(on_progress, "sample"), kept, num_frames=num_frames
         )
         del hint
@@ -251,27 +251,6 @@ class StarPipeline:
             padding,
             settings.padding_value,
             settings.vae_tiles_of(rule, rule.latent_size(*padding.padded_size(*target))),
-        )
-
-    def encode_prompts(self, settings: UpscaleSettings) -> Contexts:
-        """Embeds the prompts; see `ClipDenoiser.encode_prompts`."""
-        return self.denoiser.encode_prompts(settings)
-
-    def sample(
-        self,
-        hint: jax.Array,
-        contexts: Contexts,
-        settings: UpscaleSettings,
-        key: jax.Array,
-        progress: Callable[[int, int], None] | None = None,
-        kept: Kept = NOTHING_KEPT,
-        *,
-        num_frames: int | None = None,
-        first_latent: int | jax.Array = 0,
-    ) -> jax.Array:
-        """Denoises; see `ClipDenoiser.sample`."""
-        return self.denoiser.sample(
-            hint, contexts, settings, key, progress, kept, num_frames=num_frames, first_latent=first_latent
         )
 
     def _encode_clip(

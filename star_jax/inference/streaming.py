@@ -71,7 +71,7 @@ class StreamSession:
         self._size, self._canvas = tuple(size), pipeline.canvas(size, settings)
         self._finish = Finish(settings.color_fix, settings.strength)
         self._key = noise_key(settings.seed)
-        self._contexts = pipeline.encode_prompts(settings)
+        self._contexts = pipeline.denoiser.encode_prompts(settings)
         self._dtype = np.dtype(np.uint8)
         self._to_drop, self._on_progress = 0, on_progress
         self._begin()
@@ -191,7 +191,7 @@ class StreamSession:
             self._denoise_window(self._hint.stop, self._hint.stop)
 
     def _denoise_window(self, stop: int, decided: int) -> None:
-        clean = self._pipeline.sample(
+        clean = self._pipeline.denoiser.sample(
             self._hint.part(self._window, stop),
             self._contexts,
             self._settings,

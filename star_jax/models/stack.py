@@ -8,6 +8,7 @@ from flax import nnx
 
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.remat import rematerialise
+from star_jax.parallel.weights import gather_weights
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -39,8 +40,9 @@ def scan_layers(layers: nnx.Module, apply: Callable[[Any, Any], Any], x: Any, *,
     graphdef, state = nnx.split(layers)
 
     def step(x, weights):
-        return rematerialise(lambda weights, x: apply(nnx.merge(graphdef, weights), x), remat)(
-            weights, x
-        ), None
+        def layer(weights, x):
+            return apply(nnx.merge(graphdef, gather_weights(weights)), x)
+
+        return rematerialise(layer, remat)(weights, x), None
 
     return jax.lax.scan(step, x, nnx.to_pure_dict(state))[0]

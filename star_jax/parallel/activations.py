@@ -44,13 +44,6 @@ def split_columns(x: jax.Array) -> jax.Array:
     return _split_two(x, 3)
 
 
-def gather_weights(tree: Any) -> Any:
-    """Puts whole copies of weights that are split over devices on each of them."""
-    if not on_several_devices():
-        return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
-
-
 def attend_locally(
     attend: AttentionFn, q: jax.Array, k: jax.Array, v: jax.Array, *, split_queries: bool
 ) -> jax.Array:

@@ -1,9 +1,10 @@
-"""The device mesh, and the rules that place weights, optimizer state and batches on it.
+"""The device mesh, and the rules that place batches on it.
 
 Axes: `data` (replicas), `fsdp` (shares weights and state), `context` (shares the frames of a clip). A batch is
 split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them.
 Several slices of TPUs, between which the network is slow, are replicas: only `data` crosses it, which costs one sum
-of gradients a step. How activations lie is in `star_jax.parallel.activations`, where the networks use it.
+of gradients a step. How weights lie is in `star_jax.parallel.weights`, how activations lie in
+`star_jax.parallel.activations`, where the networks use them.
 """
 
 import dataclasses
@@ -16,16 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from star_jax.errors import InputError
 from star_jax.parallel.activations import BATCH_AXES, CONTEXT_AXIS
 
 AXES = (*BATCH_AXES, CONTEXT_AXIS)
 _ACROSS = "dcn_data"
-# Weights are split over these; smaller leaves than this stay whole on every device.
-_PARAM_AXES = ("fsdp", CONTEXT_AXIS)
-_SMALLEST_SPLIT = 2**14
 _CLIP_NDIM = 5  # [B, F, H, W, C]
 
 
@@ -120,36 +118,6 @@ def _slices(devices: list[Any], count: int) -> list[list[Any]]:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def param_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """A sharding for every leaf of weights, of optimizer state, or of a whole TrainState.
-
-    The rule looks at a leaf's shape only, so that the moments of Adam lie as their weights do.
-    """
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, param_spec(mesh, leaf.shape)), abstract)
-
-
-def param_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
-    """Splits the last of the longest axes that the devices divide; small leaves stay whole."""
-    if math.prod(shape) < _SMALLEST_SPLIT:
-        return PartitionSpec()
-    for axes in (_PARAM_AXES, _PARAM_AXES[:1], _PARAM_AXES[1:]):
-        shards = math.prod(mesh.shape[axis] for axis in axes)
-        fitting = [(size, position) for position, size in enumerate(shape) if size % shards == 0]
-        if shards > 1 and fitting:
-            spec: list[Any] = [None] * len(shape)
-            spec[max(fitting)[1]] = axes
-            return PartitionSpec(*spec)
-    return PartitionSpec()
-
-
-def constrain_params(tree: Any) -> Any:
-    """Lays gradients, within a program traced under `jax.set_mesh`, as their weights lie."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, param_spec(mesh, x.shape)), tree)
 
 
 def batch_shardings(mesh: Mesh, abstract_batch: dict[str, Any]) -> dict[str, NamedSharding]:

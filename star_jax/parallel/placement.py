@@ -8,7 +8,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from star_jax.parallel.activations import BATCH_AXES, CONTEXT_AXIS
-from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings, replicated
+from star_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from star_jax.parallel.weights import param_shardings
 
 Tree = dict[str, Any]
 

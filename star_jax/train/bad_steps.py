@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from star_jax.errors import RunError
 from star_jax.train.checkpoints import TrainCheckpoints
@@ -18,12 +19,16 @@ class BadSteps:
       config: what is too large, and how many bad steps in a row are skipped (the step itself leaves the weights
         as they were).
       checkpoints: of the run, to name the last good one.
-      in_a_row: number of steps that were skipped just before this start.
+      saved: what `state` returned for the checkpoint that this start goes on from; empty for a new run.
     """
 
-    def __init__(self, config: TrainConfig, checkpoints: TrainCheckpoints, in_a_row: int = 0):
+    def __init__(self, config: TrainConfig, checkpoints: TrainCheckpoints, saved: Mapping[str, Any]):
         self._config, self._checkpoints = config, checkpoints
-        self.in_a_row = in_a_row
+        self.in_a_row: int = saved.get("skipped_in_a_row", 0)
+
+    def state(self) -> dict[str, int]:
+        """How many steps in a row were skipped just now, to be saved with a checkpoint."""
+        return {"skipped_in_a_row": self.in_a_row} if self.in_a_row else {}
 
     def is_bad(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether this step was skipped.

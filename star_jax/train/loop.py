@@ -111,13 +111,7 @@ def _explained(workdir: str | os.PathLike) -> Iterator[None]:
 
 
 def _run(
-    objective: Objective,
-    config: RunConfig,
-    root: epath.Path,
-    mesh: Mesh,
-    flops: float | None,
-    *,
-    quiet: bool,
+    objective: Objective, config: RunConfig, root: epath.Path, mesh: Mesh, flops: float | None, *, quiet: bool
 ) -> Outcome:
     """One start of a run, from loading to the last step.
 
@@ -129,42 +123,37 @@ def _run(
     4. The save comes LAST: what a stop leaves behind is a whole number of whole steps.
     """
     settings, stages = config.train, Stages()
+    num_steps = settings.num_steps
     data = TrainBatches(objective, config.data, settings, mesh)
-    optimizer = make_optimizer(config.optimizer, settings.num_steps, turns_of(objective))
+    optimizer = make_optimizer(config.optimizer, num_steps, turns_of(objective))
     with (
         contextlib.closing(prefetch_to_devices(data.loader(), data.place)) as batches,
         contextlib.closing(TrainCheckpoints(root, settings)) as checkpoints,
     ):
         state, frozen, meta = load_state(
-            objective, optimizer, config.train, mesh, lambda abstract: checkpoints.restore(abstract, batches)
+            objective, optimizer, settings, mesh, lambda abstract: checkpoints.restore(abstract, batches)
         )
-        step, num_steps = int(state.step), settings.num_steps
+        step = int(state.step)
         if step >= num_steps:
             return Outcome(step, finished=True)
         key = jax.device_put(noise_key(settings.seed), replicated(mesh))
-        train_step = compile_step(objective, optimizer, config.train, mesh, (state, frozen, key))
-        flops = flops or program_flops(train_step, mesh)
-        bad_steps = BadSteps(settings, checkpoints, meta.get("skipped_in_a_row", 0))
+        train_step = compile_step(objective, optimizer, settings, mesh, (state, frozen, key))
+        speed = Speed(config, stages, flops or program_flops(train_step, mesh))
+        bad_steps = BadSteps(settings, checkpoints, meta)
         with (
-            StepLog(root, settings, step, meta.get("window"), Speed(config, stages, flops)) as log,
+            StepLog(root, settings, step, meta, speed) as log,
             ProfilerWindow(settings, root / "profile") as profiler,
             stop_requests(checkpoints) as told_to_stop,
             StallWatch(root, settings.stall_seconds, stages),
             progress("Training", num_steps - step, "steps", quiet=quiet) as bar,
         ):
-
-            def kept() -> dict[str, Any]:
-                """What a checkpoint holds beside the state and the data's position."""
-                skipped = bad_steps.in_a_row
-                return {"window": log.state(), **({"skipped_in_a_row": skipped} if skipped else {})}
-
             stopping = False
             while step < num_steps and not stopping:
                 begun = time.perf_counter()
                 stages.at("waiting for data", step + 1)
                 batch = next(batches, None)
                 if batch is None:
-                    raise _data_ended(step, num_steps, checkpoints, state, batches, kept())
+                    raise _data_ended(step, num_steps, checkpoints, state, batches, meta)
                 waited = time.perf_counter() - begun
 
                 stages.at("computing", step + 1)
@@ -176,6 +165,7 @@ def _run(
 
                 skipped = bad_steps.is_bad(step, metrics)
                 log.add(step, None if skipped else metrics, time.perf_counter() - begun, waited)
+                meta = log.state() | bad_steps.state()
                 if settings.validate_every_steps and step % settings.validate_every_steps == 0:
                     stages.at("validating", step)
                     log.write(step, _validate(objective, state, frozen, data, root, step))
@@ -184,11 +174,11 @@ def _run(
                 stages.at("saving", step)
                 stopping = told_to_stop(step)
                 if stopping or step == num_steps or step % settings.checkpoint_every_steps == 0:
-                    checkpoints.save(state, batches, kept())
+                    checkpoints.save(state, batches, meta)
             checkpoints.wait()
             logger.info("time of this start, %s", stages.summary())
-    if jax.process_index() == 0 and settings.curves and importlib.util.find_spec("matplotlib"):
-        write_curves(root, f"{root.name}: {step} steps")
+    if settings.curves:
+        _draw_curves(root, step)
     return Outcome(step, finished=step >= num_steps)
 
 
@@ -224,3 +214,9 @@ def _validate(
         image.parent.mkdir(parents=True, exist_ok=True)
     params = state.params if state.ema_params is None else state.ema_params
     return objective.validate(params, frozen, data.validation(), image)
+
+
+def _draw_curves(root: epath.Path, step: int) -> None:
+    """The metrics up to a step as a picture, where matplotlib is installed."""
+    if jax.process_index() == 0 and importlib.util.find_spec("matplotlib"):
+        write_curves(root, f"{root.name}: {step} steps")

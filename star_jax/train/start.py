@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from star_jax.data.config import DataConfig
 from star_jax.ops.flops import compiled_flops
-from star_jax.parallel.mesh import MeshConfig, batch_shardings, param_shardings
+from star_jax.parallel.mesh import MeshConfig, batch_shardings
+from star_jax.parallel.weights import param_shardings
 from star_jax.train.config import OptimizerConfig, TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer

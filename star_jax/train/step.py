@@ -12,7 +12,8 @@ from einops import rearrange
 from jax.sharding import Mesh
 
 from star_jax.ops.platform import target_platform
-from star_jax.parallel.mesh import batch_shardings, constrain_params, param_shardings, replicated
+from star_jax.parallel.mesh import batch_shardings, replicated
+from star_jax.parallel.weights import constrain_params, param_shardings
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer

@@ -19,7 +19,7 @@ class StepLog(contextlib.AbstractContextManager):
       root: work directory.
       config: how often a line is written.
       first_step: number of steps that were done before this start.
-      window: state of the sums of metrics since the last line, as `state` returned it; None for a new run.
+      saved: what `state` returned for the checkpoint that this start goes on from; empty for a new run.
       speed: measures the steps.
     """
 
@@ -28,11 +28,11 @@ class StepLog(contextlib.AbstractContextManager):
         root: epath.Path,
         config: TrainConfig,
         first_step: int,
-        window: Mapping[str, Any] | None,
+        saved: Mapping[str, Any],
         speed: Speed,
     ):
         self._config, self._speed = config, speed
-        self._window = MetricWindow(window)
+        self._window = MetricWindow(saved.get("window"))
         is_first = jax.process_index() == 0
         self._writer = create_writer(root, first_step, config.wandb) if is_first else MultiWriter([])
 
@@ -53,7 +53,7 @@ class StepLog(contextlib.AbstractContextManager):
 
     def state(self) -> dict[str, Any]:
         """Sums since the last line, to be saved with a checkpoint."""
-        return self._window.state()
+        return {"window": self._window.state()}
 
     def __exit__(self, *exception: Any) -> None:
         self._writer.close()

@@ -74,11 +74,11 @@ def test_a_run_that_was_stopped_anywhere_goes_on_exactly(pipeline, tmp_path):
 
 def test_the_sampler_goes_on_from_its_last_row(pipeline, tmp_path):
     hint = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 6, 6, 3)), jnp.float32)
-    contexts, key = pipeline.encode_prompts(SETTINGS), noise_key(0)
+    contexts, key = pipeline.denoiser.encode_prompts(SETTINGS), noise_key(0)
     rows: list[int] = []
 
     def sample(kept: Kept, report: Callable[[int, int], None]) -> np.ndarray:
-        return np.asarray(pipeline.sample(hint, contexts, SETTINGS, key, report, kept))
+        return np.asarray(pipeline.denoiser.sample(hint, contexts, SETTINGS, key, report, kept))
 
     def stop(done: int, total: int) -> None:
         if done == total:

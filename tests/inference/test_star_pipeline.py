@@ -16,6 +16,7 @@ from compilations import count_compilations
 from sample_frames import LONG, SHORT, moving_clip
 
 from star_jax.errors import InputError, RunError
+from star_jax.inference.denoising import ClipDenoiser
 from star_jax.inference.pipeline import StarPipeline
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.architectures import build_model
@@ -138,7 +139,7 @@ def test_host_memory_does_not_grow_with_the_clip(tiny_pipeline, monkeypatch, num
 
     It leaves room for the piece that JAX lets go of only a moment after its result is ready.
     """
-    monkeypatch.setattr(tiny_pipeline, "sample", lambda hint, *args, **kwargs: hint)
+    monkeypatch.setattr(ClipDenoiser, "sample", lambda self, hint, *args, **kwargs: hint)
     pieces, references, most_made = Pieces(moving_clip(num_frames)), [], 0
     for frames in tiny_pipeline.stream(pieces, num_frames, (20, 16), UpscaleSettings()):
         assert frames.shape == (CHUNK, 80, 64, 3)
@@ -173,7 +174,7 @@ def test_a_prompt_needs_a_text_encoder():
     pipeline = StarPipeline(build_model(config), {}, None)
     with pytest.raises(InputError, match="preset 'tiny-null' has no text encoder; leave it out"):
         pipeline(moving_clip(1), "a panda")
-    context, negative = pipeline.encode_prompts(UpscaleSettings())
+    context, negative = pipeline.denoiser.encode_prompts(UpscaleSettings())
     assert context.shape == (1, 1, 64) and not context.any() and negative is None
 
 

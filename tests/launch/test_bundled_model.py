@@ -16,7 +16,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 
 @pytest.fixture(scope="module")
-def upscaled(tmp_path_factory, optimised):
+def upscaled(tmp_path_factory):
     """A video, and a picture beside it."""
     output = tmp_path_factory.mktemp("demo") / "sample_x4.mp4"
     truth = str(ASSETS / "sample_truth.mp4")

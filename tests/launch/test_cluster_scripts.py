@@ -30,9 +30,11 @@ ARGUMENTS = [
     "--config.data.source=gs://b/my clips",
 ]
 
-# Notes its arguments, then answers by the first line of the file for what it was asked, which is used up.
-STAND_IN = """#!/usr/bin/env python3
-import json, os, sys
+# Notes its arguments, then answers by the first line of the file for what it was asked, which is used up. It is
+# called often: Python starts quickly without its packages.
+STAND_IN = f"""#!{sys.executable} -IS
+"""
+STAND_IN += """import json, os, sys
 folder = os.environ["STAND_INS"]
 name = os.path.basename(sys.argv[0])
 with open(f"{folder}/calls.jsonl", "a") as calls:

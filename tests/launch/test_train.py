@@ -2,6 +2,7 @@
 
 import json
 
+import small_experiment
 from networks import abstract_component
 from one_level import ONE_LEVEL
 from sample_videos import moving_frames, write_video
@@ -11,29 +12,13 @@ from star_jax.checkpoints.trees import flatten
 from star_jax.launch.cli import main
 from star_jax.video.reader import VideoReader
 
-CONFIG = f"""
-from star_jax.data.config import DataConfig
-from star_jax.diffusion.losses import LossConfig
-from star_jax.train.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
-
-def get_config():
-    return ExperimentConfig(
-        TrainConfig(2, batch_size=1, remat="none", log_every_steps=1),
-        DataConfig("synthetic:2", num_frames=3, frame_interval=1, height=12, width=8),
-        ModelConfig("{ONE_LEVEL.preset}"),
-        LossConfig(frequency="off"),
-        OptimizerConfig(learning_rate=1e-2),
-    )
-"""
-
 
 def test_from_nothing_to_a_clip(tmp_path, capsys):
-    (tmp_path / "config.py").write_text(CONFIG)
     run, made = tmp_path / "run", tmp_path / "checkpoint"
-    train = ["train", "--config", str(tmp_path / "config.py"), "--workdir", str(run), "--quiet"]
+    train = ["train", "--config", small_experiment.__file__, "--workdir", str(run), "--quiet"]
     assert main([*train, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "2 clips in synthetic:2" in said and "gt 1x3x12x8x3 uint8" in said and "at step 0 of 2" in said
+    assert "4 clips in synthetic:4" in said and "gt 4x4x12x8x3 uint8" in said and "at step 0 of 2" in said
     assert "free at" in said and "first checkpoint after" in said and "of work on a device" in said
     assert not run.exists()
     assert main([*train, "--config.train.num_steps=1"]) == 0

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fewer_levels import FEWER_LEVELS
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
 from star_jax.config import StarConfig
@@ -177,8 +178,9 @@ def test_padding_changes_neither_output_nor_gradient(q_length, k_length, monkeyp
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_a_training_step_traces_for_a_gpu(cudnn_present):
-    """The whole loss with its gradient in bfloat16, through every attention with 77 tokens of text."""
+def test_a_training_step_traces_for_a_gpu(cudnn_present, monkeypatch):
+    """The whole loss with its gradient in bfloat16, through every kind of attention with 77 tokens of text."""
+    monkeypatch.setitem(PRESETS, "tiny", FEWER_LEVELS)
     changes = {
         "model.preset": "tiny",
         "model.dtype": "bfloat16",

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from quick_programs import collect_garbage_seldom
 from random_trees import random_tree
@@ -14,9 +15,13 @@ from two_levels import TWO_LEVELS as CONFIG
 from star_jax.benchmark.aot.hlo import read_program
 from star_jax.diffusion.losses import LossConfig, frequency_loss
 from star_jax.models.architectures import build_model
+from star_jax.models.resnet import ResnetBlock
+from star_jax.models.whole_weights import run_block
 from star_jax.ops.attention import AttentionKernels, dot_product_attention
 from star_jax.ops.convolution import convolve_frames
 from star_jax.ops.platform import targeting
+from star_jax.parallel.activations import split_frames
+from star_jax.parallel.weights import constrain_params, param_shardings
 
 
 def on_mesh(sizes, fn, *arguments):
@@ -124,9 +129,41 @@ def frequency_results() -> dict[str, float]:
     }
 
 
+def shared_weight_results() -> dict[str, float]:
+    """A block whose weights eight devices share: its gradient, and what is exchanged for it."""
+    block = ResnetBlock(
+        64, 128, time_embed_dim=64, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    graphdef, state = nnx.split(block)
+    weights = random_tree(nnx.to_pure_dict(state))
+    x, temb = normal(13, 8, 3, 6, 8, 64), normal(14, 8, 64)
+
+    def gradients(weights, x, temb):
+        def loss(weights, x):
+            out = split_frames(run_block(nnx.merge(graphdef, weights), "full")(split_frames(x), temb))
+            return jnp.mean(jnp.sin(out))
+
+        gradients = jax.grad(loss, argnums=(0, 1))(weights, x)
+        return constrain_params(gradients[0]), split_frames(gradients[1])
+
+    mesh = jax.make_mesh((1, 8, 1), ("data", "fsdp", "context"), axis_types=(AxisType.Auto,) * 3)
+    clips = NamedSharding(mesh, PartitionSpec("fsdp"))
+    placed = [jax.device_put(weights, param_shardings(mesh, weights)), *jax.device_put((x, temb), clips)]
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(gradients).lower(*placed).compile()
+        found = jax.tree.map(np.asarray, compiled(*placed))
+    exchanged = read_program(compiled.as_text()).collectives
+    size = sum(x.nbytes for x in jax.tree.leaves(weights))
+    return {
+        "gradient of shared weights": error(found, jax.jit(gradients)(weights, x, temb)),
+        "gathered, in parts of the weights, beyond twice": max(0.0, exchanged["all-gather"].bytes / size - 2),
+        "exchanges but gathers and sums": float(len(exchanged.keys() - {"all-gather", "all-reduce"})),
+    }
+
+
 if __name__ == "__main__":
     collect_garbage_seldom()
     assert jax.device_count() == 8
     with jax.default_matmul_precision("float32"):
         found = velocity_errors() | vae_errors() | attention_errors() | convolution_errors()
-        print(json.dumps(found | frequency_results()))
+        print(json.dumps(found | frequency_results() | shared_weight_results()))

@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
+from star_jax.parallel.mesh import MeshConfig, make_mesh
+from star_jax.parallel.weights import param_shardings
 from star_jax.train.config import OptimizerConfig, TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer

@@ -199,9 +199,9 @@ def test_the_checkpoint_is_sampled_as_the_student_was_trained(rung, runs, checkp
         make_objective(read_experiment_config(runs / rung)),
     )
     settings = UpscaleSettings(num_inference_steps=1, guidance_scale=1.0, prompt="cat", positive_prompt="")
-    contexts = pipeline.encode_prompts(settings)
+    contexts = pipeline.denoiser.encode_prompts(settings)
     hint = jax.random.normal(jax.random.key(0), (1, 3, 4, 4, 3))
-    found = pipeline.sample(hint, contexts, settings, noise_key(0))
+    found = pipeline.denoiser.sample(hint, contexts, settings, noise_key(0))
     expected = objective.one_step(pipeline.params, contexts[0], hint, None)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -1,9 +1,9 @@
 """star-jax train with the real networks: eight devices in two processes compute what one device does."""
 
 import pytest
+import small_experiment
 from one_level import ONE_LEVEL
-from simulated_devices import FOLDER, assert_close, finish, free_address, results, start
-from train_one_level import get_config
+from simulated_devices import assert_close, finish, free_address, results, start
 
 from star_jax.init.random_checkpoint import random_checkpoint
 from star_jax.launch.cli import main
@@ -21,7 +21,7 @@ def checkpoint(tmp_path):
 
 def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint):
     """Loss and gradient of both terms, back through the decoder, and the loss of the updated weights."""
-    config = ["--config", str(FOLDER / SCRIPT), "--config.model.checkpoint", str(checkpoint), "--quiet"]
+    config = ["--config", small_experiment.__file__, "--config.model.checkpoint", str(checkpoint), "--quiet"]
     address, two = free_address(), tmp_path / "two"
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "context")]
     cluster = ["--workdir", two, *mesh, "--coordinator", address, "--num-processes", 2, "--process-id"]
@@ -33,7 +33,7 @@ def test_eight_devices_in_two_processes_equal_one(tmp_path, checkpoint):
         outputs = finish(processes)
     assert "step 2 of 2: done" in outputs[0]
 
-    experiment = get_config()
+    experiment = small_experiment.get_config()
     objective = StarObjective(experiment.model, experiment.diffusion, experiment.data, experiment.train)
     found, expected = (results(tmp_path / name, objective, experiment) for name in ("two", "one"))
     metrics, _ = expected

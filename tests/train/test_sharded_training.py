@@ -16,11 +16,11 @@ from star_jax.parallel.mesh import (
     MeshConfig,
     batch_shardings,
     make_mesh,
-    param_spec,
     parse_mesh,
     place_batch,
     process_share,
 )
+from star_jax.parallel.weights import param_spec
 from star_jax.train.loop import train
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fewer_levels import FEWER_LEVELS
 from flax import nnx
 from networks import abstract_component
 from one_level import ONE_LEVEL
@@ -27,6 +28,7 @@ from star_jax.diffusion.losses import RELEASED_LOSS, LossConfig
 from star_jax.diffusion.noise import frame_noise
 from star_jax.errors import InputError
 from star_jax.init.random_checkpoint import random_checkpoint
+from star_jax.presets import PRESETS
 from star_jax.train.config import ModelConfig, TrainConfig
 from star_jax.train.star.objective import StarObjective
 
@@ -144,8 +146,9 @@ def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
         "index": batch["index"],
         "text_embedding": np.ones((2, 3, 16), np.float16),
     }
-    for name in ("gt", "lq"):
-        posterior = clips.posterior(params, batch[name])
+    names = ("gt", "lq")
+    posteriors = jax.jit(clips.posteriors)(params, *(batch[name] for name in names))
+    for name, posterior in zip(names, posteriors, strict=True):
         host[f"{name}_mean"] = np.asarray(posterior.mean, np.float16)
         host[f"{name}_logvar"] = np.asarray(posterior.logvar, np.float16)
     # Of a text encoder, not run here.
@@ -293,7 +296,8 @@ def test_full_size_networks_take_latents_of_2_mod_8(height, width, named):
             StarObjective(*arguments)
 
 
-def test_captions_become_tokens(tiny_checkpoint):
+def test_captions_become_tokens(tiny_checkpoint, monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", FEWER_LEVELS)
     data = DataConfig("synthetic:4", num_frames=2, height=80, width=64)
     model = ModelConfig("tiny", checkpoint=str(tiny_checkpoint))
     objective = StarObjective(model, LossConfig(), data, TrainConfig(num_steps=1, batch_size=2))

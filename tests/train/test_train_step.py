@@ -13,7 +13,8 @@ from toy_training import FRAMES, SIZE, ToyObjective, toy_config
 from star_jax.checkpoints.trees import flatten
 from star_jax.errors import InputError
 from star_jax.models.architectures import build_model
-from star_jax.parallel.mesh import MeshConfig, make_mesh, param_shardings
+from star_jax.parallel.mesh import MeshConfig, make_mesh
+from star_jax.parallel.weights import param_shardings
 from star_jax.presets import get_preset
 from star_jax.train.config import OptimizerConfig
 from star_jax.train.optimizer import make_optimizer

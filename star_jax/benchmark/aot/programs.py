@@ -21,7 +21,8 @@ from star_jax.models.chunks import Chunk
 from star_jax.models.video_model import VideoModel
 from star_jax.ops.platform import targeting
 from star_jax.parallel.activations import CONTEXT_AXIS
-from star_jax.parallel.mesh import param_shardings, replicated
+from star_jax.parallel.mesh import replicated
+from star_jax.parallel.weights import param_shardings
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import make_optimizer
 from star_jax.train.state import abstract_state

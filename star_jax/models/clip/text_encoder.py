@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from star_jax.config import TextEncoderConfig
 from star_jax.models.attention import layer_norm
+from star_jax.models.whole_weights import gathered
 
 
 class CLIPTextEmbeddings(nnx.Module):
@@ -82,7 +83,7 @@ class CLIPEncoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "N L C"]) -> Float[Array, "N L C"]:  # [B, L, width] -> same
         for layer in self.layers[:-1]:
-            x = layer(x)
+            x = gathered(layer)(x)
         return x
 
 

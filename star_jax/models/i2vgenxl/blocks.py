@@ -11,8 +11,8 @@ from star_jax.models.attention import KeysValues
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
 from star_jax.models.layers import Downsample, Upsample, fold_key, repeat_branches
 from star_jax.models.resnet import ResnetBlock
+from star_jax.models.whole_weights import gathered, run_block
 from star_jax.ops.attention import AttentionKernels
-from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_frames
 
 
@@ -75,15 +75,15 @@ class _Level(nnx.Module):
 
     def project_text(self, context: jax.Array) -> list[KeysValues]:
         """Keys and values of text [B, L, context_dim] for each of the level's transformers."""
-        return [attention.project_text(context) for attention in self.attentions]
+        return [gathered(attention).project_text(context) for attention in self.attentions]
 
     def run_layer(
         self, i: int, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None
     ) -> jax.Array:
-        x = split_frames(rematerialise(self.resnets[i], self.remat)(x, temb, fold_key(dropout_key, i)))
+        x = split_frames(run_block(self.resnets[i], self.remat)(x, temb, fold_key(dropout_key, i)))
         if i < len(self.attentions):
-            x = rematerialise(self.attentions[i], self.remat)(x, text[i])
-            x = rematerialise(self.temp_attentions[i], self.remat)(x)
+            x = run_block(self.attentions[i], self.remat)(x, text[i])
+            x = run_block(self.temp_attentions[i], self.remat)(x)
         return x
 
 
@@ -120,7 +120,7 @@ class DownBlock(_Level):
             x = self.run_layer(i, x, temb, text, dropout_key)
             skips.append(x)
         if self.downsampler is not None:
-            x = self.downsampler(x)
+            x = gathered(self.downsampler)(x)
             skips.append(x)
         return x, skips
 
@@ -174,4 +174,4 @@ class UpBlock(_Level):
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, repeat_branches(skip, len(x))], axis=-1)
             x = self.run_layer(i, x, temb, text, dropout_key)
-        return x if self.upsampler is None else self.upsampler(x)
+        return x if self.upsampler is None else gathered(self.upsampler)(x)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 from star_jax.config import UNetConfig
 from star_jax.models.i2vgenxl.unet import TextProjections, UNetEncoder, skip_widths
 from star_jax.models.layers import Conv2d
+from star_jax.models.whole_weights import gathered
 from star_jax.ops.attention import AttentionKernels
 
 
@@ -56,8 +57,8 @@ class ControlNet(UNetEncoder):
         Returns:
           One array per skip connection, finest first, then the middle's (13 in the original).
         """
-        temb = self.time_embedding(timesteps)
-        hint = self.controlnet_cond_embedding(hint.astype(self.dtype))
+        temb = gathered(self.time_embedding)(timesteps)
+        hint = gathered(self.controlnet_cond_embedding)(hint.astype(self.dtype))
         x, skips = self.encode(
             sample.astype(self.dtype),
             temb,
@@ -65,5 +66,7 @@ class ControlNet(UNetEncoder):
             hint=hint,
             dropout_key=dropout_key,
         )
-        outputs = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
-        return [*outputs, self.controlnet_mid_block(x)]
+        outputs = [
+            gathered(conv)(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)
+        ]
+        return [*outputs, gathered(self.controlnet_mid_block)(x)]

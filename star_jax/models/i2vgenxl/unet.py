@@ -10,8 +10,8 @@ from star_jax.config import UNetConfig
 from star_jax.models.attention import KeysValues
 from star_jax.models.i2vgenxl.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, fold_key
+from star_jax.models.whole_weights import gathered, run_block
 from star_jax.ops.attention import AttentionKernels
-from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_frames
 
 _MID_KEY = 100  # dropout positions: levels of the encoder from 0, the middle, levels of the decoder from 200
@@ -90,8 +90,8 @@ class UNetEncoder(nnx.Module):
         Returns:
           Middle output, and the skip connections from fine to coarse.
         """
-        x = self.conv_in(split_frames(sample))
-        x = rematerialise(self.transformer_in, self.remat)(x if hint is None else x + hint)
+        x = gathered(self.conv_in)(split_frames(sample))
+        x = run_block(self.transformer_in, self.remat)(x if hint is None else x + hint)
         skips = [x]
         for i, block in enumerate(self.down_blocks):
             x, block_skips = block(x, temb, text["down"][i], fold_key(dropout_key, i))
@@ -175,7 +175,7 @@ class UNet(UNetEncoder):
           The velocity [B, F, H, W, out_channels]; the middle's output, and those of the decoder's levels but the
           coarsest and the finest.
         """
-        temb = self.time_embedding(timesteps)
+        temb = gathered(self.time_embedding)(timesteps)
         text = self.projected(context)
         x, skips = self.encode(sample.astype(self.dtype), temb, text, dropout_key=dropout_key)
         if control is not None:
@@ -186,7 +186,7 @@ class UNet(UNetEncoder):
             taken = [skips.pop() for _ in block.resnets]
             x = block(x, taken, temb, text["up"][i], fold_key(dropout_key, _UP_KEY + i))
             seen.append(x)
-        return self.conv_out(self.conv_norm_out(x, silu=True)), (seen[0], *seen[2:-1])
+        return gathered(self.conv_out)(self.conv_norm_out(x, silu=True)), (seen[0], *seen[2:-1])
 
 
 def _block_spec(config: UNetConfig, kernels: AttentionKernels, remat: str) -> BlockSpec:

@@ -111,12 +111,12 @@ def network_latents(pipeline: StarPipeline, frames: np.ndarray, seed: int = 0) -
     model = pipeline.model
     params = {name: pipeline.params[name] for name in model.autoencoder_components}
     hint = _encode(model, canvas, params, frames, key)
-    text, negative = pipeline.encode_prompts(settings)
+    text, negative = pipeline.denoiser.encode_prompts(settings)
     contexts = (
         jnp.repeat(text, len(frames), axis=0),
         None if negative is None else jnp.repeat(negative, len(frames), axis=0),
     )
-    return np.asarray(pipeline.sample(hint, contexts, settings, key))
+    return np.asarray(pipeline.denoiser.sample(hint, contexts, settings, key))
 
 
 @partial(jax.jit, static_argnames=("model", "canvas"))

@@ -6,6 +6,7 @@ the weights alone.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ class StarValidation:
             solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=steps
         )
         self._loss_program = jit_and_find(self._loss)
+        self._prepare_program = jit_and_find(self._prepare)
         self._compare_program = jit_and_find(self._compare)
-        self._condition_program = jit_and_find(self._condition)
 
     def measure(
         self, trainable: Tree, frozen: Tree, batches: list[Batch], image_path: Path | None
@@ -96,8 +97,9 @@ class StarValidation:
                 for first, last in self.buckets
             }
             if "gt" in batch:
-                output = self.upscale(trainable, frozen, batch)
-                errors, strip, views = self._compare_program(trainable, frozen, batch, output)
+                context, x0, hint = self._prepare_program(trainable, frozen, batch)
+                output = self._upscale(trainable, frozen, context, hint)
+                errors, strip, views = self._compare_program(trainable, frozen, batch, output, x0)
                 scores |= {
                     name: np.mean([psnr_of_error(e) for e in clips.tolist()])
                     for name, clips in errors.items()
@@ -127,9 +129,14 @@ class StarValidation:
         total: Any = sum(terms.values())
         return total.mean()
 
-    def upscale(self, trainable: Tree, frozen: Tree, batch: Batch) -> jax.Array:
-        """Sampled latents of the batch's low resolution, float32 [B, F, h, w, C]."""
-        context, hint = self._condition_program(trainable, frozen, batch)
+    def _prepare(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The context, and latents of the ground truth and of the low resolution, float32 [B, F, h, w, C]."""
+        params = self.networks.cast_params(trainable, frozen)
+        keys = sample_keys(noise_key(_SEED), batch)
+        return self.networks.context(params, batch), *self.networks.encode(params, batch, keys)
+
+    def _upscale(self, trainable: Tree, frozen: Tree, context: jax.Array, hint: jax.Array) -> jax.Array:
+        """Sampled latents of the batch's low resolution, like `hint`, its latents [B, F, h, w, C]."""
         key = noise_key(_SEED)
         return sample(
             CastVelocity(self.networks.model, self.networks.lora_scale),
@@ -141,28 +148,30 @@ class StarValidation:
             windows=make_windows(hint.shape[1], hint.shape[1]),
         )
 
-    def _condition(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        params = self.networks.cast_params(trainable, frozen)
-        _, hint = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
-        return self.networks.context(params, batch), hint
-
     def _compare(
-        self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array
+        self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array, x0: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         """Mean squared errors of the frames, and what there is to look at.
+
+        Args:
+          trainable, frozen, batch: see `measure`.
+          output: sampled latents [B, F, h, w, C].
+          x0: latents of the ground truth.
 
         Returns:
           Errors [B] of values in 0..255; the first clip's strip, uint8 [3, frames, H, W, 3]; and the small views of
           all clips, uint8 [B, 3, F, h, w, 3].
         """
         params = self.networks.cast_params(trainable, frozen)
-        x0, _ = self.networks.encode(params, batch, sample_keys(noise_key(_SEED), batch))
+        # One loop decodes both, so that the program holds the decoder once.
+        decoded = jax.lax.map(partial(self.networks.decode_clip, params), jnp.stack([output, x0]))
+        sampled, coded = to_uint8(decoded).astype(jnp.float32)
         truth = batch["gt"].astype(jnp.float32)
         height, width = truth.shape[2:4]
         clips = {
             "_input": enlarge(batch["lq"].astype(jnp.float32), (height, width)),
-            "": to_uint8(self.networks.decode_clip(params, output)).astype(jnp.float32),
-            "_autoencoder": to_uint8(self.networks.decode_clip(params, x0)).astype(jnp.float32),
+            "": sampled,
+            "_autoencoder": coded,
         }
         errors = {
             f"validation_psnr{name}": _whole(jnp.square(clip - truth).mean((1, 2, 3, 4)))
