@@ -8,21 +8,25 @@ rung with its objective, each from the one before. Printed are, over 64 clips th
   energy      spectral energy above 1/8 cycle per pixel, in per cent of the truth's
   flicker     mean absolute difference of neighbouring frames' change from the truth's change, levels
 
-Minutes on one core. It is no test: what it shows depends on chance.
+and FOLDER/clips.png shows a frame of six clips, and the next, from every model. Run again after an interruption, it
+goes on with the first rung that was not finished. It is no test: what it shows depends on chance.
 """
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from star_jax.checkpoints.directory import create_checkpoint, save_component
+from star_jax.checkpoints.directory import PROVENANCE_FILE, create_checkpoint, save_component
 from star_jax.config import ArchitectureConfig, SamplingConfig
 from star_jax.data.config import DataConfig
 from star_jax.diffusion.guidance import make_conditioning
@@ -58,6 +62,7 @@ from star_jax.train.turns import turns_of
 WIDTH, BLOCKS, FRAMES, SIZE, SCALE = 24, 3, 4, 24, 4
 WORDS = {"": 0, "fine": 1, "rough": 2}
 STEPS, GUIDANCE, TIMESTEP = 8, 2.0, 899
+OFF = LossConfig("off", decode_group=FRAMES)
 
 
 class Network(nnx.Module):
@@ -177,7 +182,11 @@ def _blurred(x, sigma):
 
 
 def train_rung(config: ExperimentConfig, name: str, folder: Path) -> Path:
-    """Trains, and writes the moving average as a checkpoint directory."""
+    """Trains, and writes the moving average as a checkpoint directory, unless it is there from an earlier run."""
+    target, made_by = folder / name, _digest(config)
+    if target.exists() and _provenance(target).get("made_by") == made_by:
+        print(f"{name} is there", flush=True)
+        return target
     objective, mesh = make_objective(config), make_mesh(MeshConfig(), jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, config.train.num_steps, turns_of(objective))
     trees = [with_shardings(tree, param_shardings(mesh, tree)) for tree in objective.abstract_params()]
@@ -201,8 +210,7 @@ def train_rung(config: ExperimentConfig, name: str, folder: Path) -> Path:
     print(
         name, f"{time.time() - began:.0f} s", {key: f"{value:.4f}" for key, value in last.items()}, flush=True
     )
-    target = folder / name
-    provenance = {"preset": "small", "components": {}}
+    provenance = {"preset": "small", "components": {}, "made_by": made_by}
     with create_checkpoint(target, objective.model.config, provenance, force=True) as partial:
         save_component(partial, "network", jax.device_get(state.ema_params["network"]))
         for component in ("codec", "words"):
@@ -210,13 +218,24 @@ def train_rung(config: ExperimentConfig, name: str, folder: Path) -> Path:
     return target
 
 
-def measure(directory: Path, name: str, clips: dict, *, steps: int, guidance: float) -> None:
-    """Prints the figures of a checkpoint."""
+def _digest(config: ExperimentConfig) -> str:
+    """Of the settings, and of those that what it starts from was trained with."""
+    origin = _provenance(Path(config.model.checkpoint)).get("made_by", "")
+    return hashlib.sha256(f"{origin} {config}".encode()).hexdigest()
+
+
+def _provenance(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / PROVENANCE_FILE).read_text())
+
+
+def restore(checkpoint: Path, clips: dict, *, steps: int, guidance: float) -> np.ndarray:
+    """What a model makes of the low resolution, levels."""
     from star_jax.inference.pipeline import StarPipeline
 
-    pipeline = StarPipeline.from_pretrained(directory, dtype="float32")
+    pipeline = StarPipeline.from_pretrained(checkpoint, dtype="float32")
     model, params = pipeline.model, pipeline.params
     table = model.solver_table(solver="dpmpp_2m_sde", spacing="normal", num_inference_steps=steps)
+    assert len(table) == steps
     hint = model.encode(params, model.enlarge(jnp.asarray(clips["lq"]), (SIZE, SIZE)))[0].mode()
     text, none = (model.encode_text(params, clips[key]) for key in ("told", "negative_ids"))
     conditioning = make_conditioning(
@@ -226,19 +245,28 @@ def measure(directory: Path, name: str, clips: dict, *, steps: int, guidance: fl
     latents = sample(
         model, params, model.start(hint, key), table, conditioning, key, windows=make_windows(FRAMES, FRAMES)
     )
-    report(
-        name, np.asarray(model.decode(params, latents)[0]), clips, len(table) * (1 if guidance == 1 else 2)
-    )
+    return _levels(np.asarray(model.decode(params, latents)[0]))
 
 
 def report(name: str, output: np.ndarray, clips: dict, evaluations: int) -> None:
-    truth = clips["gt"] / 127.5 - 1
-    output = _levels(output) / 127.5 - 1
+    truth, output = (frames / 127.5 - 1 for frames in (clips["gt"], output))
     psnr = np.mean(10 * np.log10(4 / np.square(output - truth).mean((1, 2, 3, 4))))
     energy = _high(output) / _high(truth)
     flicker = 127.5 * np.abs(np.diff(output, axis=1) - np.diff(truth, axis=1)).mean()
     figures = f"PSNR {psnr:6.2f}  energy {100 * energy:6.1f} %  flicker {flicker:6.2f}"
     print(f"{name:24} evaluations {evaluations:3}  {figures}", flush=True)
+
+
+def draw(rows: dict[str, np.ndarray], path: Path, *, clips: int = 6, enlarged: int = 4) -> None:
+    """A row for each result: two neighbouring frames of some clips."""
+    pictures = []
+    for name, frames in rows.items():
+        row = frames[:clips, 1:3].repeat(enlarged, 2).repeat(enlarged, 3)
+        row = np.pad(row, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)
+        label = np.full((row.shape[2], 200, 3), 255, np.uint8)
+        cv2.putText(label, name, (4, 56), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        pictures.append(np.concatenate([label, *row.reshape(-1, *row.shape[2:])], 1))
+    cv2.imwrite(str(path), np.concatenate(pictures)[..., ::-1])
 
 
 def _high(frames):
@@ -251,72 +279,81 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--teacher-steps", type=int, default=2500)
-    parser.add_argument("--rung-steps", type=int, default=800)
+    parser.add_argument("--rung-steps", type=int, default=400)
+    parser.add_argument("--dual-steps", type=int, default=800)
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    folder, count = args.folder, args.rung_steps
+    folder.mkdir(parents=True, exist_ok=True)
     held_out = make_clips(64, 1)
-    enlarged = held_out["lq"].repeat(SCALE, 2).repeat(SCALE, 3) / 127.5 - 1
-    report("low resolution", enlarged, held_out, 0)
-    random_checkpoint(args.folder / "start", "small", force=True)
+    random_checkpoint(folder / "start", "small", force=True)
+    rows = {"truth": held_out["gt"], "low resolution": held_out["lq"].repeat(SCALE, 2).repeat(SCALE, 3)}
+    report("low resolution", rows["low resolution"], held_out, 0)
 
-    def groups(checkpoint, num_steps, rate, **optimizer):
-        return {
-            "train": TrainConfig(num_steps, 16, ema_decay=0.99, remat="none"),
-            "data": DataConfig("synthetic:4", num_frames=FRAMES, frame_interval=1, height=SIZE, width=SIZE),
-            "model": ModelConfig("small", checkpoint=str(checkpoint), dtype="float32"),
-            "optimizer": OptimizerConfig(rate, "cosine", 50, b2=0.99, weight_decay=0.0, **optimizer),
-        }
+    def show(name: str, checkpoint: Path, steps: int, guidance: float = 1.0) -> None:
+        rows[name] = restore(checkpoint, held_out, steps=steps, guidance=guidance)
+        evaluations = steps * (1 if guidance == 1 else 2)
+        report(name, rows[name], held_out, evaluations)
+        draw(rows, folder / "clips.png")
 
-    off, count = LossConfig("off", decode_group=FRAMES), args.rung_steps
     teacher = train_rung(
-        ExperimentConfig(**groups(args.folder / "start", args.teacher_steps, 3e-3), diffusion=off),
+        ExperimentConfig(**_groups(folder / "start", args.teacher_steps, 3e-3), diffusion=OFF),
         "teacher",
-        args.folder,
+        folder,
     )
-    measure(teacher, "teacher, guided", held_out, steps=STEPS, guidance=GUIDANCE)
-    measure(teacher, "teacher, unguided", held_out, steps=STEPS, guidance=1.0)
-    measure(teacher, "teacher, one step", held_out, steps=1, guidance=1.0)
+    show("teacher, guided", teacher, STEPS, GUIDANCE)
+    show("teacher, unguided", teacher, STEPS)
+    show("teacher, one step", teacher, 1)
 
-    guidance = GuidanceConfig(guidance_scale=GUIDANCE, positive_prompt="", negative_prompt="")
+    guided = GuidanceConfig(guidance_scale=GUIDANCE, positive_prompt="", negative_prompt="")
     student = train_rung(
-        GuidanceExperiment(**groups(teacher, count, 1e-3), diffusion=off, distill=guidance),
-        "guidance",
-        args.folder,
+        GuidanceExperiment(**_groups(teacher, count, 1e-3), diffusion=OFF, distill=guided), "guidance", folder
     )
-    measure(student, "guidance", held_out, steps=STEPS, guidance=1.0)
+    show("guidance", student, STEPS)
 
     latent = OneStepConfig(timestep=TIMESTEP, positive_prompt="")
     student = train_rung(
-        OneStepExperiment(**groups(student, count, 2e-3), diffusion=off, distill=latent),
-        "one_step",
-        args.folder,
+        OneStepExperiment(**_groups(student, count, 2e-3), diffusion=OFF, distill=latent), "one_step", folder
     )
-    measure(student, "one_step", held_out, steps=1, guidance=1.0)
-    for name, loss in (("off", off), ("on", LossConfig("direct", decode_group=FRAMES))):
-        pixels = dataclasses.replace(latent, latent_weight=0.0, pixel_weight=1.0, difference_weight=1.0)
+    show("one_step", student, 1)
+    pixels = dataclasses.replace(latent, latent_weight=0.0, pixel_weight=1.0, difference_weight=1.0)
+    for name, loss in (("off", OFF), ("on", LossConfig("direct", decode_group=FRAMES))):
         trained = train_rung(
-            OneStepExperiment(**groups(student, count // 2, 1e-3), diffusion=loss, distill=pixels),
+            OneStepExperiment(**_groups(student, count // 2, 1e-3), diffusion=loss, distill=pixels),
             f"pixels-{name}",
-            args.folder,
+            folder,
         )
-        measure(trained, f"one_step_pixels, DF {name}", held_out, steps=1, guidance=1.0)
+        show(f"one_step_pixels, DF {name}", trained, 1)
+
     dual = DualStreamConfig(
         timestep=TIMESTEP,
         positive_prompt="",
         negative_prompt="",
         teacher=str(teacher),
-        guidance_scale=1.0,
+        guidance_scale=GUIDANCE,
         latent_weight=0.0,
         head_channels=16,
         head_learning_rate=2e-3,
     )
-    loss = dataclasses.replace(off, first_timestep=20, last_timestep=980)
     trained = train_rung(
-        DualStreamExperiment(**groups(student, 2 * count, 1e-3), diffusion=loss, distill=dual),
+        DualStreamExperiment(
+            **_groups(student, args.dual_steps, 1e-3, batch_size=8),
+            diffusion=dataclasses.replace(OFF, first_timestep=20, last_timestep=980),
+            distill=dual,
+        ),
         "dual_stream",
-        args.folder,
+        folder,
     )
-    measure(trained, "dual_stream", held_out, steps=1, guidance=1.0)
+    show("dual_stream", trained, 1)
+
+
+def _groups(checkpoint: Path, num_steps: int, learning_rate: float, *, batch_size: int = 16) -> dict:
+    """What the rungs have in common."""
+    return {
+        "train": TrainConfig(num_steps, batch_size, ema_decay=0.99, remat="none"),
+        "data": DataConfig("synthetic:4", num_frames=FRAMES, frame_interval=1, height=SIZE, width=SIZE),
+        "model": ModelConfig("small", checkpoint=str(checkpoint), dtype="float32"),
+        "optimizer": OptimizerConfig(learning_rate, "cosine", 50, b2=0.99, weight_decay=0.0),
+    }
 
 
 if __name__ == "__main__":

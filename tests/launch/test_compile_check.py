@@ -298,3 +298,25 @@ def test_the_samplers_step_compiles_for_four_chips(tmp_path):
     assert report["collectives"]["all-to-all"]["count"] > 0
     assert report["tflop_per_step"] > 0 and report["compile_seconds"] > 0
     assert "peak memory" in done.stdout and "all-to-all" in done.stdout
+
+
+TESTS = Path(__file__).parents[1]
+TOY_RUNGS = f"""
+import sys
+sys.path[:0] = {[str(TESTS), str(TESTS / "train")]!r}
+from distilled_toy import experiment
+
+def get_config(rung):
+    return experiment(rung, None)
+"""
+
+
+@needs_libtpu
+@pytest.mark.parametrize("rung", ["guidance", "one_step", "dual_stream", "lora"])
+def test_every_rung_of_distillation_compiles_for_a_chip(rung, tmp_path):
+    (tmp_path / "rungs.py").write_text(TOY_RUNGS)
+    done = run("--topology", "v5e:1x1", "--config", f"rungs.py:{rung}", "--json", "report.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["fits"] and report["program"] == "training step"
+    assert report["peak_device_bytes"] > 0 and report["tflop_per_step"] > 0
