@@ -334,22 +334,31 @@ def main() -> None:
         head_channels=16,
         head_learning_rate=2e-3,
     )
-    trained = train_rung(
-        DualStreamExperiment(
-            **_groups(student, args.dual_steps, 1e-3, batch_size=8),
-            diffusion=dataclasses.replace(OFF, first_timestep=20, last_timestep=980),
-            distill=dual,
-        ),
-        "dual_stream",
-        folder,
-    )
-    show("dual_stream", trained, 1)
+    stretches = {"dual_stream": (args.dual_steps, 1e-3, 0.99), "dual_stream-longer": (480, 2e-3, 0.95)}
+    for name, (steps, rate, ema_decay) in stretches.items():
+        student = train_rung(
+            DualStreamExperiment(
+                **_groups(student, steps, rate, batch_size=8, ema_decay=ema_decay),
+                diffusion=dataclasses.replace(OFF, first_timestep=20, last_timestep=980),
+                distill=dual,
+            ),
+            name,
+            folder,
+        )
+        show(name, student, 1)
 
 
-def _groups(checkpoint: Path, num_steps: int, learning_rate: float, *, batch_size: int = 16) -> dict:
+def _groups(
+    checkpoint: Path,
+    num_steps: int,
+    learning_rate: float,
+    *,
+    batch_size: int = 16,
+    ema_decay: float = 0.99,
+) -> dict:
     """What the rungs have in common."""
     return {
-        "train": TrainConfig(num_steps, batch_size, ema_decay=0.99, remat="none"),
+        "train": TrainConfig(num_steps, batch_size, ema_decay=ema_decay, remat="none"),
         "data": DataConfig("synthetic:4", num_frames=FRAMES, frame_interval=1, height=SIZE, width=SIZE),
         "model": ModelConfig("small", checkpoint=str(checkpoint), dtype="float32"),
         "optimizer": OptimizerConfig(learning_rate, "cosine", 50, b2=0.99, weight_decay=0.0),
