@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import jax
@@ -20,6 +21,8 @@ from star_jax.errors import InputError, RunError
 from star_jax.files import seal
 from star_jax.train.loop import Outcome, train
 from star_jax.train.speed import MEASURED
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def run(workdir: Path, objective=None, **changes) -> Outcome:
@@ -191,6 +194,17 @@ def test_a_validation_source_that_is_not_there_is_refused_at_the_start(tmp_path)
     with pytest.raises(InputError, match="no/such/folder"):
         run(tmp_path, **changes)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_work_directory_of_the_first_version_goes_on(whole, tmp_path):
+    """The toy's third step, as the first version that could train saved it."""
+    with tarfile.open(GOLDEN / "work_directory_of_the_first_version.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert run(tmp_path) == Outcome(6, finished=True)
+    found, expected = (jax.tree.leaves(checkpoint(workdir)[0]) for workdir in (tmp_path, whole))
+    for ours, theirs in zip(found, expected, strict=True):  # compiled otherwise, and a step is 1e-2 long
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert [line["step"] for line in metrics(tmp_path)] == [2, 3, 4, 6]
 
 
 def test_other_data_is_refused(whole, tmp_path):
