@@ -67,9 +67,10 @@ def test_contrast_passes_a_fresh_autoencoder():
     """Its norms divide by a deviation that the biases hold up: twice the contrast gives about twice the latents."""
     sizes = PRESETS["tiny-star"]
     graph, _ = abstract_component(sizes, "vae")
-    vae = nnx.merge(graph, fresh_component(build_model(sizes), "vae", 0))
+    params = fresh_component(build_model(sizes), "vae", 0)
+    encode = jax.jit(lambda params, frames: nnx.merge(graph, params).encode(frames).mean)
     frames = jax.random.uniform(jax.random.key(0), (1, 1, 16, 16, 3)) - 0.5
-    rest, weak, strong = (np.asarray(vae.encode(c * frames).mean) for c in (0.0, 0.2, 0.4))
+    rest, weak, strong = (np.asarray(encode(params, c * frames)) for c in (0.0, 0.2, 0.4))
     ratio = np.abs(strong - rest).mean() / np.abs(weak - rest).mean()
     assert 1.6 < ratio < 2.4
 
@@ -79,18 +80,22 @@ def test_the_loss_against_plain_numbers(share):
     objective = objective_of(gradient_weight=2.0, kl_weight=0.25, degraded_share=share)
     params = {"vae": fresh_component(build_model(SIZES), "vae", 0)}
     batch, key = batch_of(), jax.random.key(3)
-    loss, metrics = objective.loss(params, {}, batch, key)
+    loss, metrics = jax.jit(objective.loss)(params, {}, batch, key)
 
     frames = batch["gt"] / 127.5 - 1.0
     if share:
         frames = jax.image.resize(batch["lq"] / 127.5 - 1.0, frames.shape, "bilinear")
-    vae = nnx.merge(abstract_component(SIZES, "vae")[0], params["vae"])
-    posterior = vae.encode(jnp.asarray(frames, jnp.float32))
+    graph, _ = abstract_component(SIZES, "vae")
+    encode, decode = (
+        jax.jit(lambda params, x, method=method: getattr(nnx.merge(graph, params), method)(x))
+        for method in ("encode", "decode")
+    )
+    posterior = encode(params["vae"], jnp.asarray(frames, jnp.float32))
     keys = [jax.random.fold_in(key, index) for index in batch["index"]]
     shape = (1, *posterior.mean.shape[1:])
     noise = jnp.concatenate([frame_noise(key, "posterior", shape) for key in keys])
     mean, logvar = np.asarray(posterior.mean, np.float64), np.asarray(posterior.logvar, np.float64)
-    error = np.asarray(vae.decode(posterior.sample(noise))) - frames
+    error = np.asarray(decode(params["vae"], posterior.sample(noise))) - frames
     pixel = np.abs(error).mean()
     gradient = np.abs(np.diff(error, axis=2)).mean() + np.abs(np.diff(error, axis=3)).mean()
     kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar).mean()
