@@ -334,13 +334,18 @@ def main() -> None:
         head_channels=16,
         head_learning_rate=2e-3,
     )
-    stretches = {"dual_stream": (args.dual_steps, 1e-3, 0.99), "dual_stream-longer": (480, 2e-3, 0.95)}
-    for name, (steps, rate, ema_decay) in stretches.items():
+    unguided = dataclasses.replace(dual, guidance_scale=1.0, difference_weight=0.3)
+    stretches = (
+        ("dual_stream", dual, args.dual_steps, 1e-3, 0.99),
+        ("dual_stream-longer", dual, 480, 2e-3, 0.95),
+        ("dual_stream-unguided", unguided, 360, 2e-3, 0.95),
+    )
+    for name, settings, steps, rate, ema_decay in stretches:
         student = train_rung(
             DualStreamExperiment(
                 **_groups(student, steps, rate, batch_size=8, ema_decay=ema_decay),
                 diffusion=dataclasses.replace(OFF, first_timestep=20, last_timestep=980),
-                distill=dual,
+                distill=settings,
             ),
             name,
             folder,
