@@ -1,4 +1,4 @@
-"""The ladder of distillation in numbers, on a network of 20,000 weights: python tests/distillation_in_the_small.py
+"""The ladder of distillation in numbers, on a network of 25,000 weights: python tests/distillation_in_the_small.py
 
 Clips are textures that move, of 4 frames of 24x24; the low resolution is a fourth of that, with noise. A caption
 says how strong the texture is, so that there is something to guide by. A teacher is trained as STAR is, then every
