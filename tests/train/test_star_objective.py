@@ -146,9 +146,8 @@ def test_prepared_latents_stand_for_their_clips(batch, tmp_path):
         "index": batch["index"],
         "text_embedding": np.ones((2, 3, 16), np.float16),
     }
-    names = ("gt", "lq")
-    posteriors = jax.jit(clips.posteriors)(params, *(batch[name] for name in names))
-    for name, posterior in zip(names, posteriors, strict=True):
+    for name in ("gt", "lq"):
+        posterior = clips.posterior(params, batch[name])
         host[f"{name}_mean"] = np.asarray(posterior.mean, np.float16)
         host[f"{name}_logvar"] = np.asarray(posterior.logvar, np.float16)
     # Of a text encoder, not run here.

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 
 from star_jax.data.config import DataConfig
@@ -56,50 +55,35 @@ class StarNetworks:
 
         Both are samples of the VAE's posterior, as in the released training.
         """
-        names = ("gt", "lq")
-        if "gt" in batch:
-            posteriors = self.posteriors(params, *(batch[name] for name in names))
-        else:
-            posteriors = [
-                DiagonalGaussian(
-                    *(batch[f"{name}_{part}"].astype(jnp.float32) for part in ("mean", "logvar"))
-                )
-                for name in names
-            ]
-        gt, lq = (
-            self.model.scaled(posterior.sample(sample_noise(keys, f"posterior_{name}", posterior.mean.shape)))
-            for name, posterior in zip(names, posteriors, strict=True)
-        )
+        latents = []
+        for name in ("gt", "lq"):
+            if name in batch:
+                posterior = self.posterior(params, batch[name])
+            else:
+                moments = (batch[f"{name}_{part}"].astype(jnp.float32) for part in ("mean", "logvar"))
+                posterior = DiagonalGaussian(*moments)
+            noise = sample_noise(keys, f"posterior_{name}", posterior.mean.shape)
+            latents.append(self.model.scaled(posterior.sample(noise)))
+        gt, lq = latents
         return gt, lq
 
-    def posteriors(self, params: Tree, *clips: jax.Array) -> list[DiagonalGaussian]:
-        """Clips uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, and encoded.
-
-        One loop encodes all of them, so that a program holds the encoder once.
-        """
-        num_frames = clips[0].shape[1]
-        clips = tuple(split_columns(clip) for clip in clips)
+    def posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
+        """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, and encoded."""
+        num_frames = frames.shape[1]
+        frames = split_columns(frames)
         size = (self.data.height, self.data.width)
         if self.model.size_rule.frames_per_latent > 1:  # frames depend on each other: the whole clip at once
             piece = num_frames
         else:
             piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
 
-        def pixels(clip: jax.Array, start: jax.Array) -> jax.Array:
-            return self.model.enlarge(jax.lax.dynamic_slice_in_dim(clip, start, piece, axis=1), size)
+        def encode(start: jax.Array) -> DiagonalGaussian:
+            pixels = self.model.enlarge(jax.lax.dynamic_slice_in_dim(frames, start, piece, axis=1), size)
+            return self.model.encode(params, pixels)[0]
 
-        def encode(place: tuple[jax.Array, jax.Array]) -> DiagonalGaussian:
-            number, start = place
-            chosen = jax.lax.select_n(number, *(pixels(clip, start) for clip in clips))
-            return self.model.encode(params, chosen)[0]
+        moments = jax.lax.map(encode, jnp.arange(0, num_frames, piece))
 
-        number, start = np.mgrid[: len(clips), :num_frames:piece].astype(np.int32).reshape(2, -1)
-        moments = jax.lax.map(encode, (number, start))
-        by_clip = jax.tree.map(
-            lambda x: rearrange(x, "(clips pieces) b f ... -> clips b (pieces f) ...", clips=len(clips)),
-            moments,
-        )
-        return [jax.tree.map(lambda x, i=i: x[i], by_clip) for i in range(len(clips))]
+        return jax.tree.map(lambda x: rearrange(x, "pieces b f ... -> b (pieces f) ..."), moments)
 
     def decode(self, params: Tree, latents: jax.Array) -> jax.Array:
         """Frames [B, F, H, W, 3] float32 in about [-1, 1] of scaled latents, decoded as one group."""
