@@ -12,16 +12,18 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "launch/train_tiny_star_gpu.sh"
 
-# In place of star-jax: a run whose newest checkpoint is one more than the last, until it is told to stop.
+# In place of star-jax: a run whose newest checkpoint is one more than the last, until it is told to stop. What it has
+# begun to write it ends, told or not.
 STAND_IN = """#!/usr/bin/env bash
-workdir=
+workdir= told=
+trap told=1 TERM
 while [[ $# -gt 0 ]]; do [[ $1 == --workdir ]] && workdir=$2; shift; done
 mkdir -p "$workdir/checkpoints"
 newest=$(ls "$workdir/checkpoints" | sort -n | tail -n 1)
 mkdir "$workdir/checkpoints/$((${newest:-0} + 1))"
 head -c 20000000 /dev/urandom >"$workdir/checkpoints/$((${newest:-0} + 1))/weights"
-trap 'exit 143' TERM
-sleep 60 & wait
+[[ $told ]] || { sleep 60 & wait; }
+exit 143
 """
 
 
@@ -62,8 +64,8 @@ def test_its_files_are_the_newest_checkpoint_and_it_goes_on_from_them(tmp_path):
     (tmp_path / "pack").mkdir()
     settings = {
         "STAR_JAX": command,
-        "SECONDS_IN_ALL": 3,
-        "DECAY_SECONDS": 1,
+        "SECONDS_IN_ALL": 4,
+        "DECAY_SECONDS": 2,
         "PAUSE_FILE": tmp_path / "groups",
     }
     for machine, newest in (("first", "2"), ("second", "4")):
