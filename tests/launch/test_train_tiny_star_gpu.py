@@ -12,8 +12,8 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "launch/train_tiny_star_gpu.sh"
 
-# In place of star-jax: a run whose newest checkpoint is one more than the last, until it is told to stop. It ends what
-# it has begun to write.
+# In place of star-jax: a run whose newest checkpoint is one more than the last, until it is told to stop. It ends
+# what it has begun to write.
 STAND_IN = """#!/usr/bin/env bash
 workdir= told=
 trap told=1 TERM
