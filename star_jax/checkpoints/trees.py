@@ -100,10 +100,14 @@ def _checkpointer() -> ocp.Checkpointer:
         (np.ndarray, type_handlers.NumpyHandler()),
         (jax.Array, type_handlers.ArrayHandler()),
     )
+    # Without this, Orbax would wait for the other processes of a run, which do not write.
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(index, {index}, f"process_{index}")
     # Weights barely compress; not trying makes saving and restoring several times faster.
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False, type_handler_registry=registry, multiprocessing_options=alone
     )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def _keys(path: str) -> tuple[str | int, ...]:
 
 
 def save_tree(path: Path, tree: Tree) -> None:
-    """Writes a tree (leaves: numpy or jax arrays, or LazyArrays) as the directory `path`.
+    """Writes a tree (leaves: numpy or jax arrays, or LazyArrays) as the directory `path`, in this process alone.
 
     Raises:
       OSError, ValueError: the disk is full or not writable.
@@ -130,8 +134,7 @@ def save_tree(path: Path, tree: Tree) -> None:
     options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)), tree)
     with _checkpointer() as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree, save_args=options))
-    if jax.process_index() == 0:
-        (path / _SIZES_FILE).write_text(json.dumps(_file_sizes(path)))
+    (path / _SIZES_FILE).write_text(json.dumps(_file_sizes(path)))
 
 
 def restore_tree(path: Path, abstract_tree: Tree) -> dict[Any, Any]:

@@ -8,10 +8,14 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
+from one_level import ONE_LEVEL
 from simulated_devices import assert_close, finish, free_address, results, start
 from toy_training import ToyObjective, toy_config
 
+from star_jax.checkpoints.directory import load_component
 from star_jax.errors import InputError
+from star_jax.init.component import fresh_component
+from star_jax.models.architectures import build_model
 from star_jax.parallel.mesh import (
     MeshConfig,
     batch_shardings,
@@ -54,6 +58,10 @@ def test_two_processes_equal_one(one_device, tmp_path):
     for sizes in meshes:
         assert_close(results_of(tmp_path / "x".join(map(str, sizes))), one_device)
     assert "step 1" in outputs[0] and "step 1" not in outputs[1]  # one process reports
+    model = build_model(ONE_LEVEL)  # of several processes, one writes fresh weights
+    for name in model.components:
+        made = load_component(tmp_path / "fresh", name, model.abstract(name))
+        jax.tree.map(np.testing.assert_array_equal, made, fresh_component(model, name, seed=0))
 
 
 @pytest.mark.parametrize(
