@@ -100,7 +100,7 @@ def _checkpointer() -> ocp.Checkpointer:
         (np.ndarray, type_handlers.NumpyHandler()),
         (jax.Array, type_handlers.ArrayHandler()),
     )
-    # Without this, Orbax would wait for the other processes of a run, which do not write.
+    # Each process works by itself: else Orbax would wait for the others of a run, which may not call it.
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(index, {index}, f"process_{index}")
     # Weights barely compress; not trying makes saving and restoring several times faster.
@@ -130,6 +130,8 @@ def save_tree(path: Path, tree: Tree) -> None:
     Raises:
       OSError, ValueError: the disk is full or not writable.
     """
+    # On the host: in a run of several processes, Orbax refuses what one of them alone has on a device.
+    tree = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
     # Chunks are cut along the first axis first: one layer of a stack is read without the others.
     options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)), tree)
     with _checkpointer() as checkpointer:

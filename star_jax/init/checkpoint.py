@@ -91,8 +91,7 @@ def _write(
                 shutil.copytree(checkpoint_path(vae) / name, partial / name)
                 provenance["components"][name] = load_provenance(vae)["components"][name]
                 continue
-            # On the host: what one process alone has on a device, Orbax does not write in a run of several.
-            save_component(partial, name, jax.device_get(fresh_component(model, name, seed)))
+            save_component(partial, name, fresh_component(model, name, seed))
             provenance["components"][name] = {"source": "fresh"}
         if model.has_text:
             model.write_tokenizer(partial)

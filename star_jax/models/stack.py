@@ -7,8 +7,8 @@ import jax
 from flax import nnx
 
 from star_jax.models.rngs import InitRngs
+from star_jax.models.whole_weights import gathered
 from star_jax.ops.remat import rematerialise
-from star_jax.parallel.weights import gather_weights
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -41,7 +41,7 @@ def scan_layers(layers: nnx.Module, apply: Callable[[Any, Any], Any], x: Any, *,
 
     def step(x, weights):
         def layer(weights, x):
-            return apply(nnx.merge(graphdef, gather_weights(weights)), x)
+            return apply(gathered(nnx.merge(graphdef, weights)), x)
 
         return rematerialise(layer, remat)(weights, x), None
 

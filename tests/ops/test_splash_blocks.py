@@ -24,9 +24,10 @@ LENGTHS = (14_400, 3_680, 960)  # levels of STAR's network at 720x1280
 
 def test_the_table_has_the_networks_lengths():
     assert all(length in read_table()["any"] for length in LENGTHS)
-    for length in LENGTHS:
-        assert max(padding_of(blocks_of(length), length)) < 0.12
-        assert candidates(length)
+    for length, padding in zip(LENGTHS, (448, 416, 64), strict=True):  # tokens, of blocks of 512
+        assert padding_of(blocks_of(length), length) == pytest.approx((padding / length,) * 2)
+        worth = candidates(length)
+        assert worth and all(max(padding_of(Blocks(*[size] * 4), length)) <= 0.1 for size in worth)
     assert blocks_of(77) == Blocks(128, 128, 128, 128) and blocks_of(5_000) == Blocks(512, 512, 512, 512)
 
 
