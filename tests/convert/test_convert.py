@@ -282,8 +282,8 @@ def test_command_line(tmp_path, vae_file, capsys):
             ["convert", str(vae_file), str(tmp_path / "new"), "--format", "clip", "--preset", "tiny"],
             "no rule knows",
         ),
-        (["convert", str(vae_file), str(tmp_path / "new"), "--preset", "huge"], "no preset 'huge'"),
-        (["convert", "random:huge", str(tmp_path / "new")], "no preset 'huge'"),
+        (["convert", str(vae_file), str(tmp_path / "new"), "--preset", "huge"], "preset is 'huge'"),
+        (["convert", "random:huge", str(tmp_path / "new")], "preset is 'huge'"),
         (["convert", "random:tiny", str(tmp_path / "new"), "--seed", "-1"], "--seed is -1"),
         (["export", made, str(tmp_path / "back.pt")], "exists; choose another name, or pass --force"),
         (["export", made, str(tmp_path / "back.zip")], "end its name in"),
@@ -305,7 +305,7 @@ def test_folders_of_other_libraries_are_not_replaced(tmp_path, capsys, vae_file)
     shutil.copy(vae_file, theirs / "diffusion_pytorch_model.pt")
     before = sorted(theirs.iterdir())
     assert main(["convert", "random:tiny", str(theirs), "--force"]) == 2
-    assert "is not a checkpoint directory; --force does not replace" in capsys.readouterr().err
+    assert "is not a checkpoint directory, so --force does not replace" in capsys.readouterr().err
     assert sorted(theirs.iterdir()) == before
 
 

@@ -79,7 +79,7 @@ def test_overrides_have_the_type_of_their_key():
         (changed(optimizer={"clip_norm": 0.0}), r"optimizer\.clip_norm is 0\.0; choose a positive number"),
         (changed(mesh={"data": -1, "fsdp": -1}), r"only one axis can be -1"),
         (changed(mesh={"data": 0}), r"mesh\.data is 0"),
-        (changed(model={"preset": "huge"}), r"no preset 'huge'"),
+        (changed(model={"preset": "huge"}), r"preset is 'huge'"),
         (changed(model={"dtype": "float8"}), r"model\.dtype is 'float8'"),
         ({**MINIMAL, "mesh": 3}, r"config\.mesh is 3; expected a group"),
     ],
