@@ -207,6 +207,6 @@ def test_damaged_converted_weights(tmp_path, folder):
 @pytest.mark.parametrize("name", list(METRIC_NETWORKS))
 def test_missing_weights_say_how_to_get_them(name, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
-    with pytest.raises(InputError, match=f"found no weights of {name}: ") as caught:
+    with pytest.raises(InputError, match=f"found no weights of {name}; ") as caught:
         MetricWeights().load([name])
     assert ORIGINS[name].remedy in str(caught.value)
