@@ -65,7 +65,7 @@ def test_slurm_and_tpu_are_left_to_jax():
     ("given", "environ", "message"),
     [
         (("a:1", None, None), {}, "need --num-processes (JAX_NUM_PROCESSES) and --process-id"),
-        ((None, "2", "0"), {}, "need --coordinator (JAX_COORDINATOR_ADDRESS), too"),
+        ((None, "2", "0"), {}, "need --coordinator (JAX_COORDINATOR_ADDRESS)"),
         ((None, None, "1"), {}, "need --coordinator"),
         (("a:1", None, "0"), SLURM, "need --num-processes"),
         (("a", "2", "0"), {}, "--coordinator is 'a'; expected HOST:PORT"),

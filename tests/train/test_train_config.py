@@ -275,7 +275,7 @@ def test_every_ablation_is_another_configuration():
     assert {row for row, config in experiments.items() if config == paper} == full
     others = [repr(config) for row, config in experiments.items() if row not in full]
     assert len(set(others)) == len(others) == 23 - len(full)
-    with pytest.raises(InputError, match=r"no ablation 'df'; write .* liem_none"):
+    with pytest.raises(InputError, match=r"ablation is 'df'; write .* liem_none"):
         run_config_file("ablations.py:df")
-    with pytest.raises(InputError, match="no variant 'sd'; choose one of venhancer, paper, i2vgenxl"):
+    with pytest.raises(InputError, match="variant is 'sd'; choose one of venhancer, paper, i2vgenxl"):
         run_config_file("star_i2vgenxl.py:sd")
