@@ -25,7 +25,7 @@ class DiskError(RunError):
 
 
 def first_line(error: BaseException) -> str:
-    """The message of an exception as one line of at most about 200 characters."""
+    """The message of an exception as one line, cut after 200 characters."""
     if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's messages are long
         return os.strerror(int(code[1]))
     text = " ".join(str(error).split()) or type(error).__name__

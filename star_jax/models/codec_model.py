@@ -92,7 +92,7 @@ class CodecModel(ComponentModel):
           [B, F, H, W, 3], roughly in [-1, 1], not clipped; the carry.
         """
 
-    # The light decoder, where there is one.
+    # The light decoder, if there is one.
 
     @property
     def light_sees_frames(self) -> bool:

@@ -1,7 +1,7 @@
 """Video Swin Transformer with gated position biases (Liu et al. 2022; Wu et al. 2022, FAST-VQA), tiny.
 
 It sees a mosaic of 7x7 fragments that were cut out of a video at different positions. A window of attention may
-cover several fragments, and the positions of two tokens in the mosaic then do not tell their distance in the video.
+cover several fragments, and the positions of two tokens in the mosaic then do not show their distance in the video.
 So two position biases are mixed: one for tokens of the same fragment, and one for tokens of different fragments.
 """
 

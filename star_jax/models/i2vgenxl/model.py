@@ -74,7 +74,8 @@ class I2VGenXL(VideoModel):
     def dtype_of(self, component: str) -> jnp.dtype:
         """The dtype of a component's weights.
 
-        Outside training the autoencoder's weights are float32, and it computes in `vae_dtypes`.
+        Outside training the autoencoder's weights are float32, and it computes in `vae_dtypes`. The light decoder's
+        weights are always float32.
         """
         if component == "light_decoder":
             return jnp.dtype(jnp.float32)
