@@ -41,7 +41,7 @@ def fresh_windows(num_latents: int, length: int) -> Windows:
     """Ranges of latents [start, stop) for a model in which the first latent of every window stands for one frame.
 
     All windows have the one length that the model was made for; the last one is shifted into the clip. Each shares
-    half a window with the next, but at least two latents, so that no window contributes its own first latent there.
+    half a window with the next, but at least two latents, so that the first latent of a later window is never kept.
 
     Raises:
       InputError: no latents, or a window of fewer than 3 latents.
