@@ -135,7 +135,7 @@ def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     assert main(measure) == 0
     assert set(json.loads(capsys.readouterr().out)["stages"]) == {"decode", "batch", "other"}
     assert main([*command, "--seed", "3"]) == 2
-    assert "begun with another seed" in capsys.readouterr().err
+    assert "begun with other settings (seed)" in capsys.readouterr().err
     assert main([*command, "--process", "2/2"]) == 2
 
 

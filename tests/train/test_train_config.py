@@ -81,7 +81,7 @@ def test_overrides_have_the_type_of_their_key():
         (changed(mesh={"data": 0}), r"mesh\.data is 0"),
         (changed(model={"preset": "huge"}), r"no preset 'huge'"),
         (changed(model={"dtype": "float8"}), r"model\.dtype is 'float8'"),
-        ({**MINIMAL, "mesh": 3}, r"config\.mesh is 3; expected a group"),
+        ({**MINIMAL, "mesh": 3}, r"config\.mesh is 3; it must be a group"),
     ],
 )
 def test_mistakes_in_recorded_values_are_named(values, message):
