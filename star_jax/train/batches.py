@@ -20,8 +20,8 @@ class TrainBatches:
     """Loads, prepares and places this process's share of the batches of a run.
 
     Raises:
-      InputError: the mesh does not divide the batch, the source cannot be used, or the number of epochs is
-        limited although there are several processes.
+      InputError: the mesh does not divide the batch, the source cannot be used, or several processes have a
+        limited number of epochs.
     """
 
     def __init__(self, objective: Objective, config: DataConfig, train: TrainConfig, mesh: Mesh):
@@ -29,7 +29,7 @@ class TrainBatches:
         self._share = process_share(mesh, train.batch_size)
         if self._share.count > 1 and config.num_epochs is not None:
             raise InputError(
-                f"data.num_epochs is {config.num_epochs}, but the shares of {self._share.count} processes would not "
+                f"data.num_epochs is {config.num_epochs}, but the shares of {self._share.count} processes do not "
                 "end together; set it to None, and limit the run by train.num_steps"
             )
         self._shardings = batch_shardings(mesh, objective.abstract_batch(train.batch_size))

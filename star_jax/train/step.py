@@ -29,11 +29,11 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
     """Builds step(state, frozen, batch, key) -> (state, metrics).
 
     `key` is the key of the run; the step folds its own number into it. The metrics are those of the objective,
-    `loss`, `grad_norm` (before clipping) and `learning_rate`. With train.skip_bad_steps, a bad step changes only the
-    number of the step. The step is a pure function; `jit_train_step` compiles it.
+    `loss`, `grad_norm` (before clipping) and `learning_rate`. With train.skip_bad_steps, a bad step changes only
+    the number of the step. The step is a pure function; `jit_train_step` compiles it.
 
-    If parts of the weights take turns, a step computes and updates the parts whose turn it is; metrics of the
-    other turns are NaN.
+    If parts of the weights take turns, a step computes and updates only the parts whose turn it is; metrics of
+    the other turns are NaN.
     """
     turns = turns_of(objective)
 
