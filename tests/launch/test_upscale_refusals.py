@@ -73,7 +73,7 @@ def test_bad_outputs(clip, tmp_path, refused):
     }.items():
         assert words in refused(clip, "-o", output)
     assert "there are 2 inputs; create the folder first" in refused(clip, clip, "-o", tmp_path / "both.mp4")
-    assert "two inputs have the same name" in refused(clip, clip, "-o", tmp_path / "full")
+    assert "two inputs would both be written to" in refused(clip, clip, "-o", tmp_path / "full")
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--steps", "5000"], "num_inference_steps is 5000; choose at most 1000"),
         (["--frame-rate", "25"], "--frame-rate applies to folders of images"),
         (["--guidance", "-1"], "guidance_scale is -1.0; choose"),
-        (["--strength", "1.5"], "strength is 1.5; choose 0 (the input, enlarged) to 1"),
-        (["--resolution", "0"], "--resolution is 0; choose pixels"),
+        (["--strength", "1.5"], "strength is 1.5; choose 0 (the enlarged input) to 1"),
+        (["--resolution", "0"], "--resolution is 0; choose the pixels"),
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
         (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, flat-wavelet, none"),
-        (["--color-source", "truth"], "there is no ground truth; name it with --compare"),
+        (["--color-source", "truth"], "there is no ground truth; give it with --compare"),
         (["--color-source", "neither"], "--color-source is 'neither'; choose input or truth"),
         (["--solver", "ddim"], "solver is 'ddim'; choose one of dpmpp_2m_sde, heun"),
         (["--padding", "black"], "padding is 'black'; choose one of fit, original"),
-        (["--spacing", "fast", "--steps", "20"], "always takes 15; choose spacing 'normal'"),
+        (["--spacing", "fast", "--steps", "20"], "always has 15 steps; choose spacing 'normal'"),
         (["--crf", "60"], "--crf is 60.0; choose 0 (lossless) to 51"),
         (["--compile-cache", os.devnull], "choose another --compile-cache, or ''"),
     ],

@@ -120,7 +120,7 @@ def test_which_decoder_and_what_fidelity():
     for settings in (UpscaleSettings(decoder="tiny"), UpscaleSettings(fidelity=0.5)):
         with pytest.raises(InputError, match="no light decoder"):
             settings.light_fidelity(without)
-    with pytest.raises(InputError, match="knob of the tiny decoder"):
+    with pytest.raises(InputError, match="setting of the tiny decoder"):
         UpscaleSettings(decoder="full", fidelity=0.5).light_fidelity(light)
     with pytest.raises(InputError, match="choose 0"):
         UpscaleSettings(fidelity=1.5)
