@@ -87,8 +87,8 @@ def test_degrade_keeps_its_input(clip, capsys):
     ("output", "truth", "message"),
     [
         ("low.mp4", "no/truth.mp4", "create it with"),
-        ("low.mp4", "low.mp4", "is to be written twice"),
-        ("low/%05d.png", "low/truth%d.png", "is to be written twice"),
+        ("low.mp4", "low.mp4", "would be written twice"),
+        ("low/%05d.png", "low/truth%d.png", "would be written twice"),
         ("low.mp4", "truth.png", "is one image; give a video, or"),
     ],
 )

@@ -36,9 +36,9 @@ def test_bad_inputs(tmp_path, refused):
     (tmp_path / "folder").mkdir()
     for path, words in {
         tmp_path / "missing.mp4": "no such file: {}; check the path",
-        tmp_path / "text.mp4": "cannot open {} as a video: it is damaged, cut off, or no video; give",
+        tmp_path / "text.mp4": "cannot open {} as a video: it is damaged, cut off or not a video; give",
         tmp_path / "empty.mp4": "{} is empty (0 bytes); copy or download it again",
-        tmp_path / "folder": "{} is a folder without images; expected .avif, .bmp",
+        tmp_path / "folder": "{} is a folder without images; give one with .avif, .bmp",
         no_frames(tmp_path / "nothing.avi"): "{} has no frames; give a video that plays",
         write_sound(tmp_path / "sound.m4a"): "{} has no video stream (it has audio); give",
     }.items():
@@ -66,9 +66,9 @@ def test_bad_outputs(clip, tmp_path, refused):
         tmp_path / "none" / "out.mp4": "does not exist; create it with: mkdir -p",
         clip: "is the input itself; choose another output name",
         tmp_path: "is the input itself; choose another output name",  # a folder gets clip.mp4
-        tmp_path / "out.avi": "has the extension .avi; expected .mp4",
-        tmp_path / "out": "has the extension (none); expected .mp4",
-        tmp_path / "out.png": "is one image for 6 frames; write to",
+        tmp_path / "out.avi": "has the extension .avi; choose .mp4",
+        tmp_path / "out": "has the extension (none); choose .mp4",
+        tmp_path / "out.png": "can hold only one of 6 frames; write to",
         tmp_path / "full" / "%05d.png": "is not empty; give a new folder",
     }.items():
         assert words in refused(clip, "-o", output)

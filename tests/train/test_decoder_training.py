@@ -258,7 +258,7 @@ def test_fidelities_are_drawn_as_the_shares_say(checkpoint):
     ("groups", "message"),
     [
         ({"data": {"height": 36}}, "choose 40x32"),
-        ({"loss": {"fidelity_share": 0.7, "detail_share": 0.6}}, "over 1"),
+        ({"loss": {"fidelity_share": 0.7, "detail_share": 0.6}}, "above 1"),
         ({"clips": {"mild_recipe": "nothing"}}, "no degradation recipe"),
         ({"clips": {"count": 0}}, "clips.count is 0"),
         ({"loss": {"perceptual_weight": 0.1, "metric_weights": "nowhere"}}, "nowhere"),
