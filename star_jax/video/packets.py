@@ -128,17 +128,17 @@ def list_packets(
         after = f"{path} is cut off after {_count(lists, stream)} frames"
         if strict:
             raise InputError(
-                f"{after}; copy it again, or keep what is there with: ffmpeg -i {path.name} -c copy repaired.mkv"
+                f"{after}; copy it again, or keep these with: ffmpeg -i {path.name} -c copy repaired.mkv"
             )
-        note(f"{after}; what is there is kept (--strict stops instead)")
+        note(f"{after}, which are kept (--strict stops instead)")
     elif not strict and missing > MISSING:
-        note(f"{path} ends {missing:.2f} s before the end in its header; what is there is kept")
+        note(f"{path} ends {missing:.2f} s before the end in its header; all its frames are kept")
     if thorough and (partial := partial - is_cut):
         number = "one video packet is" if partial == 1 else f"{partial} video packets are"
         damage = f"{path}: {number} incomplete, as after a bad transmission"
         if strict:
             raise InputError(f"{damage}; copy it again")
-        note(f"{damage}; what is there is kept (--strict stops instead)")
+        note(f"{damage}; their data is decoded as far as possible (--strict stops instead)")
     kinds = {s.index: s.type for s in container.streams}
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
     clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)

@@ -60,9 +60,8 @@ class StreamCopier:
         tracks = plan_tracks(self._input, self._format, self._film.index)
         self._free_keys = [] if self._format == "matroska" else free_keys(self.tags)
         is_cover = [self._input.streams[t.index].type == "video" for t in tracks if t.fate == "copy"]
-        if self._free_keys and any(
-            is_cover
-        ):  # MP4 has either its own list of tags, with the cover, or free keys
+        # MP4 has either its own list of tags, with the cover, or free keys.
+        if self._free_keys and any(is_cover):
             note(
                 f"{self._path}: the tags {', '.join(self._free_keys)} cannot be combined with a cover picture, and "
                 "are left out; .mkv keeps them"
