@@ -1,1 +1,1 @@
-"""Training configurations: files whose `get_config` returns a typed configuration."""
+"""Training configurations: each file has a `get_config` that returns a typed configuration."""

@@ -1,15 +1,15 @@
-"""The paper's ablations (arXiv 2501.02976, tables 3, 4, 5 and 7), each a change of configs/star_i2vgenxl.py:paper.
+"""The paper's ablations (arXiv 2501.02976, tables 3, 4, 5 and 7), each a variant of configs/star_i2vgenxl.py:paper.
 
   star-jax train --config configs/ablations.py:liem_temporal --workdir runs/liem_temporal \\
       --config.model.checkpoint=checkpoints/venhancer --config.data.source=openvid.csv
 
 Rows:
-  liem_none, liem_spatial, liem_temporal, liem_both                     where LIEM is
-  liem_before_attention, liem_after_attention, liem_block_output        its positions (i), (ii), (iii)
-  df_off, df_not_separated, df_inverse, df_direct                       the frequency loss
-  weight_linear, weight_exponential                                     its weight b(t)
-  alpha_X with X of 0.25, 0.5, 1, 1.5, 2                                exponent of c(t)
-  beta_X with X of 0.25, 0.75, 1, 1.5, 2                                b(0)
+  liem_none, liem_spatial, liem_temporal, liem_both                     attention layers with LIEM
+  liem_before_attention, liem_after_attention, liem_block_output        positions (i), (ii), (iii) of LIEM
+  df_off, df_not_separated, df_inverse, df_direct                       variants of the frequency loss
+  weight_linear, weight_exponential                                     form of its weight b(t)
+  alpha_X, X one of 0.25, 0.5, 1, 1.5, 2                                exponent of c(t)
+  beta_X, X one of 0.25, 0.75, 1, 1.5, 2                                b(0)
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ ROWS = {
 
 def get_config(row: str = "") -> ExperimentConfig:
     if row not in ROWS:
-        raise InputError(f"no ablation {row!r}; write configs/ablations.py:ROW with one of {', '.join(ROWS)}")
+        raise InputError(f"ablation is {row!r}; write configs/ablations.py:ROW with one of {', '.join(ROWS)}")
     config = star_i2vgenxl.get_config("paper")
     changes = {
         group: dataclasses.replace(getattr(config, group), **keys) for group, keys in ROWS[row].items()

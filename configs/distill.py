@@ -1,4 +1,4 @@
-"""From 15 guided steps to one: the rungs of distillation (docs/distillation.md), each from the one before.
+"""From 15 guided steps to one: the rungs of distillation (docs/distillation.md), each based on the previous one.
 
   star-jax train --config configs/distill.py:guidance --workdir runs/guidance \\
       --config.model.checkpoint=checkpoints/star --config.data.source=openvid.csv
@@ -13,10 +13,10 @@
       --config.model.checkpoint=checkpoints/pixels --config.distill.teacher=checkpoints/star \\
       --config.data.source=openvid.csv
 
-Trained are the ControlNet and LIEM, as in STAR's own training; the base UNet is shared by student and teacher. With
---config.model.lora_rank=64 low-rank updates of both networks are trained instead. Steps and rates are those of the
-systems that the rungs follow (DOVE, DUO-VSR), at 25 frames of 320x640 (336x640 is what the network takes); nothing
-says yet that they are the best for STAR's weights.
+As in STAR's training, ControlNet and LIEM are trained, and student and teacher share the base UNet. With
+--config.model.lora_rank=64, low-rank updates of both networks are trained instead. Numbers of steps and learning
+rates are those of the systems that the rungs follow (DOVE, DUO-VSR), at 25 frames of 320x640 (336x640 for the
+network). They have not been tuned for STAR's weights.
 """
 
 from star_jax.data.config import DataConfig
@@ -38,7 +38,7 @@ RUNGS = ("guidance", "one_step", "one_step_pixels", "dual_stream")
 
 def get_config(rung: str = "guidance") -> ExperimentConfig:
     if rung not in RUNGS:
-        raise InputError(f"no rung {rung!r}; write configs/distill.py:RUNG with one of {', '.join(RUNGS)}")
+        raise InputError(f"rung is {rung!r}; write configs/distill.py:RUNG with one of {', '.join(RUNGS)}")
     return {
         "guidance": _guidance,
         "one_step": _one_step,
@@ -80,7 +80,7 @@ def _dual_stream() -> DualStreamExperiment:
 
 
 def _groups(*, num_steps: int, learning_rate: float, **optimizer: float) -> dict:
-    """What the rungs have in common."""
+    """Settings that the rungs have in common."""
     return {
         "train": TrainConfig(
             num_steps=num_steps,

@@ -5,11 +5,12 @@
   star-jax train --config configs/star_cogvideox.py:5b --workdir runs/cogvideox \\
       --config.data.source=openvid.csv
 
-`configs/star_cogvideox.py:2b` is the smaller network, `configs/star_cogvideox.py:tiny` a few minutes on a CPU with
-fresh weights. Trained are low-rank updates, LIEM, the input's projection and the last layers, as in the released
-code, whose DF loss carries no gradient; `--config.diffusion.stop_gradient=False` lets it.
+`configs/star_cogvideox.py:2b` is the smaller network; `configs/star_cogvideox.py:tiny` trains fresh weights for a
+few minutes on a CPU. As in the released code, low-rank updates, LIEM, the input projection and the last layers are
+trained, and the DF loss carries no gradient (`--config.diffusion.stop_gradient=False` gives it one).
 
-All devices share the weights' state (mesh.fsdp) and split the clips; mesh.context also splits a clip's tokens.
+Weights and optimizer state are split over all devices (mesh.fsdp), and so are the clips; mesh.context also splits a
+clip's tokens.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ VARIANTS = ("5b", "2b", "tiny")
 
 def get_config(variant: str = "5b") -> ExperimentConfig:
     if variant not in VARIANTS:
-        raise InputError(f"no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
+        raise InputError(f"variant is {variant!r}; choose one of {', '.join(VARIANTS)}")
     return _tiny() if variant == "tiny" else _full(f"cogvideox-{variant}")
 
 
@@ -57,7 +58,7 @@ def _full(preset: str) -> ExperimentConfig:
 
 
 def _loss(num_latents: int) -> LossConfig:
-    """The released loss; the autoencoder decodes a clip's latents in one call."""
+    """The released loss, for which the autoencoder decodes all latents of a clip in one call."""
     return dataclasses.replace(RELEASED_LOSS, decode_group=num_latents)
 
 

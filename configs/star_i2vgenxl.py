@@ -1,19 +1,19 @@
 """STAR as in the paper (arXiv 2501.02976, section 4.1): 15,000 steps of 8 clips, 32 frames of 720x1280.
 
 In each step the frequency loss looks at two of a clip's eleven groups of frames, drawn at random and weighted so
-that its gradient is that of all frames on average: decoding all of them would be half of the work of a step.
-`configs/star_i2vgenxl.py:paper` decodes them all.
+that its expected gradient is that of all frames; decoding all of them would be half of the work of a step.
+`configs/star_i2vgenxl.py:paper` decodes all groups.
 
   star-jax convert venhancer_v2.pt SVD/vae OPEN_CLIP checkpoints/venhancer
   star-jax train --config configs/star_i2vgenxl.py --workdir runs/star \\
       --config.model.checkpoint=checkpoints/venhancer --config.data.source=openvid.csv
 
-Training starts from VEnhancer v2, as the released weights did; `configs/star_i2vgenxl.py:i2vgenxl` starts from
-I2VGen-XL (checkpoints/i2vgenxl), and `configs/star_i2vgenxl.py:released` trains as the released script does: its
-degradations, and its DF loss, which carries no gradient.
+Training starts from VEnhancer v2, like the released weights; `configs/star_i2vgenxl.py:i2vgenxl` starts from
+I2VGen-XL (checkpoints/i2vgenxl), and `configs/star_i2vgenxl.py:released` trains like the released script, with its
+degradations and its DF loss, which carries no gradient.
 
-All devices share the weights' state (mesh.fsdp) and split the 8 clips; more than 8 devices need mesh.context, such
-as 8 x 8: --config.mesh.fsdp=8 --config.mesh.context=8.
+Weights and optimizer state are split over all devices (mesh.fsdp), and so are the 8 clips; more than 8 devices need
+mesh.context, for example 8 x 8: --config.mesh.fsdp=8 --config.mesh.context=8.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ CHECKPOINTS = {
 
 def get_config(variant: str = "venhancer") -> ExperimentConfig:
     if variant not in CHECKPOINTS:
-        raise InputError(f"no variant {variant!r}; choose one of {', '.join(CHECKPOINTS)}")
+        raise InputError(f"variant is {variant!r}; choose one of {', '.join(CHECKPOINTS)}")
     config = ExperimentConfig(
         train=TrainConfig(
             num_steps=15_000,
@@ -64,7 +64,7 @@ def get_config(variant: str = "venhancer") -> ExperimentConfig:
             frames=None if variant == "paper" else 6,
         ),
         optimizer=OptimizerConfig(learning_rate=5e-5, schedule="constant", clip_norm=1.0),
-        mesh=MeshConfig(data=1, fsdp=-1),  # every device shares the weights and takes its part of the batch
+        mesh=MeshConfig(data=1, fsdp=-1),  # weights and batch are split over all devices
     )
     if variant == "released":
         data = dataclasses.replace(config.data, recipe="star")

@@ -1,8 +1,8 @@
-"""A few minutes on a CPU, to see training work: fresh networks over the autoencoder of `tiny-star`.
+"""A few minutes of training on a CPU, to see it work: fresh networks with the autoencoder of `tiny-star`.
 
-  star-jax train --config configs/tiny.py --workdir DIR                                     # made-up clips
+  star-jax train --config configs/tiny.py --workdir DIR                                     # synthetic clips
   star-jax train --config configs/tiny.py --workdir DIR --config.data.source=FOLDER \\
-      --config.train.validation_source=OTHER                                                # your own
+      --config.train.validation_source=OTHER                                                # your clips
 """
 
 from star_jax.data.config import DataConfig
@@ -31,6 +31,6 @@ def get_config() -> ExperimentConfig:
             width=64,
         ),
         model=ModelConfig(preset="tiny-star", vae_checkpoint="tiny-star", train_base=True),
-        diffusion=LossConfig(frames=3),  # one of the groups of each clip
+        diffusion=LossConfig(frames=3),  # one group of each clip
         optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=20, b2=0.99, weight_decay=0.0),
     )

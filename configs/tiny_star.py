@@ -1,4 +1,4 @@
-"""The network of `tiny-star`, from nothing, over the autoencoder of configs/tiny_star_vae.py.
+"""The network of `tiny-star`, trained from scratch with the autoencoder of configs/tiny_star_vae.py.
 
   star-jax train-vae --config configs/tiny_star_vae.py --workdir VAE
   star-jax train --config configs/tiny_star.py --workdir DIR --config.model.checkpoint=VAE/checkpoint
@@ -6,8 +6,8 @@
   star-jax train --config configs/tiny_star.py:longer --workdir LONGER --config.model.checkpoint=FIRST
   star-jax assemble LONGER tiny-star
 
-Timesteps are the noisy end, from which one step gives the mean of what may have been there. The second run sees six
-frames instead of four: from four, the network does not learn what moved too far to be averaged.
+Timesteps are drawn from the noisy end, from which one step gives the mean of all plausible clips. The second run
+sees six frames instead of four: from four, the network does not learn which content moved too far to be averaged.
 """
 
 from star_jax.data.config import DataConfig
@@ -20,7 +20,7 @@ STRETCHES = ("first", "longer")
 
 def get_config(stretch: str = "first") -> ExperimentConfig:
     if stretch not in STRETCHES:
-        raise InputError(f"no stretch {stretch!r}; choose one of {', '.join(STRETCHES)}")
+        raise InputError(f"stretch is {stretch!r}; choose one of {', '.join(STRETCHES)}")
     longer = stretch == "longer"
     return ExperimentConfig(
         train=TrainConfig(

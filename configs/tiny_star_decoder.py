@@ -1,11 +1,11 @@
-"""The light decoder of `tiny-star`, over the network of configs/tiny_star.py: detail, and a knob for nearness.
+"""The light decoder of `tiny-star`, for the network of configs/tiny_star.py: detail, with a setting for fidelity.
 
-  star-jax train-decoder --config configs/tiny_star_decoder.py --workdir DIR \
+  star-jax train-decoder --config configs/tiny_star_decoder.py --workdir DIR \\
       --config.model.checkpoint=CHECKPOINT --config.data.source=scenes:20000:PHOTOGRAPHS
 
-PHOTOGRAPHS is the folder that `make photographs` writes. The network's latents are made once for a fixed set of
-clips, a tenth of a second each; then a step is convolutions, LPIPS and the heads that judge. Made for one GPU
-(launch/train_tiny_star_gpu.sh); two CPU cores take tens of seconds a step.
+PHOTOGRAPHS is the folder that `make photographs` writes. The network's latents are computed once for a fixed set of
+clips, in a tenth of a second each; a step then consists of convolutions, LPIPS and the discriminator's heads. It is
+meant for one GPU (launch/train_tiny_star_gpu.sh); two CPU cores take tens of seconds per step.
 """
 
 from star_jax.data.config import DataConfig

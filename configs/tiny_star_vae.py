@@ -1,4 +1,4 @@
-"""The autoencoder of `tiny-star`, from nothing, on made-up scenes.
+"""The autoencoder of `tiny-star`, trained from scratch on synthetic scenes.
 
 star-jax train-vae --config configs/tiny_star_vae.py --workdir DIR
 """

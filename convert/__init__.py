@@ -1,4 +1,4 @@
-"""Conversion between PyTorch checkpoints and checkpoint directories: tables, engine, export.
+"""Conversion between PyTorch checkpoints and checkpoint directories: tables, rule engine and export.
 
 The package can be called: `star_jax.convert(sources, directory)` is `converter.convert_checkpoint`.
 """

@@ -1,4 +1,4 @@
-"""Sizes of CogVideoX's networks in words, and the presets that have them."""
+"""Descriptions of the sizes of CogVideoX's networks, and the presets that have them."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def sizes_text(config: ArchitectureConfig, component: str, tensors: Tensors) -> 
     Args:
       config: sizes that were read from a source's tensors.
       component: `transformer`, `vae` or `text_encoder`.
-      tensors: the source's, which tell whether it has low-rank updates and a table of positions.
+      tensors: tensors of the source, which show whether it has low-rank updates and a table of positions.
     """
     assert isinstance(config, CogVideoXConfig)
     if component == "vae":
@@ -28,7 +28,7 @@ def sizes_text(config: ArchitectureConfig, component: str, tensors: Tensors) -> 
 
 
 def presets_of(config: ArchitectureConfig, component: str) -> list[str]:
-    """The presets of whose networks this is one; the scale of latents, which weights do not tell, is left aside."""
+    """The presets with this network; the scale of latents, which weights do not show, is ignored."""
 
     def network(config: ArchitectureConfig):
         sizes = getattr(config, component)

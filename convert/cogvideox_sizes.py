@@ -1,6 +1,6 @@
 """Sizes of CogVideoX's networks, read from the shapes of a source's tensors (and its tables), never from a name.
 
-Published files are not always what they are called; two networks of the same layout differ in nothing but these.
+Published files are not always what their names say, and networks of the same layout differ only in these sizes.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from star_jax.presets import PRESETS
 
 
 def with_lora(transformer: TransformerConfig, tensors: Tensors, lora: str | int) -> TransformerConfig:
-    """Sizes with the low-rank updates that are asked for.
+    """Sizes with the requested low-rank updates.
 
     Args:
       transformer: sizes.
-      tensors: the source's.
+      tensors: tensors of the source.
       lora: `merge` the source's updates into their weights, `keep` them apart, or the rank of new ones.
 
     Raises:
-      InputError: another choice, updates to keep where there are none, or a rank that the source's are not of.
+      InputError: `lora` is none of these, the source has no updates to keep, or its updates have another rank.
     """
     rank = source_rank(tensors)
     if lora == "merge":
@@ -35,7 +35,7 @@ def with_lora(transformer: TransformerConfig, tensors: Tensors, lora: str | int)
     if lora == "keep":
         if not rank:
             raise InputError(
-                "lora is keep, but the source has no low-rank updates; name a rank to start new ones"
+                "lora is keep, but the source has no low-rank updates; give a rank to start new ones"
             )
         return dataclasses.replace(transformer, lora_rank=rank)
     if not isinstance(lora, int) or lora < 1 or (rank and lora != rank):
@@ -51,7 +51,7 @@ def source_rank(tensors: Tensors) -> int:
 
 
 def published(preset: str) -> CogVideoXConfig:
-    """Sizes of the published networks."""
+    """Sizes of the published networks of a CogVideoX preset."""
     config = PRESETS[preset]
     assert isinstance(config, CogVideoXConfig)
     return config
@@ -64,7 +64,7 @@ def transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) ->
 
 
 def sat_transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
-    """Sizes of a transformer in STAR's or CogVideo's own layout; keys without prefix."""
+    """Sizes of a transformer in the layout of STAR or CogVideo, from tensors without prefix."""
     del settings
     shape = {key: tensor.shape for key, tensor in tensors.items()}
     embed = next(
@@ -89,26 +89,36 @@ def sat_transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping
 
 
 def _head_size(shape: Mapping[str, tuple], key: str, width: int) -> int:
-    """Channels of a head, by the norm of its queries."""
+    """Channels of a head, from the norm of its queries.
+
+    Raises:
+      InputError: they do not divide the width.
+    """
     (head,) = _need(shape, key, axes=1)
     if not head or width % head:
-        raise InputError(f"{key} has {head} channels, which do not divide the width {width}")
+        raise InputError(
+            f"{key} has {head} channels, which do not divide the width {width}; download it again"
+        )
     return head
 
 
 def _checked(transformer: TransformerConfig, key: str) -> TransformerConfig:
-    """The same sizes, if they are of a network that takes the noisy and the low-resolution latents."""
+    """The same sizes, if the network can take the noisy and the low-resolution latents.
+
+    Raises:
+      InputError: it cannot.
+    """
     taken, given = transformer.in_channels // 2, transformer.out_channels
     if taken != given:
         raise InputError(
-            f"{key} takes {taken} channels a clip and the network gives {given}; a text-to-video network has as "
-            "many of both (an image-to-video one has not)"
+            f"{key} takes {taken} channels per clip, but the network returns {given}; give a text-to-video "
+            "network, in which both are equal (unlike in an image-to-video network)"
         )
     return transformer
 
 
 def _with_table(transformer: TransformerConfig, tensors: Tensors) -> TransformerConfig:
-    """The kind of positions, and the grid that the source's table is of."""
+    """The sizes with the kind of positions and the grid of the source's table."""
     head, width = transformer.attention_head_dim, transformer.width
     added, turned = (tensors.get(f"mixins.pos_embed.{name}") for name in ("pos_embedding", "freqs_cos"))
     if added is not None:
@@ -130,7 +140,7 @@ def _with_table(transformer: TransformerConfig, tensors: Tensors) -> Transformer
 
 
 def _stretch(sine: float, dtype: np.dtype) -> float:
-    """What positions are divided by, from the sine of the second; a published value where it explains that."""
+    """Divisor of the positions, from the sine of the second one; a published value if it matches that sine."""
     rounding = 2 * float(ml_dtypes.finfo(dtype).eps)
     for known in (published("cogvideox-2b").transformer.spatial_interpolation, 1.0):
         if abs(np.sin(1 / known) - sine) < rounding:
@@ -143,7 +153,7 @@ def _rows(transformer: TransformerConfig) -> int:
 
 
 def _grid(table: np.ndarray, columns: slice, rows: slice) -> tuple[int, int, int]:
-    """(frames, rows, columns) of a table in the order (frame, row, column): how soon each part is as at first."""
+    """(frames, rows, columns) of a table in the order (frame, row, column), from the periods of its parts."""
     same = [np.isclose(table[:, part], table[0, part], atol=1e-2).all(1) for part in (columns, rows)]
     width = _period(same[0])
     plane = _period(same[0] & same[1])
@@ -156,9 +166,9 @@ def _period(same: np.ndarray) -> int:
 
 
 def diffusers_transformer(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVideoXConfig:
-    """Sizes of diffusers' transformer; `settings` is its config.json, which alone tells the kind of positions.
+    """Sizes of diffusers' transformer; only `settings`, its config.json, gives the kind of positions.
 
-    Without one, sizes of the 2B network mean its kind.
+    Without it, a network of 2B's size is taken to have 2B's kind.
     """
     shape = {key: tensor.shape for key, tensor in tensors.items()}
     width, channels, patch, _ = _need(shape, "patch_embed.proj.weight", axes=4)
@@ -195,17 +205,17 @@ def _settings_grid(config: CogVideoXConfig, settings: Mapping, patch: int) -> tu
 
 
 def _placed(config: CogVideoXConfig, transformer: TransformerConfig) -> CogVideoXConfig:
-    """With the schedule and the scale of latents that go with the kind of positions.
+    """The configuration with this transformer, and with the schedule and latent scale of its kind of positions.
 
     Raises:
-      InputError: heads, or a width, that positions of that kind cannot be shared out to.
+      InputError: positions of that kind cannot be divided over the head size or the width.
     """
     turned = transformer.positions == "rotary"
     heads, size = transformer.num_attention_heads, transformer.attention_head_dim
     if (size if turned else heads * size) % 16:
         raise InputError(
             f"the network has {heads} heads of {size} channels; {transformer.positions} positions need a multiple "
-            f"of 16 channels {'a head' if turned else 'in all'}"
+            f"of 16 channels {'per head' if turned else 'in all'}"
         )
     like = published("cogvideox-5b" if transformer.positions == "rotary" else "cogvideox-2b")
     vae = dataclasses.replace(config.vae, scaling_factor=like.vae.scaling_factor)
@@ -235,8 +245,8 @@ def vae(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -> CogVide
     )
     if any(width % sizes.norm_num_groups for width in widths):
         raise InputError(
-            f"widths {widths} are no multiples of the {sizes.norm_num_groups} groups of norms; name the groups in "
-            "a config.json beside the weights (norm_num_groups), or all sizes with --preset FILE.json"
+            f"widths {widths} are not multiples of the {sizes.norm_num_groups} groups of norms; give the number of "
+            "groups in a config.json beside the weights (norm_num_groups), or all sizes with --preset FILE.json"
         )
     return dataclasses.replace(config, vae=sizes)
 
@@ -262,7 +272,7 @@ def text_encoder(config: CogVideoXConfig, tensors: Tensors, settings: Mapping) -
 
 
 def named(config: CogVideoXConfig) -> CogVideoXConfig:
-    """With the name of the preset of the same networks, if there is one; updates kept apart make no other one."""
+    """The configuration, named after the preset with the same networks, if any; separate updates do not count."""
 
     def networks(config: CogVideoXConfig) -> CogVideoXConfig:
         transformer = dataclasses.replace(config.transformer, lora_rank=0)
@@ -275,7 +285,7 @@ def named(config: CogVideoXConfig) -> CogVideoXConfig:
 
 
 def library_settings(files: tuple[Path, ...]) -> dict:
-    """config.json beside a library's weights; empty where there is none."""
+    """The content of config.json beside a library's weights; empty if there is none."""
     path = files[0].parent / "config.json" if files else None
     if path is None or not path.is_file():
         return {}
@@ -288,16 +298,20 @@ def library_settings(files: tuple[Path, ...]) -> dict:
 
 def _need(shape: Mapping[str, tuple], key: str, *, axes: int) -> tuple:
     if key not in shape:
-        raise InputError(f"the source lacks {key}, which tells its sizes; download it again")
+        raise InputError(f"the source lacks {key}, which its sizes are read from; download it again")
     if len(shape[key]) != axes or not all(shape[key]):
         raise InputError(
-            f"{key} is {shape[key]}, expected {axes} axes; CogVideoX 1.0 is what converts (1.5 has other patches)"
+            f"{key} is {shape[key]}, expected {axes} axes; give CogVideoX 1.0 (1.5 has other patches)"
         )
     return shape[key]
 
 
 def _count(shape: Mapping[str, tuple], pattern: str) -> int:
-    """One more than the highest number in the keys that match."""
+    """One more than the highest number in the matching keys.
+
+    Raises:
+      InputError: no key matches.
+    """
     numbers = [int(match[1]) for key in shape if (match := re.fullmatch(pattern, key))]
     if not numbers:
         raise InputError(f"the source has no key like {pattern}; download it again")
@@ -305,7 +319,7 @@ def _count(shape: Mapping[str, tuple], pattern: str) -> int:
 
 
 def cogvideox_library_config(layout: str, config: CogVideoXConfig) -> dict:
-    """config.json for `from_pretrained` of diffusers or transformers; the inverse of what is read here."""
+    """config.json for `from_pretrained` of diffusers or transformers; the inverse of `library_settings`."""
     if layout == "t5-encoder":
         text = config.text_encoder
         return {

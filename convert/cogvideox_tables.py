@@ -1,6 +1,6 @@
-"""Tables of CogVideoX's transformer: STAR's and CogVideo's own layout ("sat"), and diffusers'.
+"""Tables of CogVideoX's transformer: the layout of STAR and CogVideo ("sat"), and diffusers'.
 
-Our names are diffusers'; equal layers are stacked, so that a leaf has one source per layer. In the sat layout
+Our names are diffusers'; equal layers are stacked, so that a leaf has one source per layer. In the sat layout,
 queries, keys and values are one tensor, and so are a layer's twelve modulations: shift, scale and gate of attention
 and feed-forward for the video, then the same for the text.
 """
@@ -32,7 +32,7 @@ from star_jax.models.cogvideox.positions import sincos_table
 _ROOT = "transformer/"
 _BLOCKS = _ROOT + "transformer_blocks/"
 _PROJECTIONS = ("to_q", "to_k", "to_v")
-# Of a layer's twelve modulations, those of attention (norm1) and those of the feed-forward (norm2).
+# Indices in a layer's twelve modulations of those for attention (norm1) and those for the feed-forward (norm2).
 _MODULATIONS = {"norm1": (0, 1, 2, 6, 7, 8), "norm2": (3, 4, 5, 9, 10, 11)}
 _TABLE = Layout(lambda x: x[0], lambda x: x[None])  # (1, tokens, width) <-> (tokens, width)
 _FRESH = (
@@ -43,16 +43,16 @@ _FRESH = (
 _IGNORED = (
     r"mixins\.pos_embed\.freqs_(sin|cos)",  # tables, which are computed here
     r"transformer\.position_embeddings\.weight",  # never read
-    r"(conditioner|first_stage_model)\..+",  # text encoder and autoencoder, which stand beside it in one file
+    r"(conditioner|first_stage_model)\..+",  # text encoder and autoencoder in the same file
 )
 
 
 def star_cogvideox_table(config: TransformerConfig, keys: Collection[str]) -> Table:
-    """STAR on CogVideoX: LIEM, 32 input channels, and low-rank updates, apart from their weights or merged.
+    """STAR on CogVideoX: LIEM, 32 input channels, and low-rank updates, separate from their weights or merged.
 
     Args:
-      config: sizes; with a `lora_rank` updates are kept apart, else those that the source has are merged.
-      keys: of the source, without prefix; none: those of an export.
+      config: sizes; with a `lora_rank` updates are kept separate, else the source's updates are merged.
+      keys: keys of the source, without prefix; empty for an export.
     """
     has_updates = any(".matrix_A." in key for key in keys) if keys else bool(config.lora_rank)
     fresh = _FRESH[1:] if config.lora_rank and not has_updates else ()
@@ -60,14 +60,14 @@ def star_cogvideox_table(config: TransformerConfig, keys: Collection[str]) -> Ta
 
 
 def cogvideox_table(config: TransformerConfig, keys: Collection[str]) -> Table:
-    """CogVideoX itself, where training starts: no LIEM, and an input of the noisy latents alone."""
+    """CogVideoX itself, from which training starts: without LIEM, and with only noisy latents as input."""
     if "patch_embed.proj.weight" in keys:
         return diffusers_cogvideox_table(config, keys)
     return Table(tuple(_sat_rules(config, has_updates=False, star=False)), _IGNORED, _FRESH)
 
 
 def diffusers_cogvideox_table(config: TransformerConfig, keys: Collection[str]) -> Table:
-    """diffusers' CogVideoXTransformer3DModel; its table of positions is computed, not stored."""
+    """diffusers' CogVideoXTransformer3DModel, whose table of positions is computed, not stored."""
     del keys
     rules = [
         dataclasses.replace(rule, source=_diffusers_name(rule.target, rule.layer), part=None)
@@ -131,7 +131,7 @@ def _layer_rules(config: TransformerConfig, source: str, has_updates: bool, star
 def _projection_rules(
     config: TransformerConfig, source: str, names: tuple[str, ...], has_updates: bool
 ) -> Iterator[Rule]:
-    """A linear layer of attention, or several in one, with their updates."""
+    """Rules of one linear layer of attention, or of several fused ones, with their updates."""
     weight = source + ".original" if has_updates else source
     for key, leaf, layout in DENSE.leaves:
         for j, name in enumerate(names):
@@ -151,7 +151,7 @@ def _at(layer: int, rules) -> Iterator[Rule]:
 
 
 def _widened(channels: int, wide: int) -> Layout:
-    """A convolution whose further input channels, the low resolution's, start at zero."""
+    """Layout of a convolution whose additional input channels, for the low resolution, start at zero."""
 
     def to_jax(x: np.ndarray) -> np.ndarray:
         return np.pad(CONV.to_jax(x), ((0, 0), (0, 0), (0, wide - channels), (0, 0)))

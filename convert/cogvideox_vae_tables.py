@@ -1,4 +1,4 @@
-"""Tables of CogVideoX's autoencoder: the original layout (STAR's `3d-vae.pt`) and diffusers', with our names."""
+"""Tables of CogVideoX's autoencoder: the original layout (STAR's `3d-vae.pt`) and diffusers'."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from star_jax.convert.rules import CONVOLUTION, NORM, POINTWISE_3D, Module, Tabl
 
 
 class Part(NamedTuple):
-    """One module under its names: diffusers' and ours, and the original's."""
+    """One module under its two names: diffusers', which is also ours, and the original's."""
 
     kind: Module
     diffusers: str
@@ -72,7 +72,7 @@ def _levels(config: CausalVAEConfig, half: str) -> Iterator[Part]:
 
 
 def cogvideox_vae_table(config: CausalVAEConfig, keys: Collection[str]) -> Table:
-    """Either layout, by the source's keys; the original's without any."""
+    """The table of the layout that the source's keys have; the original layout without keys."""
     if "encoder.mid_block.resnets.0.conv1.conv.weight" in keys:
         return diffusers_cogvideox_vae_table(config, keys)
     rules = [

@@ -1,4 +1,4 @@
-"""Converts weights of PyTorch into a checkpoint directory, a few leaves in memory at a time."""
+"""Converts PyTorch weights into a checkpoint directory, with a few leaves in memory at a time."""
 
 import dataclasses
 import functools
@@ -32,12 +32,12 @@ from star_jax.models.architectures import build_model
 from star_jax.presets import PRESETS, get_preset
 from star_jax.progress import Reporter, progress
 
-MAPPING_VERSION = 1  # of the tables; raised when one of them changes what it makes
+MAPPING_VERSION = 1  # version of the tables; increased when the result of one of them changes
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One source with its family and, once the sizes are known, what will be done with it."""
+    """One source with its family and its conversion plan."""
 
     source: Source
     family: str
@@ -58,33 +58,33 @@ def convert_checkpoint(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict:
-    """Converts one or several sources into one checkpoint directory, which appears when it is complete.
+    """Converts one or several sources into one checkpoint directory, which appears only when it is complete.
 
     Args:
-      sources: files, folders or hf:// addresses; each gives its components (or tokenizer files).
+      sources: files, folders or hf:// addresses, each with the weights of some components or with tokenizer files.
       destination: the directory to make.
-      format: a family's name for all sources with weights, or `auto`: recognised by their keys.
-      preset: the sizes, by name or as a configuration; None: the preset that the sources' shapes are of.
-      dtype: type of the stored weights; None keeps that of the sources (float64 becomes float32).
+      format: a family's name for all sources with weights, or `auto` to recognise each by its keys.
+      preset: the sizes, by name or as a configuration; None for the preset with the shapes of the sources.
+      dtype: dtype of the stored weights; None keeps that of the sources (float64 becomes float32).
       lora: treatment of low-rank updates of CogVideoX's transformer: `merge` them into their weights, `keep` them
         apart, or the rank of new ones to train.
       allow_nan: accept weights that are not finite.
       force: replace an existing checkpoint directory.
-      expected_sha256: digests that the sources' files must have; each must be that of some file.
-      seed: seed of weights that no source gives.
+      expected_sha256: SHA-256 digests, each of which must match one of the sources' files.
+      seed: seed of weights that come from no source.
       quiet: show no progress.
 
     Returns:
-      What provenance.json says: where each component came from, what was left out, what starts fresh.
+      The content of provenance.json: sources of all components, ignored keys, and leaves that start fresh.
 
     Raises:
-      InputError: a source is unreadable, damaged, of no known family or of other sizes, or has weights that are not
-        finite; `destination` exists or cannot be made. Nothing is left behind.
+      InputError: a source cannot be read, is damaged, has no known family or other sizes, or has weights that are
+        not finite; or `destination` exists or cannot be made. Nothing is left behind.
       RunError: the disk is full.
     """
     check_destination(destination, force=force)
     if dtype is not None and dtype not in FLOATS:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
+        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(FLOATS)}")
     opened = [source for spec in sources for source in open_sources(str(spec))]
     if not is_url(destination):
         _check_outside(Path(destination).resolve(), opened)
@@ -126,11 +126,15 @@ def convert_checkpoint(
 
 
 def _check_outside(destination: Path, opened: Sequence[Source]) -> None:
-    """With --force, the destination is replaced: no source may lie in it."""
+    """Checks that no source lies in the destination, which --force replaces.
+
+    Raises:
+      InputError: a source lies in it.
+    """
     for source in opened:
         if any(destination in Path(file).resolve().parents for file in source.files):
             raise InputError(
-                f"{source.label} lies in {destination}, which is to be made; choose another place"
+                f"{source.label} lies in {destination}, which would be replaced; choose another destination"
             )
 
 
@@ -139,7 +143,7 @@ def choose_config(
     preset: str | ArchitectureConfig | None,
     lora: str | int = "merge",
 ) -> ArchitectureConfig:
-    """The sizes of the model that all networks are of.
+    """The sizes of the model that all networks belong to.
 
     Raises:
       InputError: no preset has the shapes of all sources.
@@ -148,7 +152,9 @@ def choose_config(
         given = get_preset(preset) if isinstance(preset, str) else preset
         return _own_sizes(networks, given, lora)
     if lora != "merge":
-        raise InputError(f"lora is {lora!r}, but the sources are of no network with low-rank updates")
+        raise InputError(
+            f"lora is {lora!r}, but only networks of CogVideoX have low-rank updates; leave --lora out"
+        )
     if preset is not None:
         return _with_parts(get_preset(preset) if isinstance(preset, str) else preset, networks)
     for config in (_with_parts(config, networks) for config in PRESETS.values()):
@@ -156,12 +162,12 @@ def choose_config(
             return config
     labels = ", ".join(network.source.label for network in networks)
     raise InputError(
-        f"no preset ({', '.join(PRESETS)}) has the shapes of {labels}; name the sizes with --preset"
+        f"no preset ({', '.join(PRESETS)}) has the shapes of {labels}; give the sizes with --preset"
     )
 
 
 def _with_parts(config: ArchitectureConfig, networks: Sequence[Recognised]) -> ArchitectureConfig:
-    """A preset's sizes with the parts that sources bring and no preset has."""
+    """A preset's sizes with the parts that sources add to it."""
     for network in networks:
         config = get_family(network.family).completed(config)
     return config
@@ -170,20 +176,25 @@ def _with_parts(config: ArchitectureConfig, networks: Sequence[Recognised]) -> A
 def _own_sizes(
     networks: Sequence[Recognised], given: ArchitectureConfig | None, lora: str | int
 ) -> ArchitectureConfig:
-    """The sizes that the sources' tensors have, or those that are given."""
+    """The given sizes, or those of the sources' tensors."""
     if given is not None and not isinstance(given, CogVideoXConfig):
         raise InputError(
-            f"preset {given.preset!r} is not of CogVideoX, the sources are; leave --preset out, or name another"
+            f"preset {given.preset!r} is not one of CogVideoX, but the sources are; leave --preset out, or choose "
+            "another"
         )
     config = given or cogvideox_sizes.published("cogvideox-5b")
-    # The transformer comes first: the autoencoder's own scale of latents goes before the one that it implies.
+    # The transformer comes first, because the autoencoder's own latent scale overrides the one that it implies.
     for source, name in sorted(networks, key=lambda n: "transformer" not in get_family(n.family).components):
         family = get_family(name)
         prefix = family.prefix_in(source.tensors)
         if family.sizes is None:
-            raise InputError(f"{source.label} is of family {name}, which does not belong to CogVideoX")
+            raise InputError(
+                f"{source.label} is of family {name}, which does not belong to CogVideoX; convert it separately"
+            )
         if prefix is None:
-            raise InputError(f"{source.label} is not of family {name}, it lacks {family.marks[0]}")
+            raise InputError(
+                f"{source.label} is not of family {name}, as it lacks {family.marks[0]}; choose another --format"
+            )
         tensors = {
             key.removeprefix(prefix): tensor
             for key, tensor in source.tensors.items()
@@ -208,14 +219,14 @@ def preset_mismatches(source: Source, family: str, config: ArchitectureConfig) -
     """Counts the tensors of a source that do not fit a preset.
 
     Raises:
-      InputError: the preset has no such component.
+      InputError: the preset lacks a component of the family.
     """
     table = get_family(family).table_for(config, source.tensors)
     return shape_mismatches(table, source.tensors, _leaf_shapes(family, config))
 
 
 def plan_for(source: Source, family: str, config: ArchitectureConfig) -> Plan:
-    """The plan for one source, whose tensors are not read.
+    """The plan for one source, without reading its tensors.
 
     Raises:
       InputError: a key is unknown or missing, or a shape or dtype is wrong.
@@ -238,7 +249,9 @@ def _check_distinct(jobs: Sequence[_Job]) -> None:
     for job in jobs:
         for name in get_family(job.family).components:
             if name in seen:
-                raise InputError(f"{seen[name]} and {job.source.label} both give {name}; choose one of them")
+                raise InputError(
+                    f"{seen[name]} and {job.source.label} both contain {name}; choose one of them"
+                )
             seen[name] = job.source.label
 
 
@@ -280,13 +293,14 @@ def _widest(tensors: Iterable[FileTensor]) -> np.dtype:
 def _reader(
     tensors: Tensors, rules: Sequence[Rule], shape: Shape, dtype: np.dtype, allow_nan: bool
 ) -> Callable[[], np.ndarray]:
-    """Reads a leaf from its source, or from one source per layer."""
+    """A function that reads a leaf from its source, or from one source per layer."""
 
     def read_one(rule: Rule) -> np.ndarray:
         array = rule.read(tensors)
         if not allow_nan and not is_finite(array):
             raise InputError(
-                f"{tensors[rule.source].path}: {rule.source} is not finite; download it again, or pass --allow-nan"
+                f"{tensors[rule.source].path}: {rule.source} has values that are not finite; download it again, or "
+                "pass --allow-nan"
             )
         return cast(array, dtype, rule.source)
 
@@ -294,7 +308,7 @@ def _reader(
         if rules[0].layer is None:
             return np.ascontiguousarray(read_one(rules[0]))
         leaf = np.empty(shape, dtype)
-        # As integers: numpy turns the axes of ml_dtypes' bfloat16 at half the speed.
+        # As integers, because numpy is half as fast at transposing ml_dtypes' bfloat16.
         bits = np.dtype(f"u{dtype.itemsize}")
         for rule in rules:
             leaf.view(bits)[rule.layer] = read_one(rule).view(bits)
@@ -304,18 +318,22 @@ def _reader(
 
 
 def _check_space(destination: str | os.PathLike, needed: int) -> None:
-    """What goes to a bucket is made in the folder for temporary files."""
+    """Checks the free space, for a bucket that of the folder for temporary files.
+
+    Raises:
+      RunError: there is not enough.
+    """
     place = tempfile.gettempdir() if is_url(destination) else Path(destination).absolute().parent
     free = shutil.disk_usage(place).free
     if free < needed:
         raise RunError(
-            f"{destination} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "free disk space, choose another place, or --dtype bfloat16"
+            f"{destination} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            "free disk space, choose another destination, or pass --dtype bfloat16"
         )
 
 
 def _watched(leaves: dict[str, LazyArray], bar: Reporter) -> dict[str, LazyArray]:
-    """The same leaves; the bar advances when one is read."""
+    """The same leaves, which advance the bar when they are read."""
 
     def watch(leaf: LazyArray) -> LazyArray:
         def read() -> np.ndarray:

@@ -8,21 +8,21 @@ WIDTH = 96
 _SWIN_DEPTHS = (2, 2, 6, 2)
 _CONVNEXT_DEPTHS = (3, 3, 9, 3)
 _HEADS = (3, 6, 12, 24)
-_PLACES = 15 * 13 * 13  # how two tokens of a window of 8x7x7 can lie to each other
+_PLACES = 15 * 13 * 13  # relative positions of two tokens in a window of 8x7x7
 _HIDDEN = 64
 _SWIN = "technical_backbone"
 _CONVNEXT = "aesthetic_backbone"
-# Computed from the size of the window.
+# These are computed from the size of the window.
 IGNORED = (rf"{_SWIN}\..+\.relative_position_index",)
 
 Part = tuple[Rule, Shape]
 
 
 def dover_parts(width: int = WIDTH) -> Iterator[Part]:
-    """Each rule with the shape of its leaf.
+    """Yields each rule with the shape of its leaf.
 
     Args:
-      width: number of channels of the first stage of both backbones; the tests have narrower ones.
+      width: number of channels of the first stage of both backbones; tests use narrower ones.
     """
     yield from _swin(width)
     yield from _convnext(width)

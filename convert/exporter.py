@@ -1,4 +1,4 @@
-"""Exports checkpoints to files that the original code loads strictly, a few leaves in memory at a time."""
+"""Exports checkpoints to files that the original code loads strictly, with a few leaves in memory at a time."""
 
 import contextlib
 import dataclasses
@@ -51,11 +51,12 @@ def export_checkpoint(
 
     Args:
       directory: a checkpoint directory.
-      destination: .safetensors, .pt (.pth, .bin), or, for `svd-vae` and `clip`, a folder for `from_pretrained`.
+      destination: .safetensors or .pt (.pth, .bin, .ckpt) file, or, for the layouts of diffusers and transformers,
+        a folder for `from_pretrained`.
       layout: the family whose keys are written, as for `convert_checkpoint`.
-      dtype: type of the file's numbers; None keeps the stored one.
-      base: an original file of that family, for what STAR does not have (I2VGen-XL's image conditioning, CLIP's
-        vision tower); its keys, their order and their spelling are kept.
+      dtype: dtype of the file's tensors; None keeps the stored one.
+      base: an original file of that family, for weights that STAR does not have (I2VGen-XL's image conditioning,
+        CLIP's vision tower); its keys, their order and their spelling are kept.
       force: replace an existing file.
       quiet: show no progress.
 
@@ -63,13 +64,14 @@ def export_checkpoint(
       `tensors` and `bytes` written, and `left_out`: leaves that the layout has no place for.
 
     Raises:
-      InputError: no checkpoint, a component is missing, an unknown layout or suffix, or `destination` exists.
+      InputError: `directory` is not a checkpoint or lacks a component, the layout or suffix is unknown, or
+        `destination` exists.
       RunError: the disk is full.
     """
     target = Path(destination)
     config, family = read_config(directory), get_family(layout)
     if dtype is not None and dtype not in FLOATS:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
+        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(FLOATS)}")
     _check_target(target, layout, force=force)
     base_tensors = _open_base(base, family, layout) if base else {}
     rules = _rules(family, layout, config, base_tensors)
@@ -79,7 +81,7 @@ def export_checkpoint(
     size = sum(math.prod(shape) * kind.itemsize for shape, kind in specs.values())
     if (free := shutil.disk_usage(target.absolute().parent).free) < size:
         raise RunError(
-            f"{target} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; free disk space"
+            f"{target} needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; free disk space"
         )
     arrays = _arrays(directory, rules, specs, base_tensors)
     with (
@@ -100,7 +102,9 @@ def export_checkpoint(
 def _check_target(target: Path, layout: str, *, force: bool) -> None:
     suffixes = (".safetensors", *_TORCH_SUFFIXES)
     if target.suffix not in suffixes and layout not in _FOLDER_FILES:
-        raise InputError(f"{target} is written as a file; end its name in one of {', '.join(suffixes)}")
+        raise InputError(
+            f"layout {layout} is written as a file; end {target} in one of {', '.join(suffixes)}"
+        )
     if not target.absolute().parent.is_dir():
         raise InputError(f"folder {target.absolute().parent} does not exist; create it first")
     if target.is_dir() or (target.exists() and not force):
@@ -113,26 +117,26 @@ def _check_target(target: Path, layout: str, *, force: bool) -> None:
 def _open_base(base: str, family: Family, layout: str) -> Tensors:
     (source,) = open_sources(base)
     if family.prefix_in(source.tensors) is None:
-        raise InputError(f"{base} is not of family {layout}; name the original file with --base")
+        raise InputError(f"{base} is not of family {layout}; give the original file with --base")
     return source.tensors
 
 
 def _rules(family: Family, layout: str, config: ArchitectureConfig, base: Tensors) -> dict[str, list[Rule]]:
-    """The rules of each key of the file; where a key fills two components, the first counts."""
+    """The rules of each key of the file; if a key fills two components, the first counts."""
     rules: dict[str, list[Rule]] = {}
     for source, parts in family.table_for(config, base).by_source().items():
         rules[source] = parts if parts[0].part else parts[:1]
         if parts[0].update:
             raise InputError(
-                "the low-rank updates of this checkpoint are merged, which cannot be taken apart again; export it "
+                "the low-rank updates of this checkpoint are merged and cannot be separated again; export it "
                 "without --base"
             )
         if parts[0].channels and not base:
             raise InputError(
-                f"layout {layout} has weights that STAR does not have; name the original file with --base"
+                f"layout {layout} has weights that STAR does not have; give the original file with --base"
             )
     if missing := [source for source in rules if base and source not in base]:
-        raise InputError(f"the original file (--base) lacks {missing[0]}; name one of the same sizes")
+        raise InputError(f"the original file (--base) lacks {missing[0]}; give one of the same sizes")
     return rules
 
 
@@ -172,13 +176,13 @@ def _arrays(
             array = np.concatenate([array, rest.astype(array.dtype)], axis=1)
         if array.shape != shape:
             raise InputError(
-                f"{key} would be {array.shape} where the original is {shape}; name the right --base"
+                f"{key} would be {array.shape}, but the original is {shape}; give the right --base"
             )
         yield cast(array, dtype, key)
 
 
 def _joined(rules: list[Rule], leaves: Iterator[np.ndarray]) -> np.ndarray:
-    """One key's tensor: a leaf, or the slices that several leaves hold of it, each in its place."""
+    """One key's tensor: a leaf, or the slices of several leaves joined in order."""
     if rules[0].part is None:
         return rules[0].layout.to_torch(next(leaves))
     slices: dict[int, np.ndarray] = {}
@@ -189,7 +193,7 @@ def _joined(rules: list[Rule], leaves: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def _watched(arrays: Iterator[np.ndarray], bar: Reporter) -> Iterator[np.ndarray]:
-    """The same arrays; the bar advances when one was written."""
+    """Yields the same arrays, and advances the bar when one was written."""
     for array in arrays:
         yield array
         bar.advance(array.nbytes)
@@ -203,7 +207,7 @@ def _leaves(directory: str | os.PathLike, rules: list[Rule]) -> Iterator[np.ndar
 
 @contextlib.contextmanager
 def _appearing(target: Path, layout: str, config: ArchitectureConfig) -> Iterator[Path]:
-    """Yields the path to write; the file, or the folder around it, appears as `target` at the end or not at all."""
+    """Yields the path to write; the file, or its folder, appears as `target` at the end or not at all."""
     try:
         with appearing(target) as partial:
             if target.suffix:

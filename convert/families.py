@@ -1,4 +1,4 @@
-"""The families of checkpoints that convert: how each is recognised, and its table."""
+"""The families of checkpoints that can be converted: how each is recognised, and its table."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -28,16 +28,17 @@ class Family:
     """One kind of checkpoint.
 
     Attributes:
-      description: name for people.
+      description: description for reports.
       components: components that it fills.
-      marks: keys that it has.
-      absent: keys that must be absent, to tell it from its relatives.
-      table: sizes and the source's keys (prefix removed) -> table.
-      prefixes: prefixes that every key of the converted part may have.
+      marks: keys that every source of the family has.
+      absent: keys that must be absent, to distinguish it from similar families.
+      table: (sizes, the source's keys without prefix) -> table.
+      prefixes: possible prefixes of the keys of the converted part.
       other_marks: keys of the family's second layout, if it has one.
       export_prefix: prefix of every key of an export without an original file.
-      sizes: (sizes so far, tensors without prefix, config.json's settings) -> the source's; None: a preset's.
-      part: adds to a preset's sizes the part that the family fills, where no preset has it.
+      sizes: (sizes so far, tensors without prefix, content of config.json) -> sizes of the source; None if the
+        sizes are a preset's.
+      part: adds the family's component to sizes of presets, which do not have it.
     """
 
     description: str
@@ -60,7 +61,7 @@ class Family:
         return None
 
     def completed(self, config: ArchitectureConfig) -> ArchitectureConfig:
-        """A preset's sizes, with the part that the family brings along."""
+        """A preset's sizes with the component that the family adds, if any."""
         return self.part(config) if self.part is not None and isinstance(config, StarConfig) else config
 
     def in_preset(self, config: ArchitectureConfig) -> bool:
@@ -72,10 +73,12 @@ class Family:
         """The table of this family for a source's keys, with their prefix.
 
         Raises:
-          InputError: a model of these sizes has no such component.
+          InputError: a model of these sizes lacks a component of the family.
         """
         if not self.in_preset(config):
-            raise InputError(f"preset {config.preset!r} has no {' and '.join(self.components)}; name another")
+            raise InputError(
+                f"preset {config.preset!r} has no {' and '.join(self.components)}; choose another preset"
+            )
         prefix = (self.prefix_in(keys) or "") if keys else self.export_prefix
         table = self.table(config, {key.removeprefix(prefix) for key in keys})
         if not prefix:
@@ -95,7 +98,7 @@ def _sized(table: Callable[[StarConfig], Table]) -> Callable[[StarConfig, Collec
 
 
 def _of(part: str, table: Callable[[Any, Collection[str]], Table]):
-    """A table that takes one network's sizes only."""
+    """Adapts a table function that takes the sizes of one network only."""
     return lambda config, keys: table(getattr(config, part), keys)
 
 
@@ -107,7 +110,7 @@ _NETWORKS = ("unet", "controlnet")
 _DIFFUSERS_COGVIDEOX = ("patch_embed.proj.weight", "transformer_blocks.0.norm1.linear.weight")
 _DIFFUSERS_COGVIDEOX_VAE = ("decoder.up_blocks.0.resnets.0.norm1.conv_y.conv.weight",)
 
-# In the order in which they are tried.
+# The families are tried in this order.
 FAMILIES: dict[str, Family] = {
     "star": Family(
         "STAR: base UNet and ControlNet with LIEM",
@@ -236,17 +239,17 @@ def get_family(name: str) -> Family:
     """A family by its name.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: no family has that name.
     """
     if name not in FAMILIES:
-        raise InputError(f"no format {name!r}; choose one of auto, {', '.join(FAMILIES)}")
+        raise InputError(f"format is {name!r}; choose one of auto, {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def embedded(keys: Collection[str], family: str) -> dict[str, str]:
-    """Further networks of CogVideoX that stand beside one in the same file: family -> the prefix of its keys.
+    """Further networks of CogVideoX in the same file as one of `family`: family -> prefix of its keys.
 
-    DeepSpeed saves the whole system: transformer, autoencoder and text encoder.
+    DeepSpeed saves the whole system in one file: transformer, autoencoder and text encoder.
     """
     seen = set(FAMILIES[family].components)
     found: dict[str, str] = {}
@@ -263,12 +266,12 @@ def recognise(keys: Collection[str], label: str) -> str:
     """Recognises the family of a source by its keys.
 
     Raises:
-      InputError: none that is known.
+      InputError: no family has these keys.
     """
     for name, family in FAMILIES.items():
         if family.prefix_in(keys) is not None:
             return name
     first = ", ".join(list(keys)[:3])
     raise InputError(
-        f"{label} is of no known family (keys: {first}, ...); known are {', '.join(FAMILIES)}; name one by --format"
+        f"{label} is of no known family (keys: {first}, ...); choose one with --format: {', '.join(FAMILIES)}"
     )

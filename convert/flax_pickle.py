@@ -1,4 +1,4 @@
-"""Pickles of Flax parameters (nested dicts of NumPy arrays), read without running any of it.
+"""Pickles of Flax parameters (nested dicts of NumPy arrays), read without running any code in them.
 
 The unpickler knows the three names that a NumPy array is made of and refuses all others.
 """
@@ -19,13 +19,13 @@ _DTYPES = {"f2": np.float16, "f4": np.float32, "f8": np.float64}
 
 
 class _Dtype:
-    """What `numpy.dtype(code, False, True)` makes; its state must say little-endian."""
+    """Result of `numpy.dtype(code, False, True)`, whose state must be little-endian."""
 
     __slots__ = ("code",)
 
     def __init__(self, code: object, *_flags: object):
         if code not in _DTYPES:
-            raise pickle.UnpicklingError(f"dtype {code!r} is no float")
+            raise pickle.UnpicklingError(f"dtype {code!r} is not a float")
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
@@ -34,7 +34,7 @@ class _Dtype:
 
 
 class _Array:
-    """What `_reconstruct(ndarray, (0,), b'b')` makes; its state holds shape, dtype, order and bytes."""
+    """Result of `_reconstruct(ndarray, (0,), b'b')`, whose state holds shape, dtype, order and bytes."""
 
     __slots__ = ("value",)
 
@@ -45,15 +45,15 @@ class _Array:
         _version, shape, dtype, is_fortran, data = state
         sizes_ok = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
         if not sizes_ok or not isinstance(dtype, _Dtype) or type(data) is not bytes:
-            raise pickle.UnpicklingError("an array is not described as NumPy does")
+            raise pickle.UnpicklingError("an array has a description that is not NumPy's")
         kind = np.dtype(_DTYPES[dtype.code])
         if len(data) != math.prod(shape) * kind.itemsize:
-            raise pickle.UnpicklingError("an array's bytes do not fit its shape")
+            raise pickle.UnpicklingError("the bytes of an array do not fit its shape")
         self.value = np.frombuffer(data, kind).reshape(shape, order="F" if is_fortran else "C")
 
 
 class _NdarrayName:
-    """Stands for the class `numpy.ndarray`, which is only an argument in such a file."""
+    """Stands for the class `numpy.ndarray`, which is only an argument in such files."""
 
 
 _NAMES = {
@@ -75,7 +75,7 @@ def read_flax_pickle(path: Path) -> dict[str, ArrayTensor]:
     """Reads the arrays of a pickled tree of parameters, by path (`AlexNet_0/Conv_0/kernel`).
 
     Raises:
-      InputError: it would run code, is damaged, or is not a tree of arrays.
+      InputError: the file would run code, is damaged, or is not a tree of arrays.
     """
     if path.stat().st_size > _LARGEST:
         raise _bad(path, "it is larger than 1 GiB")
@@ -99,8 +99,10 @@ def _leaves(prefix: str, node: object):
         for key, child in node.items():
             yield from _leaves(f"{prefix}/{key}" if prefix else key, child)
     else:
-        raise pickle.UnpicklingError(f"{prefix or 'the root'} is neither a table of names nor an array")
+        raise pickle.UnpicklingError(
+            f"{prefix or 'the root'} is neither a dict with string keys nor an array"
+        )
 
 
 def _bad(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is not a whole pickle of Flax parameters: {why}; download it again")
+    return InputError(f"{path} is not a complete pickle of Flax parameters: {why}; download it again")

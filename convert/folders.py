@@ -3,7 +3,7 @@
 from star_jax.errors import InputError
 
 OPEN_CLIP_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
-SENTENCEPIECE_FILE = "spiece.model"  # of T5
+SENTENCEPIECE_FILE = "spiece.model"  # T5's
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # File names of Hugging Face's libraries, best first; the index names the shards of a large model.
 PREFERRED_FILES = tuple(
@@ -25,15 +25,15 @@ PREFERRED_FILES = tuple(
         f"{stem}.fp16.bin",
     )
 )
-PIPELINE_INDEX = "model_index.json"  # a folder with this file is a pipeline's
+PIPELINE_INDEX = "model_index.json"  # marks the folder of a pipeline
 PIPELINE_FOLDERS = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
 
 
 def choose_weights(names: list[str], label: str) -> str | None:
-    """Chooses the file of weights to read from a folder's files; None where there is none.
+    """Chooses the file of weights to read among a folder's files; None if there is none.
 
     Raises:
-      InputError: several, and no way to tell which is meant.
+      InputError: there are several, and none has a preferred name.
     """
     for name in PREFERRED_FILES:
         if name in names:
@@ -47,7 +47,7 @@ def choose_weights(names: list[str], label: str) -> str | None:
 
 
 def tokenizer_files(names: list[str]) -> list[str]:
-    """The files of a CLIP tokenizer among a folder's files; an empty list where there is no tokenizer."""
+    """The files of a CLIP or T5 tokenizer among a folder's files; empty if there is no tokenizer."""
     for files in (["vocab.json", "merges.txt"], ["tokenizer.json"], [SENTENCEPIECE_FILE]):
         if all(name in names for name in files):
             return files
@@ -55,10 +55,10 @@ def tokenizer_files(names: list[str]) -> list[str]:
 
 
 def needed_files(names: list[str], label: str) -> list[str]:
-    """The files of a folder to download: a tokenizer's, and the weights with the shards of an index.
+    """The files of a folder to download: those of a tokenizer, and the weights with the shards of an index.
 
     Raises:
-      InputError: there are several files of weights, and no way to tell which is meant.
+      InputError: there are several files of weights, and none has a preferred name.
     """
     weights = choose_weights(names, label)
     shards = []

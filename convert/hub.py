@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub: `hf://owner/repo[@revision]/path`, a file or a folder."""
+"""Downloads a file or a folder from the Hugging Face Hub: `hf://owner/repo[@revision]/path`."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -10,10 +10,11 @@ _SPEC = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?
 
 
 def download(spec: str) -> Path:
-    """Fetches what is needed of a file or folder on the Hub into its cache, and returns the local path.
+    """Downloads the needed files of a file or folder on the Hub into its cache, and returns the local path.
 
     Raises:
-      InputError: not such an address, no network, no such repository or file, or no permission.
+      InputError: the address is wrong, there is no network, the repository or file does not exist, or permission is
+        missing.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -29,13 +30,17 @@ def download(spec: str) -> Path:
     except (HTTPError, HFValidationError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(
-            f"{spec} cannot be downloaded ({reason}); check name, network and `hf auth login`"
+            f"{spec} cannot be downloaded ({reason}); check its name, the network and `hf auth login`"
         ) from error
     return Path(root) / path
 
 
 def _folder_files(files: list[str], path: str, spec: str) -> list[str]:
-    """The files that `open_sources` would read of a folder, or of a pipeline's folders."""
+    """The files that `open_sources` would read from a folder, or from a pipeline's folders.
+
+    Raises:
+      InputError: there are none.
+    """
     folder = PurePosixPath(path or ".")
     folders, wanted = [folder], []
     if (index := str(folder / PIPELINE_INDEX)) in files:
@@ -45,6 +50,6 @@ def _folder_files(files: list[str], path: str, spec: str) -> list[str]:
         wanted += [str(part / name) for name in needed_files(names, spec)]
     if wanted in ([], [index]):
         raise InputError(
-            f"{spec}: the repository has no such file or folder with weights; look at its file list"
+            f"{spec}: the repository has no such file or folder with weights; check its list of files"
         )
     return wanted

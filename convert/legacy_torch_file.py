@@ -1,8 +1,8 @@
-"""PyTorch's files from before 1.6, read without running any of it.
+"""PyTorch's file format from before 1.6, read without running any code in the file.
 
 Layout: five pickles (a magic number, the protocol, the machine, the state dict, the order of the storages), then
 the storages, each as an 8-byte count of elements and its bytes. Only the pickles are read here; tensors are read
-where they lie, so that a file may be larger than memory.
+later from their positions, so that a file may be larger than memory.
 """
 
 import math
@@ -26,7 +26,7 @@ MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class _Unpickler(StateDictUnpickler):
-    """Also keeps the storages that the pickle names, in `storages`."""
+    """An unpickler that also records the pickle's storages, in `storages`."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -35,13 +35,13 @@ class _Unpickler(StateDictUnpickler):
     def persistent_load(self, pid: Any) -> StorageRef:
         *described, view = pid
         if view is not None:
-            raise InputError("it has a storage that is a view of another")
+            raise InputError("one of its storages is a view of another")
         storage = super().persistent_load(tuple(described))
         return self.storages.setdefault(storage.key, storage)
 
 
 def is_legacy_torch(path: Path) -> bool:
-    """Whether the file starts like one."""
+    """Whether a file starts like one of this format."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
@@ -50,7 +50,7 @@ def read_legacy_torch(path: Path) -> dict[str, FileTensor]:
     """Lists the tensors of a state dict, flat or under `state_dict` or `module`, in the order of the file.
 
     Raises:
-      InputError: it would run code, is damaged, or is not a state dict.
+      InputError: the file would run code, is damaged, or is not a state dict.
     """
     try:
         with open(path, "rb") as file:
@@ -77,7 +77,7 @@ def read_legacy_torch(path: Path) -> dict[str, FileTensor]:
 
 
 def _next_pickle(path: Path, file: BinaryIO, file_size: int) -> tuple[Any, dict[str, StorageRef]]:
-    """What the next pickle holds, and the storages that it names."""
+    """The content of the next pickle, and the storages in it."""
     start = file.tell()
     check_memo(file, min(LONGEST_PICKLE, file_size))
     if file.tell() - start > LONGEST_PICKLE:
@@ -93,7 +93,7 @@ def _next_pickle(path: Path, file: BinaryIO, file_size: int) -> tuple[Any, dict[
 def _storage_starts(
     file: BinaryIO, storages: dict[str, StorageRef], keys: list[str], file_size: int
 ) -> dict[str, int]:
-    """Where each storage's bytes start; the file stands behind the pickles."""
+    """Position of each storage's bytes; the file must be positioned after the pickles."""
     starts = {}
     position = file.tell()
     for key in map(str, keys):
@@ -103,7 +103,7 @@ def _storage_starts(
         starts[key] = position + 8
         position = starts[key] + storage.size * storage.dtype.itemsize
         if count != storage.size or position > file_size:
-            raise ValueError(f"storage {key} is cut short")
+            raise ValueError(f"storage {key} is truncated")
     if position != file_size:
         raise ValueError("bytes follow the last storage")
     if missing := storages.keys() - starts.keys():
@@ -112,4 +112,4 @@ def _storage_starts(
 
 
 def _bad(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is not a whole PyTorch file of weights: {why}; download it again")
+    return InputError(f"{path} is not a complete PyTorch file of weights: {why}; download it again")

@@ -1,4 +1,4 @@
-"""Table of TAESDV (madebyollin/taesdv): its decoder becomes the light decoder; its encoder is left out."""
+"""Table of TAESDV (madebyollin/taesdv), whose decoder becomes the light decoder; its encoder is ignored."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ def with_taesdv(config: StarConfig) -> StarConfig:
 
 
 def taesdv_table(config: StarConfig) -> Table:
-    """The decoder is one sequence: numbers are positions in it, those of ReLUs and enlargements included."""
+    """The table of the decoder, a sequence whose numbering includes ReLUs and upsamplings."""
     assert isinstance(config.light_decoder, TaesdvConfig)
     return Table(tuple(_rules(config.light_decoder)), ignored=(r"encoder\..*",))
 
 
 def _rules(sizes: TaesdvConfig) -> Iterator[Rule]:
     yield from CONVOLUTION.rules("decoder.1", "light_decoder/conv_in")
-    position = 3  # after the squashing, the first convolution and its ReLU
+    position = 3  # after the clamp, the first convolution and its ReLU
     for i, count in enumerate(sizes.layers):
         if i > 0:
             yield from CONVOLUTION_NO_BIAS.rules(f"decoder.{position + 1}", f"light_decoder/ups/{i - 1}")

@@ -1,7 +1,8 @@
-"""Files of low-rank updates: safetensors with the names and axes that PyTorch's tools give them.
+"""Files of low-rank updates: safetensors with the names and axes of PyTorch's tools.
 
 `unet.down_blocks.0.resnets.0.conv1.lora_A.weight` is [rank, in, *window], `...lora_B.weight` [out, rank, 1, ...];
-module names are diffusers'. The header's metadata have `rank` and `alpha`; an update's factor is alpha / rank.
+module names are diffusers'. The header's metadata has `rank` and `alpha`; the factor of the updates is alpha /
+rank.
 """
 
 import json
@@ -26,12 +27,12 @@ _NAMES = {DOWN: "lora_A", UP: "lora_B"}
 
 
 def write_lora(path: str | os.PathLike, lora: Tree, kernels: Mapping[str, Any], alpha: float) -> None:
-    """Writes updates; the file appears when it is complete.
+    """Writes updates to a file, which appears only when it is complete.
 
     Args:
-      path: ends in .safetensors.
-      lora: tree of `star_jax.models.lora.lora_shapes` with values.
-      kernels: path -> leaf of the weights that they update, for the windows of convolutions.
+      path: file name that ends in .safetensors.
+      lora: updates, a tree as in `star_jax.models.lora.lora_shapes`.
+      kernels: path -> weight that is updated, for the windows of convolutions.
       alpha: factor of the updates times their rank.
 
     Raises:
@@ -50,13 +51,13 @@ def read_lora(path: str | os.PathLike, shapes: Mapping[Any, Any] | None = None) 
 
     Args:
       path: the file.
-      shapes: tree that the updates must fit; None takes them as they are.
+      shapes: shapes that the updates must have, as from `lora_shapes`; None to accept any.
 
     Returns:
-      (tree as `lora_shapes` describes it, float32 NumPy arrays; alpha).
+      Updates, a tree as in `lora_shapes` of float32 NumPy arrays; and alpha.
 
     Raises:
-      InputError: no such file, not one of updates, or it does not fit.
+      InputError: the file does not exist, is not one of low-rank updates, or does not fit `shapes`.
     """
     path = Path(path)
     if not path.is_file() or not is_safetensors(path):
@@ -68,7 +69,9 @@ def read_lora(path: str | os.PathLike, shapes: Mapping[Any, Any] | None = None) 
     for key, tensor in tensors.items():
         place = _place(key)
         if place is None:
-            raise InputError(f"{path} has a tensor {key}, which is no low-rank update (lora_A, lora_B)")
+            raise InputError(
+                f"{path} has a tensor {key}, which is not a low-rank update (lora_A, lora_B); give another file"
+            )
         leaves[place] = _from_torch(place, tensor.read().astype(np.float32))
     for place in leaves:
         if place.removesuffix(DOWN).removesuffix(UP) + (UP if place.endswith(DOWN) else DOWN) not in leaves:
@@ -81,8 +84,8 @@ def read_lora(path: str | os.PathLike, shapes: Mapping[Any, Any] | None = None) 
 
 def _check(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for place in sorted(found.keys() ^ wanted.keys()):
-        what = "lacks" if place in wanted else "has another network's"
-        raise InputError(f"{path} {what} {_key(place)}; give a file of updates of this model")
+        fault = "lacks" if place in wanted else "is of another network, as it has"
+        raise InputError(f"{path} {fault} {_key(place)}; give a file of updates of this model")
     for place, leaf in wanted.items():
         if tuple(found[place].shape) != tuple(leaf.shape):
             raise InputError(

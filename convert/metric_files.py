@@ -1,4 +1,4 @@
-"""Weights of metrics: authors' files read safely, converted once into `NETWORK.safetensors` of a folder."""
+"""Weights of metrics: authors' files are read safely and converted once to `NETWORK.safetensors` in a folder."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -26,13 +26,13 @@ Leaves = dict[str, np.ndarray]
 
 
 def read_metric_tensors(path: Path) -> Tensors:
-    """Lists the tensors of an authors' file: PyTorch's (new or old), safetensors, a pickle of Flax, .npz or .mat.
+    """Lists the tensors of an authors' file: PyTorch (new or old format), safetensors, Flax pickle, .npz or .mat.
 
     Raises:
-      InputError: unreadable, damaged, of another kind, or a pickle that would run code.
+      InputError: the file cannot be read, is damaged or of another kind, or is a pickle that would run code.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file; check the path")
+        raise InputError(f"{path} is not a file; check the path")
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".mat":
@@ -45,7 +45,7 @@ def read_metric_tensors(path: Path) -> Tensors:
 
 
 def gives_metric_network(path: Path) -> bool:
-    """Whether a file is recognised, by its keys, as one of a network of a metric."""
+    """Whether the keys of a file are those of a network of a metric."""
     try:
         tensors = read_metric_tensors(path)
     except InputError:
@@ -56,7 +56,7 @@ def gives_metric_network(path: Path) -> bool:
 
 
 def describe_metric_file(path: Path) -> str:
-    """What an authors' file gives, for people.
+    """Description of an authors' file and the networks in it.
 
     Raises:
       InputError: see `read_metric_tensors` and `networks_in`.
@@ -71,15 +71,15 @@ def describe_metric_file(path: Path) -> str:
 
 
 def convert_metric_file(path: Path, *, vouched: Collection[str] = ()) -> dict[str, tuple[Leaves, dict]]:
-    """The networks that an authors' file gives: name -> (leaves, where they come from).
+    """The networks in an authors' file: name -> (leaves, source).
 
     Args:
       path: the file.
-      vouched: SHA-256 of files that the user wants whatever they are.
+      vouched: SHA-256 of files that the user accepts even if they are not the authors'.
 
     Raises:
-      InputError: see `read_metric_tensors` and `networks_in`; or the file is not the authors', so that scores would
-        not compare with published ones.
+      InputError: see `read_metric_tensors` and `networks_in`; or the file is not the authors', so that scores could
+        not be compared with published ones.
     """
     tensors = read_metric_tensors(path)
     tables = networks_in(tensors, str(path))
@@ -88,8 +88,9 @@ def convert_metric_file(path: Path, *, vouched: Collection[str] = ()) -> dict[st
         for name in tables:
             if not is_authors_file(name, digest):
                 raise InputError(
-                    f"{path} is not the authors' file of {name} (SHA-256 {digest}), and its scores would compare "
-                    f"with no one's; get theirs, or vouch for it: star-jax convert {path} FOLDER --sha256 {digest}"
+                    f"{path} is not the authors' file of {name} (SHA-256 {digest}), so its scores could not be "
+                    "compared with published ones; get theirs, or accept it: "
+                    f"star-jax convert {path} FOLDER --sha256 {digest}"
                 )
     source = {"source": path.name, "source_sha256": digest}
     return {name: (read_network(name, table, tensors, str(path)), source) for name, table in tables.items()}
@@ -98,13 +99,13 @@ def convert_metric_file(path: Path, *, vouched: Collection[str] = ()) -> dict[st
 def convert_metric_files(
     paths: Sequence[Path], folder: Path, *, vouched: Collection[str] = ()
 ) -> dict[str, Path]:
-    """Converts authors' files into a folder; what is there of other networks stays.
+    """Converts authors' files into a folder, in which other networks stay as they are.
 
     Returns:
       Network -> the file that was written.
 
     Raises:
-      InputError: as `convert_metric_file`; nothing is written then.
+      InputError: see `convert_metric_file`; nothing is written then.
       RunError: the folder cannot be written.
     """
     converted = [convert_metric_file(path, vouched=vouched) for path in paths]
@@ -116,10 +117,10 @@ def convert_metric_files(
 
 
 def save_network(folder: Path, name: str, leaves: Leaves, source: dict) -> Path:
-    """Writes `NAME.safetensors`, which appears when it is complete.
+    """Writes `NAME.safetensors`, which appears only when it is complete.
 
     Raises:
-      RunError: it cannot be written.
+      RunError: the file cannot be written.
     """
     path = folder / f"{name}.safetensors"
     metadata = {"network": name, "content_sha256": _content_sha256(leaves), **source}
@@ -135,17 +136,17 @@ def save_network(folder: Path, name: str, leaves: Leaves, source: dict) -> Path:
 
 
 def is_converted(path: Path) -> bool:
-    """Whether a file is one that `save_network` wrote, going by its name."""
+    """Whether a file has a name that `save_network` writes."""
     return path.suffix == ".safetensors" and path.stem in METRIC_NETWORKS
 
 
 def load_network(path: Path) -> tuple[Leaves, dict]:
-    """Reads a file that `save_network` wrote: leaves, and where they come from.
+    """Reads a file that `save_network` wrote: leaves, and metadata with their source.
 
     Raises:
-      InputError: damaged, or not such a file.
+      InputError: the file is damaged, or not of this kind.
     """
-    remedy = "delete it, and it is converted again from the authors' file"
+    remedy = "delete it, so that it is converted again from the authors' file"
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -154,7 +155,7 @@ def load_network(path: Path) -> tuple[Leaves, dict]:
         raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
     network = METRIC_NETWORKS.get(metadata.get("network", ""))
     if network is None or {key: leaf.shape for key, leaf in leaves.items()} != network.leaves:
-        raise InputError(f"{path} does not hold a converted network of a metric; {remedy}")
+        raise InputError(f"{path} is not a converted network of a metric; {remedy}")
     if metadata.get("content_sha256") != _content_sha256(leaves):
         raise InputError(f"{path} is damaged: its checksum is wrong; {remedy}")
     return leaves, metadata
@@ -172,18 +173,18 @@ def _read_npz(path: Path) -> dict[str, ArrayTensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: ArrayTensor(file[key]) for key in file.files}
-    except Exception as error:  # zipfile's and NumPy's are many
-        raise InputError(f"{path} is not a whole .npz file of arrays; download it again") from error
+    except Exception as error:  # zipfile and NumPy raise many kinds
+        raise InputError(f"{path} is not a complete .npz file of arrays; download it again") from error
 
 
 def _read_mat(path: Path) -> dict[str, ArrayTensor]:
-    """The arrays of a MATLAB file; those of a cell are numbered (`templateModel.0`)."""
+    """The arrays of a MATLAB file; those in a cell array are numbered (`templateModel.0`)."""
     from scipy.io import loadmat
 
     try:
         content = loadmat(path)
-    except Exception as error:  # SciPy's are many
-        raise InputError(f"{path} is not a whole MATLAB file; download it again") from error
+    except Exception as error:  # SciPy raises many kinds
+        raise InputError(f"{path} is not a complete MATLAB file; download it again") from error
     tensors: dict[str, ArrayTensor] = {}
     for name, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype == object:

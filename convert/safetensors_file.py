@@ -1,7 +1,7 @@
-"""safetensors files: the header read strictly, tensors lazily; written tensor by tensor.
+"""safetensors files: the header is read strictly and tensors lazily; files are written tensor by tensor.
 
 Format: 8 bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors without gaps.
-The safetensors library maps the whole file into memory, which is why this is written out here.
+The safetensors library is not used, because it maps the whole file into memory.
 """
 
 import json
@@ -38,20 +38,20 @@ def read_safetensors(path: Path) -> dict[str, FileTensor]:
     """Lists the tensors of a file in the order of its data.
 
     Raises:
-      InputError: cut short, or its header is not what the format says.
+      InputError: the file is truncated, or its header is not valid.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-            raise _bad(path, "its header does not fit into it")
+            raise _bad(path, "its header is longer than the file")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise _bad(path, f"its header is not JSON ({type(error).__name__})") from error
     if not isinstance(header, dict):
-        raise _bad(path, "its header is not a table")
+        raise _bad(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     tensors = [_tensor(path, name, entry, 8 + length) for name, entry in header.items()]
     tensors.sort(key=lambda tensor: tensor.start)
@@ -61,7 +61,7 @@ def read_safetensors(path: Path) -> dict[str, FileTensor]:
             raise _bad(path, f"tensor {tensor.name} leaves a gap or overlaps another")
         position += tensor.length
     if position != size:
-        raise _bad(path, f"it has {size} bytes where its header says {position}")
+        raise _bad(path, f"it has {size} bytes, but its header says {position}")
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -79,7 +79,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> FileTensor:
 
 
 def _bad(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is not a whole safetensors file: {why}; download it again")
+    return InputError(f"{path} is not a complete safetensors file: {why}; download it again")
 
 
 def write_safetensors(
@@ -91,10 +91,10 @@ def write_safetensors(
     """Writes tensors one by one.
 
     Args:
-      file: opened for binary writing.
+      file: file that is open for binary writing.
       specs: name -> (shape, dtype), in the order of the file.
-      arrays: the tensors, in the same order; each may be freed as soon as the next is asked for.
-      metadata: texts for the header.
+      arrays: the tensors, in the same order; each may be freed when the next one is requested.
+      metadata: strings for the header.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     position = 0
@@ -110,7 +110,7 @@ def write_safetensors(
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file looks like one: a sane header length, then a JSON table."""
+    """Whether a file looks like safetensors: a possible header length, then a JSON object."""
     with open(path, "rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] <= os.path.getsize(path)

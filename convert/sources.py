@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a folder in Hugging Face's layout, or `hf://owner/repo[@revision]/path`."""
+"""Sources of weights: a file, a folder in Hugging Face's layout, or `hf://owner/repo[@revision]/path`."""
 
 import hashlib
 import json
@@ -31,10 +31,10 @@ class Source:
     """Weights of one network (or of STAR's two), or tokenizer files.
 
     Attributes:
-      label: name that the user gave it.
+      label: the source as the user wrote it.
       tensors: tensors by key, in the file's order; empty for a tokenizer.
-      files: all of its files.
-      tokenizer: folder or file that holds a tokenizer.
+      files: all files of the source.
+      tokenizer: folder or file with a tokenizer; None for weights.
     """
 
     label: str
@@ -44,10 +44,10 @@ class Source:
 
 
 def open_sources(spec: str) -> list[Source]:
-    """Finds what a command-line source names.
+    """Opens a source from the command line.
 
     Raises:
-      InputError: it does not exist, cannot be downloaded, or holds no weights that can be read.
+      InputError: the source does not exist, cannot be downloaded, or has no weights that can be read.
     """
     path = download(spec) if spec.startswith("hf://") else Path(spec)
     if not path.exists():
@@ -76,7 +76,7 @@ def _open_folder(folder: Path, label: str) -> list[Source]:
     if (chosen := choose_weights(names, label)) is not None:
         sources.append(_open_file(folder / chosen, label))
     if not sources:
-        raise InputError(f"folder {label} holds no weights ({', '.join(WEIGHT_SUFFIXES)}); name a file")
+        raise InputError(f"folder {label} holds no weights ({', '.join(WEIGHT_SUFFIXES)}); give a file")
     return sources
 
 
@@ -84,7 +84,7 @@ def index_shards(index: Path) -> dict[str, str]:
     """Reads an index of shards: key -> file name.
 
     Raises:
-      InputError: not an index, or a shard's name leads out of its folder.
+      InputError: the file is not an index, or a shard lies outside its folder.
     """
     try:
         shards = json.loads(index.read_text())["weight_map"]
@@ -101,24 +101,24 @@ def _open_index(index: Path, label: str) -> Source:
     names = sorted(set(shards.values()))
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise InputError(
-            f"{label} lacks shard {missing[0]} ({len(missing)} of {len(names)}); download it again"
+            f"{label} lacks shard {missing[0]} ({len(missing)} of {len(names)} are missing); download it again"
         )
     tensors: dict[str, Any] = {}
     for name in names:
         read = read_tensors(index.parent / name)
         if absent := [key for key, shard in shards.items() if shard == name and key not in read]:
             raise InputError(
-                f"{index.parent / name} lacks {absent[0]}, which the index promises; download it again"
+                f"{index.parent / name} lacks {absent[0]}, which is in the index; download it again"
             )
         tensors |= read
     return Source(label, tensors, (index, *(index.parent / name for name in names)))
 
 
 def read_tensors(path: Path) -> dict[str, FileTensor]:
-    """Lists the tensors of a file of weights, recognised by its content.
+    """Lists the tensors of a file of weights, whose format is recognised by its content.
 
     Raises:
-      InputError: unreadable, damaged, or of another kind.
+      InputError: the file cannot be read, is damaged, or of another kind.
     """
     try:
         with open(path, "rb") as file:
@@ -139,7 +139,8 @@ def read_tensors(path: Path) -> dict[str, FileTensor]:
         ) from error
     if start.startswith(b"\x80"):
         raise InputError(
-            f"{path} is a bare pickle, not a file of weights that PyTorch saved; load it and save its state dict"
+            f"{path} is a plain pickle, not a file that PyTorch saved; load it and save its state dict with "
+            "torch.save"
         )
     raise InputError(
         f"{path} is neither safetensors nor a PyTorch file of weights, or is damaged; download it again"
@@ -147,10 +148,10 @@ def read_tensors(path: Path) -> dict[str, FileTensor]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file; where a Hugging Face cache names the file by its hash, checked against it.
+    """SHA-256 of a file, checked against the name that a Hugging Face cache gives the file.
 
     Raises:
-      InputError: the cache's file is not what its name says: it was not downloaded whole.
+      InputError: the hash differs from the name in the cache, because the download is incomplete.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -160,6 +161,6 @@ def sha256(path: Path) -> str:
     cached = real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name)
     if cached and digest.hexdigest() != real.name:
         raise InputError(
-            f"{path} is not what its cache says (SHA-256 differs); delete {real} and download it again"
+            f"{path} has another SHA-256 than its cache says; delete {real} and download it again"
         )
     return digest.hexdigest()

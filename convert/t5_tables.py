@@ -22,7 +22,7 @@ _BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
 
 
 def t5_table(config: T5Config, keys: Collection[str]) -> Table:
-    """The relative positions' bias stands in the first layer, and all layers use it."""
+    """The table of T5's encoder. The first layer stores the bias by relative position, which all layers use."""
     del keys
     rules = EMBEDDING.rules("shared", _ROOT + "shared")
     for i in range(config.num_hidden_layers):

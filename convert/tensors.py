@@ -1,4 +1,4 @@
-"""One tensor inside a file on disk, read when it is wanted and never through a memory map.
+"""Tensors in files on disk, which are read on demand and never through a memory map.
 
 Mapped pages count as resident memory once touched; plain reads leave them to the page cache, so that a file larger
 than memory can be converted.
@@ -24,18 +24,18 @@ FLOATS = {
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor that lies uncompressed in a file.
+    """A tensor that is stored uncompressed in a file.
 
     Attributes:
       path: the file.
-      name: the tensor's key.
-      shape: its shape.
-      dtype: its dtype (little-endian).
-      start: offset of the stretch of bytes it lies in, from the start of the file.
-      length: number of bytes of that stretch.
-      crc32: checksum of the stretch, where the format has one.
-      offset: position of the first element within the stretch, in elements.
-      strides: in elements; None for C order.
+      name: key of the tensor.
+      shape: shape of the tensor.
+      dtype: dtype of the tensor (little-endian).
+      start: position in the file of the block of bytes that contains the tensor.
+      length: number of bytes of the block.
+      crc32: checksum of the block, if the format has one.
+      offset: position of the first element within the block, in elements.
+      strides: strides in elements; None for C order.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class FileTensor:
         """Reads the tensor, in C order.
 
         Raises:
-          InputError: the file is shorter than its description says, or its checksum is wrong.
+          InputError: the file is truncated, or its checksum is wrong.
         """
         data = np.empty(self.length, np.uint8)
         with open(self.path, "rb") as file:
@@ -65,7 +65,7 @@ class FileTensor:
                 raise InputError(f"{self.path} ends within tensor {self.name}; download it again")
         if self.crc32 is not None and zlib.crc32(data.data) != self.crc32:
             raise InputError(
-                f"{self.path}: checksum of tensor {self.name} is wrong, the file is damaged; download it again"
+                f"{self.path}: the checksum of tensor {self.name} is wrong; the file is damaged, download it again"
             )
         elements = data.view(self.dtype)[self.offset :]
         if self.strides is None:
@@ -76,7 +76,7 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class ArrayTensor:
-    """A tensor that is in memory already, of a small file that cannot be read in pieces."""
+    """A tensor in memory, from a small file that cannot be read in pieces."""
 
     array: np.ndarray
 
@@ -102,7 +102,7 @@ Tensors = Mapping[str, FileTensor | ArrayTensor]
 
 def is_finite(array: np.ndarray) -> bool:
     """Whether no element is NaN or infinite."""
-    # The extremes are NaN where any element is, and infinite where any is; no array of flags is made.
+    # If any element is NaN or infinite, so are the extremes; this needs no array of flags.
     extremes = (array.min(), array.max()) if array.size else ()
     return all(math.isfinite(float(value)) for value in extremes)
 
@@ -111,13 +111,13 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """The array in another floating-point dtype.
 
     Raises:
-      InputError: a finite number is too large for it.
+      InputError: a finite number is too large for the dtype.
     """
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
         result = array.astype(dtype)
-        # Rounding keeps the order, so the extremes tell of all; scanning a result in half precision is slow.
+        # Rounding keeps the order, so it suffices to check the extremes; scanning half precision would be slow.
         extremes = [bound.astype(dtype) for bound in (array.min(), array.max())] if array.size else []
     if not all(map(np.isfinite, map(float, extremes))) and is_finite(array):
         raise InputError(f"{name} has numbers too large for {dtype}; choose --dtype bfloat16 or float32")

@@ -1,4 +1,4 @@
-"""Tables of the CLIP text tower: transformers' CLIPTextModel and OpenCLIP. Our names are transformers'."""
+"""Tables of CLIP's text tower: transformers' CLIPTextModel, whose names are ours, and OpenCLIP."""
 
 from collections.abc import Collection
 
@@ -36,7 +36,7 @@ def clip_table(config: StarConfig, keys: Collection[str]) -> Table:
 
 
 def open_clip_table(config: StarConfig, keys: Collection[str]) -> Table:
-    """OpenCLIP's text tower; its attention keeps query, key and value in one tensor."""
+    """OpenCLIP's text tower, whose attention has query, key and value in one tensor."""
     rules = [
         Rule("positional_embedding", _ROOT + "embeddings/position_embedding/embedding", SAME),
         *EMBEDDING.rules("token_embedding", _ROOT + "embeddings/token_embedding"),
@@ -61,9 +61,9 @@ def open_clip_table(config: StarConfig, keys: Collection[str]) -> Table:
 
 
 def _layers(config: StarConfig, keys: Collection[str], name: str) -> tuple[int, tuple[tuple[str, str], ...]]:
-    """Number of layers that the source has, and the fresh leaves.
+    """Number of layers in the source, and the fresh leaves.
 
-    Stable Diffusion 2's copies of the tower leave out the last layer, which nothing reads: then it is zeros.
+    Stable Diffusion 2's copies of the tower lack the last layer, which is never used; its leaves are then zeros.
     """
     assert config.text_encoder is not None
     layers = config.text_encoder.num_hidden_layers

@@ -1,4 +1,4 @@
-"""Tokenizer files of a checkpoint directory: copied, or made from OpenCLIP's or T5's vocabulary."""
+"""Tokenizer files of a checkpoint directory, which are copied, or made from OpenCLIP's or T5's vocabulary."""
 
 import gzip
 import json
@@ -21,11 +21,11 @@ def write_tokenizer(source: Path, directory: Path, config: ArchitectureConfig) -
     Args:
       source: a folder with vocab.json and merges.txt, tokenizer.json or T5's spiece.model, or OpenCLIP's vocabulary
         (.txt.gz).
-      directory: made here.
-      config: its vocabulary's size is checked.
+      directory: directory that is created.
+      config: configuration with the size of the vocabulary, which is checked.
 
     Raises:
-      InputError: a file is damaged, or its vocabulary is of another size than the text tower's.
+      InputError: a file is damaged, or its vocabulary has another size than the text tower's.
     """
     directory.mkdir()
     if source.is_dir():
@@ -39,11 +39,11 @@ def write_tokenizer(source: Path, directory: Path, config: ArchitectureConfig) -
     size = _vocabulary_size(directory, source)
     text = getattr(config, "text_encoder", None)
     wanted = size if text is None else text.vocab_size
-    # T5's embeddings have a few rows more than there are tokens.
+    # T5 has a few more embeddings than tokens.
     fits = size <= wanted if isinstance(config, CogVideoXConfig) else size == wanted
     if not fits:
         raise InputError(
-            f"{source} has {size} tokens, the text tower {wanted}; give the tokenizer that belongs to it"
+            f"{source} has {size} tokens, but the text tower has {wanted}; give the tokenizer that belongs to it"
         )
 
 
@@ -57,7 +57,7 @@ def _vocabulary_size(directory: Path, source: Path) -> int:
 
 
 def _write_open_clip(source: Path, directory: Path) -> None:
-    """Vocabulary: 256 byte symbols, the same ending a word, one token per merge, start and end."""
+    """Writes vocabulary and merges: 256 byte symbols, the same at the end of a word, merges, start and end."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     try:
@@ -65,7 +65,7 @@ def _write_open_clip(source: Path, directory: Path) -> None:
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{source} is not OpenCLIP's vocabulary; download it again") from error
     merges = lines[1 : 1 + _OPEN_CLIP_MERGES]
-    symbols = sorted(ByteLevel.alphabet())  # in order of code points, which is CLIP's own order
+    symbols = sorted(ByteLevel.alphabet())  # by code point, as in CLIP's vocabulary
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     tokens += ["".join(merge.split()) for merge in merges] + [START_TOKEN, END_TOKEN]
     vocabulary = json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False)

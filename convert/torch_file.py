@@ -1,8 +1,9 @@
-"""PyTorch's .pt files (a zip of a pickle and raw storages), read without running any of it, and written in pieces.
+"""PyTorch's .pt files (a zip of a pickle and raw storages), read without running code, and written piece by piece.
 
-The pickle is read by an unpickler that knows the few names a state dict is made of and refuses all others: the same
-promise as `torch.load(weights_only=True)`, without loading the tensors and without PyTorch. The zip's checksums are
-verified as tensors are read. Layout: `<name>/data.pkl`, `<name>/data/<key>` per storage, `<name>/version`.
+The pickle is read by an unpickler that knows the few names of a state dict and refuses all others. This gives the
+same guarantee as `torch.load(weights_only=True)`, without loading the tensors and without PyTorch. The zip's
+checksums are verified as tensors are read. Layout: `<name>/data.pkl`, `<name>/data/<key>` per storage,
+`<name>/version`.
 """
 
 import io
@@ -34,9 +35,9 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 _STORAGE_NAMES = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
-LONGEST_PICKLE = 64 * 2**20  # names and shapes of tensors only; STAR's is 0.4 MB
+LONGEST_PICKLE = 64 * 2**20  # a pickle has only names and shapes of tensors; STAR's is 0.4 MB
 _ALIGNMENT = 64
-# What zipfile and the unpickler raise for damaged input.
+# Errors of zipfile and the unpickler for damaged input.
 DAMAGE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -47,7 +48,7 @@ DAMAGE = (
     IndexError,
     TypeError,
     AttributeError,
-    NotImplementedError,  # zipfile, for a compression or version it does not know
+    NotImplementedError,  # zipfile, for an unknown compression or version
     OverflowError,
     RuntimeError,
     MemoryError,
@@ -69,14 +70,14 @@ class _Tensor(NamedTuple):
 
 
 class _StateDict(dict):
-    """An OrderedDict of the file; the attributes that a pickle may set on one (`_metadata`) are dropped."""
+    """An OrderedDict in the file; attributes that a pickle may set on it (`_metadata`) are dropped."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
 class CallableName:
-    """A name in the pickle that may be called; slots and no setters, so that the pickle cannot change it."""
+    """A name in the pickle that may be called; it has slots and no setters, so that the pickle cannot change it."""
 
     __slots__ = ("_call",)
 
@@ -96,9 +97,9 @@ class CallableName:
 def _rebuild_tensor(storage, offset, shape, strides, *_unused) -> _Tensor:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, StorageRef) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise pickle.UnpicklingError("a tensor is not described by numbers")
+        raise pickle.UnpicklingError("the description of a tensor has other values than numbers")
     if len(shape) != len(strides):
-        raise pickle.UnpicklingError("a tensor's shape and strides differ in length")
+        raise pickle.UnpicklingError("shape and strides of a tensor differ in length")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.size:
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
@@ -109,7 +110,7 @@ _NAMES = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_unused: data,
     ("collections", "OrderedDict"): lambda *items: _StateDict(*items),
-    # What DeepSpeed keeps beside the weights, all of it plain.
+    # Harmless values that DeepSpeed saves besides the weights.
     ("torch", "Size"): lambda *items: None,
     ("builtins", "set"): lambda *items: None,
     ("__builtin__", "set"): lambda *items: None,
@@ -117,7 +118,7 @@ _NAMES = {
 
 
 class StateDictUnpickler(pickle.Unpickler):
-    """Knows the names that a state dict is made of, and refuses all others."""
+    """An unpickler that knows the names of a state dict and refuses all others."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) in _NAMES:
@@ -129,7 +130,7 @@ class StateDictUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> StorageRef:
         kind, dtype, key, _location, size = pid
         if kind != "storage" or type(size) is not int or size < 0:
-            raise pickle.UnpicklingError("a storage is not described as PyTorch does")
+            raise pickle.UnpicklingError("a storage has a description that is not PyTorch's")
         return StorageRef(np.dtype(_STORAGES[dtype]), str(key), size)
 
 
@@ -137,7 +138,7 @@ def read_torch(path: Path) -> dict[str, FileTensor]:
     """Lists the tensors of a .pt file, flat or under `state_dict` or `module`, in the order of the file.
 
     Raises:
-      InputError: it would run code, is damaged, or is not a state dict in the zip format.
+      InputError: the file would run code, is damaged, or is not a state dict in the zip format.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -159,11 +160,11 @@ def read_torch(path: Path) -> dict[str, FileTensor]:
 
 
 def check_memo(data: bytes | BinaryIO, length: int) -> None:
-    """Refuses a memo index far beyond the pickle's length, which would make the unpickler allocate without need.
+    """Checks that no memo index exceeds the pickle's length, as it would make the unpickler allocate much memory.
 
     Args:
-      data: the pickle, or a file that stands at its start, and afterwards at its end.
-      length: number of bytes of the pickle, at most.
+      data: the pickle, or a file positioned at its start, and afterwards at its end.
+      length: largest possible number of bytes of the pickle.
 
     Raises:
       UnpicklingError: there is such an index.
@@ -185,9 +186,9 @@ def state_dict(path: Path, content: object) -> dict[str, _Tensor]:
     """The tensors of an unpickled state dict, or of the one under its key `state_dict` or `module`.
 
     Raises:
-      InputError: it is none.
+      InputError: the content is not a state dict.
     """
-    for key in ("state_dict", "module"):  # of Lightning, of DeepSpeed
+    for key in ("state_dict", "module"):  # Lightning's and DeepSpeed's
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
@@ -206,12 +207,12 @@ def _locate(path: Path, archive: zipfile.ZipFile, root: str, name: str, tensor: 
         or record.file_size != storage.size * storage.dtype.itemsize
     ):
         raise _bad(path, f"the storage of {name} has the wrong size")
-    # The name and extra fields of the local header may differ in length from the directory's.
+    # Name and extra field may have other lengths in the local header than in the zip's directory.
     assert archive.fp is not None  # open
     archive.fp.seek(record.header_offset)
     signature, name_length, extra_length = struct.unpack("<4s22xHH", archive.fp.read(30))
     if signature != b"PK\x03\x04":
-        raise _bad(path, f"the storage of {name} is not where the directory says")
+        raise _bad(path, f"the storage of {name} is not where the zip's directory says")
     start = record.header_offset + 30 + name_length + extra_length
     contiguous = c_strides(tensor.shape) == tensor.strides or math.prod(tensor.shape) <= 1
     return FileTensor(
@@ -233,7 +234,7 @@ def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _bad(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is not a whole PyTorch file of weights: {why}; download it or save it again")
+    return InputError(f"{path} is not a complete PyTorch file of weights: {why}; download or save it again")
 
 
 def write_torch(
@@ -244,9 +245,9 @@ def write_torch(
     """Writes a flat state dict that `torch.load(weights_only=True)` reads, tensor by tensor.
 
     Args:
-      file: opened for binary writing, seekable.
+      file: seekable file that is open for binary writing.
       specs: name -> (shape, dtype), in the order of the state dict.
-      arrays: the tensors, in the same order; each may be freed as soon as the next is asked for.
+      arrays: the tensors, in the same order; each may be freed when the next one is requested.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "archive/data.pkl", _pickle(specs))
@@ -258,7 +259,7 @@ def write_torch(
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
-    """Adds a record whose bytes start at a multiple of 64, as PyTorch wants for memory maps."""
+    """Adds a record whose bytes start at a multiple of 64, as PyTorch needs for memory maps."""
     assert archive.fp is not None  # open
     info = zipfile.ZipInfo(name)
     padding = -(archive.fp.tell() + 30 + len(name) + 4) % _ALIGNMENT
@@ -269,7 +270,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
 
 
 def _pickle(specs: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> bytes:
-    """The state dict's pickle, protocol 2, opcode by opcode: Python's pickler would need PyTorch's classes."""
+    """The state dict's pickle (protocol 2), built from opcodes; Python's pickler would need PyTorch's classes."""
     out = [b"\x80\x02}("]
     for index, (name, (shape, dtype)) in enumerate(specs.items()):
         storage = b"ctorch\n" + _STORAGE_NAMES[dtype].encode() + b"\n"

@@ -1,6 +1,6 @@
-"""Tables of the video UNets: STAR, VEnhancer, VGen's Vid2Vid and I2VGen-XL, diffusers' I2VGenXLUNet.
+"""Tables of the video UNets: STAR, VEnhancer, VGen's Vid2Vid and I2VGen-XL, and diffusers' I2VGenXLUNet.
 
-All are one network under different names. VGen's code numbers its blocks in running order (`input_blocks.4.1`);
+All are the same network under different names. VGen's code numbers its blocks consecutively (`input_blocks.4.1`);
 diffusers' names are ours up to spelling.
 """
 
@@ -54,7 +54,7 @@ _TEMPORAL_LIEM = (
     ("local1.conv1", "liem1/proj", DENSE_NO_BIAS),
     ("local2.conv1", "liem2/proj", DENSE_NO_BIAS),
 )
-# `temopral` is the original's spelling; the first layer has no dropout, so its convolution is number 2.
+# `temopral` is the original's spelling. The first layer has no dropout, so its convolution is number 2, not 3.
 _TEMPORAL_CONV = tuple(
     (f"temopral_conv.conv{i + 1}.{position}", f"temporal_conv/layers/{i}/{name}", kind)
     for i in range(4)
@@ -144,7 +144,7 @@ def _parts(kind: str, config: UNetConfig) -> list[tuple[str, str, Module]]:
         parts = _transformer(DENSE, _SPATIAL_LIEM if config.liem.spatial else ())
     elif kind == "temporal":
         liem = _TEMPORAL_LIEM if config.liem.temporal else ()
-        # On the block's output there is one place to gate, so one module.
+        # A gate on the block's output needs only one module.
         parts = _transformer(POINTWISE_1D, liem[:1] if config.liem.position == "block_output" else liem)
     else:
         shortcut = (("skip_connection", "conv_shortcut", CONVOLUTION),) if kind == "resnet_shortcut" else ()
@@ -173,7 +173,7 @@ def star_table(config: StarConfig) -> Table:
 
 
 def venhancer_table(config: StarConfig) -> Table:
-    """VEnhancer v2, where STAR's training starts: no LIEM; conditions on noise level and scale that STAR lacks."""
+    """VEnhancer v2, from which STAR's training starts: no LIEM, but conditions on noise level and scale."""
     return Table(
         star_table(_without_liem(config)).rules,
         ignored=(
@@ -185,7 +185,7 @@ def venhancer_table(config: StarConfig) -> Table:
 
 
 def vid2vid_table(config: StarConfig) -> Table:
-    """ModelScope's Video-to-Video, VGen's SR600: the base UNet; the ControlNet starts as a copy of its encoder."""
+    """ModelScope's Video-to-Video, VGen's SR600: a base UNet; the ControlNet starts as a copy of its encoder."""
     unet = _without_liem(config).unet
     base = _rules([*_encoder(unet), *_middle(), *_decoder(unet)], unet, "", "unet/")
     copy = _rules([*_encoder(unet), *_middle()], unet, "", "controlnet/")
@@ -193,10 +193,10 @@ def vid2vid_table(config: StarConfig) -> Table:
 
 
 def vgen_i2vgen_table(config: StarConfig) -> Table:
-    """VGen's UNetSD_I2VGen: as Vid2Vid, its image and frame-rate conditioning left out.
+    """VGen's UNetSD_I2VGen: like Vid2Vid, without its image and frame-rate conditioning.
 
-    The first convolution takes the noisy latents' channels and behind them those of the image: the first are kept,
-    which is the network fed an all-zero image latent.
+    The first convolution takes the channels of the noisy latents, then those of the image. Only the former are
+    kept, which is the same as an all-zero image latent.
     """
     table = vid2vid_table(config)
     channels = config.unet.in_channels

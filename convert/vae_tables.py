@@ -1,7 +1,7 @@
 """Tables of Stable Video Diffusion's VAE: diffusers' AutoencoderKLTemporalDecoder, and the original layout.
 
-Our names are diffusers'. The original (`first_stage_model.` in Stability AI's file) has other names, and no
-`quant_conv`: it is folded into the encoder's last convolution, so ours becomes the identity.
+Our names are diffusers'. The original (`first_stage_model.` in Stability AI's file) has other names and no
+`quant_conv`, which is folded into the encoder's last convolution; ours then becomes the identity.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from star_jax.init.leaves import IDENTITY, ZEROS
 
 
 class Part(NamedTuple):
-    """One module under its three names."""
+    """One module under its two names: diffusers', which is also ours, and the original's."""
 
     kind: Module
     diffusers: str
@@ -104,17 +104,17 @@ def _target(diffusers: str) -> str:
 
 
 def diffusers_vae_table(config: StarConfig) -> Table:
-    """diffusers' AutoencoderKLTemporalDecoder, fp16 variant or not."""
+    """diffusers' AutoencoderKLTemporalDecoder, in fp32 or fp16."""
     parts = [*_parts(config.vae), Part(CONVOLUTION, "quant_conv", "")]
     rules = (rule for part in parts for rule in part.kind.rules(part.diffusers, _target(part.diffusers)))
     return Table(tuple(rules))
 
 
 def original_vae_table(config: StarConfig) -> Table:
-    """Stability AI's file of SVD: the first stage; its UNet and conditioners are left out."""
+    """Stability AI's file of SVD: the first stage, without UNet and conditioners."""
     rules: list[Rule] = []
     for part in _parts(config.vae):
-        # Its attention projects with 1x1 convolutions.
+        # The original's attention projects with 1x1 convolutions.
         kind = POINTWISE_2D if part.kind is DENSE else part.kind
         rules += kind.rules(part.original, _target(part.diffusers))
     return Table(

@@ -1,14 +1,14 @@
 """star_jax: STAR video super-resolution (arXiv 2501.02976) in JAX/Flax.
 
-The main jobs, as the command `star-jax` runs them; each is loaded when it is first used:
+The main jobs of the command `star-jax`; each is loaded on first use:
 
-  star_jax.upscale(inputs, output, ...)         videos and images to files
-  star_jax.StarPipeline.from_pretrained(...)    the same on arrays
-  star_jax.convert(sources, directory, ...)     PyTorch weights to a checkpoint directory
-  star_jax.export(directory, file, ...)         and back
-  star_jax.compare(before, after, page, ...)    a page to look at both
-  star_jax.train(config, workdir, ...)          training, or going on with it
-  star_jax.evaluate(results, truth, ...)        scores
+  star_jax.upscale(inputs, output, ...)         upscales videos and images to files
+  star_jax.StarPipeline.from_pretrained(...)    upscales arrays
+  star_jax.convert(sources, directory, ...)     converts PyTorch weights to a checkpoint directory
+  star_jax.export(directory, file, ...)         converts a checkpoint directory back to PyTorch
+  star_jax.compare(before, after, page, ...)    writes a page that compares two videos or images
+  star_jax.train(config, workdir, ...)          starts or resumes training
+  star_jax.evaluate(results, truth, ...)        scores results
 """
 
 import importlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StarPipeline", "compare", "convert", "evaluate", "export", "train", "upscale"]
 
-# Importing any of these takes seconds, which `import star_jax` and `star-jax --help` do without.
+# Importing any of these takes seconds, so `import star_jax` and `star-jax --help` do not.
 _JOBS = {
     "StarPipeline": ("star_jax.inference.pipeline", "StarPipeline"),
     "compare": ("star_jax.evaluation.before_after", "compare"),
@@ -39,10 +39,10 @@ _JOBS = {
 
 
 class JobPackage(ModuleType):
-    """A package that is also the job of its name: `star_jax.train.loop` and `star_jax.train(config, workdir)`."""
+    """A package that can also be called as a job: `star_jax.train.loop` and `star_jax.train(config, workdir)`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the job of the package's name."""
+        """Runs the job that has the package's name."""
         return _load(self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""What a measurement was taken on: hardware, versions, command, memory; part of every report."""
+"""Environment of a measurement, part of every report: hardware, versions, command and memory."""
 
 import importlib.metadata
 import os
@@ -25,13 +25,13 @@ def describe() -> dict[str, Any]:
 
 
 def peak_host_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _commit() -> str | None:
-    """The checkout's commit, `-dirty` where files differ from it; None where the package is not in a checkout."""
+    """The checkout's commit, with `-dirty` if files differ from it; None if the package is not in a checkout."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None

@@ -21,11 +21,11 @@ class RunError(StarError):
 
 
 class DiskError(RunError):
-    """The disk is full or refused something: what was done before that is worth keeping."""
+    """The disk is full or refused an operation; the work done before that is worth keeping."""
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, short enough for a line."""
+    """The message of an exception as one line, cut after 200 characters."""
     if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's messages are long
         return os.strerror(int(code[1]))
     text = " ".join(str(error).split()) or type(error).__name__

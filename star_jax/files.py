@@ -1,4 +1,4 @@
-"""Files and folders that appear under their names only when they are complete; sizes as text."""
+"""Files and folders that appear under their names only when they are complete, and sizes as text."""
 
 import contextlib
 import fcntl
@@ -19,20 +19,20 @@ from etils import epath
 
 from star_jax.errors import InputError, RunError
 
-BUCKETS = ("gs://", "s3://")  # what the addresses of buckets begin with
-_LONGEST_NAME = 255  # bytes, of most file systems
+BUCKETS = ("gs://", "s3://")  # prefixes of bucket URLs
+_LONGEST_NAME = 255  # in bytes, on most file systems
 
 
 @contextlib.contextmanager
 def appearing(path: str | os.PathLike) -> Iterator[Path]:
-    """Builds a file or a folder that has its name only when it is complete.
+    """Builds a file or a folder that appears under its name only when it is complete.
 
-    Yields a hidden path beside `path` where nothing is yet, with the same suffix: write a file or make a folder
-    there. When the block ends, it takes the name, in place of what had it. On any exception, Ctrl-C included, it is
-    removed. What killed processes of this machine left of the same name is removed first.
+    Yields a hidden path beside `path`, with the same suffix and nothing there yet: write a file or make a folder
+    there. When the block ends, it is renamed to `path` and replaces what was there. On any exception, including
+    Ctrl-C, it is removed. Leftovers of killed processes of this machine for the same name are removed first.
 
     Args:
-      path: where the file or folder appears; local, or on a bucket (gs://, s3://), where a rename is a copy.
+      path: final path of the file or folder; local, or in a bucket (gs://, s3://), where a rename is a copy.
     """
     target = _path(path)
     if not is_url(target):
@@ -40,7 +40,7 @@ def appearing(path: str | os.PathLike) -> Iterator[Path]:
     partial = target.parent / process_name("partial", target.name)
     try:
         yield partial
-        if target.is_dir():  # the system replaces no folder that has content
+        if target.is_dir():  # a rename cannot replace a folder with content
             replaced = target.parent / process_name("replaced", target.name)
             target.rename(replaced)
             partial.rename(target)
@@ -61,15 +61,15 @@ def _path(path: str | os.PathLike) -> Path:
 
 
 def process_name(kind: str, name: str = "") -> str:
-    """A hidden file name that tells its owner, so that others can see whether the process still lives."""
+    """A hidden file name that contains its process, so that others can see whether that process still runs."""
     return f".{kind}.{platform.node()}.{os.getpid()}" + (f".{name}" if name else "")
 
 
 def try_lock(descriptor: int) -> bool:
-    """Takes the lock of an open file, which the system releases when the process ends, however it ends.
+    """Takes the lock of an open file, which the system releases when the process ends in any way.
 
     Returns:
-      False where another process holds it. A file system without locks has it free.
+      False if another process holds the lock. On a file system without locks it counts as free.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,14 +81,14 @@ def try_lock(descriptor: int) -> bool:
 
 
 def remove_abandoned(folder: str | os.PathLike, kind: str, name: str = "") -> None:
-    """Removes what killed processes left under their `process_name`.
+    """Removes files and folders that killed processes left under their `process_name`.
 
-    Machines may share a folder, and each knows only its own processes: files of other machines stay.
+    Machines may share a folder, and each knows only its own processes, so files of other machines stay.
     """
     prefix, ending = f".{kind}.{platform.node()}.", f".{name}" if name else ""
     for left in Path(folder).glob(f"{glob.escape(prefix)}*{glob.escape(ending)}"):
         pid = left.name.removeprefix(prefix).removesuffix(ending)
-        if pid.isdigit() and not _is_running(int(pid)):  # else of a machine whose name begins like this one's
+        if pid.isdigit() and not _is_running(int(pid)):  # not a number: another machine with a similar name
             _remove(left)
 
 
@@ -99,7 +99,7 @@ def _is_running(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return pid != os.getpid()  # our own number, from a process before us
+    return pid != os.getpid()  # a file with our own ID is from an earlier process
 
 
 def _remove(path: Path) -> None:
@@ -113,12 +113,12 @@ def _remove(path: Path) -> None:
 
 
 def real_path(path: str | os.PathLike) -> Path:
-    """Where a file lies in truth: an output that is a link to another disk stays one."""
+    """The path with symbolic links resolved, so that an output that is a link to another disk stays a link."""
     return Path(os.path.realpath(path))
 
 
 def work_folder_path(path: str | os.PathLike) -> Path:
-    """The hidden folder beside a file where a long run keeps what it has done."""
+    """The hidden folder beside a file in which a long run keeps its partial results."""
     target = real_path(path)
     name = f".{target.name}.star-jax"
     if len(os.fsencode(name)) > _LONGEST_NAME:
@@ -127,10 +127,10 @@ def work_folder_path(path: str | os.PathLike) -> Path:
 
 
 def draft_path(path: str | os.PathLike) -> Path:
-    """A new name on the same disk for a file (or folder) that is not complete yet, to be moved to its real path.
+    """A new name on the same disk for a file or folder that is not complete yet, to be moved to its real path.
 
-    No two drafts have one name, so that runs with one output cannot harm each other. It lies in the output's work
-    folder where there is one, else hidden beside the output.
+    No two drafts have the same name, so that runs with the same output cannot harm each other. A draft lies in the
+    output's work folder if there is one, else hidden beside the output.
     """
     target = real_path(path)
     name = f"draft.{secrets.token_hex(4)}{target.suffix}"
@@ -139,20 +139,20 @@ def draft_path(path: str | os.PathLike) -> Path:
 
 
 def check_report_path(path: str | os.PathLike, suffix: str) -> None:
-    """Refuses a place where a report cannot go. Call it before the work starts.
+    """Checks that a report can be written. Call it before the work starts.
 
     Raises:
-      InputError: the suffix is another one, the path is a folder, or there is no folder to write in.
+      InputError: the suffix is wrong, the path is a folder, or its folder does not exist or is not writable.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise InputError(f"cannot write {path}: give a name that ends in {suffix}")
+        raise InputError(f"cannot write {path}; give a name that ends in {suffix}")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"cannot write {path}: give a file in a folder that exists and can be written")
+        raise InputError(f"cannot write {path}; give a file in a folder that exists and can be written to")
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file completely or not at all.
 
     Raises:
       RunError: the file cannot be written.
@@ -167,23 +167,23 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def seal(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON-able values with a hash of them, by which `check_seal` knows whether they are still the same."""
+    """JSON-serialisable values with their hash, by which `check_seal` detects later changes."""
     text = json.dumps(values, sort_keys=True)
     return {**values, "sha256": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def check_seal(values: dict[str, Any]) -> None:
-    """Compares values with their hash, where they have one.
+    """Compares values with their hash, if they have one.
 
     Raises:
-      ValueError: they were changed since.
+      ValueError: the values were changed.
     """
     if "sha256" in values and seal({k: v for k, v in values.items() if k != "sha256"}) != values:
         raise ValueError("its content is not what was written")
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes anything that JSON holds, indented.
+    """Writes a JSON-serialisable value, indented.
 
     Raises:
       RunError: the file cannot be written.
@@ -197,27 +197,27 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
       RunError: the file cannot be written.
     """
-    import cv2  # which `star-jax --help` does without
+    import cv2  # slow to import, and not needed by `star-jax --help`
 
     write_bytes(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
 def bytes_text(size: float, *, up: bool = False) -> str:
-    """A number of bytes as text: `1.25 GiB`, `800 MiB`; rounded to hundredths, or up to the next."""
+    """A number of bytes as text, such as `1.25 GiB` or `800 MiB`, rounded to hundredths (with `up`, upwards)."""
     value, unit = (size / 2**30 * 100, "GiB") if size >= 2**30 else (size / 2**20 * 100, "MiB")
     hundredths = math.ceil(value) if up else round(value)
     return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + f" {unit}"
 
 
 def parse_bytes(text: str, name: str) -> int:
-    """A number of bytes from text: `12GiB`, `12G`, `800M` or a plain number.
+    """A number of bytes from text such as `12GiB`, `12G`, `800M` or a plain number.
 
     Args:
-      text: what the user wrote.
-      name: the option, for the message.
+      text: the user's text.
+      name: name of the option, for the error message.
 
     Raises:
-      InputError: the text is none of these.
+      InputError: the text is not a positive size.
     """
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     number = text.strip().upper().removesuffix("B").removesuffix("I")

@@ -1,4 +1,4 @@
-"""The named sizes of models."""
+"""Presets: named sizes of models."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ from star_jax.config.cogvideox import (
 )
 from star_jax.errors import InputError
 
-BUNDLED = "tiny-star"  # the checkpoint in the package, and the preset of its sizes
+BUNDLED = "tiny-star"  # name of the checkpoint in the package and of its preset
 
 _GOLDEN_UNET = UNetConfig(
     block_out_channels=(32, 64, 128, 128), attention_head_dim=16, transformer_in_heads=2
@@ -29,7 +29,7 @@ _TINY_UNET = UNetConfig(
     block_out_channels=(16, 32, 32, 32),
     attention_levels=(False, True, True, False),
     layers_per_block=1,
-    attention_head_dim=32,  # one head: on a CPU, attention costs by its exponentials, and they by the heads
+    attention_head_dim=32,  # one head, because on a CPU the exponentials of every head dominate attention's cost
     transformer_in_heads=1,
     cross_attention_dim=64,
     norm_num_groups=8,
@@ -82,10 +82,10 @@ PRESETS: dict[str, ArchitectureConfig] = {
     # The released networks: 2.04 B parameters, SVD's VAE, OpenCLIP ViT-H/14.
     "i2vgen-xl": StarConfig("i2vgen-xl"),
     # The same architecture, small in every part and without attention on the finest level, so that it runs on a
-    # laptop's CPU; byte-level tokens instead of CLIP's vocabulary.
+    # laptop's CPU. It has byte-level tokens instead of CLIP's vocabulary.
     "tiny": StarConfig("tiny", unet=_TINY_UNET, vae=_TINY_VAE, text_encoder=_TINY_TEXT),
-    # Small enough to train on a CPU (configs/tiny_star.py): its latents carry more, it reads no text, and its
-    # norms have one or two groups, which leave more of a picture's contrast in.
+    # Small enough to train on a CPU (configs/tiny_star.py). Its latents have more channels, it reads no text, and
+    # its norms have one or two groups, which keep more of a picture's contrast.
     "tiny-star": StarConfig(
         "tiny-star",
         unet=_TINY_STAR_UNET,
@@ -93,14 +93,14 @@ PRESETS: dict[str, ArchitectureConfig] = {
         text_encoder=None,
         sampling=SamplingConfig(1, guidance_scale=1.0, color_fix="flat-wavelet", decode_overlap=1),
     ),
-    # The network that the parity numbers in tests/golden were made with, with the original's text width.
+    # The network of the parity numbers in tests/golden, with the original's text width.
     "tiny-golden": StarConfig(
         "tiny-golden",
         unet=_GOLDEN_UNET,
         vae=_TINY_VAE,
         text_encoder=dataclasses.replace(_TINY_TEXT, hidden_size=1024, num_attention_heads=16),
     ),
-    # STAR on CogVideoX: 5.57 B and 1.73 B parameters, the causal autoencoder, T5 XXL.
+    # STAR on CogVideoX: 5.57 B and 1.73 B parameters, the causal autoencoder, and T5 XXL.
     "cogvideox-5b": CogVideoXConfig("cogvideox-5b"),
     "cogvideox-2b": CogVideoXConfig(
         "cogvideox-2b",
@@ -108,12 +108,12 @@ PRESETS: dict[str, ArchitectureConfig] = {
         vae=CausalVAEConfig(scaling_factor=1.15258426),
         diffusion=ZeroSNRConfig(snr_shift=3.0),
     ),
-    # The same architecture for a laptop's CPU, with low-rank updates to train and a token for every byte.
+    # The same architecture for a laptop's CPU, with trainable low-rank updates and one token per byte.
     "tiny-cogvideox": _TINY_COGVIDEOX,
 }
 
 _COGVIDEOX_PARTS = "vae, text_encoder and tokenizer of https://huggingface.co/THUDM/CogVideoX-"
-# Where the weights of a preset come from: what to download, and how it becomes the checkpoint {name}.
+# Sources of each preset's weights: the files to download, and the command that converts them to checkpoint {name}.
 _WEIGHTS = {
     "i2vgen-xl": (
         "STAR's light_deg.pt or heavy_deg.pt of https://huggingface.co/SherryX/STAR, with a VAE and a text tower: "
@@ -133,24 +133,24 @@ _WEIGHTS = {
 
 
 def weights_remedy(name: str) -> str | None:
-    """What to do where a checkpoint is called like a preset (or star-PRESET) and does not exist; None: no preset.
+    """Remedy for a missing checkpoint that is named like a preset (or star-PRESET); None for any other name.
 
-    Presets of which nobody publishes weights can be made of random numbers.
+    Presets without published weights can be made with random weights.
     """
     preset = next((preset for preset in (name, name.removeprefix("star-")) if preset in PRESETS), None)
     if preset is None:
         return None
     if preset in _WEIGHTS:
         return "its weights: " + _WEIGHTS[preset].format(name=name)
-    return f"make one of random weights to train or try: star-jax convert random:{preset} {name}"
+    return f"make one with random weights to train or try: star-jax convert random:{preset} {name}"
 
 
 def get_preset(name: str) -> ArchitectureConfig:
     """Returns a named preset.
 
     Raises:
-      InputError: no preset of that name.
+      InputError: no preset has that name.
     """
     if name not in PRESETS:
-        raise InputError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}")
+        raise InputError(f"preset is {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

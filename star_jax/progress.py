@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work on stderr: a bar on a terminal, or a plain line every few seconds in a log."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter(Protocol):
-    """What `progress` yields."""
+    """Counter that `progress` yields."""
 
     def advance(self, n: int = 1) -> None:
         """Counts `n` more units as done."""
@@ -33,14 +33,14 @@ class Reporter(Protocol):
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "it", *, quiet: bool = False) -> Iterator[Reporter]:
-    """Shows how far a piece of work is: share, count, time spent and time left.
+    """Shows the progress of a piece of work: percentage, count, time spent and time left.
 
-    A terminal gets a bar; anything else (a log file, a pipe) a line about every 10 seconds and one at the end,
-    without control characters. Standard output stays untouched.
+    A terminal shows a bar. Anything else (a log file, a pipe) gets a line about every 10 seconds and one at the
+    end, without control characters. Nothing is written to standard output.
 
     Args:
-        description: what is being done, such as "Upscaling panda.mp4".
-        total: units of work in all.
+        description: name of the work, such as "Upscaling panda.mp4".
+        total: total number of units of work.
         unit: name of a unit, in the plural; `bytes` are shown as MiB or GiB.
         quiet: show nothing.
     """
@@ -58,7 +58,7 @@ def progress(description: str, total: int, unit: str = "it", *, quiet: bool = Fa
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        # A step may take minutes: rich forgets speeds older than 30 s by default and then knows no time left.
+        # A step may take minutes. By default rich forgets speeds older than 30 s, and then shows no time left.
         with Progress(*columns, console=Console(stderr=True), speed_estimate_period=1800) as bar:
             yield _Bar(bar, bar.add_task(description, total=total))
     else:

@@ -1,8 +1,8 @@
 """Speed, memory and operations, measured and counted.
 
-inference, pipeline   one network at a time, or frames in and frames out
+inference, pipeline   one network at a time, or a whole clip from frames to frames
 training, data        the training step, and the loader that feeds it
-layers                single layers, and the forms of operations that have several
-aot/                  programs compiled for devices that are not at hand
-report, timing, plot  how all of these are timed, written down and drawn
+layers                single layers, and operations that have several forms
+aot/                  programs compiled for devices that this machine does not have
+report, timing, plot  timing, reports and plots of all of these
 """

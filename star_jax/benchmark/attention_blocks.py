@@ -1,4 +1,4 @@
-"""Search for the fastest blocks of a TPU's flash attention at the lengths that a network has."""
+"""Search for the fastest blocks of flash attention on a TPU, at the numbers of tokens of a network."""
 
 import functools
 import itertools
@@ -13,8 +13,8 @@ from star_jax.benchmark.timing import time_program
 from star_jax.ops.splash import splash_attention
 from star_jax.ops.splash_blocks import LARGEST_PADDING, Blocks, blocks_of, candidates, padding_of
 
-_FRAMES = 2  # attended to on their own; more take longer and tell no more
-_MARGIN = 0.03  # what other blocks must save to replace those in use
+_FRAMES = 2  # frames in the batch; more take longer without telling more
+_MARGIN = 0.03  # fraction of time that other blocks must save to replace those in use
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class BlockTiming:
     Attributes:
       length: number of tokens.
       direction: `forward`, or `backward` for both passes together.
-      blocks: what was measured.
-      seconds: median of a call; infinite where the kernel does not fit.
+      blocks: the blocks that were measured.
+      seconds: median time of a call; infinite if the kernel does not fit.
     """
 
     length: int
@@ -41,16 +41,16 @@ def search_blocks(
     repeats: int = 3,
     on_timing: Callable[[BlockTiming], None] = lambda timing: None,
 ) -> dict[int, Blocks]:
-    """Measures every size of block: those of the forward pass, then those of the backward pass beside the best.
+    """Measures every block size: first of the forward pass, then of the backward pass with the best forward ones.
 
     Args:
       lengths: number of tokens -> number of heads.
       head_dim: channels of a head.
-      repeats: timings of each, of which the median counts.
+      repeats: timings per measurement, of which the median counts.
       on_timing: called after every measurement.
 
     Returns:
-      Number of tokens -> the fastest blocks. Those in use stay unless others are faster by more than timings vary.
+      Number of tokens -> fastest blocks. Blocks in use stay unless others are faster by more than the timings vary.
     """
     found = {}
     for length, heads in lengths.items():
@@ -71,11 +71,11 @@ def search_blocks(
 
 
 def _choices(best: Blocks, length: int, direction: str) -> Iterator[Blocks]:
-    """The blocks in use, then all others of one pass."""
+    """The blocks in use, then all other candidates for one pass."""
     yield best
     for query, key in itertools.product(candidates(length), repeat=2):
         forward = (query, key) if direction == "forward" else (best.query, best.key)
-        # In the forward search the backward pass is not run; its blocks must pad alike.
+        # The forward search does not run the backward pass, but its blocks must not add padding.
         choice = Blocks(*forward, query, key)
         if choice != best and max(padding_of(choice, length)) <= LARGEST_PADDING:
             yield choice

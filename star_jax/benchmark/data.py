@@ -1,4 +1,4 @@
-"""Measures how long the training data takes, by stage and on one core, and how many cores feed an accelerator."""
+"""Measures the time of loading training data on one core, by stage, and how many cores can feed an accelerator."""
 
 import contextlib
 import math
@@ -22,7 +22,7 @@ from star_jax.environment import describe, peak_host_bytes
 
 @contextlib.contextmanager
 def synthetic_videos(height: int, width: int, num_frames: int, count: int = 3) -> Iterator[str]:
-    """A folder of made-up H.264 files that lasts as long as the context, so that decoding is measured, too."""
+    """A temporary folder of synthetic H.264 files, so that decoding is measured, too."""
     with tempfile.TemporaryDirectory() as folder:
         for index in range(count):
             _write_video(Path(folder) / f"{index}.mp4", SyntheticVideo(index, height, width, num_frames))
@@ -42,18 +42,18 @@ def _write_video(path: Path, video: SyntheticVideo) -> None:
 def measure(
     config: DataConfig, *, num_clips: int, batch_size: int, seconds_per_step: float
 ) -> dict[str, Any]:
-    """Loads clips one after the other in this process, on one thread, and adds up the CPU time of each stage.
+    """Loads clips one after the other in this process, on one thread, and sums the CPU time of each stage.
 
     Args:
       config: the data.
-      num_clips: clips to measure; the draws differ, so a mean wants a dozen.
-      batch_size: clips that one accelerator takes per step.
-      seconds_per_step: its time for a step.
+      num_clips: number of clips to measure; as degradations are random, about a dozen give a good mean.
+      batch_size: clips per step of one accelerator.
+      seconds_per_step: time of a step of one accelerator.
 
     Returns:
-      `seconds_per_frame` (CPU, decode to batch), `stages` (name -> seconds per frame),
+      `seconds_per_frame` (CPU time from decoding to batch), `stages` (name -> seconds per frame),
       `slowest_clip_seconds_per_frame`, `cores_per_accelerator`, `element_bytes`, `buffered_bytes`,
-      `peak_host_bytes`, and what it ran on.
+      `peak_host_bytes`, and the environment.
 
     Raises:
       InputError: no usable source.
@@ -62,7 +62,7 @@ def measure(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     records = open_source(config.source, height=config.height, width=config.width)
-    load_element(records[0], config, 0)  # tables are made and libraries loaded outside the measurement
+    load_element(records[0], config, 0)  # warm-up, which makes tables and loads libraries
     stopwatch, totals = Stopwatch(), []
     started = time.perf_counter()
     for index in range(num_clips):

@@ -25,7 +25,7 @@ from star_jax.parallel.mesh import parse_mesh
 from star_jax.parallel.placement import Placement
 from star_jax.presets import get_preset
 
-NETWORK = "network"  # or the name of the model's first network, by which reports call it
+NETWORK = "network"  # reports use the name of the model's first network instead
 PARTS = ("vae-encode", "vae-decode", "text", "pipeline")
 
 
@@ -34,20 +34,20 @@ class InferenceBenchmark:
     """A measurement to take.
 
     Attributes:
-      component: `network` (one evaluation of all that predicts the velocity), `vae-encode` and `vae-decode` (one
-        chunk of frames), `text` (both prompts), or `pipeline` (a whole clip, from frames to frames). The network
-        also goes by the name of its first component, such as `unet`.
-      preset: sizes of the networks, with random weights; a checkpoint's own count if one is given.
-      checkpoint: directory to take weights from.
-      frames, height, width: size of the result in pixels; padded to what the networks take.
+      component: `network` (one evaluation of all networks that predict the velocity), `vae-encode` and `vae-decode`
+        (one chunk of frames), `text` (both prompts), or `pipeline` (a whole clip, from frames to frames). The
+        network can also be given by the name of its first component, such as `unet`.
+      preset: sizes of the networks, with random weights; ignored if a checkpoint is given.
+      checkpoint: checkpoint directory with sizes and weights.
+      frames, height, width: size of the result in pixels; padded to a size that the networks take.
       steps: number of sampling steps of the pipeline.
-      batch: clips that the network evaluates at once; guidance runs 2.
-      dtype, vae_dtype: types that the networks and the VAE compute in, as in `StarPipeline.from_pretrained`.
-      attention: kernel for every site.
-      max_memory: bytes that the pipeline may plan with; None is what the device has.
-      mesh: axes such as `data=2,context=4` that spread the networks over all devices; None uses one.
-      repeats: measured steps.
-      device_peak: TFLOP/s of one device in place of the table's.
+      batch: clips that the network evaluates at once; guidance needs 2.
+      dtype, vae_dtype: dtypes in which the networks and the VAE compute, as in `StarPipeline.from_pretrained`.
+      attention: attention kernel for every site.
+      max_memory: bytes that the pipeline may plan with; None for the device's memory.
+      mesh: axes such as `data=2,context=4` that spread the networks over all devices; None for one device.
+      repeats: number of measured steps.
+      device_peak: TFLOP/s of one device, instead of the table's.
     """
 
     component: str = NETWORK
@@ -76,11 +76,11 @@ class InferenceBenchmark:
         if self.device_peak is not None and self.device_peak <= 0:
             raise InputError(f"peak-tflops is {self.device_peak}; it must be positive")
         if self.mesh is not None:
-            parse_mesh(self.mesh)  # refused before anything is loaded
+            parse_mesh(self.mesh)  # raises before anything is loaded
 
     @property
     def model(self) -> VideoModel:
-        """What is measured."""
+        """The model that is measured."""
         config = get_preset(self.preset) if self.checkpoint is None else read_config(self.checkpoint)
         kernels = AttentionKernels.all(self.attention)
         return build_model(config, dtype=self.dtype, kernels=kernels, vae_dtype=self.vae_dtype)
@@ -106,7 +106,7 @@ class InferenceBenchmark:
 
     @property
     def chunk(self) -> int:
-        """Frames of one chunk of the autoencoder, the first of a clip."""
+        """Number of frames in the autoencoder's first chunk of a clip."""
         model, frames = self.model, self.model.size_rule.padded_frames(self.frames)
         if self.component == "vae-encode":
             return min(frames, model.encode_chunks(frames)[0])
@@ -152,13 +152,13 @@ def measure_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
     """Runs a benchmark.
 
     Returns:
-      What was measured (`describe`); `seconds_per_step` (median), `spread`, `step_seconds`, `compile_seconds`,
-      `seconds_per_frame`, `frames_per_second`; `tflop_per_step` (counted by tracing), `tflop_compiled` (the
-      compiler's count, None where it has none), `tflops_per_second`, `peak_tflops`, `mfu`; memory, see
-      `report.memory`. Of the pipeline a step is the whole clip, with `stage_seconds`.
+      The measurement's identity (`describe`); `seconds_per_step` (median), `spread`, `step_seconds`,
+      `compile_seconds`, `seconds_per_frame`, `frames_per_second`; `tflop_per_step` (counted by tracing),
+      `tflop_compiled` (the compiler's count, None if it has none), `tflops_per_second`, `peak_tflops`, `mfu`;
+      memory, see `report.memory`. A step of the pipeline is the whole clip, with `stage_seconds`.
 
     Raises:
-      InputError: a component that the model lacks, a damaged checkpoint, or attention that cannot run here.
+      InputError: the model lacks the component, the checkpoint is damaged, or the attention kernel cannot run here.
     """
     if benchmark.component == "pipeline":
         if benchmark.mesh is not None:
@@ -214,7 +214,7 @@ def count_inference(benchmark: InferenceBenchmark) -> dict[str, Any]:
 def component_program(
     benchmark: InferenceBenchmark, placement: Placement
 ) -> tuple[jax.stages.Wrapped, tuple, int]:
-    """The jitted program of a component, its arguments on the devices, and the frames that one step handles."""
+    """The jitted program of a component, its arguments on the devices, and the number of frames per step."""
     model, key = benchmark.model, jax.random.key(0)
 
     def params_of(components: Iterable[str]) -> Params:
@@ -228,7 +228,7 @@ def component_program(
         params = params_of(model.network_components)
         return jax.jit(model.velocity), (params, *inputs), batch * benchmark.frames
     if benchmark.component == "text":
-        # Any model's vocabulary has these numbers, and every number costs the same.
+        # Every model's vocabulary has these token IDs, and all of them cost the same.
         ids = jax.random.randint(key, (2, _with_text(model).context_shape[0]), 0, 256)
         return jax.jit(model.encode_text), (params_of(model.text_components), placement.inputs(ids)), 0
     params, chunk = params_of(model.autoencoder_components), benchmark.chunk
@@ -241,7 +241,7 @@ def component_program(
 
 
 def benchmark_pipeline(benchmark: InferenceBenchmark) -> StarPipeline:
-    """A pipeline with the checkpoint's weights, or random ones and a tokenizer of bytes."""
+    """A pipeline with the checkpoint's weights, or with random weights and a byte-level tokenizer."""
     if benchmark.checkpoint is not None:
         return StarPipeline.from_pretrained(
             benchmark.checkpoint,

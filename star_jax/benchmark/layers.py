@@ -1,6 +1,6 @@
-"""Speed of single layers, and of the forms of operations that have several: what is fastest on this device.
+"""Speed of single layers, and of operations that have several forms, to find the fastest form on this device.
 
-One layer of each level tells more in a minute than whole networks, which take about as long to compile.
+In a minute, one layer of each level tells more than whole networks, which take about that long to compile.
 """
 
 import dataclasses
@@ -26,10 +26,12 @@ from star_jax.presets import get_preset
 
 Row = dict[str, Any]
 
-_CALLS = 5  # per timing: they queue up, so that the host's part of a call does not count
+_CALLS = 5  # calls per timing: they queue up, so that the host's time per call does not count
 _MAX_CALL_SECONDS = 0.5  # slower calls are timed one by one
-_MARGIN = 0.03  # what a form must save to replace the one in use
-_SAME = 0.02  # relative distance of two forms' results in half precision; beyond it one of them is wrong
+_MARGIN = 0.03  # fraction of time that a form must save to replace the one in use
+_SAME = (
+    0.02  # largest relative distance of two forms' results in half precision; above it, one of them is wrong
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +40,12 @@ class LayersBenchmark:
 
     Attributes:
       preset: sizes of the networks; weights are random.
-      frames, height, width: size of a clip's result in pixels; padded to what the networks take.
-      dtype: type that UNet and ControlNet compute in; `auto` as in `StarPipeline`.
-      vae_dtype: type that the VAE's blocks compute in.
-      backward: measure the gradient of weights and inputs, too.
-      budget: seconds after which no further layer is begun; None: all are measured.
-      repeats: timings of each, of which the median counts.
+      frames, height, width: size of a clip's result in pixels; padded to a size that the networks take.
+      dtype: dtype in which UNet and ControlNet compute; `auto` as in `StarPipeline`.
+      vae_dtype: dtype in which the VAE's blocks compute.
+      backward: whether to measure the gradient of weights and inputs, too.
+      budget: seconds after which no further layer is started; None to measure all layers.
+      repeats: timings per measurement, of which the median counts.
     """
 
     preset: str = "i2vgen-xl"
@@ -62,7 +64,7 @@ class LayersBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"budget is {self.budget}; choose a positive number of seconds")
-        _ = self.parts  # refuses what cannot be measured
+        _ = self.parts  # raises if the preset has no layers to measure
 
     @property
     def model(self) -> VideoModel:
@@ -71,7 +73,7 @@ class LayersBenchmark:
 
     @property
     def latents(self) -> tuple[int, int, int]:
-        """(frames, height, width)."""
+        """(frames, height, width) of the latents."""
         rule = self.model.size_rule
         return self.frames, *rule.latent_size(*rule.padded_size(self.height, self.width))
 
@@ -97,18 +99,19 @@ def measure_layers(
 
     Args:
       benchmark: what to measure.
-      on_row: called after every layer with its row and the report so far, which can then be stored.
+      on_row: called after every layer with its row and the report so far, for example to store it.
 
     Returns:
-      `describe`'s keys; `rows`, one per layer, form and pass: `part`, `form` (such as "geglu=gelu", None where
-      there is one only), `pass`, `seconds`, `compile_seconds`, `tflop`, `tflops_per_second`, `gigabytes_per_second`
-      (of inputs, weights and results, the least that is read and written), `per_forward`; and of layers of the
-      UNet `share` of what those measured take together in one evaluation. `difference` of a form: relative distance
-      of its result from that of the layer's first form. `chosen`: operation -> fastest form that computes the same,
-      where all forms were measured; `complete`: whether the budget sufficed.
+      The keys of `describe`; `rows`, one per layer, form and pass; `chosen`, operation -> fastest form with the
+      same result, for operations of which all forms were measured; and `complete`, whether the budget sufficed. A
+      row has `part`, `form` (such as "geglu=gelu", None if there is only one), `pass`, `seconds`,
+      `compile_seconds`, `tflop`, `tflops_per_second`, `gigabytes_per_second` (from inputs, weights and results, the
+      least that must be read and written) and `per_forward`. Layers of the networks also have `share`, their
+      fraction of the time of all measured layers in one evaluation; forms have `difference`, the relative distance
+      of their result from the first form's.
     """
     started, longest = time.perf_counter(), 0.0
-    results: dict[str, jax.Array] = {}  # of the layer under way, in its first form
+    results: dict[str, jax.Array] = {}  # result of the current layer in its first form
     report: Row = {**benchmark.describe(), "rows": [], "chosen": {}, "complete": False}
     for part, forms, backward in _measurements(benchmark):
         spent = time.perf_counter() - started
@@ -130,9 +133,9 @@ def measure_layers(
 
 
 def fastest_forms(rows: list[Row]) -> dict[str, str]:
-    """Operation -> the form whose layers take the least time, forward; of operations with all forms measured.
+    """Operation -> form whose layers take the least time in the forward pass, if all its forms were measured.
 
-    The form in use stays unless another is faster by more than timings vary.
+    The form in use stays unless another is faster by more than the timings vary.
     """
     seconds: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -152,7 +155,7 @@ def fastest_forms(rows: list[Row]) -> dict[str, str]:
 
 
 def _measurements(benchmark: LayersBenchmark) -> Iterator[tuple[Part, dict[str, str], bool]]:
-    """(layer, forms, whether backward): all forward passes first, and the operations before the layers."""
+    """Yields (layer, forms, whether backward): all forward passes first, and operations before layers."""
     parts = benchmark.parts
     for backward in (False, True) if benchmark.backward else (False,):
         for part in parts.operations:
@@ -163,7 +166,7 @@ def _measurements(benchmark: LayersBenchmark) -> Iterator[tuple[Part, dict[str, 
 
 
 def _combinations(operations: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Each form of one operation, with the others' as they are chosen now."""
+    """Yields each form of the first operation, then of each further one with the first form of all others."""
     platform = jax.default_backend()
     for operation in operations:
         others = {name: forms_of(name, platform)[0] for name in operations if name != operation}
@@ -172,7 +175,7 @@ def _combinations(operations: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 
 def _measure(part: Part, forms: dict[str, str], backward: bool, repeats: int) -> tuple[Row, Any]:
-    """The row of a layer, and the result of its last call."""
+    """The layer's row, and the result of its last call."""
     run, (params, *inputs) = part.abstract()
     args = (random_params(params), *jax.tree.map(_normal, inputs))
     if backward:
@@ -224,7 +227,7 @@ def _gradient(run: Callable[..., jax.Array], args: tuple[Any, ...]) -> Callable[
 
 
 def _time(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median seconds of one call, after a first one that warms up; and what the last call returned."""
+    """Median seconds of one call after a warm-up, and the result of the last call."""
     seconds, calls, result = [], 1, None
     for i in range(repeats + 1):
         start = time.perf_counter()
@@ -245,5 +248,5 @@ def _add_shares(rows: list[Row]) -> None:
 
 
 def differing_choices(chosen: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Operation -> (form in use, fastest form), where they are not the same."""
+    """Operation -> (form in use, fastest form) for the operations in which they differ."""
     return {name: (variant_of(name), form) for name, form in chosen.items() if variant_of(name) != form}

@@ -18,13 +18,13 @@ Shape = jax.ShapeDtypeStruct
 def velocity_flops(
     model: VideoModel, latent_shape: tuple[int, int, int], *, batch: int = 1, projected: bool = False
 ) -> FlopCount:
-    """One evaluation of the network on latents [batch, *latent_shape, C]; guidance runs two branches: batch 2.
+    """Operations of one evaluation of the network on latents [batch, *latent_shape, C].
 
     Args:
-      model: whose network.
+      model: the model.
       latent_shape: (frames, height, width).
-      batch: clips, or branches.
-      projected: given what `VideoModel.condition` makes of the text, as the pipeline does; else the embeddings.
+      batch: number of clips, or of branches of guidance.
+      projected: whether the network gets the result of `VideoModel.condition`, as in the pipeline, or embeddings.
     """
     params = model.abstract_params(model.network_components)
     text = Shape((batch, *model.context_shape), model.dtype)
@@ -35,13 +35,13 @@ def velocity_flops(
 
 
 def condition_flops(model: VideoModel, *, batch: int = 1) -> FlopCount:
-    """What is computed from the text once for all steps."""
+    """Operations on the text that are done once for all steps."""
     params = model.abstract_params(model.network_components)
     return count_flops(model.condition, params, Shape((batch, *model.context_shape), model.dtype))
 
 
 def text_flops(model: VideoModel, *, batch: int = 1) -> FlopCount:
-    """Embeddings of `batch` prompts; none of a model without text."""
+    """Operations of embedding `batch` prompts; zero for a model without text."""
     if not model.has_text:
         return FlopCount()
     params = model.abstract_params(model.text_components)
@@ -49,7 +49,7 @@ def text_flops(model: VideoModel, *, batch: int = 1) -> FlopCount:
 
 
 def encode_flops(model: VideoModel, num_frames: int, height: int, width: int) -> FlopCount:
-    """Encoding frames [num_frames, height, width, 3] chunk by chunk; what fills up the last chunk is left out."""
+    """Operations of encoding frames [num_frames, height, width, 3] in chunks, without padding of the last chunk."""
     sizes, left = [], model.size_rule.padded_frames(num_frames)
     for size in model.encode_chunks(num_frames):
         sizes.append(min(size, left))
@@ -59,7 +59,7 @@ def encode_flops(model: VideoModel, num_frames: int, height: int, width: int) ->
 
 
 def decode_flops(model: VideoModel, num_frames: int, height: int, width: int, overlap: int = 0) -> FlopCount:
-    """Decoding to frames [num_frames, height, width, 3] chunk by chunk."""
+    """Operations of decoding to frames [num_frames, height, width, 3] in chunks."""
     rule = model.size_rule
     chunks = [
         Shape((1, stop - start, *rule.latent_size(height, width), model.latent_channels), jnp.float32)
@@ -71,7 +71,7 @@ def decode_flops(model: VideoModel, num_frames: int, height: int, width: int, ov
 
 
 def decode_light_flops(model: VideoModel, num_frames: int, height: int, width: int) -> FlopCount:
-    """Decoding to frames [num_frames, height, width, 3] by the light decoder."""
+    """Operations of decoding to frames [num_frames, height, width, 3] with the light decoder."""
     latents = Shape((1, 1, *model.size_rule.latent_size(height, width), model.latent_channels), jnp.float32)
     low = Shape((1, 1, height // LOW_FACTOR, width // LOW_FACTOR, 3), jnp.float32)
     params = model.abstract_params(model.light_components)
@@ -85,7 +85,7 @@ def decode_light_flops(model: VideoModel, num_frames: int, height: int, width: i
 def pipeline_flops(
     model: VideoModel, num_frames: int, height: int, width: int, settings: UpscaleSettings
 ) -> FlopCount:
-    """A whole upscale of one clip to (padded) frames [num_frames, height, width, 3]; overlapping windows count."""
+    """Operations of upscaling a clip to (padded) frames [num_frames, height, width, 3], with window overlaps."""
     table = model.solver_table(
         solver=settings.solver,
         spacing=settings.resolved_spacing,
@@ -111,7 +111,7 @@ def pipeline_flops(
 def _in_chunks(
     fn: Callable[[Params, jax.Array, Any], tuple[Any, Any]], model: VideoModel, chunks: list[Shape]
 ) -> FlopCount:
-    """Operations of a coder on chunks one after the other; it is traced once for each shape of chunk and carry."""
+    """Operations of an encoder or decoder on consecutive chunks; it is traced once per shape of chunk and carry."""
     params = model.abstract_params(model.autoencoder_components)
     count, carry, known = FlopCount(), None, {}
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Speed of the whole pipeline: frames in, frames out, by stage."""
+"""Speed of the whole pipeline by stage, from frames to frames."""
 
 import statistics
 import time
@@ -24,10 +24,19 @@ def measure_pipeline(
     budget: int | None = None,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Upscales a made-up clip to (height, width) `size` several times, as `plan` says; the first run compiles.
+    """Upscales a clip of noise several times with the planned settings; the first run compiles.
 
-    `compile_seconds` is what the first run took beyond the median of the others: compilation, tracing, and
-    whatever else happens once.
+    Args:
+      pipeline: the pipeline.
+      num_frames: number of frames of the clip.
+      size: (height, width) of the result in pixels.
+      num_inference_steps: number of sampling steps.
+      budget: bytes that the plan may use; None for the device's memory.
+      repeats: number of measured runs.
+
+    Returns:
+      Times, the plan and memory; `compile_seconds` is the time of the first run beyond the median of the others,
+      for tracing, compilation and other one-time work.
     """
     height, width = size
     frames = _noise_clip(num_frames, height // SCALE, width // SCALE)
@@ -61,7 +70,7 @@ def measure_pipeline(
 
 
 def _noise_clip(num_frames: int, height: int, width: int) -> np.ndarray:
-    """uint8 [F, H, W, 3]."""
+    """A clip of noise, uint8 [F, H, W, 3]."""
     return np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), np.uint8)
 
 

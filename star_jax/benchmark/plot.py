@@ -1,4 +1,4 @@
-"""A sweep's costs as a line plot; needs matplotlib (the extra `plots`)."""
+"""A line plot of a sweep's costs; needs matplotlib (the extra `plots`)."""
 
 import io
 import math
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def plot_sweep(path: str | os.PathLike, rows: list[dict[str, Any]], axis: str) -> None:
-    """Draws what a sweep over `frames` or `pixels` cost: operations by kind, and seconds where measured.
+    """Draws the costs of a sweep over `frames` or `pixels`: operations by kind, and seconds if they were measured.
 
     Raises:
       InputError: matplotlib is not installed.
@@ -40,7 +40,7 @@ def plot_sweep(path: str | os.PathLike, rows: list[dict[str, Any]], axis: str) -
 
 
 def draw_lines(series: dict[str, Points], title: str, x_label: str) -> "Figure":
-    """Draws named lines on logarithmic axes, with a tick at every x; points that are not positive are left out."""
+    """Draws named lines on logarithmic axes, with a tick at every x; skips points that are not positive."""
     figure = require_matplotlib().Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
     ticks = set()

@@ -1,4 +1,4 @@
-"""Pauses other work on the machine while something is timed, so that a GPU may be shared with a training."""
+"""Pauses other processes on the machine during timings, so that a GPU can be shared with a training run."""
 
 import contextlib
 import contextvars
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from star_jax.errors import InputError
 
-_SETTLE_SECONDS = 0.3  # what was given to the device before the pause ends in this time
+_SETTLE_SECONDS = 0.3  # time for the device to finish the work of the paused processes
 _paused_groups: contextvars.ContextVar[str | None] = contextvars.ContextVar("paused_groups", default=None)
 
 
 @contextlib.contextmanager
 def pausing(file: str | None) -> Iterator[None]:
-    """Within it, `quiet` pauses the process groups that `file` names, one number a line.
+    """A context in which `quiet` pauses the process groups in `file`, which has one ID per line.
 
     Raises:
-      InputError: the file cannot be read, or holds something else.
+      InputError: the file cannot be read, or a line is not a number.
     """
     if file is not None:
         _read_groups(file)
@@ -33,9 +33,9 @@ def pausing(file: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Stops the process groups of `pausing`, and lets them go on afterwards.
+    """A context that stops the process groups of `pausing`, and continues them at the end.
 
-    The file is locked meanwhile: two benchmarks that name the same file, and each other, measure in turn.
+    The file is locked meanwhile, so that two benchmarks with the same file take turns to measure.
     """
     file = _paused_groups.get()
     if file is None:
@@ -60,12 +60,12 @@ def _read_groups(file: str) -> list[int]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a number on each line"
         raise InputError(
-            f"cannot read process groups from {file}: {reason}; write one group's number on each line"
+            f"cannot read process groups from {file}: {reason}; write the ID of one group on each line"
         ) from error
 
 
 def _signal(group: int, which: signal.Signals) -> bool:
-    """Whether the group is still there."""
+    """Sends a signal to a process group; False if the group no longer exists."""
     try:
         os.killpg(group, which)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Reports of measurements: what ran where, how full the device was, files, and the comparison of two."""
+"""Reports of measurements: environment, throughput and memory, reading them, and comparing two of them."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from star_jax.environment import describe, peak_host_bytes
 from star_jax.errors import InputError
 from star_jax.parallel.peaks import device_peak_tflops, mfu
 
-# What makes two rows of two reports the same measurement.
+# Keys by which rows of two reports are the same measurement.
 IDENTITY = ("benchmark", "component", "preset", "frames", "height", "width", "steps", "batch")
-# Numbers worth a ratio, in the order of the table.
+# Numbers that are compared by their ratio, in the order of the table.
 COMPARED = (
     "seconds_per_step",
     "seconds_per_frame",
@@ -27,7 +27,7 @@ COMPARED = (
 
 
 def describe_run() -> dict[str, Any]:
-    """`hardware` (accelerator included), `versions`, `commit` and `command` of this process."""
+    """`hardware` (including the accelerator), `versions`, `commit` and `command` of this process."""
     description = describe()
     device = jax.devices()[0]
     accelerator = {
@@ -42,7 +42,7 @@ def describe_run() -> dict[str, Any]:
 def throughput(
     flops: float, seconds: float, *, num_devices: int, device_peak: float | None
 ) -> dict[str, Any]:
-    """Achieved TFLOP/s and MFU of `flops` operations on all devices in `seconds`; see `peaks.mfu`."""
+    """TFLOP/s and MFU achieved by `flops` operations on all devices in `seconds`; see `peaks.mfu`."""
     return {
         "tflop_per_step": flops / 1e12,
         "tflops_per_second": flops / seconds / 1e12,
@@ -52,10 +52,10 @@ def throughput(
 
 
 def memory(compiled: jax.stages.Compiled | None) -> dict[str, Any]:
-    """Peak memory of one device and of the host, and where the device's figure comes from.
+    """Peak memory of one device and of the host, and the source of the device's figure.
 
-    `peak_device_source` is `device` (the allocator's own, of the whole process so far), `compiler` (the compiled
-    program's arguments, results and temporaries, where the device keeps no count), or None.
+    `peak_device_source` is `device` (the allocator's peak of the whole process so far), `compiler` (arguments,
+    results and temporaries of the compiled program, if the device keeps no count), or None.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
@@ -96,8 +96,8 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[dict[str, Any]],
     """Compares the measurements that two reports share.
 
     Returns:
-      One dict per shared measurement: `name`, and for each of `COMPARED` that both have (a, b, b / a); and what
-      differs between the runs (hardware, versions, commit, dtype, ...), one line each.
+      One dict per shared measurement, with `name` and (a, b, b / a) for each of `COMPARED` that both have; and one
+      line for each difference between the runs (hardware, versions, commit, dtype, ...).
 
     Raises:
       InputError: the reports share no measurement.
@@ -130,5 +130,5 @@ def _identity(row: dict[str, Any]) -> tuple:
 
 
 def _row_name(row: dict[str, Any]) -> str:
-    what = row.get("component") or row.get("benchmark") or "?"
-    return f"{what}, {row.get('frames')} x {row.get('height')}x{row.get('width')}"
+    component = row.get("component") or row.get("benchmark") or "?"
+    return f"{component}, {row.get('frames')} x {row.get('height')}x{row.get('width')}"

@@ -1,4 +1,4 @@
-"""Times a program: compilation apart, then a warm-up, then the median of steps that wait for the device."""
+"""Times a program: compilation, then a warm-up step, then the median of steps that each wait for the device."""
 
 import statistics
 import time
@@ -13,13 +13,13 @@ from star_jax.benchmark.quiet import quiet
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each step after the warm-up, and of what came before.
+    """Seconds of each step after the warm-up, and of the work before.
 
     Attributes:
       steps: seconds of every measured step.
-      trace_seconds: from Python to the compiler's input.
-      compile_seconds: the compiler, or reading its result from a cache.
-      first_seconds: the warm-up step.
+      trace_seconds: seconds of tracing and lowering.
+      compile_seconds: seconds of compilation, or of reading its result from a cache.
+      first_seconds: seconds of the warm-up step.
     """
 
     steps: tuple[float, ...]
@@ -53,12 +53,12 @@ def time_program(
     """Compiles and times a jitted function.
 
     Args:
-      program: made by `jax.jit`, without donated arguments (they would be gone after the first step).
-      args: its arguments, on the device.
-      repeats: steps to measure, at least 1.
+      program: function from `jax.jit`, without donated arguments (they would be gone after the first step).
+      args: arguments on the device.
+      repeats: number of steps to measure, at least 1.
 
     Returns:
-      The times, and the compiled program for its FLOPs and memory.
+      The times, and the compiled program, which knows its FLOPs and memory.
     """
     start = time.perf_counter()
     lowered = program.lower(*args)

@@ -1,4 +1,4 @@
-"""Speed and memory of the training step, on random weights and made-up clips."""
+"""Speed and memory of the training step, with random weights and random clips."""
 
 import time
 from typing import Any
@@ -27,19 +27,19 @@ from star_jax.train.step import abstract_arguments, jit_train_step, make_train_s
 def measure_training(
     objective: Objective, config: ExperimentConfig, *, repeats: int = 5, device_peak: float | None = None
 ) -> dict[str, Any]:
-    """Compiles and times the step that `star-jax train` would run with this configuration; nothing is read.
+    """Compiles and times the step that `star-jax train` would run with this configuration; reads no files.
 
     Args:
-      objective: the objective, asked for shapes and for the loss.
-      config: configuration of the experiment; the sizes of its data count, its files do not.
-      repeats: measured steps.
-      device_peak: TFLOP/s of one device in place of the table's.
+      objective: the objective, which gives shapes and loss.
+      config: configuration of the experiment; only the sizes of its data are used.
+      repeats: number of measured steps.
+      device_peak: TFLOP/s of one device, instead of the table's.
 
     Returns:
-      As `measure_inference`; `tflop_per_step` is of all devices, without what remat computes twice.
+      The same keys as `measure_inference`; `tflop_per_step` counts all devices, without the recomputation of remat.
 
     Raises:
-      InputError: no steps to measure, or the mesh does not fit the devices or the batch.
+      InputError: `repeats` is less than 1, or the mesh does not fit the devices or the batch.
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; choose at least 1")
@@ -80,7 +80,7 @@ def measure_training(
 def _time_step(
     objective: Objective, optimizer: Optimizer, config: ExperimentConfig, mesh: Mesh, repeats: int
 ) -> tuple[Timing, jax.stages.Compiled]:
-    """Times steps that go on from one another, as training's do: the state is donated."""
+    """Times consecutive steps as in training, with a donated state."""
     trainable, frozen = (
         random_params(with_shardings(tree, param_shardings(mesh, tree)))
         for tree in objective.abstract_params()
@@ -114,7 +114,7 @@ def _time_step(
 
 
 def _made_up(leaf: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
-    """Random pixels; numbers below 256 for token ids and positions; small normal numbers for latents."""
+    """A random leaf: integers below 256 (pixels, token IDs, positions), or small normal numbers (latents)."""
 
     def make(key: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jnp.integer):

@@ -6,8 +6,8 @@
     DIR/provenance.json   where the weights came from
 
 A directory appears under its name only when it is complete (`create_checkpoint`); it may be in a bucket. The name
-`tiny-star` is the small model that comes with the package (docs/tiny_star.md), unless there is a directory of that
-name.
+`tiny-star` means the small model that comes with the package (docs/tiny_star.md), unless a directory of that name
+exists.
 """
 
 import contextlib
@@ -64,9 +64,9 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
     Args:
       directory: a checkpoint directory.
       name: a component of the model.
-      abstract_tree: nested dict of jax.ShapeDtypeStruct (`VideoModel.abstract`). Leaves are cast to
-        its dtypes and placed by its shardings, each device reading its own part, whatever mesh they were saved
-        from; a leaf without a sharding goes to the first device.
+      abstract_tree: nested dict of jax.ShapeDtypeStruct (`VideoModel.abstract`). Leaves are cast to its dtypes and
+        placed by its shardings; each device reads its own part, whatever mesh they were saved from. A leaf without
+        a sharding goes to the first device.
 
     Raises:
       InputError: the component is missing or damaged, or its leaves differ from `abstract_tree`.
@@ -74,7 +74,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
     wanted = flatten(abstract_tree)
     stored = component_metadata(directory, name)
     place = f"{name} of {directory}"
-    remedy = "use the preset it was made for, or convert it again"
+    remedy = "use the preset that it was made for, or convert it again"
     if missing := [path for path in wanted if path not in stored]:
         raise InputError(
             f"{place} has no leaf {missing[0]} (and {len(missing) - 1} more are missing); {remedy}"
@@ -84,7 +84,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
     for path, leaf in wanted.items():
         if stored[path].shape != tuple(leaf.shape):
             raise InputError(
-                f"{place}: {path} is {stored[path].shape}, the network has {tuple(leaf.shape)}; {remedy}"
+                f"{place}: {path} is {stored[path].shape}, but the network has {tuple(leaf.shape)}; {remedy}"
             )
     return restore_tree(checkpoint_path(directory) / name, abstract_tree)
 
@@ -92,7 +92,7 @@ def load_component(directory: str | os.PathLike, name: str, abstract_tree: Tree)
 def iterate_leaves(
     directory: str | os.PathLike, name: str, paths: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Reads leaves of a component one by one in the order of `paths`, a batch in memory at a time.
+    """Reads leaves of a component one by one in the order of `paths`, with one batch in memory at a time.
 
     Raises:
       InputError: the component is missing or damaged.
@@ -103,11 +103,11 @@ def iterate_leaves(
 def iterate_layers(
     directory: str | os.PathLike, name: str, wanted: Sequence[tuple[str, int | None]]
 ) -> Iterator[np.ndarray]:
-    """Reads leaves, or single layers of stacked ones, one by one.
+    """Reads leaves, or single layers of stacked leaves, one by one.
 
     Args:
-      directory, name: checkpoint directory, and name of the component.
-      wanted: path of each leaf, and the entry of its first axis; None: the whole leaf.
+      directory, name: checkpoint directory and name of the component.
+      wanted: path of each leaf and the index along its first axis; None for the whole leaf.
 
     Raises:
       InputError: the component is missing or damaged.
@@ -124,13 +124,17 @@ def component_metadata(directory: str | os.PathLike, name: str) -> dict[str, jax
     """Shapes and dtypes of a stored component by path, without reading its arrays.
 
     Raises:
-      InputError: not a checkpoint directory, no such component, or its description is damaged.
+      InputError: not a checkpoint directory, or the component is missing or damaged.
     """
     return tree_metadata(_component_path(directory, name))
 
 
 def present_components(directory: str | os.PathLike) -> list[str]:
-    """The components that a checkpoint directory has, in the model's order."""
+    """The components in a checkpoint directory, in the model's order.
+
+    Raises:
+      InputError: not a checkpoint directory.
+    """
     path, model = checkpoint_path(directory), build_model(read_config(directory))
     return [name for name in model.components if (path / name).is_dir()]
 
@@ -139,14 +143,14 @@ def check_components(directory: str | os.PathLike, names: Sequence[str]) -> None
     """Refuses an incomplete checkpoint before the first of its components is read.
 
     Raises:
-      InputError: one of these is missing.
+      InputError: one of the components is missing.
     """
     for name in names:
         _component_path(directory, name)
 
 
 def read_config(directory: str | os.PathLike, *, expect_preset: str | None = None) -> ArchitectureConfig:
-    """Reads the sizes that a checkpoint was made with.
+    """Reads the sizes of a checkpoint's model.
 
     Raises:
       InputError: not a checkpoint directory, or one of another preset than `expect_preset`.
@@ -154,11 +158,11 @@ def read_config(directory: str | os.PathLike, *, expect_preset: str | None = Non
     path = checkpoint_path(directory) / CONFIG_FILE
     try:
         config = read_model_config(read_text(path))
-    except AttributeError as error:  # a text or a number where a table belongs
+    except AttributeError as error:  # a string or a number in place of an object
         raise damaged(path, error) from error
     if expect_preset is not None and config.preset != expect_preset:
         raise InputError(
-            f"{directory} holds preset {config.preset!r}, not {expect_preset!r}; choose the other one"
+            f"{directory} holds preset {config.preset!r}; choose a checkpoint of preset {expect_preset!r}"
         )
     return config
 
@@ -184,20 +188,21 @@ def create_checkpoint(
     *,
     force: bool = False,
 ) -> Iterator[Path]:
-    """Builds a checkpoint directory so that it appears only when it is complete.
+    """Builds a checkpoint directory that appears only when it is complete.
 
-    Yields a temporary sibling to write components and tokenizer into; config.json and provenance.json (as the
-    dict is by then) are added at the end, and it is renamed. On any exception, Ctrl-C included, it is removed.
-    Of a bucket (gs://, s3://), it is made on this machine and then uploaded, config.json last.
+    Yields a temporary sibling for components and tokenizer. At the end, config.json and provenance.json (with the
+    dict's final content) are added and the sibling is renamed. On any exception, including Ctrl-C, it is removed.
+    A directory in a bucket (gs://, s3://) is built on this machine and then uploaded, config.json last.
 
     Args:
-      directory: the name that appears; its parent must exist.
+      directory: final name; its parent must exist.
       config: sizes.
-      provenance: JSON-able; may be filled while the directory is being built.
+      provenance: JSON-serialisable; may be filled while the directory is being built.
       force: replace an existing checkpoint directory.
 
     Raises:
-      InputError: `directory` exists (without force, or is no checkpoint), or its parent does not.
+      InputError: `directory` exists (without `force`, or is not a checkpoint), or its parent does not.
+      RunError: the directory cannot be written.
     """
     check_destination(directory, force=force)
     if is_url(directory):
@@ -215,12 +220,12 @@ def create_checkpoint(
 
 
 def check_destination(directory: str | os.PathLike, *, force: bool) -> None:
-    """Refuses a place where a checkpoint cannot go.
+    """Checks that a checkpoint directory can be created or replaced.
 
     Raises:
-      InputError: it exists (without force, or is no checkpoint directory), or its parent does not exist.
+      InputError: it exists (without `force`, or is not a checkpoint directory), or its parent does not exist.
     """
-    # Folders of other libraries have a config.json, too.
+    # A config.json alone does not prove a checkpoint: other libraries' folders have one, too.
     both = {CONFIG_FILE, PROVENANCE_FILE}
     if is_url(directory):
         names = names_in(os.fspath(directory))
@@ -237,15 +242,16 @@ def check_destination(directory: str | os.PathLike, *, force: bool) -> None:
         raise InputError(f"{directory} exists; choose another name, or pass --force to replace it")
     if exists and not is_replaceable:
         raise InputError(
-            f"{directory} exists and is not a checkpoint directory; --force does not replace such things"
+            f"{directory} exists and is not a checkpoint directory, so --force does not replace it; choose another "
+            "name"
         )
 
 
 def checkpoint_path(directory: str | os.PathLike) -> Path:
-    """The absolute path of a checkpoint directory: of the bundled one by its name, of a bucket's by its local copy.
+    """The absolute path of a checkpoint directory, of the bundled one, or of the local copy of one in a bucket.
 
     Raises:
-      InputError: no checkpoint directory is there.
+      InputError: it is not a checkpoint directory.
     """
     if is_url(directory):
         return local_copy(os.fspath(directory), CONFIG_FILE)

@@ -1,4 +1,4 @@
-"""Checkpoint directories in buckets: copied to this machine to be read, and from it when they are made."""
+"""Checkpoint directories in buckets: they are copied to this machine to be read, and built here and uploaded."""
 
 import contextlib
 import hashlib
@@ -18,23 +18,23 @@ from star_jax.files import appearing, is_url
 
 logger = logging.getLogger(__name__)
 
-# What fsspec and the clouds' libraries raise where a bucket, a file or a right to it is missing.
+# Errors of fsspec and the cloud libraries for a missing bucket, file or permission.
 _BUCKET_ERRORS = (OSError, ImportError, ValueError)
 
 
 def local_copy(url: str, last_file: str) -> Path:
-    """Copies a checkpoint directory from a bucket (gs://, s3://: whatever fsspec opens), once for each content.
+    """Copies a checkpoint directory from a bucket (gs://, s3://, or any URL that fsspec opens) once per content.
 
-    The copy lies in the system's folder for temporary files. It is named by the names, sizes and tags of the remote
-    files, so that a changed checkpoint is copied anew and an unchanged one is found.
+    The copy lies in the system's folder for temporary files. Its name is a hash of the names, sizes and tags of the
+    remote files, so that a changed checkpoint is copied again and an unchanged one is reused.
 
     Args:
-      url: of the directory.
-      last_file: file without which it is not complete (`uploaded`).
+      url: URL of the directory.
+      last_file: file that marks the directory as complete; see `uploaded`.
 
     Raises:
-      InputError: nothing is there, it is not complete, or it cannot be read.
-      RunError: the disk is full.
+      InputError: the directory does not exist, is incomplete, or cannot be read.
+      RunError: the copy cannot be written.
     """
     filesystem, folder, files = _files(url)
     if not files:
@@ -60,16 +60,18 @@ def local_copy(url: str, last_file: str) -> Path:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 filesystem.get_file(remote, str(place))
     except OSError as error:
-        raise RunError(f"cannot copy {url} to {target.parent}: {first_line(error)}; set TMPDIR") from error
+        raise RunError(
+            f"cannot copy {url} to {target.parent}: {first_line(error)}; set TMPDIR to a folder with space"
+        ) from error
     return target
 
 
 @contextlib.contextmanager
 def uploaded(url: str, last_file: str) -> Iterator[Path]:
-    """Yields an empty folder on this machine (TMPDIR says where), whose files then replace what is at `url`.
+    """Yields an empty local folder (in TMPDIR), whose files then replace those at `url`.
 
-    A bucket renames no folder. So `last_file`, which tells that a directory is complete, goes first where there is
-    an old one and comes last of the new.
+    A bucket cannot rename folders. So `last_file`, which marks a directory as complete, is the first of the old
+    files to be removed and the last of the new ones to be uploaded.
 
     Raises:
       RunError: the bucket cannot be written.
@@ -86,12 +88,12 @@ def uploaded(url: str, last_file: str) -> Iterator[Path]:
                 filesystem.put_file(str(local / name), f"{target}/{name}")
         except _BUCKET_ERRORS as error:
             raise RunError(
-                f"cannot write {url}: {first_line(error)}; check the bucket and the right to write to it"
+                f"cannot write {url}: {first_line(error)}; check the bucket and your permission to write to it"
             ) from error
 
 
 def move_folder(source: epath.Path, target: epath.Path) -> None:
-    """Moves a folder in place of what is at `target`; a bucket has no folders, and moves the files."""
+    """Moves a folder to `target` and replaces what is there; in a bucket, which has no folders, it moves files."""
     if target.exists():
         target.rmtree()
     if not is_url(source):
@@ -102,7 +104,7 @@ def move_folder(source: epath.Path, target: epath.Path) -> None:
     _, to = fsspec.core.url_to_fs(os.fspath(target))
     for name in files:
         filesystem.mv(name, f"{to}/{os.path.relpath(name, folder)}")
-    filesystem.invalidate_cache()  # which may still list the folder
+    filesystem.invalidate_cache()  # the cache may still list the folder
 
 
 def names_in(url: str) -> list[str]:
@@ -116,10 +118,13 @@ def names_in(url: str) -> list[str]:
 
 
 def _files(url: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
-    """The file system, the folder in it, and its files with what is known about them."""
+    """The file system, the folder in it, and the details of its files."""
     try:
         filesystem, folder = fsspec.core.url_to_fs(url.rstrip("/"))
         filesystem.invalidate_cache()
         return filesystem, folder, filesystem.find(folder, detail=True)
     except _BUCKET_ERRORS as error:
-        raise InputError(f"checkpoint directory {url} cannot be read ({first_line(error)})") from error
+        raise InputError(
+            f"checkpoint directory {url} cannot be read ({first_line(error)}); check the bucket and your "
+            "permission to read it"
+        ) from error

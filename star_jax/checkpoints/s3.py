@@ -1,8 +1,8 @@
 """Lets Orbax write to s3://.
 
-Orbax stores arrays with TensorStore, which knows S3, and small files with epath, which knows it, too. Orbax itself
-asks in four places whether a path is gs://, and takes anything else for a local one. Those four learn s3:// here; a
-bucket of either kind is then treated alike: a checkpoint counts once its commit file is there.
+Orbax stores arrays with TensorStore and small files with epath, which both support S3. But Orbax itself checks in
+four places whether a path is gs://, and takes any other for a local path. This module adds s3:// to those four.
+Both kinds of buckets are then treated alike: a checkpoint is valid once its commit file exists.
 """
 
 import os
@@ -19,7 +19,7 @@ _kvstore_for_gcs = gcs_utils.get_kvstore_for_gcs
 
 
 def teach_orbax_s3() -> None:
-    """Makes Orbax of this process write to s3:// as to gs://."""
+    """Makes Orbax write to s3:// as to gs:// in this process."""
     gcs_utils._GCS_PATH_PREFIX = BUCKETS
     gcs_utils.get_kvstore_for_gcs = _kvstore
     tensorstore_utils._use_gcs_driver = lambda directory: directory.startswith(BUCKETS)
@@ -27,7 +27,7 @@ def teach_orbax_s3() -> None:
 
 
 def _kvstore(url: str) -> dict[str, Any]:
-    """TensorStore's description of a place in a bucket; endpoint and region as AWS's own tools read them."""
+    """TensorStore's spec of a path in a bucket; endpoint and region come from the variables of AWS's tools."""
     if not url.startswith("s3://"):
         return _kvstore_for_gcs(url)
     parts = urlsplit(url)
@@ -36,11 +36,13 @@ def _kvstore(url: str) -> dict[str, Any]:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint:
         spec["endpoint"] = endpoint
-        region = region or "us-east-1"  # of a store that is not Amazon's; TensorStore would ask Amazon
+        region = (
+            region or "us-east-1"
+        )  # without a region TensorStore would ask Amazon, even for another store
     return {**spec, **({"aws_region": region} if region else {})}
 
 
 def _normalized(path: str) -> str:
-    """The path without needless slashes, but for the two of a URL."""
+    """The normalised path, with the two slashes of a URL kept."""
     scheme, separator, rest = path.rpartition("://")
     return f"{scheme}{separator}{posixpath.normpath(rest)}"

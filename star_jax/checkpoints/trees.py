@@ -1,4 +1,4 @@
-"""Trees of arrays on disk in Orbax's format, written from lazy leaves; the only file that knows Orbax.
+"""Trees of arrays on disk in Orbax's format, written from lazy leaves.
 
 Paths within a tree are written `down_blocks/0/resnets/0/norm1/scale`.
 """
@@ -20,13 +20,13 @@ from orbax.checkpoint import type_handlers
 
 from star_jax.errors import InputError, first_line
 
-# Leaves are stored in pieces of at most this size, so that a device reads little more than its own shard.
+# Leaves are stored in chunks of at most this size, so that a device reads little more than its own shard.
 _CHUNK_BYTES = 8 * 2**20
 # Lazy leaves are read and written in batches of about this size; two are in memory at a time.
 _BATCH_BYTES = 256 * 2**20
 _LARGE_BYTES = 2**30
-_SIZES_FILE = "file_sizes.json"  # within each component, to tell an incomplete copy
-# What Orbax and TensorStore raise for missing, truncated or damaged files.
+_SIZES_FILE = "file_sizes.json"  # within each component, to detect an incomplete copy
+# Errors of Orbax and TensorStore for missing, truncated or damaged files.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
 
 Tree = Mapping[Any, Any]
@@ -34,7 +34,7 @@ Tree = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class LazyArray:
-    """A leaf that is read when it is written, so that a tree larger than memory can be saved."""
+    """A leaf that is only read when it is saved, so that a tree larger than memory can be saved."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -46,7 +46,7 @@ class LazyArray:
 
 
 class _LazyArrayHandler(type_handlers.NumpyHandler):
-    """Writes LazyArrays batch by batch, reading the next one meanwhile; on disk they are plain arrays."""
+    """Writes LazyArrays batch by batch while it reads the next batch; on disk they are plain arrays."""
 
     def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
@@ -58,7 +58,7 @@ class _LazyArrayHandler(type_handlers.NumpyHandler):
             reading = reader.submit(_read_all, values[batches[0]])
             for batch, following in zip(batches, [*batches[1:], None], strict=True):
                 arrays = reading.result()
-                # Two of the largest leaves (stacked layers) at a time would be too much.
+                # Two of the largest leaves (stacked layers) at a time would need too much memory.
                 is_large = sum(array.nbytes for array in arrays) > _LARGE_BYTES
                 if following is not None and not is_large:
                     reading = reader.submit(_read_all, values[following])
@@ -72,7 +72,8 @@ class _LazyArrayHandler(type_handlers.NumpyHandler):
         return []
 
     async def _open_and_write(self, *args):
-        # If one leaf raised here, the others of its batch would go on without their event loop, and say so.
+        # If one leaf raised here, the others of its batch would lose their event loop and print errors of their
+        # own.
         try:
             await super()._open_and_write(*args)
         except ValueError as error:
@@ -84,7 +85,7 @@ def _read_all(values: list[LazyArray]) -> list[np.ndarray]:
 
 
 def _batches(sizes: list[int]) -> Iterator[slice]:
-    """Splits leaves into runs of about _BATCH_BYTES: each run costs a commit, and all of it is in memory."""
+    """Splits leaves into batches of about _BATCH_BYTES: each costs a commit, and is in memory as a whole."""
     start, total = 0, 0
     for i, size in enumerate(sizes):
         if i > start and total + size > _BATCH_BYTES:
@@ -100,10 +101,10 @@ def _checkpointer() -> ocp.Checkpointer:
         (np.ndarray, type_handlers.NumpyHandler()),
         (jax.Array, type_handlers.ArrayHandler()),
     )
-    # Each process works by itself: else Orbax would wait for the others of a run, which may not call it.
+    # Each process works by itself; otherwise Orbax would wait for the other processes, which may not call it.
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(index, {index}, f"process_{index}")
-    # Weights barely compress; not trying makes saving and restoring several times faster.
+    # Weights barely compress, and without compression saving and restoring are several times faster.
     handler = ocp.PyTreeCheckpointHandler(
         use_compression=False, type_handler_registry=registry, multiprocessing_options=alone
     )
@@ -116,7 +117,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[Any, Any]:
-    """Inverse of `flatten`; parts that are numbers become int keys."""
+    """Inverse of `flatten`; numeric parts of a path become int keys."""
     return unflatten_mapping({_keys(path): leaf for path, leaf in leaves.items()})
 
 
@@ -130,9 +131,9 @@ def save_tree(path: Path, tree: Tree) -> None:
     Raises:
       OSError, ValueError: the disk is full or not writable.
     """
-    # On the host: in a run of several processes, Orbax refuses what one of them alone has on a device.
+    # On the host: in a run of several processes, Orbax refuses device arrays that only one of them holds.
     tree = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
-    # Chunks are cut along the first axis first: one layer of a stack is read without the others.
+    # Chunks are cut along the first axis first, so that one layer of a stack can be read without the others.
     options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)), tree)
     with _checkpointer() as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree, save_args=options))
@@ -140,7 +141,7 @@ def save_tree(path: Path, tree: Tree) -> None:
 
 
 def restore_tree(path: Path, abstract_tree: Tree) -> dict[Any, Any]:
-    """Restores the leaves that `abstract_tree` names, in its dtypes and shardings.
+    """Restores the leaves in `abstract_tree`, with its dtypes and shardings.
 
     Raises:
       InputError: the directory is damaged.
@@ -159,7 +160,7 @@ def restore_tree(path: Path, abstract_tree: Tree) -> dict[Any, Any]:
 
 
 def iterate_tree(path: Path, paths: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Reads leaves one by one in the order of `paths`, a batch in memory at a time.
+    """Reads leaves one by one in the order of `paths`, with one batch in memory at a time.
 
     Raises:
       InputError: the directory is damaged.
@@ -174,7 +175,7 @@ def iterate_tree(path: Path, paths: list[str]) -> Iterator[tuple[str, np.ndarray
 
 
 def read_layer(path: Path, leaf: str, layer: int) -> np.ndarray:
-    """Reads one entry of a leaf's first axis, and little more: the chunks of the file that hold it.
+    """Reads one index of a leaf's first axis, from only the chunks that hold it.
 
     Raises:
       InputError: the directory is damaged.
@@ -191,7 +192,7 @@ def tree_metadata(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes by path, without reading the arrays.
 
     Raises:
-      InputError: a file is missing or cut, or the description is damaged.
+      InputError: a file is missing, truncated or damaged.
     """
     _check_files(path)
     try:
@@ -220,7 +221,7 @@ def _file_sizes(path: Path) -> dict[str, int]:
 
 
 def _check_files(path: Path) -> None:
-    """Finds missing and cut files before Orbax does, because Orbax's errors for them are hard to understand."""
+    """Finds missing and truncated files before Orbax does, whose errors for them are hard to understand."""
     sizes = read_text(path / _SIZES_FILE)
     try:
         expected = dict(json.loads(sizes))
@@ -230,16 +231,14 @@ def _check_files(path: Path) -> None:
     for name, size in expected.items():
         if found.get(name) != size:
             state = f"has {found[name]} bytes, not {size}" if name in found else "is missing"
-            raise InputError(
-                f"{path / name} {state}; copy the checkpoint again, or convert the checkpoint again"
-            )
+            raise InputError(f"{path / name} {state}; copy or convert the checkpoint again")
 
 
 def read_text(path: Path) -> str:
-    """A file of a checkpoint.
+    """Reads a text file of a checkpoint.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: the file cannot be read.
     """
     try:
         return path.read_text()
@@ -248,5 +247,5 @@ def read_text(path: Path) -> str:
 
 
 def damaged(path: Path, error: BaseException) -> InputError:
-    """The error of a file that cannot be read."""
+    """The error for a file that cannot be read."""
     return InputError(f"{path} cannot be read ({first_line(error)}); convert the checkpoint again")

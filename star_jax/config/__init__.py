@@ -41,7 +41,7 @@ class UNetConfig:
       attention_levels: which levels have spatial and temporal transformers.
       attention_head_dim: head size of every attention; heads = channels / head size.
       transformer_in_heads: heads of the temporal transformer after the first convolution (its inner width is
-        heads x attention_head_dim, 512 in the original whatever the channels).
+        heads x attention_head_dim, 512 in the original, independent of the channels).
       cross_attention_dim: width of the text embeddings.
       downsample_padding: (height, width) padding of the strided convolutions; the original pads (2, 1).
     """
@@ -62,12 +62,12 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class LightDecoderConfig:
-    """A light decoder beside the autoencoder's own (`star_jax.models.light_decoder`).
+    """A light decoder besides the autoencoder's decoder (`star_jax.models.light_decoder`).
 
     Attributes:
-      channels: width at the latents' grid, at twice and at four times it.
-      blocks: number of blocks of each.
-      fidelity: what `upscale` decodes with where nothing is said: 0 (detail) to 1 (nearness).
+      channels: widths at 1, 2 and 4 times the latents' grid.
+      blocks: numbers of blocks at these three grids.
+      fidelity: default fidelity of `upscale`, from 0 (plausible detail) to 1 (closeness to the ground truth).
     """
 
     channels: tuple[int, int, int] = (128, 64, 24)
@@ -77,11 +77,11 @@ class LightDecoderConfig:
 
 @dataclass(frozen=True)
 class TaesdvConfig:
-    """TAESDV (`star_jax.models.light_decoder.taesdv`) in place of a light decoder of our own.
+    """TAESDV (`star_jax.models.light_decoder.taesdv`), as the light decoder.
 
     Attributes:
       width: channels at every grid.
-      layers: number of blocks at the latents' grid, at twice, at four times and at eight times it.
+      layers: numbers of blocks at 1, 2, 4 and 8 times the latents' grid.
     """
 
     width: int = 64
@@ -108,7 +108,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """CLIP text tower; the output is taken after all but the last layer, then final-normed."""
+    """CLIP's text tower; its output is the final norm of the hidden state before the last layer."""
 
     vocab_size: int = 49408
     hidden_size: int = 1024
@@ -123,8 +123,8 @@ class DiffusionConfig:
     """Noise schedule and sampling constants of the released system.
 
     Attributes:
-      start: what sampling starts from at `start_timestep`: `noise` (the low-resolution latents with noise added) or
-        `hint` (these latents as they are, for models of one step that were trained so).
+      start: start of sampling at `start_timestep`: `noise` (low-resolution latents with added noise) or `hint`
+        (these latents without noise, for one-step models that were trained with it).
     """
 
     num_train_timesteps: int = 1000
@@ -143,9 +143,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a model is meant to be sampled: defaults of `star_jax.inference.settings.UpscaleSettings`.
+    """How a model is meant to be sampled: its defaults for `star_jax.inference.settings.UpscaleSettings`.
 
-    The defaults here are the released system's.
+    The defaults here are those of the released system.
     """
 
     num_inference_steps: int = 15
@@ -156,11 +156,11 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    """What the configuration of every architecture holds; each adds the sizes of its networks.
+    """Base of every architecture's configuration; each adds the sizes of its networks.
 
     Attributes:
       preset: name of the sizes.
-      architecture: which `star_jax.models.video_model.VideoModel` has these sizes; see
+      architecture: name of the `star_jax.models.video_model.VideoModel` with these sizes; see
         `star_jax.models.architectures`.
       diffusion: noise schedule, and where sampling starts.
       sampling: how the model is meant to be sampled.
@@ -179,27 +179,36 @@ class ArchitectureConfig:
         """
         if liem != LiemConfig():
             raise InputError(
-                f"preset {self.preset!r} ({self.architecture}) has no LIEM that could be changed"
+                f"preset {self.preset!r} ({self.architecture}) has no LIEM to change; keep the defaults of "
+                "model.liem_spatial, model.liem_temporal and model.liem_position"
             )
         return self
 
     def with_autoencoder(self, other: Self) -> Self:
-        """These sizes with the autoencoder of another configuration of the same architecture."""
+        """These sizes with the autoencoder of another configuration of the same architecture.
+
+        Raises:
+          InputError: the architecture has only one autoencoder.
+        """
         raise InputError(f"preset {self.preset!r} ({self.architecture}) takes no other autoencoder")
 
     def with_scaling_factor(self, factor: float) -> Self:
-        """These sizes with another scale of the latents."""
-        raise InputError(f"preset {self.preset!r} ({self.architecture}) has a fixed scale of its latents")
+        """These sizes with another scale of the latents.
+
+        Raises:
+          InputError: the architecture has a fixed scale.
+        """
+        raise InputError(f"preset {self.preset!r} ({self.architecture}) has a fixed latent scale")
 
     def in_one_step(self, timestep: int | None, start: str) -> Self:
         """These sizes for a model that is sampled in one unguided step.
 
         Args:
-          timestep: the step's; None keeps where sampling starts now.
+          timestep: timestep of the step; None keeps the current start timestep.
           start: see `DiffusionConfig`.
 
         Raises:
-          InputError: the architecture cannot be sampled so.
+          InputError: the architecture cannot be sampled in one step.
         """
         timestep = self.diffusion.start_timestep if timestep is None else timestep
         return dataclasses.replace(
@@ -217,7 +226,7 @@ class ArchitectureConfig:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads the output of `to_json`.
 
         Raises:
           InputError: not JSON, or a key is unknown or missing.
@@ -232,8 +241,8 @@ class ArchitectureConfig:
 class StarConfig(ArchitectureConfig):
     """STAR on I2VGen-XL.
 
-    `text_encoder` is None where the network is fed a null (all-zero) context, and `light_decoder` where the
-    autoencoder's own decoder is the only one.
+    `text_encoder` is None if the network gets a null (all-zero) context; `light_decoder` is None if the
+    autoencoder's decoder is the only one.
     """
 
     architecture: str = "i2vgen-xl"
@@ -253,9 +262,9 @@ class StarConfig(ArchitectureConfig):
 
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
-    """Rebuilds a dataclass from nested dicts; lists become tuples, unknown keys raise TypeError.
+    """Rebuilds a dataclass from nested dicts; lists become tuples, and unknown keys raise TypeError.
 
-    Of several dataclasses that a field may hold, it is the first that has all keys.
+    If a field may hold one of several dataclasses, the first one that has all keys is used.
     """
     hints = typing.get_type_hints(cls)
     kwargs = {}

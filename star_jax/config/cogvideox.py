@@ -13,21 +13,23 @@ OTHER_GRIDS = ("exact", "interpolated", "extrapolated")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The diffusion transformer; the defaults are the 5B network's.
+    """The diffusion transformer; the defaults are those of the 5B network.
 
     Attributes:
-      in_channels: of the noisy and the low-resolution latents together.
-      num_layers, num_attention_heads, attention_head_dim: width = heads x head size.
-      time_embed_dim: width of the timestep's embedding, which all modulations are made of.
+      in_channels: channels of the noisy and the low-resolution latents together.
+      num_layers, num_attention_heads, attention_head_dim: sizes of the blocks; width = heads x head size.
+      time_embed_dim: width of the timestep's embedding, from which all modulations are computed.
       text_embed_dim: width of the text encoder's tokens.
-      text_length: tokens of every prompt, padding included.
-      positions: `rotary` (5B: queries and keys are turned) or `sincos` (2B: a table is added to the tokens).
-      grid: (frames, rows, columns) of tokens that the network was made for: 49 frames of 480x720.
-      other_grids: positions on a grid of other height and width. `extrapolated` goes on counting, `interpolated`
-        spreads the grid's own range over it, `exact` takes no other (frames are padded, or cut into tiles).
-      spatial_interpolation: what rows and columns are divided by in the table of `sincos`.
-      lora_rank: of the low-rank updates kept apart from the attention's weights; 0: none, or merged into them.
-      liem: which gates stand before each attention.
+      text_length: tokens of every prompt, including padding.
+      positions: `rotary` (5B: queries and keys are rotated) or `sincos` (2B: a table is added to the tokens).
+      grid: (frames, rows, columns) of tokens that the network was made for; the default is 49 frames of 480x720.
+      other_grids: positions on a grid of another height and width. `extrapolated` continues the count,
+        `interpolated` spreads the range of `grid` over it, and `exact` allows no other grid (frames are padded or
+        cut into tiles).
+      spatial_interpolation: divisor of rows and columns in the table of `sincos`.
+      lora_rank: rank of low-rank updates that are kept apart from the attention's weights; 0 for none or merged
+        ones.
+      liem: gates before each attention.
     """
 
     in_channels: int = 32
@@ -54,7 +56,7 @@ class TransformerConfig:
                 )
         if self.liem.position != "before_attention":
             raise InputError(
-                f"transformer.liem.position is {self.liem.position!r}; this network has before_attention only"
+                f"transformer.liem.position is {self.liem.position!r}; this network has only before_attention"
             )
 
     @property
@@ -65,11 +67,11 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class CausalVAEConfig:
-    """The causal 3-D autoencoder; 2B and 5B differ in the scaling factor alone.
+    """The causal 3-D autoencoder; 2B and 5B differ only in the scaling factor.
 
     Attributes:
-      layers_per_block: residual blocks of a level of the encoder; the decoder has one more.
-      temporal_levels: how many of the finest levels halve the number of frames, too.
+      layers_per_block: residual blocks per level of the encoder; the decoder has one more.
+      temporal_levels: number of finest levels that also halve the number of frames.
     """
 
     in_channels: int = 3
@@ -88,16 +90,16 @@ class CausalVAEConfig:
 
     @property
     def temporal_factor(self) -> int:
-        """Frames per latent, but for the first."""
+        """Frames per latent, except for the first latent."""
         return 2**self.temporal_levels
 
 
 @dataclass(frozen=True)
 class T5Config:
-    """T5 v1.1; the defaults are the XXL encoder's, whose vocabulary is padded to 32128.
+    """T5 v1.1; the defaults are those of the XXL encoder, whose vocabulary is padded to 32128.
 
     Attributes:
-      num_buckets, max_distance: of the relative positions; larger distances share the last bucket.
+      num_buckets, max_distance: buckets of relative positions; distances above `max_distance` share the last one.
     """
 
     vocab_size: int = 32128
@@ -115,8 +117,8 @@ class ZeroSNRConfig:
     """Noise schedule of CogVideoX.
 
     Attributes:
-      beta_start, beta_end: ends of the variances, which are linear in their roots.
-      snr_shift: what the signal-to-noise ratio is divided by; 1 for 5B, 3 for 2B.
+      beta_start, beta_end: first and last variance; their square roots are spaced linearly.
+      snr_shift: divisor of the signal-to-noise ratio; 1 for 5B, 3 for 2B.
       guidance_rescale: see `star_jax.diffusion.guidance`.
     """
 
@@ -129,11 +131,11 @@ class ZeroSNRConfig:
 
 @dataclass(frozen=True)
 class CogVideoXSampling(SamplingConfig):
-    """How CogVideoX is meant to be sampled; the released system's defaults.
+    """How CogVideoX is meant to be sampled; the defaults are those of the released system.
 
     Attributes:
-      window: frames denoised together: the 13 latents that the network was made for.
-      positive_prompt, negative_prompt: nothing is appended, and the unconditional branch is told zeros.
+      window: frames denoised together; the default is the 13 latents that the network was made for.
+      positive_prompt, negative_prompt: empty, as nothing is appended and the unconditional branch gets zeros.
     """
 
     num_inference_steps: int = 50
@@ -145,10 +147,10 @@ class CogVideoXSampling(SamplingConfig):
 
 @dataclass(frozen=True)
 class CogVideoXConfig(ArchitectureConfig):
-    """STAR on CogVideoX; the defaults are the 5B network's.
+    """STAR on CogVideoX; the defaults are those of the 5B network.
 
     Attributes:
-      dynamic_guidance: whether the weight of the prompt changes from step to step, as in the released system.
+      dynamic_guidance: whether the guidance scale changes from step to step, as in the released system.
       encode_groups: whether clips are encoded eight frames at a time, as in diffusers; the released system encodes
         them whole.
     """
@@ -166,7 +168,7 @@ class CogVideoXConfig(ArchitectureConfig):
         return dataclasses.replace(self, transformer=dataclasses.replace(self.transformer, liem=liem))
 
     def in_one_step(self, timestep: int | None, start: str) -> Self:
-        raise InputError(f"preset {self.preset!r} ({self.architecture}) takes at least 2 steps of sampling")
+        raise InputError(f"preset {self.preset!r} ({self.architecture}) needs at least 2 steps of sampling")
 
     def with_autoencoder(self, other: Self) -> Self:
         return dataclasses.replace(self, vae=other.vae)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance with rescaling, both branches in one batch."""
+"""Classifier-free guidance with rescaling; both branches run in one batch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-# (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity like x; with the
-# attribute `takes_branches`, contexts of a multiple of B, and so many velocities
+# (params, x [B, F, H, W, C], timesteps int32 [B], context, hint [B, F, H, W, C]) -> velocity of the shape of x.
+# With the attribute `takes_branches`, the batch size of context and velocity may be a multiple of B.
 VelocityFn = Callable[..., jax.Array]
 
 
@@ -17,12 +17,12 @@ class Conditioning(NamedTuple):
     """The conditioning of the network.
 
     Attributes:
-      context: text embeddings [B, L, D], or what the network makes of them: arrays whose first axis is B.
+      context: text embeddings [B, L, D], or the network's projections of them: arrays whose first axis is B.
       hint: low-resolution latents [B, F, H, W, C].
-      uncond_context: the same of the negative prompt; None asks for the conditional branch alone.
+      uncond_context: context of the negative prompt; None for the conditional branch alone.
       guidance_scale: weight of the difference between the branches, a float32 scalar or one per row of the
         solver's table [N].
-      guidance_rescale: float32 scalar in [0, 1], how far the result's deviation is drawn to the conditional one's.
+      guidance_rescale: float32 scalar in [0, 1]: how far the deviation is moved towards the conditional branch's.
     """
 
     context: Any
@@ -40,7 +40,7 @@ def make_conditioning(
     guidance_scale: float | np.ndarray = 7.5,
     guidance_rescale: float = 0.2,
 ) -> Conditioning:
-    """Puts a conditioning together; a scale of 1 everywhere drops the unconditional branch, half of the work."""
+    """Builds a conditioning; a scale of 1 everywhere drops the unconditional branch and so half of the work."""
     return Conditioning(
         context=context,
         hint=hint,
@@ -59,9 +59,9 @@ def guided_velocity(
 ) -> Float[Array, "B F H W C"]:
     """The velocity after guidance, float32 [B, F, H, W, C].
 
-    Conditional and unconditional branch run as one batch of 2B, the conditional half first. A network with the
-    attribute `takes_branches` gets what is the same in both once, and the contexts of 2B: whatever it computes
-    before it looks at them, it computes once.
+    The conditional and the unconditional branch run as one batch of 2B, the conditional half first. A network with
+    the attribute `takes_branches` gets contexts of 2B but the shared inputs once, so that it computes only once
+    what does not depend on the context.
     """
     if conditioning.uncond_context is None:
         return velocity_fn(params, x, timesteps, conditioning.context, conditioning.hint).astype(jnp.float32)
@@ -81,11 +81,11 @@ def combine_branches(
     scale: float | Float[Array, ""],
     rescale: float | Float[Array, ""],
 ) -> Float[Array, "B F H W C"]:
-    """uncond + scale (cond - uncond), its deviation drawn towards that of `cond`.
+    """uncond + scale (cond - uncond), with its deviation moved towards that of `cond`.
 
-    Rescaling after Lin et al., "Common diffusion noise schedules and sample steps are flawed"
-    (arXiv 2305.08891), section 3.4: times rescale std(cond)/std(out) + 1 - rescale, with unbiased standard
-    deviations over everything but the batch.
+    Rescaling follows Lin et al., "Common diffusion noise schedules and sample steps are flawed" (arXiv 2305.08891),
+    section 3.4: the sum is multiplied by rescale std(cond)/std(out) + 1 - rescale, with unbiased standard
+    deviations over all axes but the batch.
     """
     out = uncond + scale * (cond - uncond)
     axes = tuple(range(1, out.ndim))

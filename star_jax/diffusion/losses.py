@@ -2,8 +2,8 @@
 
     L = mean (v_pred - v)^2 + b(t) L_DF,    L_DF = c(t) L_low + (1 - c(t)) L_high
 
-Paper: "STAR", arXiv 2501.02976, sections 3.2 and 3.3 and appendix A; equation numbers below are its. Every function
-takes one timestep per sample and returns one number per sample, so that a batch is the mean of its samples.
+Paper: "STAR", arXiv 2501.02976, sections 3.2 and 3.3 and appendix A; equation and table numbers below refer to it.
+Losses are computed per sample, with one timestep each, so that the loss of a batch is the mean over its samples.
 """
 
 import math
@@ -26,7 +26,7 @@ SCHEDULES = ("linear", "exponential")
 LOW_PASSES = ("radius", "magnitude")
 NORMALIZATIONS = ("ortho", "backward")
 
-# The released script's soft mask: sigmoid(sharpness (q - |F|)), q the quantile of |F|.
+# The released script's soft mask: sigmoid(sharpness (q - |F|)), where q is the quantile of |F|.
 _MAGNITUDE_QUANTILE = 0.8
 _MAGNITUDE_SHARPNESS = 10.0
 
@@ -37,22 +37,23 @@ class LossConfig:
 
     Attributes:
       frequency: `off` (velocity only), `not_separated` (L1 of the whole spectrum), `direct` (equation 8: low
-        frequencies weigh more at noisy timesteps) or `inverse` (the two weights swapped). Table 4.
+        frequencies have more weight at noisy timesteps) or `inverse` (the two weights swapped). Table 4.
       alpha: exponent of c(t) = (t / t_max)^alpha. Table 5.
       schedule: form of b(t): `linear` (equation 10) or `exponential`. Table 5.
       beta: b(0), the weight of the DF loss. Table 7.
-      low_pass: `radius` (a filter fixed in advance, equation 6) or `magnitude` (the released script's soft mask,
-        which takes the weakest four fifths of the spectrum for low frequencies).
+      low_pass: `radius` (a fixed filter, equation 6) or `magnitude` (the released script's soft mask, which counts
+        the weakest four fifths of the spectrum as low frequencies).
       cutoff: radius of the `radius` filter in cycles per pixel; 1/8 is the highest frequency that an input four
         times smaller can carry.
-      normalization: normalisation of the Fourier transform: `ortho` keeps the loss at the size of a pixel error
-        whatever the frame's size, `backward` is the released script's (unnormalised).
-      factor: on L_DF; the released script has 0.01.
-      stop_gradient: True reproduces the released script, whose DF loss reaches the metrics but no weight.
-      frames: frames of each clip that are decoded for it, in random groups, a multiple of decode_group; None: all.
+      normalization: normalisation of the Fourier transform: `ortho` keeps the loss on the scale of a pixel error
+        for every frame size; `backward` (unnormalised) is the released script's.
+      factor: factor of L_DF; 0.01 in the released script.
+      stop_gradient: True reproduces the released script, whose DF loss appears in the metrics but trains no weight.
+      frames: number of frames per clip that are decoded for this loss, in random groups; a multiple of
+        decode_group, or None for all frames.
       decode_group: frames that the VAE decodes together.
-      first_timestep, last_timestep: training draws timesteps uniformly from this range; the released script from
-        all 1000. (Sampling starts at 899.)
+      first_timestep, last_timestep: range from which training draws timesteps uniformly; the released script draws
+        from all 1000. (Sampling starts at 899.)
     """
 
     frequency: str = "direct"
@@ -85,7 +86,9 @@ class LossConfig:
             if getattr(self, name) < 0:
                 raise InputError(f"diffusion.{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.cutoff < 1:
-            raise InputError(f"diffusion.cutoff is {self.cutoff}; choose cycles per pixel between 0 and 1")
+            raise InputError(
+                f"diffusion.cutoff is {self.cutoff}; choose a value between 0 and 1 cycles per pixel"
+            )
         if self.decode_group < 1:
             raise InputError(f"diffusion.decode_group is {self.decode_group}; at least 1 frame is needed")
         if not 0 <= self.first_timestep <= self.last_timestep <= 999:
@@ -96,12 +99,12 @@ class LossConfig:
         if self.frames is not None and (self.frames < 1 or self.frames % self.decode_group):
             raise InputError(
                 f"diffusion.frames is {self.frames}; choose a multiple of "
-                f"diffusion.decode_group={self.decode_group}, or None for all"
+                f"diffusion.decode_group={self.decode_group}, or None for all frames"
             )
 
 
-# The released training script's settings (its DF loss carries no gradient). It takes the mask's quantile over a
-# whole clip, here it is that of each decoded group.
+# The released training script's settings (its DF loss carries no gradient). The script takes the mask's quantile
+# over a whole clip; here it is taken over each decoded group.
 RELEASED_LOSS = LossConfig(low_pass="magnitude", normalization="backward", factor=0.01, stop_gradient=True)
 
 
@@ -133,10 +136,10 @@ def frequency_balance(
 def frequency_weight(
     config: LossConfig, timesteps: Int[Array, " B"], max_timestep: int
 ) -> Float[Array, " B"]:
-    """b(t), float32 [B]: the weight of the DF loss, beta at t = 0 and 0 at t_max.
+    """b(t), float32 [B]: the weight of the DF loss, which is beta at t = 0 and 0 at t_max.
 
     `linear` is equation 10, beta (1 - s) with s = t / t_max. The paper gives no formula for its `exponential` row;
-    here it is beta (e^(1 - s) - 1) / (e - 1), which has the same ends.
+    here it is beta (e^(1 - s) - 1) / (e - 1), which has the same end values.
     """
     remaining = 1.0 - timesteps.astype(jnp.float32) / max_timestep
     if config.schedule == "exponential":
@@ -153,12 +156,12 @@ def frequency_loss(
 ) -> Float[Array, "B F"]:
     """L_DF of equation 8 times `factor`, per frame, without b(t).
 
-    Distances are the mean absolute differences of real and imaginary parts over a frame's half spectrum (rFFT),
-    and each band's mean counts the whole of it, as in the released script.
+    Distances are mean absolute differences of real and imaginary parts over a frame's half spectrum (rFFT). As in
+    the released script, the mean of each band is taken over the whole half spectrum.
 
     Args:
       config: any variant but `off`.
-      prediction, target: decoded and true frames [B, F, H, W, 3] in [-1, 1].
+      prediction, target: decoded and ground-truth frames [B, F, H, W, 3] in [-1, 1].
       timesteps: [B].
       max_timestep: t_max.
 
@@ -179,7 +182,7 @@ def frequency_loss(
 
 
 def _spectrum(config: LossConfig, frames: jax.Array) -> jax.Array:
-    """[B, F, H, W, 3] -> complex64 [B, F, 3, H, W // 2 + 1]; transforms want their axes last."""
+    """[B, F, H, W, 3] -> complex64 [B, F, 3, H, W // 2 + 1], with the transformed axes last."""
     planes = rearrange(frames.astype(jnp.float32), "b f h w c -> b (f c) h w")
     spectra = transform_locally(partial(_transform, config.normalization), planes)
     return rearrange(spectra, "b (f c) h w -> b f c h w", f=frames.shape[1])
@@ -189,19 +192,19 @@ def _transform(normalization: str, planes: jax.Array) -> jax.Array:
     """Fourier transform of planes [b, n, H, W] -> [b, n, H, W // 2 + 1]."""
     if target_platform() != "cpu" or not on_several_devices():
         return jnp.fft.rfft2(planes, norm=normalization)
-    # Split over a CPU's devices, XLA gives its transform planes in another order in memory, and refuses them when
-    # it runs; on a TPU, complex numbers take no layout.
+    # Split over CPU devices, XLA passes its transform planes in another memory layout, which then fails at run
+    # time; on a TPU, complex numbers accept no layout.
     order = Layout(major_to_minor=(0, 1, 2, 3))
     spectra = jnp.fft.rfft2(with_layout_constraint(planes, order), norm=normalization)
     return with_layout_constraint(spectra, order)
 
 
 def _low_pass(config: LossConfig, spectrum: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Share of each coefficient that counts as low frequency, in [0, 1], broadcastable to the spectrum."""
+    """Fraction of each coefficient that counts as low frequency, in [0, 1], broadcastable to the spectrum."""
     if config.low_pass == "radius":
         rows, columns = np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1])
         return jnp.asarray(np.hypot(rows[:, None], columns) <= config.cutoff, jnp.float32)
-    # The cut is a number that moves with the sample; its own gradient, through a sort, says nothing.
+    # The cut depends on the sample, but its gradient, through a sort, is meaningless.
     magnitude = jnp.abs(spectrum)
     cut = jnp.quantile(
         jax.lax.stop_gradient(magnitude), _MAGNITUDE_QUANTILE, axis=(1, 2, 3, 4), keepdims=True
@@ -218,11 +221,11 @@ def _distance(first: jax.Array, second: jax.Array) -> jax.Array:
 def decode_groups(num_frames: int, group: int) -> tuple[Int[np.ndarray, " G"], Float[np.ndarray, "G f"]]:
     """The groups of frames in which a clip is decoded, all of one length, so that one program decodes them.
 
-    Where `group` does not divide the clip, the last group begins earlier and shares frames with the one before;
-    a shared frame counts half in each.
+    If `group` does not divide the clip, the last group begins earlier and shares frames with the previous one; a
+    shared frame has half the weight in each.
 
     Returns:
-      First frame of each group int32 [G], and each frame's weight float32 [G, group]; the weights sum to 1.
+      First frame of each group, int32 [G], and weight of each frame, float32 [G, group]; the weights sum to 1.
     """
     group = min(group, num_frames)
     starts = np.minimum(np.arange(0, num_frames, group), num_frames - group)
@@ -234,16 +237,16 @@ def decode_groups(num_frames: int, group: int) -> tuple[Int[np.ndarray, " G"], F
 def draw_groups(
     config: LossConfig, num_frames: int, key: Key[Array, ""]
 ) -> tuple[Int[Array, " G"], Float[Array, "G f"]]:
-    """The groups that one step decodes: all of them, or a random choice of `config.frames` frames' worth.
+    """The groups that one step decodes: all of them, or random groups with `config.frames` frames in all.
 
-    Every group is equally likely, and weights are scaled to the share drawn, so the weighted loss is an unbiased
-    estimate of that over all frames.
+    Every group is equally likely, and the weights are divided by the fraction drawn, so that the weighted loss is
+    an unbiased estimate of the loss over all frames.
 
     Returns:
-      First frames int32 [G], weights float32 [G, group].
+      First frame of each group, int32 [G], and weights, float32 [G, group].
 
     Raises:
-      InputError: more frames asked for than the clip has.
+      InputError: `config.frames` is more than the clip has.
     """
     starts, weights = decode_groups(num_frames, config.decode_group)
     if config.frames is None:
@@ -251,7 +254,8 @@ def draw_groups(
     count = config.frames // config.decode_group
     if count > len(starts):
         raise InputError(
-            f"diffusion.frames is {config.frames}, clips have {num_frames} frames; choose fewer, or None for all"
+            f"diffusion.frames is {config.frames}, but clips have {num_frames} frames; choose fewer, or None for "
+            "all frames"
         )
     chosen = jax.random.permutation(key, len(starts))[:count]
     return jnp.asarray(starts)[chosen], jnp.asarray(weights)[chosen] * (len(starts) / count)

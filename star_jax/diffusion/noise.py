@@ -1,4 +1,4 @@
-"""Gaussian noise keyed by what it is for and by the frame it falls on, never by order of drawing."""
+"""Gaussian noise keyed by purpose and frame, never by the order in which it is drawn."""
 
 import zlib
 
@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int, Key
 
 
 def noise_key(seed: int) -> Key[Array, ""]:
-    """The key all noise of one run is derived from.
+    """The key from which all noise of one run is derived.
 
-    Threefry by name: other generators give other numbers under `vmap`, that is with another number of frames.
+    The generator is always Threefry: others give different numbers under `vmap` when the number of frames changes.
     """
     return jax.random.key(seed, impl="threefry2x32")
 
@@ -30,8 +30,8 @@ def frame_noise(
 ) -> Float[Array, "..."]:
     """Standard normal noise, float32 `shape` = [B, F, H, W, C].
 
-    Frame f is normal(fold_in(fold_in(named_key(key, name), index), first_frame + f)), so it is the same
-    whatever number of frames, window or device it is drawn with.
+    Frame f is normal(fold_in(fold_in(named_key(key, name), index), first_frame + f)), so it does not depend on the
+    number of frames, the window or the device.
 
     Args:
       key: key of the run, see `noise_key`.
@@ -51,5 +51,5 @@ def frame_noise(
 def sde_noise(
     key: Key[Array, ""], index: int | Int[Array, ""], shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """The noise a stochastic solver adds at its step `index`, float32 `shape` = [B, F, H, W, C]."""
+    """The noise that a stochastic solver adds at step `index`, float32 `shape` = [B, F, H, W, C]."""
     return frame_noise(key, "sde", shape, index=index)

@@ -29,9 +29,9 @@ def velocity(
     noise: Float[Array, "B F H W C"],
     timesteps: Int[Array, " B"],
 ) -> Float[Array, "B F H W C"]:
-    """What the network predicts at x_t = diffuse(x0, noise); equals (alpha x_t - x0) / sigma.
+    """The network's target at x_t = diffuse(x0, noise), which equals (alpha x_t - x0) / sigma.
 
-    From the noise rather than from x_t: the quotient loses digits where sigma is small.
+    It is computed from the noise rather than from x_t, because the quotient loses digits for small sigma.
     """
     alpha, sigma = _levels(schedule, timesteps, x0.ndim)
     return alpha * noise - sigma * x0
@@ -43,7 +43,7 @@ def x0_from_velocity(
     velocity: Float[Array, "B F H W C"],
     timesteps: Int[Array, " B"],
 ) -> Float[Array, "B F H W C"]:
-    """The clean latents that a velocity at x_t stands for."""
+    """The clean latents that follow from a velocity at x_t."""
     alpha, sigma = _levels(schedule, timesteps, x_t.ndim)
     return alpha * x_t - sigma * velocity
 

@@ -24,9 +24,9 @@ def noised_latents(
     start_timestep: int = 899,
     first_frame: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B F H W C"]:
-    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to start_timestep.
+    """The start of sampling: the low-resolution latents [B, F, H, W, C], diffused to `start_timestep`.
 
-    `first_frame` is the position in the clip of the first of them, by which the noise is keyed.
+    `first_frame` is the position of the first latent in the clip, which keys the noise.
     """
     noise = frame_noise(key, "start", latents.shape, first_frame=first_frame)
     timesteps = jnp.full(latents.shape[:1], start_timestep, jnp.int32)
@@ -48,22 +48,22 @@ def run_rows(
 ) -> SamplerState:
     """Advances the sampler by any consecutive rows of a solver's table; `state` is donated.
 
-    Compiled once for each number of rows and shape of latents: run the whole table in one call, or one row
-    at a time with one and the same program whatever the step count (progress bars, stopping, resuming).
-    Everything but the network is float32.
+    It is compiled once for each number of rows and shape of latents: run the whole table in one call, or one row at
+    a time, which uses one program for any number of steps (for progress bars, stopping, resuming). Everything but
+    the network is float32.
 
     Args:
       velocity_fn: the network, see `VelocityFn`; with guidance the batch is 2B. Pass the same function object
         in every call, or it is compiled again.
-      params: its parameters, any pytree.
+      params: parameters of `velocity_fn`, any pytree.
       state: see `initial_state`.
       rows: see `SolverTable.slice`.
       conditioning: see `make_conditioning`.
       key: key of the run, see `noise_key`.
       windows: see `make_windows`; guidance sees one window at a time.
-      noise_fn: (key, index, shape) -> noise of a stochastic solver; None for a table that adds none.
-      fresh: whether every window has a first latent of its own; latents and hint are then laid out as
-        `map_fresh_windows` says.
+      noise_fn: (key, index, shape) -> noise of a stochastic solver; None for a table without noise.
+      fresh: whether every window has its own first latent; latents and hint then have the layout of
+        `map_fresh_windows`.
     """
 
     def denoise(x: jax.Array, row: SolverRows) -> jax.Array:
@@ -105,9 +105,9 @@ def sample(
       table: see `solver_table`.
       rows_per_call: rows to run between two reports of progress; None runs all in one call. The result is
         the same up to rounding.
-      progress: called with (rows done, rows in all) after each call has finished on the device.
-      resume: rows done by an earlier run of the same arguments, and its state after them.
-      on_state: called with (rows done, state) after each call but the last, before the next one takes the state.
+      progress: called with (rows done, total rows) after each call has finished on the device.
+      resume: number of rows done by an earlier run with the same arguments, and its state after them.
+      on_state: called with (rows done, state) after each call but the last, before the next one consumes the state.
     """
     first, state = (0, initial_state(table, x_t)) if resume is None else resume
     noise_fn = sde_noise if table.stochastic else None

@@ -1,4 +1,4 @@
-"""Noise schedule of STAR and the timesteps a sampler visits; everything here runs on the host in float64."""
+"""STAR's noise schedule, and the timesteps that a sampler visits; everything here runs on the host in float64."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from star_jax.errors import InputError
 
 SPACINGS = ("fast", "normal")
 
-# The `fast` spacing: few steps while the content forms, more below, whatever count is asked for.
+# The `fast` spacing: few steps while the content forms, and more below, independent of the number of steps.
 FAST_MIDDLE = 500
 FAST_STEPS = (4, 11)
 
@@ -57,9 +57,9 @@ class NoiseSchedule:
 def logsnr_cosine_interp(config: DiffusionConfig) -> Float[np.ndarray, " T"]:
     """Log signal-to-noise ratios, float64 [num_train_timesteps], decreasing.
 
-    A cosine schedule (truncated to logsnr_min..logsnr_max) shifted by the noise scale, where the shift goes
-    from scale_min at the clean end to scale_max at the noisy end: Hoogeboom et al., "simple diffusion"
-    (arXiv 2301.11093), section 3.1, equations for the shifted and the interpolated schedule.
+    A cosine schedule (truncated to logsnr_min..logsnr_max), shifted by a noise scale that goes from scale_min at
+    the clean end to scale_max at the noisy end. See Hoogeboom et al., "simple diffusion" (arXiv 2301.11093),
+    section 3.1, the equations for the shifted and the interpolated schedule.
     """
     clean = np.linspace(1.0, 0.0, config.num_train_timesteps)
     angle_noisy = np.arctan(np.exp(-0.5 * config.logsnr_min))
@@ -72,7 +72,7 @@ def logsnr_cosine_interp(config: DiffusionConfig) -> Float[np.ndarray, " T"]:
 def _schedule_from_config(config: DiffusionConfig) -> NoiseSchedule:
     logsnr = logsnr_cosine_interp(config)
     sigmas = np.sqrt(1.0 / (1.0 + np.exp(logsnr)))
-    # Zero terminal SNR: stretch linearly so that the last level is pure noise, the first unchanged.
+    # Zero terminal SNR: stretch linearly, so that the last level is pure noise and the first stays unchanged.
     sigmas = sigmas[0] + (sigmas - sigmas[0]) * (1.0 - sigmas[0]) / (sigmas[-1] - sigmas[0])
     sigmas[-1] = 1.0  # exactly, or alpha would be the root of a rounding error
     return NoiseSchedule(sigmas=sigmas, alphas=np.sqrt(1.0 - sigmas**2))
@@ -84,14 +84,14 @@ class SamplingGrid:
 
     Attributes:
       sigmas: float64 [steps + 1], noise-to-signal ratios, decreasing, the last one 0.
-      timesteps: int32 [steps], what the network is told at all but the last of them.
+      timesteps: int32 [steps], the network's timesteps at all levels but the last.
     """
 
     sigmas: np.ndarray
     timesteps: np.ndarray
 
     def without_penultimate(self) -> "SamplingGrid":
-        """Drops the smallest nonzero level: a stochastic solver's last step goes to 0 from the one before."""
+        """Drops the smallest nonzero level, so that a stochastic solver steps to 0 from the one before."""
         return dataclasses.replace(self, sigmas=np.delete(self.sigmas, -2), timesteps=self.timesteps[:-1])
 
 
@@ -103,14 +103,14 @@ def sampling_grid(
     start_timestep: int = 899,
     discard_penultimate: bool = True,
 ) -> SamplingGrid:
-    """Noise levels from start_timestep down to 0 as the released sampler places them.
+    """Noise levels from start_timestep down to 0, as in the released sampler.
 
-    With `discard_penultimate` (dpmpp_2m_sde) one level more than asked for is spaced and the last but one is
-    dropped, so `normal` with 15 steps evaluates the network 15 times and `fast` always 14 times; without it
-    (heun) `fast` has 15 levels.
+    With `discard_penultimate` (dpmpp_2m_sde) there is one level more than steps, and the last but one is dropped.
+    So `normal` with 15 steps evaluates the network 15 times, and `fast` always 14 times; without it (heun) `fast`
+    has 15 levels.
 
-    The network's timestep is the nearest integer, halves to even. (The original goes through float32
-    logarithms and back, which sends a few exact halves, such as 861.5 with 24 steps, one lower.)
+    The network's timestep is rounded to the nearest integer, halves to even. (The original goes through float32
+    logarithms and back, which rounds a few exact halves, such as 861.5 with 24 steps, down.)
 
     Raises:
       InputError: unknown spacing, fewer than 1 step, or a start outside the schedule.
@@ -140,5 +140,5 @@ def _space(spacing: str, count: int, start: int) -> np.ndarray:
 
 
 def _trailing(high: int, low: int, count: int) -> np.ndarray:
-    """`count` timesteps from `high` on, in equal steps that would next reach low - 1."""
+    """`count` timesteps down from `high`, in equal steps of which one more would reach low - 1."""
     return high - np.arange(count) * ((high - low + 1) / count)

@@ -1,15 +1,14 @@
 """Diffusion solvers as tables of linear updates, one row per evaluation of the network.
 
-A solver never looks at the values it moves: it only scales and adds. So each is written down, on the host and
-in float64, as a table whose row i says at which noise level the network is asked and how the answer enters:
+A solver never looks at the values that it updates: it only scales and adds. So each solver is a table, computed on
+the host in float64, whose row i gives the noise level of a network evaluation and the coefficients of its result:
 
     x'      = x_update      . (x, memory, denoised, noise)
     memory' = memory_update . (x, memory, denoised)
 
-and one `lax.scan` over the rows runs any of them. x lives in the variance-exploding convention,
-x = x_0 + sigma noise with sigma = sigma_t / alpha_t; c_in = 1 / sqrt(1 + sigma^2) scales it to what the
-network sees. `memory` is what a solver carries to its next row: the previous denoised latents (dpmpp_2m_sde),
-or x advanced by half a step (heun).
+One `lax.scan` over the rows runs any solver. x follows the variance-exploding convention, x = x_0 + sigma noise
+with sigma = sigma_t / alpha_t; c_in = 1 / sqrt(1 + sigma^2) scales it to the network's input. `memory` is carried
+to the next row: the previous denoised latents (dpmpp_2m_sde), or x advanced by half a step (heun).
 """
 
 from collections.abc import Callable
@@ -30,13 +29,13 @@ class SolverRows(NamedTuple):
     """Rows of a solver's table (leading axis N), the `xs` of the scan.
 
     Attributes:
-      sigma: float32 [N], noise-to-signal ratio at which the network is asked.
+      sigma: float32 [N], noise-to-signal ratio at which the network is evaluated.
       c_in: float32 [N], scale from x to the network's input.
-      timestep: int32 [N], what the network is told.
+      timestep: int32 [N], the network's timestep.
       alpha_t, sigma_t: float32 [N], levels of the discrete process at `timestep`.
       x_update: float32 [N, 4], coefficients of x, memory, denoised, noise in the next x.
       memory_update: float32 [N, 3], coefficients of x, memory, denoised in the next memory.
-      noise_index: int32 [N], the row's position in its table, and so which draw of noise it takes.
+      noise_index: int32 [N], the row's position in its table, which selects its draw of noise.
     """
 
     sigma: np.ndarray
@@ -67,7 +66,7 @@ class SolverTable:
         return len(self.rows.timestep)
 
     def slice(self, start: int, stop: int) -> SolverRows:
-        """Rows start..stop-1, to be run by themselves."""
+        """Rows start..stop-1."""
         return SolverRows(*(column[start:stop] for column in self.rows))
 
 
@@ -79,7 +78,7 @@ class SamplerState(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One evaluation: at which grid point, and its two updates."""
+    """One network evaluation: its grid point and its two updates."""
 
     point: int
     x_update: tuple[float, float, float, float]
@@ -93,13 +92,13 @@ def _dpmpp_2m_sde(sigmas: np.ndarray) -> list[_Step]:
 
         x' = (sigma'/sigma) e^-h x + (1 - e^-2h) (D + (D - D_prev) h / (2 h_prev)) + sigma' sqrt(1 - e^-2h) noise
 
-    first order at the first step, and x' = D at the last (sigma' = 0).
+    It is first order at the first step, and x' = D at the last (sigma' = 0).
     """
     steps, previous_h = [], np.inf
     for point, (sigma, target) in enumerate(pairwise(sigmas)):
         if target == 0:
             update, h = (0.0, 0.0, 1.0, 0.0), np.inf
-        elif np.isinf(sigma):  # the limit of pure noise, where x is the noise itself
+        elif np.isinf(sigma):  # limit of pure noise, in which x is the noise itself
             update, h = (target, 0.0, 1.0, 0.0), np.inf
         else:
             h = np.log(sigma / target)
@@ -124,11 +123,11 @@ def _heun(sigmas: np.ndarray) -> list[_Step]:
         predictor at sigma:   x' = x + dt d,            memory' = x + dt d / 2
         corrector at sigma':  x' = memory + dt d' / 2
 
-    and the last step (sigma' = 0) is the predictor alone.
+    The last step (sigma' = 0) is only the predictor.
     """
     steps = []
     for point, (sigma, target) in enumerate(pairwise(sigmas)):
-        if np.isinf(sigma):  # the limit of pure noise, where x is the noise itself: an Euler step
+        if np.isinf(sigma):  # limit of pure noise, in which x is the noise itself: an Euler step
             steps.append(_Step(point, (target, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
             continue
         slope = (target - sigma) / sigma
@@ -141,7 +140,7 @@ def _heun(sigmas: np.ndarray) -> list[_Step]:
 
 
 class _Solver(NamedTuple):
-    """How a solver writes its steps, and whether its last step skips the smallest nonzero level."""
+    """A solver's steps, and whether the last step skips the smallest nonzero level."""
 
     steps: Callable[[np.ndarray], list[_Step]]
     discard_penultimate: bool
@@ -161,7 +160,7 @@ def _find_solver(name: str) -> _Solver:
 
 
 def table_from_grid(schedule: NoiseSchedule, grid: SamplingGrid, solver: str) -> SolverTable:
-    """Writes down a solver's run over given noise levels.
+    """The table of a solver over given noise levels.
 
     Raises:
       InputError: unknown solver.
@@ -181,7 +180,7 @@ def table_from_grid(schedule: NoiseSchedule, grid: SamplingGrid, solver: str) ->
         memory_update=np.array([step.memory_update for step in steps], np.float32),
         noise_index=np.arange(len(steps), dtype=np.int32),
     )
-    # The released sampler scales its start by sigma, not by sqrt(1 + sigma^2) (0.1 % more at timestep 899).
+    # The released sampler scales its start by sigma, not by sqrt(1 + sigma^2), which is 0.1 % more at timestep 899.
     scale = 1.0 if np.isinf(first) else float(first)
     return SolverTable(rows=rows, initial_scale=scale, stochastic=bool(x_update[:, 3].any()))
 
@@ -194,10 +193,10 @@ def solver_table(
     num_inference_steps: int = 15,
     start_timestep: int = 899,
 ) -> SolverTable:
-    """The run of a named solver as the released sampler sets it up; see `sampling_grid` for the spacings.
+    """The table of a named solver, set up as in the released sampler; see `sampling_grid` for the spacings.
 
     Raises:
-      InputError: unknown solver or spacing, or a count or start out of range.
+      InputError: unknown solver or spacing, or number of steps or start timestep out of range.
     """
     grid = sampling_grid(
         schedule,
@@ -225,9 +224,9 @@ def scan_rows(
 
     Args:
       rows: any consecutive part of a table.
-      state: state after the row before.
-      denoise: (c_in x [B, F, H, W, C], its row) -> denoised latents.
-      noise: (index, shape) -> standard normal noise; None for a solver that adds none.
+      state: state after the previous row.
+      denoise: (c_in x [B, F, H, W, C], row) -> denoised latents.
+      noise: (index, shape) -> standard normal noise; None for a solver without noise.
     """
 
     def step(state: SamplerState, row: Any) -> tuple[SamplerState, None]:

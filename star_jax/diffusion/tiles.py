@@ -1,7 +1,7 @@
 """Overlapping tiles over the height and width of large frames, joined by Gaussian weights.
 
-After Jiménez, "Mixture of Diffusers for scene composition and high resolution image generation" (arXiv 2302.02412):
-every tile counts most at its middle and nothing at its border, so that no border shows.
+This follows Jiménez, "Mixture of Diffusers for scene composition and high resolution image generation" (arXiv
+2302.02412): the weight of a tile is largest in its middle and zero at its border, so that no border is visible.
 """
 
 import math
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 from star_jax.diffusion.guidance import VelocityFn
 from star_jax.errors import InputError
 
-OVERLAP = 0.25  # least share of a tile that the next one covers, too
-# Deviation of a tile's weights, in tiles: with less, one tile would turn into the next within a few pixels.
+OVERLAP = 0.25  # smallest fraction of a tile that the next tile also covers
+# Deviation of a tile's weights, in tiles: with less, one tile would change to the next within a few pixels.
 _DEVIATION = 0.2
 
 
@@ -43,23 +43,23 @@ class Tiles:
 
 
 def make_tiles(full: tuple[int, int], size: tuple[int, int], alignment: int) -> Tiles:
-    """The fewest tiles that cover a frame, each sharing a quarter with the next.
+    """The smallest number of tiles that cover a frame, each sharing at least a quarter with the next.
 
     Args:
       full: (height, width) of the latents.
-      size: (height, width) of a tile, with the same remainders modulo `alignment` as `full`; a side longer than the
-        frame's is cut to that.
-      alignment: latents between places where a tile may start, so that the network's coarsest level has a pixel of
-        its own there; see `SizeRule.alignment`.
+      size: (height, width) of a tile, with the same remainders modulo `alignment` as `full`; sides longer than the
+        frame's are shortened to it.
+      alignment: tiles start at multiples of this number of latents, which is one pixel of the network's coarsest
+        level; see `SizeRule.alignment`.
 
     Raises:
-      InputError: a tile that the network does not take.
+      InputError: the network does not take tiles of this size.
     """
     height, width = (min(of_tile, of_full) for of_tile, of_full in zip(size, full, strict=True))
     if (full[0] - height) % alignment or (full[1] - width) % alignment or min(height, width) < alignment:
         raise InputError(
             f"tiles of {height}x{width} latents do not fit frames of {full[0]}x{full[1]}; each side must be at "
-            f"least {alignment} and differ from the frame's by a multiple of that"
+            f"least {alignment} and differ from the frame's by a multiple of {alignment}"
         )
     starts = (_starts(*sides, alignment) for sides in zip(full, (height, width), strict=True))
     return Tiles((height, width), full, *starts)
@@ -68,7 +68,7 @@ def make_tiles(full: tuple[int, int], size: tuple[int, int], alignment: int) -> 
 def map_tiles(
     fn: Callable[..., jax.Array], tiles: Tiles, *arrays: jax.Array, in_factor: int = 1, out_factor: int = 1
 ) -> Float[Array, "B F H W C"]:
-    """`scan_tiles` of a function without state: arrays of one tile -> [B, F, h, w, C']."""
+    """`scan_tiles` for a function without state: arrays of one tile -> [B, F, h, w, C']."""
 
     def without_state(state: None, *arrays: jax.Array) -> tuple[jax.Array, None]:
         del state
@@ -87,12 +87,13 @@ def scan_tiles(
 ) -> tuple[jax.Array, Any]:
     """Applies `fn` to every tile of arrays [B, F, H, W, C], one after the other, and joins the results.
 
-    One tile is `fn` itself; of several, the result is their weighted mean, float32, and `fn` is traced once.
+    With a single tile the result is that of `fn`. With several it is their weighted mean in float32, and `fn` is
+    traced once.
 
     Args:
       fn: (state of one tile, arrays of one tile) -> ([B, F', h, w, C'], state of the tile for the next call).
       tiles: tiles, in latents.
-      state: state that the call for the chunk before returned; None for the first.
+      state: states that the call for the previous chunk returned; None for the first chunk.
       arrays: whole frames.
       in_factor: pixels of the arrays per latent, along each side.
       out_factor: pixels of the result per latent.
@@ -130,14 +131,15 @@ def scan_tiles(
 
 @dataclass(frozen=True)
 class TiledVelocity:
-    """A network that sees one tile at a time; guidance and the solver see whole frames.
+    """A network that sees one tile at a time, while guidance and the solver see whole frames.
 
-    Frozen, so that a jitted sampler finds its program again: equal tiles of the same function are the same.
+    It is frozen and compared by value, so that a jitted sampler reuses the program of an equal one.
 
     Attributes:
       velocity_fn: the network.
       tiles: tiles of the latents.
-      batched: whether it sees all of a batch (the branches of guidance) at once, or one after the other.
+      batched: whether the network runs on the whole batch (the branches of guidance) at once, or on one sample
+        after the other.
     """
 
     velocity_fn: VelocityFn
@@ -146,7 +148,7 @@ class TiledVelocity:
 
     @property
     def takes_branches(self) -> bool:
-        """Whether branches of guidance share what is the same in them; see `guided_velocity`."""
+        """Whether the branches of guidance share their common inputs; see `guided_velocity`."""
         return self.batched and getattr(self.velocity_fn, "takes_branches", False)
 
     def __call__(
@@ -178,7 +180,7 @@ def _starts(full: int, length: int, alignment: int) -> tuple[int, ...]:
 
 
 def _weights(starts: tuple[int, ...], length: int, full: int, factor: int) -> np.ndarray:
-    """Share of each tile in each of its pixels along one side, float32 [tiles, length x factor]; sums to 1."""
+    """Weight of each tile at each of its pixels along one side, float32 [tiles, length x factor]; sums to 1."""
     size = length * factor
     place = (np.arange(size) + 0.5) / size - 0.5
     bell = np.exp(-0.5 * (place / _DEVIATION) ** 2) - np.exp(-0.5 * (0.5 / _DEVIATION) ** 2)

@@ -10,18 +10,18 @@ from star_jax.errors import InputError
 
 Windows = tuple[tuple[int, int], ...]
 
-# The last window takes what is left up to this many window lengths, so that none is much too short.
+# The last window takes all remaining frames, up to this many window lengths, so that it is never too short.
 LAST_WINDOW_STRETCH = 1.25
 
 
 def make_windows(num_frames: int, max_window: int) -> Windows:
     """Frame ranges [start, stop) that cover a clip, each sharing half a window with the next.
 
-    A clip that fits is one window. Otherwise all windows have `max_window` frames but the last, which has
-    between 3/4 and 5/4 of that: the released sampler's windows.
+    A clip that fits is one window. Otherwise, as in the released sampler, all windows have `max_window` frames
+    except the last, which has between 3/4 and 5/4 of that.
 
     Raises:
-      InputError: no frames, or a window of fewer than 2.
+      InputError: no frames, or a window of fewer than 2 frames.
     """
     if num_frames < 1:
         raise InputError(f"num_frames is {num_frames}; a clip needs at least 1")
@@ -38,13 +38,13 @@ def make_windows(num_frames: int, max_window: int) -> Windows:
 
 
 def fresh_windows(num_latents: int, length: int) -> Windows:
-    """Ranges of latents [start, stop) for a model whose first latent stands for one frame, in every window anew.
+    """Ranges of latents [start, stop) for a model in which the first latent of every window stands for one frame.
 
-    All are of one length, which the model was made for; the last one is shifted into the clip. Each shares half a
-    window with the next, at least two latents, so that no window decides the place of its own first latent.
+    All windows have the one length that the model was made for; the last one is shifted into the clip. Each shares
+    half a window with the next, but at least two latents, so that the first latent of a later window is never kept.
 
     Raises:
-      InputError: no latents, or a window of fewer than 3.
+      InputError: no latents, or a window of fewer than 3 latents.
     """
     if num_latents < 1:
         raise InputError(f"num_latents is {num_latents}; a clip needs at least 1")
@@ -58,9 +58,9 @@ def fresh_windows(num_latents: int, length: int) -> Windows:
 
 
 def kept_frames(windows: Windows) -> Windows:
-    """The part [start, stop) of the clip that each window decides, cut at the middle of the overlaps.
+    """The part [start, stop) of the clip that each window contributes, cut at the middle of the overlaps.
 
-    Of an odd overlap the later window gets the larger part.
+    If an overlap is odd, the later window gets the larger part.
     """
     cuts = [start + (stop - start) // 2 for (_, stop), (start, _) in pairwise(windows)]
     return tuple(zip([windows[0][0], *cuts], [*cuts, windows[-1][1]], strict=True))
@@ -69,7 +69,7 @@ def kept_frames(windows: Windows) -> Windows:
 def map_windows(fn: Callable[..., jax.Array], windows: Windows, *arrays: jax.Array) -> jax.Array:
     """Applies `fn` to every window of arrays [B, F, ...] and joins the kept frames to [B, F, ...].
 
-    Windows run one after another; those of equal length in one `lax.map`, so that `fn` is traced and compiled
+    Windows run one after another. Those of equal length run in one `lax.map`, so that `fn` is traced and compiled
     once for each of at most two lengths.
     """
     if len(windows) == 1:
@@ -88,16 +88,16 @@ def map_windows(fn: Callable[..., jax.Array], windows: Windows, *arrays: jax.Arr
 def map_fresh_windows(
     fn: Callable[..., jax.Array], windows: Windows, x: jax.Array, hint: jax.Array
 ) -> jax.Array:
-    """`map_windows` for windows from `fresh_windows`: each is a clip of its own, with a first latent of its own.
+    """`map_windows` for windows from `fresh_windows`, each of which is a separate clip with its own first latent.
 
     Args:
-      fn: (x and hint of one window) -> like x.
+      fn: (x and hint of one window) -> array of the shape of x.
       windows: the windows.
       x: the clip's latents and, after them, the first latent of every later window, [B, F + windows - 1, ...].
-      hint: the windows' latents one window after the other, [B, sum of lengths, ...].
+      hint: the windows' latents, one window after the other, [B, sum of lengths, ...].
 
     Returns:
-      Like x.
+      Array of the shape of x.
     """
     if len(windows) == 1:
         return fn(x, hint)
@@ -118,7 +118,7 @@ def map_fresh_windows(
 
 
 def join_fresh_windows(hint: jax.Array, windows: Windows) -> jax.Array:
-    """Latents of windows one after the other, as the clip's latents and the first ones of later windows.
+    """Joins the latents of consecutive windows to the clip's latents, followed by the later windows' first latents.
 
     [B, sum of lengths, ...] -> [B, F + windows - 1, ...]; see `map_fresh_windows`.
     """

@@ -1,9 +1,9 @@
 """CogVideoX's diffusion: a scaled linear schedule with zero terminal SNR, its sampler, and its guidance.
 
-The schedule is Stable Diffusion's, its signal-to-noise ratio divided by `snr_shift` and stretched to end in pure
-noise (Lin et al., arXiv 2305.08891, section 3.1). The solver is `dpmpp_2m_sde` of `star_jax.diffusion.solvers` in
-the coordinates of the process itself, x = alpha x_0 + sqrt(1 - alpha^2) noise, so that it can begin with alpha = 0.
-Everything here runs on the host in float64.
+The schedule is Stable Diffusion's, with the signal-to-noise ratio divided by `snr_shift` and stretched to end in
+pure noise (Lin et al., arXiv 2305.08891, section 3.1). The solver is `dpmpp_2m_sde` of `star_jax.diffusion.solvers`
+in the coordinates of the process itself, x = alpha x_0 + sqrt(1 - alpha^2) noise, so that it can begin at alpha =
+0. Everything here runs on the host in float64.
 """
 
 from functools import lru_cache
@@ -17,14 +17,14 @@ from star_jax.errors import InputError
 
 
 def _stretch_to_zero(alphas: np.ndarray) -> np.ndarray:
-    """Moves the last level to pure noise linearly; the first stays. `alphas` are from clean to noisy."""
+    """Stretches levels linearly until the last is pure noise; the first stays. `alphas` go from clean to noisy."""
     first, last = alphas[0], alphas[-1]
     return (alphas - last) * first / (first - last)
 
 
 @lru_cache
 def _shifted_alphas(config: ZeroSNRConfig) -> np.ndarray:
-    """Root of the signal's share by timestep, before the stretch."""
+    """alpha by timestep, before the stretch."""
     betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps) ** 2
     signal = np.cumprod(1.0 - betas)
     return np.sqrt(signal / (config.snr_shift + (1.0 - config.snr_shift) * signal))
@@ -32,17 +32,18 @@ def _shifted_alphas(config: ZeroSNRConfig) -> np.ndarray:
 
 @lru_cache
 def zero_snr_schedule(config: ZeroSNRConfig) -> NoiseSchedule:
-    """The levels by timestep (cached, so that equal configurations share one object)."""
+    """Noise levels by timestep (cached, so that equal configurations share one object)."""
     alphas = _stretch_to_zero(_shifted_alphas(config))
     return NoiseSchedule(sigmas=np.sqrt(1.0 - alphas**2), alphas=alphas)
 
 
 def zero_snr_table(config: ZeroSNRConfig, num_inference_steps: int) -> SolverTable:
-    """The released sampler's run, one row per step.
+    """The table of the released sampler, one row per step.
 
-    It has two tables of levels. Steps are taken between those of the chosen timesteps, stretched to pure noise by
-    themselves; the network's prediction is read at the nearest level of the full table, while the network is told
-    the chosen timestep. From pure noise, the first step is to a new draw of noise around the first prediction.
+    That sampler uses two tables of levels. Its steps go between the levels of the chosen timesteps, which are
+    stretched to pure noise separately. The network gets the chosen timestep, but its prediction is interpreted at
+    the nearest level of the full table. From pure noise, the first step goes to the first prediction with new
+    noise.
 
     With lam = log(alpha / sqrt(1 - alpha^2)), h = lam' - lam and r = (lam - lam_before) / h, a step is
 
@@ -50,10 +51,10 @@ def zero_snr_table(config: ZeroSNRConfig, num_inference_steps: int) -> SolverTab
         x' = sqrt((1 - alpha'^2) / (1 - alpha^2)) e^-h x + alpha' (1 - e^-2h) D
              + sqrt(1 - alpha'^2) sqrt(1 - e^-2h) noise
 
-    first order at the first step and the second (r is infinite), and x' = x0 at the last.
+    It is first order at the first and the second step (r is infinite), and x' = x0 at the last.
 
     Raises:
-      InputError: a number of steps that the schedule does not have.
+      InputError: the number of steps is out of range.
     """
     last = config.num_train_timesteps - 1
     if not 2 <= num_inference_steps <= last:
@@ -86,7 +87,7 @@ def _noise_ratio(alphas: np.ndarray) -> np.ndarray:
 
 
 def _updates(alphas: np.ndarray) -> np.ndarray:
-    """Coefficients of x, x0_before, x0 and noise in each step between two of the levels, [steps, 4]."""
+    """Coefficients of x, x0_before, x0 and noise in each step from one level to the next, [steps, 4]."""
     with np.errstate(divide="ignore"):
         lam = np.log(alphas / np.sqrt(1.0 - alphas**2))
     updates = []
@@ -99,18 +100,18 @@ def _updates(alphas: np.ndarray) -> np.ndarray:
         else:
             h = lam[i + 1] - lam[i]
             gain = -target * np.expm1(-2.0 * h)
-            half = 0.5 * h / (lam[i] - lam[i - 1])  # 1 / (2r); 0 where the step before began at pure noise
+            half = 0.5 * h / (lam[i] - lam[i - 1])  # 1 / (2r); 0 if the previous step began at pure noise
             shrink = noise / np.sqrt(1.0 - alphas[i] ** 2) * np.exp(-h)
             updates.append((shrink, -gain * half, gain * (1.0 + half), noise * np.sqrt(-np.expm1(-2.0 * h))))
     return np.array(updates)
 
 
 def dynamic_guidance(guidance_scale: float, timesteps: np.ndarray) -> np.ndarray:
-    """The released sampler's weight of the prompt at each of its steps, float64.
+    """Guidance scale of the released sampler at each of its n steps, float64.
 
-    1 + scale (1 - cos(pi ((n - t) / n)^5)) / 2, meant to rise with the n steps. But t is the timestep (999 .. 19),
-    not the step, so that the argument runs to millions and the weight jumps about between 1 and 1 + scale. Its
-    authors keep it, and the released results were made with it.
+    It is 1 + scale (1 - cos(pi ((n - t) / n)^5)) / 2, which was meant to rise over the n steps. But t is the
+    timestep (999 .. 19), not the step, so the argument reaches millions and the scale jumps between 1 and 1 +
+    scale. The released results were made with it, so it is kept.
     """
     count = len(timesteps)
     share = (count - np.asarray(timesteps, np.float64)) / count

@@ -1,1 +1,1 @@
-"""Scores of restored videos, with and without ground truth: evaluate.py runs them, metrics/ holds one file each."""
+"""Scores of restored videos, with and without ground truth: evaluate.py runs them, metrics/ has a file for each."""

@@ -1,8 +1,8 @@
-"""A page to look at: before and after in one HTML file, with a border that is moved by the pointer.
+"""A page to compare before and after: one HTML file with a border that follows the pointer.
 
-All sides of a clip lie below each other in the frames of one video, so that they play in step whatever the browser
-does; a canvas shows one part of a frame on the left and another on the right. The video is H.264 of 8 bits, which
-every browser plays, and is part of the file: nothing else is needed to look at it.
+All panels of a clip are stacked in the frames of one video, so that they play in sync in every browser; a canvas
+shows one panel on the left and another on the right. The video is 8-bit H.264, which every browser plays, and is
+embedded in the file, so that nothing else is needed to view it.
 """
 
 import base64
@@ -30,8 +30,8 @@ from star_jax.video.reader import VideoReader
 from star_jax.video.writer import VideoWriter
 
 Reader = VideoReader | ImageSequenceReader | AnimationReader
-_ALIGNMENT = 16  # rows between two sides, so that the codec's blocks do not mix them
-_MOST_ROWS = 4320  # rows of the video; larger frames are shown smaller
+_ALIGNMENT = 16  # panels start at multiples of this many rows, so that the codec's blocks do not mix them
+_MOST_ROWS = 4320  # largest height of the video; larger frames are shown smaller
 _QUALITY = 12.0
 _FRAMES_AT_ONCE = 4
 
@@ -41,11 +41,12 @@ class PageClip:
     """One clip of a page.
 
     Attributes:
-      name: its heading.
-      panels: its sides by label, in the order before, after, ground truth; all of as many frames. Their sizes may
-        differ: they are shown in the size of `after`.
-      first_frame: first frame to show of the first side, where it is longer than the others.
-      facts: tables by title: names and values.
+      name: heading.
+      panels: readers by label, in the order before, after, ground truth, all with the same number of frames. Sizes
+        may
+        differ: all panels are shown in the size of `after`.
+      first_frame: first frame to show of the first panel, if it is longer than the others.
+      facts: tables of names and values, by title.
     """
 
     name: str
@@ -62,18 +63,18 @@ def compare(
     truth: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> None:
-    """Writes a page that compares two videos (or images, or folders of images), beside their scores.
+    """Writes a page that compares two videos (or images, or folders of images) and shows their scores.
 
     Args:
-      before: first video, such as the input of an upscale; of any size.
+      before: first video, such as the input of `upscale`; of any size.
       after: second video, such as the output.
       output: .html file.
-      truth: ground truth, of the size of `after`: a third side, and scores of both.
+      truth: ground truth, of the size of `after`, for a third panel and scores of the other two.
       progress: show a progress bar.
 
     Raises:
-      InputError: a file that cannot be read, or clips of different lengths or shapes.
-      RunError: a damaged file, a full disk.
+      InputError: a file cannot be read, or clips differ in length or aspect ratio.
+      RunError: a file is damaged, or the disk is full.
     """
     check_report_path(output, ".html")
     panels = {"before": open_source(before), "after": open_source(after)}
@@ -87,7 +88,7 @@ def compare(
 
 
 def scores(before: str | os.PathLike, after: str | os.PathLike, truth: str | os.PathLike) -> dict[str, str]:
-    """Scores of the result, and of the enlarged input, as a table."""
+    """Scores of the result and of the enlarged input, as a table of names and texts."""
     report = evaluate(after, truth, input=before)
     (result,) = (name for name in report.scores if name != report.baseline)
     assert report.baseline is not None  # the input is given
@@ -100,7 +101,7 @@ def scores(before: str | os.PathLike, after: str | os.PathLike, truth: str | os.
 
 
 def describe(reader: Reader) -> str:
-    """A clip's file, size, length and rate."""
+    """A clip's file, size, length and frame rate."""
     info = reader.info
     return (
         f"{info.path}, {info.width}x{info.height}, {info.num_frames} frames, {float(info.frame_rate):g} fps"
@@ -113,10 +114,10 @@ def write_page(
     *,
     progress: bool = False,
 ) -> None:
-    """Writes a page of clips that shows one clip at a time.
+    """Writes a page that shows one of the clips at a time.
 
     Raises:
-      RunError: a damaged file, a full disk.
+      RunError: a file is damaged, or the disk is full.
     """
     total = sum(list(clip.panels.values())[1].info.num_frames for clip in clips)
     with show_progress("Writing the page", total, "frames", quiet=not progress) as bar:
@@ -129,28 +130,28 @@ def write_page(
 
 
 def check_panels(panels: Mapping[str, Reader]) -> None:
-    """Refuses clips that cannot be laid over each other.
+    """Checks that clips can be compared frame by frame.
 
     Raises:
-      InputError: another number of frames, or another shape.
+      InputError: numbers of frames or aspect ratios differ.
     """
     (first, second, *others) = panels.values()
     for other in (second, *others):
         if other.info.num_frames != first.info.num_frames:
             raise InputError(
-                f"{first.info.path} has {first.info.num_frames} frames, {other.info.path} "
+                f"{first.info.path} has {first.info.num_frames} frames, but {other.info.path} has "
                 f"{other.info.num_frames}; give clips of the same frames"
             )
         ratio = other.info.width / other.info.height * first.info.height / first.info.width
         if not 0.9 < ratio < 1.1:
             raise InputError(
-                f"{first.info.path} is {first.info.width}x{first.info.height}, {other.info.path} "
+                f"{first.info.path} is {first.info.width}x{first.info.height}, but {other.info.path} is "
                 f"{other.info.width}x{other.info.height}: not the same picture; check the files"
             )
 
 
 def _clip_data(clip: PageClip, on_frames: Callable[[int], None]) -> dict[str, Any]:
-    """Data that the page's script reads."""
+    """Data for the page's script."""
     info = list(clip.panels.values())[1].info
     height, width = _shown_size(info.height, info.width, len(clip.panels))
     stride = -(-height // _ALIGNMENT) * _ALIGNMENT
@@ -171,7 +172,7 @@ def _clip_data(clip: PageClip, on_frames: Callable[[int], None]) -> dict[str, An
 
 
 def _shown_size(height: int, width: int, num_panels: int) -> tuple[int, int]:
-    """(height, width), even, such that all sides fit the video."""
+    """(height, width) of a panel, even, and small enough for all panels to fit the video."""
     shrink = min(1.0, _MOST_ROWS / num_panels / (height + _ALIGNMENT))
     rows, columns = (max(2, 2 * round(side * shrink / 2)) for side in (height, width))
     return rows, columns
@@ -180,11 +181,11 @@ def _shown_size(height: int, width: int, num_panels: int) -> tuple[int, int]:
 def _stacked(
     clip: PageClip, size: tuple[int, int], stride: int, on_frames: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
-    """Yields frames uint8 [1, sides x stride, W, 3]."""
+    """Yields frames uint8 [1, panels x stride, W, 3]."""
     height, width = size
     starts = [clip.first_frame] + [0] * (len(clip.panels) - 1)
     sides = [_frames(reader, start) for reader, start in zip(clip.panels.values(), starts, strict=True)]
-    for images in zip(*sides, strict=False):  # the first side may be longer
+    for images in zip(*sides, strict=False):  # the first panel may be longer
         resized = [cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in images]
         padded = [np.pad(image, ((0, stride - height), (0, 0), (0, 0)), mode="edge") for image in resized]
         yield np.concatenate(padded)[None]

@@ -1,4 +1,4 @@
-"""Pairs results with ground truths: clips of two folders, matched by name and checked against each other."""
+"""Pairs results with ground truths: clips of two folders are matched by name and checked against each other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class ClipPair:
       result: reader of the result.
       truth: reader of the ground truth, or None.
       low: reader of the low-resolution input, or None.
-      frames: the numbers of the frames that are scored.
-      height, width: size that is scored, from the top-left corner of every clip.
+      frames: numbers of the frames that are scored.
+      height, width: size of the part that is scored, from the top-left corner of result and ground truth.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ClipPair:
     width: int
 
     def pieces(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
-        """The scored frames, a few at a time: result and truth, cropped, and input, uint8 [n, H, W, 3] each."""
+        """Yields the scored frames, `size` at a time: result and truth (cropped) and input, uint8 [n, H, W, 3]."""
         readers = [reader for reader in (self.result, self.truth, self.low) if reader is not None]
         for pieces in zip(*(_chosen(reader, self.frames, size) for reader in readers), strict=True):
             left = iter(pieces)
@@ -54,11 +54,11 @@ class ClipPair:
 def find_clips(path: Path) -> dict[str, Path]:
     """Lists the clips at a path by name, sorted.
 
-    A video file or an image is one clip, and so is a folder that holds images. Of any other folder, the videos and
-    the folders with images below it; their names are relative to it, without the video's extension.
+    A video file or an image is one clip, and so is a folder that contains images. In any other folder, the clips
+    are all videos and folders of images below it; their names are relative to it, without the video's extension.
 
     Raises:
-      InputError: no such path, nothing in the folder, or two clips of one name.
+      InputError: the path does not exist, the folder has no clips, or two clips have the same name.
     """
     if not path.exists():
         raise InputError(f"no such file or folder: {path}; check the path")
@@ -93,23 +93,23 @@ def pair_clips(
     frames: Sequence[int] | None = None,
     shorter: bool = False,
 ) -> list[ClipPair]:
-    """Finds each result's ground truth, and low-resolution input, and opens them.
+    """Finds each result's ground truth and low-resolution input, and opens them.
 
-    The partner of `seed_3/horse` is `seed_3/horse` if there is one, else `horse`: several sets of results may share
-    one folder of ground truth. Two single clips belong together whatever their names.
+    The partner of `seed_3/horse` is `seed_3/horse` if there is one, else `horse`, so that several sets of results
+    may share one folder of ground truth. Two single clips are partners whatever their names are.
 
     Args:
       results: a clip, or a folder of clips.
-      truth: the ground truth, in the same form; None: there is none.
-      low: the low-resolution input, in the same form.
-      crop: score the top-left part that result and truth have in common, where their sizes differ.
-      num_frames: score only the first frames, this number; clips may then be longer, and of different lengths.
-      frames: score only the frames with these numbers.
-      shorter: score the first frames that all have, where their numbers differ.
+      truth: ground truth, in the same form, or None.
+      low: low-resolution input, in the same form, or None.
+      crop: whether to score the common top-left part of result and truth if their sizes differ.
+      num_frames: number of first frames to score; clips may then be longer, and differ in length.
+      frames: numbers of the only frames to score.
+      shorter: whether to score the first frames that all clips have if their lengths differ.
 
     Raises:
-      InputError: a clip without a partner, too few frames, frame counts that differ without `shorter`, sizes that
-        differ without `crop`, an input that cannot be the low resolution of the result, or an unreadable file.
+      InputError: a clip has no partner or too few frames, numbers of frames differ without `shorter`, sizes differ
+        without `crop`, an input cannot be the low resolution of the result, or a file cannot be read.
     """
     found = find_clips(results)
     truths = _partners(found, find_clips(truth), "ground truth", truth) if truth is not None else {}
@@ -126,7 +126,11 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _partners(results: dict[str, Path], others: dict[str, Path], kind: str, folder: Path) -> dict[str, Path]:
-    """The partner of every result, each of `others` being one at least once."""
+    """The partner of every result.
+
+    Raises:
+      InputError: a result has no partner, or one of `others` is nobody's partner.
+    """
     if len(results) == len(others) == 1:
         return {name: path for name in results for path in others.values()}
     names = {name: name if name in others else name.rpartition("/")[2] for name in results}
@@ -134,7 +138,7 @@ def _partners(results: dict[str, Path], others: dict[str, Path], kind: str, fold
         raise InputError(f"no {kind} in {folder} for {_listed(lonely)}; give each the name of its result")
     if unused := sorted(others.keys() - set(names.values())):
         raise InputError(
-            f"no result for {_listed(unused)} of {folder}; upscale what is missing, or take it out of the folder"
+            f"no result for {_listed(unused)} in {folder}; upscale these clips, or take them out of the folder"
         )
     return {name: others[partner] for name, partner in names.items()}
 
@@ -161,18 +165,20 @@ def _open(
     for reader in readers:
         count, first = reader.info.num_frames, result.info.num_frames
         if frames is not None and count <= max(frames):
-            raise InputError(f"{reader.info.path} has {count} frames; frame {max(frames)} is to be scored")
+            raise InputError(
+                f"{reader.info.path} has {count} frames, but frame {max(frames)} is needed; give a longer clip"
+            )
         if frames is None and count != first:
             raise InputError(
-                f"{result_path} has {first} frames, {reader.info.path} {count}; give clips of the same frames, or "
-                "the number of the first ones that are scored with --frames"
+                f"{result_path} has {first} frames, but {reader.info.path} has {count}; give clips of the same "
+                "frames, or the number of first frames to score with --frames"
             )
     height, width = result.info.height, result.info.width
     if truth is not None:
         if (height, width) != (truth.info.height, truth.info.width) and not crop:
             raise InputError(
-                f"{result_path} is {width}x{height}, {truth_path} {truth.info.width}x{truth.info.height}; "
-                "--crop scores the top-left part that they share"
+                f"{result_path} is {width}x{height}, but {truth_path} is {truth.info.width}x{truth.info.height}; "
+                "pass --crop to score the top-left part that they share"
             )
         height, width = min(height, truth.info.height), min(width, truth.info.width)
     if low is not None:
@@ -182,7 +188,7 @@ def _open(
 
 
 def _chosen(reader: Reader, numbers: Sequence[int], size: int) -> Iterator[np.ndarray]:
-    """The frames of these numbers, `size` at a time."""
+    """Yields the frames with these numbers, `size` at a time."""
     if numbers != range(len(numbers)):
         for start in range(0, len(numbers), size):
             yield np.concatenate([reader.read(number, 1) for number in numbers[start : start + size]])
@@ -196,12 +202,16 @@ def _chosen(reader: Reader, numbers: Sequence[int], size: int) -> Iterator[np.nd
 
 
 def _check_ratio(result: Reader, low: Reader) -> None:
-    """Checks that both sides have grown alike, to a pixel of the input, and of the output with its even sides."""
+    """Checks that width and height are scaled alike, up to a pixel of the input and of the output (even sides).
+
+    Raises:
+      InputError: they are not.
+    """
     across, down = result.info.width / low.info.width, result.info.height / low.info.height
     shrunk = result.info.width < low.info.width - 1 or result.info.height < low.info.height - 1
     rounded = 1 + low.info.width / low.info.height  # a pixel of either side, in pixels of the width
     if shrunk or abs(result.info.width - low.info.width * down) > max(across, down) + rounded:
         raise InputError(
-            f"{low.info.path} is {low.info.width}x{low.info.height}, {result.info.path} "
-            f"{result.info.width}x{result.info.height}: not the low resolution of that; check --input"
+            f"{low.info.path} is {low.info.width}x{low.info.height}, which cannot be the low resolution of "
+            f"{result.info.path}, {result.info.width}x{result.info.height}; check --input"
         )

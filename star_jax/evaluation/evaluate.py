@@ -1,4 +1,4 @@
-"""Scores results against ground truth, clip by clip, a few frames in memory at a time."""
+"""Scores results against ground truth, clip by clip, with a few frames in memory at a time."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ def evaluate(
       on_frames: called with the number of frames scored since the last call.
 
     Raises:
-      RunError: a file that is damaged behind its first frame, or a failure of FFmpeg.
+      RunError: a file is damaged after its first frame, or FFmpeg fails.
     """
     return Evaluation(
         results,
@@ -55,25 +55,26 @@ def evaluate(
 
 
 class Evaluation:
-    """Clips and scores to compute, checked whole before anything is computed.
+    """Clips and scores to compute, all checked before anything is computed.
 
     Args:
-      results: a video, a folder of images, or a folder of these; several by the names that they have in the report.
-      truth: the ground truth, in the same form; None: only scores that need none.
-      metrics: names of registry.METRICS; None: the protocol's, or PSNR, SSIM and flicker.
-      protocol: name of one of PROTOCOLS, whose frames, crop and scores hold.
-      input: the low-resolution clips, which are enlarged and scored like a result.
+      results: a video, a folder of images, or a folder of these; several results as a mapping of names in the
+        report.
+      truth: ground truth, in the same form; None for scores that need none.
+      metrics: names from registry.METRICS; None for the protocol's, or else PSNR, SSIM and flicker.
+      protocol: name from PROTOCOLS, which sets frames, crop and scores.
+      input: low-resolution clips, which are enlarged and scored like a result.
       baseline: method that enlarges them: bicubic, bilinear or lanczos.
-      crop: score the top-left part where sizes differ.
-      num_frames: score only this number of frames of each clip.
-      weights: files and folders of weights, which come before the folder of converted ones and before packages.
+      crop: whether to score the common top-left part if sizes differ.
+      num_frames: number of first frames of each clip to score; None for all.
+      weights: files and folders of weights, which take precedence over converted ones and over packages.
 
     Attributes:
-      methods: name -> its clips. The enlarged input has the name of the baseline and no clips of its own.
+      methods: name -> clips of a result. The enlarged input has the baseline's name and no clips of its own.
 
     Raises:
-      InputError: a clip without a partner, clips that do not fit each other, an unknown metric or protocol, or
-        weights that are missing, damaged or not the authors'.
+      InputError: a clip has no partner, clips do not match, a metric or protocol is unknown, or weights are
+        missing, damaged or not the authors'.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Evaluation:
     ):
         check_baseline(baseline)
         if num_frames is not None and num_frames < 1:
-            raise InputError(f"{num_frames} frames are to be scored; give at least 1")
+            raise InputError(f"--frames is {num_frames}; give at least 1")
         self.protocol = protocol
         rules = get_protocol(protocol) if protocol is not None else None
         self.metrics = choose(metrics or (rules.metrics if rules else DEFAULT))
@@ -100,7 +101,7 @@ class Evaluation:
         if not isinstance(results, Mapping):
             results = {_name(results): results}
         if self.baseline in results:
-            raise InputError(f"a result is named {baseline!r}, as the enlarged input is; name it otherwise")
+            raise InputError(f"a result is named {baseline!r}, like the enlarged input; give it another name")
         self.methods = {
             name: pair_clips(
                 Path(path),
@@ -122,7 +123,7 @@ class Evaluation:
 
     @property
     def total_frames(self) -> int:
-        """Number of frames that are scored, over all results."""
+        """Number of frames to score, over all results."""
         return sum(len(pair.frames) for pairs in self.methods.values() for pair in pairs)
 
     def run(self, on_frames: OnFrames | None = None) -> Report:
@@ -133,7 +134,7 @@ class Evaluation:
         first = next(iter(self.methods))
         for name, pairs in self.methods.items():
             for pair in pairs:
-                # The enlarged input is the same whatever the result is: it is scored beside the first one.
+                # The enlarged input is the same for all results, so it is scored only with the first one.
                 with_input = self.baseline if name == first else None
                 result, enlarged = score_clip(pair, self.metrics, self._networks, with_input, on_frames)
                 scores[name].append(result)
@@ -155,11 +156,11 @@ def score_clip(
       pair: the clip.
       metrics: the scores by name.
       networks: networks that the scores need.
-      baseline: method that enlarges the input, which is then scored, too; None: it is not scored.
+      baseline: method that enlarges the input, which is then scored, too; None to leave it out.
       on_frames: called with the number of frames scored since the last call.
 
     Returns:
-      The scores of the result, and of the enlarged input.
+      The scores of the result, and of the enlarged input (None without `baseline`).
     """
     result = _ClipScorer(pair, metrics, networks or {})
     enlarged = _ClipScorer(pair, metrics, networks or {}) if baseline is not None else None
@@ -197,7 +198,7 @@ def _check_truth(metrics: Mapping[str, Metric], truth: PathLike | None) -> None:
     comparing = [name for name, metric in metrics.items() if metric.needs_truth]
     if truth is None and comparing:
         raise InputError(
-            f"{', '.join(comparing)} compare with ground truth: give it, or name scores that need none with "
+            f"{', '.join(comparing)} need ground truth; give it, or choose scores without it, such as "
             "--metrics niqe,ilniqe,ewarp"
         )
 
@@ -207,11 +208,11 @@ def _check_same_clips(methods: Mapping[str, list[ClipPair]]) -> None:
     names = [pair.name for pair in pairs]
     for name, other_pairs in others:
         other_names = [pair.name for pair in other_pairs]
-        # Single clips belong together whatever their names.
+        # Single clips are partners whatever their names are.
         if len(names) != len(other_names) or (len(names) > 1 and names != other_names):
             odd = sorted(set(names) ^ set(other_names))[:3]
             raise InputError(
-                f"{first} and {name} do not have the same clips ({', '.join(odd)}); complete them"
+                f"{first} and {name} do not have the same clips ({', '.join(odd)}); add the missing ones"
             )
         for pair, other in zip(pairs, other_pairs, strict=True):
             if (pair.height, pair.width, tuple(pair.frames)) != (
@@ -220,8 +221,8 @@ def _check_same_clips(methods: Mapping[str, list[ClipPair]]) -> None:
                 tuple(other.frames),
             ):
                 raise InputError(
-                    f"{pair.name} is scored on {len(pair.frames)} frames of {pair.width}x{pair.height} of {first}, "
-                    f"{len(other.frames)} of {other.width}x{other.height} of {name}; make them alike"
+                    f"{pair.name} has {len(pair.frames)} frames of {pair.width}x{pair.height} to score in {first}, "
+                    f"but {len(other.frames)} of {other.width}x{other.height} in {name}; give equal clips"
                 )
 
 
@@ -231,8 +232,8 @@ def _check_sizes(methods: Mapping[str, list[ClipPair]], metrics: Mapping[str, Me
             if min(pair.height, pair.width) < metric.smallest_side:
                 side = metric.smallest_side
                 raise InputError(
-                    f"{pair.result.info.path} gives {pair.width}x{pair.height} pixels to score; "
-                    f"{metric.title} needs {side}x{side}"
+                    f"{pair.result.info.path} has {pair.width}x{pair.height} pixels to score, but "
+                    f"{metric.title} needs {side}x{side}; leave that score out"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Frames side by side, whole and zoomed in, as one picture."""
+"""Frames side by side, whole and zoomed in, in one picture."""
 
 import cv2
 import numpy as np
@@ -10,12 +10,12 @@ _FRAME_COLOR = (255, 210, 0)
 
 
 def comparison(panels: dict[str, np.ndarray], top_left: tuple[int, int] | None = None) -> np.ndarray:
-    """Draws frames side by side under their labels, and below each a part of it, four times as large.
+    """Draws frames side by side under their labels, and below each frame a part of it, four times as large.
 
     Args:
-      panels: label -> frame uint8 [H, W, 3]; all of one size; the last one is the ground truth.
-      top_left: (y, x) of the part, H/4 x W/4 pixels; by default where the ground truth has most detail, so that no
-        result chooses its best place.
+      panels: label -> frame uint8 [H, W, 3], all of the same size; the last one is the ground truth.
+      top_left: (y, x) of the part of H/4 x W/4 pixels; by default where the ground truth has the most detail, so
+        that the choice favours no result.
 
     Returns:
       uint8 [28 + 2 H + 4, n W + 4 (n - 1), 3].
@@ -34,7 +34,7 @@ def comparison(panels: dict[str, np.ndarray], top_left: tuple[int, int] | None =
 
 
 def part_of_each(panels: dict[str, np.ndarray], top_left: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The part of each frame, H/4 x W/4 pixels, that begins at `top_left` (y, x)."""
+    """The part of H/4 x W/4 pixels of each frame that begins at `top_left` (y, x)."""
     y, x = top_left
     return {
         label: frame[y : y + frame.shape[0] // ZOOM, x : x + frame.shape[1] // ZOOM]
@@ -43,23 +43,23 @@ def part_of_each(panels: dict[str, np.ndarray], top_left: tuple[int, int]) -> di
 
 
 def most_different(panels: dict[str, np.ndarray]) -> tuple[int, int]:
-    """(y, x) of the part, H/4 x W/4 pixels, in which frames differ most from each other.
+    """(y, x) of the part of H/4 x W/4 pixels in which the frames differ most from each other.
 
     Args:
-      panels: label -> frame uint8 [H, W, 3]; all of one size.
+      panels: label -> frame uint8 [H, W, 3], all of the same size.
     """
     frames = np.stack(list(panels.values())).astype(np.float32)
     return _largest(frames.var(axis=0).sum(axis=-1), frames.shape[1] // ZOOM, frames.shape[2] // ZOOM)
 
 
 def _most_detail(frame: np.ndarray, height: int, width: int) -> tuple[int, int]:
-    """(y, x) of the part of that size with the largest sum of squared second derivatives."""
+    """(y, x) of the part of the given size with the largest sum of squared second derivatives."""
     detail = np.square(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
     return _largest(detail, height, width)
 
 
 def _largest(amount: np.ndarray, height: int, width: int) -> tuple[int, int]:
-    """(y, x) of the part of that size with the largest sum of [H, W]."""
+    """(y, x) of the part of the given size with the largest sum over `amount` [H, W]."""
     sums = cv2.integral(amount)
     parts = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     y, x = np.unravel_index(np.argmax(parts), parts.shape)

@@ -1,4 +1,4 @@
-"""The conventions of published tables: scores, frames and crop."""
+"""Conventions of published tables: scores, frames and crop."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ class Protocol:
     """A published way to score.
 
     Attributes:
-      metrics: the table's scores that this project computes.
-      missing: the table's other scores.
-      frames: only these frames of each clip are scored; None: all.
-      crop: whether the top-left part is scored where sizes differ.
-      shorter: whether the first frames that result and truth share are scored where lengths differ.
+      metrics: scores of the table that this project computes.
+      missing: the other scores of the table.
+      frames: numbers of the frames of each clip that are scored; None for all frames.
+      crop: whether the common top-left part is scored if sizes differ.
       source: publication that states the conventions.
+      shorter: whether the first frames that result and truth share are scored if lengths differ.
     """
 
     metrics: tuple[str, ...]
@@ -61,5 +61,5 @@ def get_protocol(name: str) -> Protocol:
       InputError: no protocol has that name.
     """
     if name not in PROTOCOLS:
-        raise InputError(f"no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
+        raise InputError(f"protocol is {name!r}; choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -1,4 +1,4 @@
-"""The page of an upscale run: every clip before and after, with settings, timings and scores."""
+"""The page of an upscaling run: every clip before and after, with settings, timings and scores."""
 
 import dataclasses
 import os
@@ -24,8 +24,8 @@ def report_run(
     Args:
       summary: outcomes of the run.
       output: .html file.
-      truth: ground truth of a single clip.
-      run: names and values that hold for all clips, such as the checkpoint.
+      truth: ground truth, for a run with a single clip.
+      run: names and values that apply to all clips, such as the checkpoint.
       progress: show a progress bar.
     """
     clips = [_clip(outcome, truth, run or {}) for outcome in summary.of("done")]

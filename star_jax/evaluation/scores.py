@@ -17,8 +17,8 @@ class ClipScores:
 
     Attributes:
       name: name of the clip.
-      frames: the numbers of the frames that were scored.
-      values: metric -> one value for each frame, for each pair of neighbours, or for the clip.
+      frames: numbers of the frames that were scored.
+      values: metric -> values, one for each frame, each pair of neighbouring frames, or the clip.
     """
 
     name: str
@@ -26,7 +26,7 @@ class ClipScores:
     values: Mapping[str, Sequence[float]]
 
     def means(self) -> Means:
-        """The mean of each metric; None where there is nothing to score (flicker of a single frame)."""
+        """The mean of each metric; None if there is no value (such as the flicker of a single frame)."""
         return {name: float(np.mean(values)) if len(values) else None for name, values in self.values.items()}
 
 
@@ -36,11 +36,11 @@ class Report:
 
     Attributes:
       metrics: metrics by name.
-      scores: result (or baseline) -> its clips, in the same order for all.
+      scores: result (or baseline) -> scores of its clips, in the same order for all.
       clips: result -> clips that were scored.
-      baseline: the name of the enlarged input among `scores`, or None.
-      protocol: the name of the protocol, or None.
-      weights: network -> where its weights come from.
+      baseline: name of the enlarged input in `scores`, or None.
+      protocol: name of the protocol, or None.
+      weights: network -> source of its weights.
     """
 
     metrics: Mapping[str, Metric]
@@ -51,11 +51,11 @@ class Report:
     weights: Mapping[str, Mapping[str, str]] | None = None
 
     def means(self, name: str) -> Means:
-        """Means of a result over its clips, each counting once whatever its length."""
+        """Means of a result over its clips, which all have the same weight, whatever their length."""
         return mean_of([clip.means() for clip in self.scores[name]])
 
     def wins(self) -> dict[str, dict[str, int]]:
-        """Metric -> result -> in how many clips it is better than all others; a tie is no win."""
+        """Metric -> result -> number of clips in which it is better than all others; a tie is no win."""
         wins = {metric: dict.fromkeys(self.scores, 0) for metric in self.metrics}
         for clips in zip(*self.scores.values(), strict=True):
             means = dict(zip(self.scores, (clip.means() for clip in clips), strict=True))
@@ -74,7 +74,7 @@ def _winner(name: str, metric: Metric, means: Mapping[str, Means]) -> str | None
 
 
 def mean_of(means: Sequence[Means]) -> Means:
-    """Means over clips; a clip without a value is left out."""
+    """Means over clips, without clips that have no value."""
     found = {name: [value for mean in means if (value := mean[name]) is not None] for name in means[0]}
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
 

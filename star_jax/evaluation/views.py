@@ -1,4 +1,4 @@
-"""Frames of the clips that are compared, by label, for pictures."""
+"""Frames of the compared clips, by label, for pictures."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,15 @@ GROUND_TRUTH = "ground truth"
 
 
 def panels(pairs: Mapping[str, ClipPair], frame: int, baseline: str | None = None) -> dict[str, np.ndarray]:
-    """One frame of each result of a clip, uint8 [H, W, 3], cropped to what is scored.
+    """One frame of each result of a clip, uint8 [H, W, 3], cropped to the scored part.
 
     Args:
       pairs: label -> the clip of that result; truth and input are taken from the first.
-      frame: its number.
-      baseline: method that enlarges the input; None: it is not shown.
+      frame: number of the frame.
+      baseline: method that enlarges the input; None to leave the input out.
 
     Returns:
-      The enlarged input, if any, the results, and the ground truth, if any.
+      Label -> frame: the enlarged input, if any, the results, and the ground truth, if any.
     """
     first = next(iter(pairs.values()))
     images = {}

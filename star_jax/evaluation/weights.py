@@ -1,7 +1,7 @@
-"""Finds the weights of scores. Nothing is downloaded here.
+"""Finds the weights of scores, without downloading anything.
 
-A network is looked for in the files and folders that the user names, then in the folder of converted weights
-(`STAR_JAX_METRIC_WEIGHTS`, else `~/.cache/star_jax/metrics`), then in installed packages. An authors' file is
+A network's weights are looked up in the user's files and folders, then in the folder of converted weights
+(`STAR_JAX_METRIC_WEIGHTS`, else `~/.cache/star_jax/metrics`), then in installed packages. A file of the authors is
 converted once, into that folder.
 """
 
@@ -30,9 +30,9 @@ class Origin:
     """Sources of a network's weights.
 
     Attributes:
-      files: names that its authors' files have.
-      packages: (module, path within it) of packages that carry one.
-      remedy: advice for the user when there is no file.
+      files: names of the authors' files.
+      packages: (module, path within it) of packages that contain such a file.
+      remedy: advice for the user if there is no file.
     """
 
     files: tuple[str, ...]
@@ -84,7 +84,7 @@ ORIGINS = {
 
 
 def weights_folder() -> Path:
-    """The folder of converted weights; it need not exist."""
+    """The folder of converted weights, which need not exist."""
     if chosen := os.environ.get("STAR_JAX_METRIC_WEIGHTS"):
         return Path(chosen).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -95,7 +95,7 @@ class MetricWeights:
     """Loads networks by name.
 
     Args:
-      given: files and folders that the user names; they come first.
+      given: the user's files and folders, which take precedence.
 
     Raises:
       InputError: one of them does not exist, is not a network of a metric, is damaged, or differs from the authors'
@@ -118,10 +118,10 @@ class MetricWeights:
         """Loads networks.
 
         Returns:
-          name -> parameters by path (float64 constants stay NumPy arrays), and name -> where they come from.
+          name -> parameters by path (float64 constants stay NumPy arrays), and name -> source of the weights.
 
         Raises:
-          InputError: one is found nowhere; the message says how to get it. Or it is damaged.
+          InputError: weights are missing (the message says how to get them) or damaged.
         """
         found = {name: self._find(name) for name in names}
         params = {name: _on_device(leaves) for name, (leaves, _) in found.items()}
@@ -139,7 +139,7 @@ class MetricWeights:
         for module, inside in ORIGINS[name].packages:
             if (installed := _package_file(module, inside)) is not None:
                 return _read_file(installed)[name]
-        raise InputError(f"found no weights of {name}: {ORIGINS[name].remedy}")
+        raise InputError(f"found no weights of {name}; {ORIGINS[name].remedy}")
 
 
 def _read_file(path: Path) -> dict[str, tuple[Leaves, dict]]:
@@ -152,15 +152,15 @@ def _read_file(path: Path) -> dict[str, tuple[Leaves, dict]]:
 
 
 def _keep(name: str, leaves: Leaves, source: dict) -> None:
-    """Converts once; if the result cannot be stored, the next run converts again."""
+    """Stores converted weights; if that fails, the next run converts them again."""
     try:
         save_network(weights_folder(), name, leaves, source)
     except RunError as error:
-        print(f"weights of {name} are converted again next time: {error}", file=sys.stderr)
+        print(f"weights of {name} will be converted again next time: {error}", file=sys.stderr)
 
 
 def _package_file(module: str, inside: str) -> Path | None:
-    """A file of an installed package, which is not imported."""
+    """A file of an installed package, without importing the package."""
     spec = importlib.util.find_spec(module)
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         if (file := Path(folder) / inside).is_file():

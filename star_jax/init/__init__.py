@@ -1,1 +1,1 @@
-"""Weights that no source gives: untrained networks to start from, and random ones for tests and benchmarks."""
+"""Weights that come from no source: untrained networks to start from, and random ones for tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""A checkpoint of untrained networks, for runs that start from nothing, or from an autoencoder."""
+"""A checkpoint of untrained networks, for runs that start from scratch or from an autoencoder."""
 
 import os
 import shutil
@@ -31,25 +31,25 @@ def fresh_checkpoint(
     vae: str | os.PathLike | None = None,
     renew: bool = False,
 ) -> epath.Path:
-    """Writes fresh weights (`star_jax.init.component`), unless an earlier start did; process 0 writes, all wait.
+    """Writes fresh weights (`star_jax.init.component`) if there are none yet; process 0 writes, the others wait.
 
     Args:
       directory: checkpoint directory, on a disk that all processes see, or in a bucket.
       sizes: sizes of the networks.
       seed: seed of the weights.
-      vae: checkpoint of the same preset whose autoencoder is taken, with its scale of latents; None: a fresh one.
-      renew: replace weights that an earlier start made otherwise; a run that has trained on them keeps them.
+      vae: checkpoint of the same preset whose autoencoder and latent scale are used; None for a fresh autoencoder.
+      renew: replace weights that were made from other settings; leave it off once a run has trained on them.
 
     Raises:
-      InputError: the sizes' text encoder has a vocabulary that only a converted checkpoint has, `directory` exists
-        and is something else, or `vae` is no checkpoint of the preset.
+      InputError: the preset's tokenizer comes only with a converted checkpoint, `directory` exists and is not a
+        checkpoint, or `vae` is not a checkpoint of the preset.
     """
     target = epath.Path(directory)
     model = build_model(sizes)
     if model.has_text and not model.has_own_tokenizer:
         raise InputError(
-            f"preset {sizes.preset!r} cannot start from nothing: its text encoder has no tokenizer here; set "
-            "model.checkpoint to a directory that star-jax convert made"
+            f"preset {sizes.preset!r} cannot start from scratch, because its tokenizer comes only with a converted "
+            "checkpoint; set model.checkpoint to a directory that star-jax convert made"
         )
     if jax.process_index() == 0:
         made = (target / CONFIG_FILE).is_file()
@@ -63,7 +63,7 @@ def _is_made_so(
     target: epath.Path, sizes: ArchitectureConfig, seed: int, vae: str | os.PathLike | None
 ) -> bool:
     stored, stored_sizes = load_provenance(target), read_config(target)
-    if vae is not None:  # then the autoencoder's sizes are those that its checkpoint had
+    if vae is not None:  # the autoencoder's sizes are those of its checkpoint
         sizes = sizes.with_autoencoder(stored_sizes)
     return (stored.get("fresh_seed"), stored.get("fresh_vae"), stored_sizes) == (seed, _place(vae), sizes)
 

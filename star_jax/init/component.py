@@ -1,6 +1,6 @@
-"""Weights that a small model can be trained from when there is nothing to start from, neither base nor autoencoder.
+"""Weights from which a small model can be trained from scratch, without a base network or an autoencoder.
 
-They do something useful from the first step on: see `VideoModel.start_leaf`.
+They do something useful from the first step on; see `VideoModel.start_leaf`.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from star_jax.models.video_model import VideoModel
 
 
 def fresh_component(model: VideoModel, name: str, seed: int) -> Tree:
-    """One component's weights, float32, a function of (sizes, name, seed)."""
+    """Initial weights of one component, float32; they depend only on sizes, name and seed."""
     kwargs = {"dtype": jnp.float32, "param_dtype": jnp.float32}
     leaves = flatten(nnx.to_pure_dict(nnx.state(model.build(name, rngs=InitRngs(seed), **kwargs))))
     return unflatten(

@@ -1,6 +1,6 @@
-"""Leaves that no source gives, each made when it is written.
+"""Leaves that come from no source, each generated when it is saved.
 
-Each leaf has its own generator, seeded by seed and path, so that it does not depend on any other.
+Each leaf has its own generator, seeded with seed and path, so that no leaf depends on another.
 """
 
 import math
@@ -14,11 +14,11 @@ ZEROS, IDENTITY, RANDOM, RANDOM_LAYERS = "zeros", "identity", "random", "random_
 
 
 def fresh_leaf(path: str, shape: tuple[int, ...], dtype: np.dtype, how: str, seed: int) -> LazyArray:
-    """A leaf that starts as `how` says (ZEROS, IDENTITY, RANDOM, RANDOM_LAYERS), made when it is written.
+    """A leaf that is initialised by `how` (ZEROS, IDENTITY, RANDOM, RANDOM_LAYERS) when it is saved.
 
-    RANDOM: kernels are uniform in +-1/sqrt(fan in), PyTorch's start of a convolution or linear map; embeddings are
-    normal with deviation 0.02; scales are 1, everything else 0. RANDOM_LAYERS: the same for each entry of the first
-    axis, as of layers that are stacked; every leaf is a kernel.
+    RANDOM: kernels are uniform in +-1/sqrt(fan in), PyTorch's default for convolutions and linear maps; embeddings
+    are normal with deviation 0.02; scales are 1, everything else 0. RANDOM_LAYERS: kernels of stacked layers, each
+    layer along the first axis initialised like a RANDOM kernel.
     """
 
     def read() -> np.ndarray:

@@ -24,17 +24,17 @@ def random_checkpoint(
     """Makes a checkpoint directory with random weights in every leaf, for tests and first tries.
 
     Args:
-      directory: the name that appears when it is complete.
-      preset: a preset's name, or sizes. Only the vocabulary of byte-level tokens (514) gets tokenizer files.
+      directory: name of the directory, which appears only when it is complete.
+      preset: a preset's name, or sizes. Tokenizer files are written only for a vocabulary of byte-level tokens.
       seed: seed of the weights.
       dtype: dtype of the stored weights.
       force: replace an existing checkpoint directory.
 
     Returns:
-      What provenance.json says.
+      The content of provenance.json.
 
     Raises:
-      InputError: no such preset, or `directory` exists.
+      InputError: unknown preset, or `directory` exists.
     """
     config = get_preset(preset) if isinstance(preset, str) else preset
     model = build_model(config)

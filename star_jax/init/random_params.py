@@ -1,4 +1,4 @@
-"""Random weights made on the device, so that a benchmark needs no checkpoint."""
+"""Random weights generated on the device, so that a benchmark needs no checkpoint."""
 
 import functools
 import math
@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 Tree = dict[str, Any]
 
-_OFFSETS = 2**16  # places in the noise where a leaf may begin
+_OFFSETS = 2**16  # number of offsets in the noise at which a leaf may begin
 
 
 def random_params(abstract: Tree, seed: int = 0) -> Tree:
-    """Fills a tree of shapes by one program, on the device and with the sharding that each leaf names.
+    """Fills a tree of shapes in one program, with the sharding of each leaf.
 
-    Kernels and embeddings are normal with deviation 1/sqrt(fan in), scales 1, everything else 0: no layer is the
-    identity, as freshly initialised ones would be, and numbers stay finite in half precision. All leaves are cut
-    from one stretch of noise, each from a place of its own: drawing thousands of them apart would take longer to
+    Kernels and embeddings are normal with deviation 1/sqrt(fan in), scales 1, everything else 0. So no layer is the
+    identity, unlike some freshly initialised layers, and numbers stay finite in half precision. All leaves are cut
+    from one stretch of noise, each at its own offset: drawing thousands of them separately would take longer to
     compile than a benchmark takes to run.
 
     Args:
@@ -36,7 +36,7 @@ def random_params(abstract: Tree, seed: int = 0) -> Tree:
 
 @functools.lru_cache(maxsize=32)
 def _maker(described: tuple, shardings: tuple[jax.sharding.Sharding | None, ...]):
-    """The program that makes leaves of (name, place in the noise, shape, dtype)."""
+    """The program that makes leaves from (name, offset in the noise, shape, dtype)."""
     drawn = [math.prod(shape) for name, _, shape, _ in described if name in ("kernel", "embedding")]
 
     def fill(noise: jax.Array, name: str, place: int, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

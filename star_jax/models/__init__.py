@@ -1,4 +1,4 @@
-"""The networks, a folder for each family; modules take sizes and never see a mesh or a configuration file.
+"""The networks, one folder per family; modules take sizes and never see a mesh or a configuration file.
 
 i2vgenxl/    UNet with LIEM and VideoControlNet
 svd_vae/     Stable Video Diffusion's autoencoder

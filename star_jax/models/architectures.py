@@ -1,4 +1,4 @@
-"""The architectures by name: the only place where a configuration's `architecture` decides anything."""
+"""Architectures by name: the only place that looks at a configuration's `architecture`."""
 
 import json
 
@@ -21,7 +21,7 @@ ARCHITECTURES: dict[str, type[VideoModel]] = {
 
 
 def register(name: str, model: type[VideoModel]) -> None:
-    """Adds an architecture, so that configurations can name it."""
+    """Adds an architecture for configurations to name."""
     ARCHITECTURES[name] = model
 
 
@@ -34,27 +34,27 @@ def build_model(
     training: bool = False,
     vae_dtype: str | tuple[jnp.dtype, jnp.dtype] = "auto",
 ) -> VideoModel:
-    """The model of a configuration.
+    """Builds the model of a configuration.
 
     Args:
       config: sizes.
       dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
       kernels, remat, training: see `VideoModel`.
       vae_dtype: dtype of the autoencoder: `float32`, `bfloat16`, `float16`, or `auto` (float32, but float16 for a
-        decoder on a GPU); or a pair, the encoder's and the decoder's.
+        decoder on a GPU); or a pair of dtypes for the encoder and the decoder.
 
     Raises:
-      InputError: no such architecture or dtype.
+      InputError: unknown architecture or dtype.
     """
     model = _find(config.architecture)
     return model(config, resolve_dtype(dtype), kernels, remat, training, vae_dtypes(vae_dtype))
 
 
 def read_model_config(text: str) -> ArchitectureConfig:
-    """Reads a checkpoint's config.json; one that names no architecture is of the first, I2VGen-XL.
+    """Reads the text of a checkpoint's config.json; without an `architecture` it is I2VGen-XL's.
 
     Raises:
-      InputError: not JSON, no such architecture, or a key is unknown or missing.
+      InputError: not JSON, an unknown architecture, or an unknown or missing key.
     """
     try:
         name = json.loads(text).get("architecture", StarConfig.architecture)

@@ -56,7 +56,7 @@ class Attention(nnx.Module):
 
         Args:
           x: [batch, length, dim].
-          text: see `project`.
+          text: keys and values from `project`; None for self-attention.
 
         Returns:
           [batch, length, dim].
@@ -72,7 +72,7 @@ class Attention(nnx.Module):
         return self.to_out(rearrange(out, "... heads dim -> ... (heads dim)"))
 
     def along_frames(self, x: jax.Array) -> jax.Array:
-        """Attends along the frames of each pixel, where they lie: [B, F, pixels, dim] -> same."""
+        """Attends along the frames of each pixel without moving them: [B, F, pixels, dim] -> same."""
         q, k, v = (self._heads(projection(x)) for projection in (self.to_q, self.to_k, self.to_v))
         return self.to_out(rearrange(frames_attention(q, k, v), "... heads dim -> ... (heads dim)"))
 

@@ -1,4 +1,4 @@
-"""Chunks: an autoencoder takes a clip a few frames at a time."""
+"""Chunks: the few frames of a clip that an autoencoder takes at a time."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ class Chunk:
     """A stretch of a clip that is decoded at once.
 
     Attributes:
-      frames: [start, stop) of the frames that it gives.
+      frames: [start, stop) of the frames that the chunk contributes.
       latents: [start, stop) of the latents that are decoded together.
-      decoded: number of frames that these become.
+      decoded: number of frames that the latents decode to.
       first_kept: position of the first frame kept among those decoded.
       kept: number of frames kept. The last of them are `frames`; there are more where a short last chunk shares its
-        program with the others.
+        program with the other chunks.
     """
 
     frames: tuple[int, int]
@@ -25,23 +25,22 @@ class Chunk:
 
 
 def moved(chunk: Chunk, by: int) -> Chunk:
-    """The chunk at another place of a clip with a latent per frame."""
+    """The chunk shifted by a number of frames, in a clip with one latent per frame."""
     (start, stop), (first, last) = chunk.frames, chunk.latents
     return dataclasses.replace(chunk, frames=(start + by, stop + by), latents=(first + by, last + by))
 
 
 def independent_chunks(num_frames: int, size: int, overlap: int = 0) -> tuple[Chunk, ...]:
-    """Chunks of an autoencoder with a latent per frame that keeps nothing from one chunk to the next.
+    """Chunks of an autoencoder with one latent per frame that keeps nothing from one chunk to the next.
 
-    Without overlap each chunk decodes exactly its frames, as the released system does: a short last chunk is a
-    program of its own, because the decoder's temporal layers see zeros beyond a chunk's end, so that neither
-    padding nor shifting it would give the same frames. With overlap, all chunks are of one length, shifted into the
-    clip.
+    Without overlap each chunk decodes exactly its own frames, as in the released system. A short last chunk then
+    needs its own program: the decoder's temporal layers see zeros beyond a chunk's end, so neither padding nor
+    shifting it would give the same frames. With overlap, all chunks have one length and are shifted into the clip.
 
     Args:
-      num_frames: number of the clip's frames.
+      num_frames: number of frames of the clip.
       size: frames per chunk.
-      overlap: frames decoded before and after each chunk, for the temporal layers to see.
+      overlap: extra frames decoded before and after each chunk as context for the temporal layers.
     """
     chunks = []
     for start in range(0, num_frames, size):

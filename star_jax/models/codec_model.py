@@ -1,4 +1,4 @@
-"""A model's autoencoder: clips become latents and frames again, chunk by chunk."""
+"""A model's autoencoder, which encodes clips to latents and decodes them again, chunk by chunk."""
 
 import abc
 from typing import Any
@@ -15,12 +15,12 @@ from star_jax.ops.pixels import enlarge, to_float
 
 Carry = Any  # state that an autoencoder keeps from one chunk to the next: a pytree, or None
 
-# Frames that a light decoder takes at once; with its memory, any number gives the same result.
+# Frames that a light decoder takes at once. Its memory makes the result independent of this number.
 LIGHT_CHUNK = 3
 
 
 class CodecModel(ComponentModel):
-    """How a model codes frames; the second part of a `VideoModel`."""
+    """A model's autoencoder: the second part of a `VideoModel`."""
 
     @property
     @abc.abstractmethod
@@ -33,7 +33,7 @@ class CodecModel(ComponentModel):
         """Channels of the latents that are sampled."""
 
     def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """Low-resolution frames at the output's size, as the autoencoder takes them.
+        """Enlarges low-resolution frames to the output's size, for the autoencoder.
 
         Args:
           frames: uint8 or uint16 [..., h, w, 3].
@@ -46,18 +46,18 @@ class CodecModel(ComponentModel):
 
     @abc.abstractmethod
     def encode_chunks(self, num_frames: int) -> tuple[int, ...]:
-        """Numbers of frames that are encoded together, in order; in all at least `num_frames`."""
+        """Numbers of frames in the chunks to encode, in order; their sum is at least `num_frames`."""
 
     @abc.abstractmethod
     def decode_chunks(self, num_frames: int, overlap: int = 0) -> tuple[Chunk, ...]:
         """The chunks in which a clip is decoded, in order.
 
         Args:
-          num_frames: number of the clip's frames, padded to a length that the model takes.
-          overlap: frames decoded before and after each chunk, to be dropped.
+          num_frames: number of frames of the clip, padded to a length that the model takes.
+          overlap: extra frames that are decoded before and after each chunk and then dropped.
 
         Raises:
-          InputError: the model takes no such overlap.
+          InputError: the model does not support this overlap.
         """
 
     @abc.abstractmethod
@@ -69,14 +69,14 @@ class CodecModel(ComponentModel):
         Args:
           params: weights of at least `autoencoder_components`.
           frames: [B, F, H, W, 3] in [-1, 1].
-          carry: carry of the chunk before; None for a clip's first chunk.
+          carry: carry of the previous chunk; None for a clip's first chunk.
 
         Returns:
           Mean and log variance of [B, f, h, w, latent_channels], unscaled; the carry.
         """
 
     def scaled(self, latents: jax.Array) -> jax.Array:
-        """Latents as the network takes them (of about unit deviation), from the autoencoder's."""
+        """Scales the autoencoder's latents to about unit deviation, as the network takes them."""
         return latents
 
     @abc.abstractmethod
@@ -86,13 +86,13 @@ class CodecModel(ComponentModel):
         Args:
           params: weights of at least `autoencoder_components`.
           latents: [B, f, h, w, latent_channels], scaled.
-          carry: carry of the chunk before; None for a clip's first chunk.
+          carry: carry of the previous chunk; None for a clip's first chunk.
 
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped; the carry.
         """
 
-    # The light decoder, where there is one.
+    # The light decoder, if there is one.
 
     @property
     def light_sees_frames(self) -> bool:
@@ -101,7 +101,11 @@ class CodecModel(ComponentModel):
 
     @property
     def default_fidelity(self) -> float:
-        """What the light decoder is given where the user says nothing."""
+        """The light decoder's fidelity unless the user chooses one, from 0 to 1.
+
+        Raises:
+          InputError: the model has no light decoder.
+        """
         raise self._has_no_light_decoder()
 
     def decode_light(
@@ -117,15 +121,15 @@ class CodecModel(ComponentModel):
         Args:
           params: weights of at least `light_components`.
           latents: [B, f, h, w, latent_channels], scaled.
-          low: low-resolution frames [B, f, H / 4, W / 4, 3] in [-1, 1]; None where it does not see them.
-          fidelity: 0 (detail that looks right) to 1 (nearness to what was there).
-          carry: carry of the chunk before; None for a clip's first chunk.
+          low: low-resolution frames [B, f, H / 4, W / 4, 3] in [-1, 1]; None for a decoder that does not see them.
+          fidelity: from 0 (plausible detail) to 1 (closeness to the ground truth).
+          carry: carry of the previous chunk; None for a clip's first chunk.
 
         Returns:
           [B, F, H, W, 3], roughly in [-1, 1], not clipped; the carry.
 
         Raises:
-          InputError: the model has none.
+          InputError: the model has no light decoder.
         """
         raise self._has_no_light_decoder()
 

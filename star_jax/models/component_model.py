@@ -22,17 +22,17 @@ Params = dict[str, Any]  # component -> nested dicts of arrays
 
 @dataclass(frozen=True)
 class ComponentModel(abc.ABC):
-    """The networks of a model, and their tasks; the first part of a `VideoModel`.
+    """The networks of a model and what each is for: the first part of a `VideoModel`.
 
     Attributes:
       config: sizes, an instance of `config_type`.
-      dtype: dtype of the networks' computation and weights; see `dtypes`.
+      dtype: dtype of the networks' computation and weights; see `dtype_of`.
       kernels: attention kernel of each site.
       remat: what training keeps of each block; see `star_jax.ops.remat`.
-      vae_dtypes: dtypes in which the autoencoder's encoder and decoder compute when it is not trained; a backbone
-        may support one only.
-      training: whether the model is trained. An autoencoder that computes in float32 for upscaling may then compute
-        in `dtype`, too.
+      vae_dtypes: dtypes in which the autoencoder's encoder and decoder compute outside training; a backbone may
+        ignore them.
+      training: whether the model is trained; an autoencoder that otherwise computes in float32 may then compute in
+        `dtype`.
     """
 
     config: Any
@@ -66,7 +66,7 @@ class ComponentModel(abc.ABC):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """All components, in the order in which they are listed."""
+        """All components: networks, autoencoder, light decoder, text encoder."""
         return (
             self.network_components
             + self.autoencoder_components
@@ -88,13 +88,13 @@ class ComponentModel(abc.ABC):
     def build(
         self, component: str, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ) -> nnx.Module:
-        """One component with new weights."""
+        """Builds one component with newly initialised weights."""
 
     def abstract(self, component: str) -> Params:
         """Shapes and dtypes of a component's weights, nested dicts of jax.ShapeDtypeStruct; no memory is used.
 
         Raises:
-          InputError: there is no such component.
+          InputError: the model has no such component.
         """
         return self.split(component)[1]
 
@@ -103,14 +103,14 @@ class ComponentModel(abc.ABC):
         return {name: self.abstract(name) for name in (self.components if components is None else components)}
 
     def bind(self, params: Params, component: str) -> Any:
-        """The component with the weights that `params` has for it."""
+        """The component as a module that holds its weights from `params`."""
         return nnx.merge(self.split(component)[0], params[component])
 
     def split(self, component: str) -> tuple[nnx.GraphDef, Params]:
         """A component's structure, and the shapes of its weights; see `abstract` and `bind`.
 
         Raises:
-          InputError: there is no such component.
+          InputError: the model has no such component.
         """
         if component not in self.components:
             raise InputError(
@@ -124,18 +124,18 @@ class ComponentModel(abc.ABC):
 
         Args:
           path: component and path, such as `component/block/conv/kernel`.
-          train_base: also the parts that the paper leaves as they were.
+          train_base: whether to train the parts that the paper freezes, too.
         """
         del train_base
         return path.split("/", 1)[0] in self.network_components
 
     def start_leaf(self, component: str, path: str, leaf: np.ndarray) -> np.ndarray:
-        """A weight that no checkpoint gives, for a model that is trained from nothing.
+        """Initial value of a weight, for a model that is trained from scratch.
 
         Args:
           component: name of the component.
           path: path of the weight in the component.
-          leaf: weight as its layer initialises it.
+          leaf: the weight as its layer initialises it.
         """
         del component, path
         return leaf

@@ -41,7 +41,7 @@ class GroupNorm(nnx.Module):
         self.over_frames = over_frames
 
     def __call__(self, x: Float[Array, "B F H W C"], *, silu: bool = False) -> Float[Array, "B F H W C"]:
-        """[B, F, H, W, C] -> same, with SiLU applied to it if asked for."""
+        """[B, F, H, W, C] -> same, followed by SiLU if `silu`."""
         return group_norm(
             x,
             self.scale[...],
@@ -58,7 +58,7 @@ def timestep_embedding(timesteps: Num[Array, " B"], dim: int) -> Float[Array, "B
     """Sinusoids of the timestep, cosines first (original: `sinusoidal_embedding`).
 
     Args:
-      timesteps: [B], in steps of the training schedule (0..999).
+      timesteps: [B], on the training schedule (0..999).
       dim: even number of channels.
 
     Returns:
@@ -71,7 +71,7 @@ def timestep_embedding(timesteps: Num[Array, " B"], dim: int) -> Float[Array, "B
 
 
 class TimestepEmbedding(nnx.Module):
-    """Linear, SiLU, Linear on the sinusoids (original: `time_embed`)."""
+    """Linear, SiLU, linear on the sinusoids (original: `time_embed`)."""
 
     def __init__(
         self, dim: int, time_embed_dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
@@ -123,8 +123,8 @@ class Conv2d(nnx.Conv):
 class Downsample(nnx.Module):
     """Halves height and width by a strided convolution.
 
-    The original pads height by 2 and width by 1, so the network takes latents whose height is 2 mod 8: after the
-    three levels 90 -> 46 -> 24 -> 13.
+    The original pads height by 2 and width by 1, so the network takes latents whose height is 2 mod 8; three
+    downsamplings give 90 -> 46 -> 24 -> 13.
     """
 
     def __init__(self, channels: int, *, padding: tuple[int, int] = (2, 1), **kwargs):
@@ -137,9 +137,9 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width (nearest), drops the first and the last row, convolves.
+    """Doubles height and width (nearest), drops `crop_rows` rows above and below, then convolves.
 
-    Dropping the rows undoes the extra padding of `Downsample`: 13 -> 24 -> 46 -> 90.
+    Dropping rows undoes the extra padding of `Downsample`: 13 -> 24 -> 46 -> 90.
     """
 
     def __init__(self, channels: int, *, crop_rows: int = 1, **kwargs):
@@ -154,17 +154,17 @@ class Upsample(nnx.Module):
 
 
 def repeat_branches(x: jax.Array, batch: int) -> jax.Array:
-    """Repeats x [B, ...] for every branch of guidance, branch after branch: [batch, ...]."""
+    """Repeats x [B, ...] for every branch of guidance, one branch after the other, to [batch, ...]."""
     return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
 
 
 def dropout(x: Float[Array, "*N"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*N"]:
-    """Zeroes a share `rate` of x and scales the rest; the identity without a key (inference)."""
+    """Sets a fraction `rate` of x to zero and scales the rest; without a key (inference) it does nothing."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     if target_platform() == "tpu":
-        # The compiler would draw the random bits anew in every operation that reads the mask, and compile each.
+        # Otherwise the compiler draws the random bits again in every operation that reads the mask.
         keep = jax.lax.optimization_barrier(keep)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 

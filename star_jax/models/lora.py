@@ -1,8 +1,8 @@
 """Low-rank updates of trained networks, as trees beside their weights: W + scale A B.
 
-Hu et al., "LoRA" (arXiv 2106.09685), for every kernel of a network, whatever its layer: a linear map's [in, out]
-and a convolution's [height, width, in, out], which is taken as a matrix with a row for all that one output sees.
-The layers know nothing of it: they are called with the weights that `merge_lora` gives.
+Hu et al., "LoRA" (arXiv 2106.09685), for every kernel of a network, whatever its layer: the [in, out] of a linear
+map and the [height, width, in, out] of a convolution, as a matrix of shape [height x width x in, out]. The layers
+know nothing of the updates: they are called with the weights that `merge_lora` returns.
 """
 
 import math
@@ -18,7 +18,7 @@ from star_jax.errors import InputError
 Tree = dict[Any, Any]
 
 LORA = "lora"  # name of the updates among a run's trained components
-DOWN, UP = "lora_a", "lora_b"  # A [rows, rank] and B [rank, out], in the place of the kernel that they update
+DOWN, UP = "lora_a", "lora_b"  # A [rows, rank] and B [rank, out], at the place of the kernel that they update
 
 
 def lora_shapes(params: Mapping[Any, Any], rank: int) -> Tree:
@@ -29,7 +29,7 @@ def lora_shapes(params: Mapping[Any, Any], rank: int) -> Tree:
       rank: rank of every update.
 
     Raises:
-      InputError: the networks have low-rank updates of their own.
+      InputError: the networks already have low-rank updates.
     """
     shapes: Tree = {}
     for name, part in params.items():
@@ -38,7 +38,7 @@ def lora_shapes(params: Mapping[Any, Any], rank: int) -> Tree:
                 shapes[name] = inner
         elif name == DOWN:
             raise InputError(
-                "model.lora_rank is set, but the networks of this preset have low-rank updates of their own, which "
+                "model.lora_rank is set, but the networks of this preset have their own low-rank updates, which "
                 "are trained without it; set it to 0"
             )
         elif name == "kernel" and len(part.shape) > 1:
@@ -49,7 +49,7 @@ def lora_shapes(params: Mapping[Any, Any], rank: int) -> Tree:
 
 
 def fresh_lora(shapes: Tree, seed: int) -> Tree:
-    """Updates that change nothing yet: A is uniform in +-1/sqrt(rows), B is zero; NumPy arrays, float32."""
+    """Initial updates, which change nothing: A is uniform in +-1/sqrt(rows), B is zero; NumPy arrays, float32."""
     rng = np.random.default_rng(seed)
 
     def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -62,11 +62,11 @@ def fresh_lora(shapes: Tree, seed: int) -> Tree:
 
 
 def merge_lora(params: Mapping[Any, Any], lora: Mapping[Any, Any], scale: float) -> Tree:
-    """The weights with their updates, each in its own dtype; sums are float32.
+    """The updated weights, each in its own dtype; the sums are computed in float32.
 
     Args:
       params: weights by component, NumPy or JAX arrays.
-      lora: tree of the shapes of `lora_shapes`; what it has no update for stays as it is.
+      lora: updates, a tree as in `lora_shapes`; weights without an update stay as they are.
       scale: factor of the updates.
     """
     merged = {
@@ -80,5 +80,5 @@ def merge_lora(params: Mapping[Any, Any], lora: Mapping[Any, Any], scale: float)
 
 
 def lora_scale(rank: int, alpha: float | None) -> float:
-    """Factor of the updates, alpha / rank; without alpha it is 1."""
+    """Factor of the updates: alpha / rank, or 1 without alpha."""
     return 1.0 if alpha is None else alpha / rank

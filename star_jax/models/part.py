@@ -1,4 +1,4 @@
-"""Single layers of a model, and what they are called with, to measure them on their own."""
+"""Single layers of a model with their inputs, for benchmarks of each layer on its own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,11 +15,12 @@ class Part:
     """A layer to measure on its own.
 
     Attributes:
-      name: such as `level 0 spatial transformer`.
-      build: makes the layer, given `rngs`.
-      inputs: shapes and dtypes of what it is called with.
-      per_forward: how often one evaluation of the model's networks runs it, about; 0 where it is part of another.
-      operations: those with several forms that it tells apart; see `star_jax.ops.variants`.
+      name: name in reports, such as `level 0 spatial transformer`.
+      build: builds the layer, given `rngs`.
+      inputs: shapes and dtypes of the layer's inputs.
+      per_forward: about how often one evaluation of the model's networks runs the layer; 0 if it is part of
+        another.
+      operations: operations whose forms this layer compares; see `star_jax.ops.variants`.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Part:
     operations: tuple[str, ...] = ()
 
     def abstract(self) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
-        """The layer as a function of its weights and inputs, and the shapes of these."""
+        """The layer as a function of its weights and inputs, and the shapes of both."""
         graphdef, state = nnx.split(nnx.eval_shape(lambda: self.build(rngs=InitRngs(0))))
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.to_pure_dict(state))
 
@@ -41,11 +42,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class LayersToMeasure:
-    """The layers that stand for a model.
+    """The layers that represent a model.
 
     Attributes:
       operations: smallest layers in which the forms of each operation differ.
-      layers: layers of which an evaluation of the networks and the autoencoder consist.
+      layers: layers that make up an evaluation of the networks and the autoencoder.
     """
 
     operations: tuple[Part, ...]

@@ -1,4 +1,4 @@
-"""The output of an autoencoder's encoder for a clip: a distribution of its latents."""
+"""The output of an autoencoder's encoder: a distribution of a clip's latents."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     Values = jax.Array
 else:
-    Values = jax.Array | jax.ShapeDtypeStruct  # shapes, where only those are asked for
+    Values = jax.Array | jax.ShapeDtypeStruct  # shapes under `jax.eval_shape`
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +32,7 @@ class DiagonalGaussian:
         return cls(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """The latents that standard normal `noise` of the mean's shape leads to."""
+        """A sample of the latents, given standard normal `noise` of the mean's shape."""
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def mode(self) -> jax.Array:

@@ -15,7 +15,7 @@ from star_jax.ops.convolution import convolve_frames
 class TemporalConv(nnx.Module):
     """Convolution along frames only, kernel (3, 1, 1), zero padding of one frame on either side.
 
-    `columns` says that a mesh splits the columns of its input, not the frames; see `convolve_frames`.
+    With `columns`, a mesh splits the columns of the input, not the frames; see `convolve_frames`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ResnetBlock(nnx.Module):
 
         Args:
           x: [B, F, H, W, in_channels].
-          temb: [B, time_embed_dim], the same for every frame; of fewer clips where x has several branches of each.
+          temb: [B, time_embed_dim], the same for every frame; x may have several branches of guidance per row.
           dropout_key: None for inference.
 
         Returns:

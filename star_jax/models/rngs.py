@@ -1,4 +1,4 @@
-"""Random keys for initialisation, counted on the host."""
+"""Random keys for initialisation, drawn from a counter on the host."""
 
 import jax
 from flax import nnx
@@ -7,9 +7,8 @@ from flax import nnx
 class InitRngs(nnx.Rngs):
     """`nnx.Rngs` for constructors under `jax.jit` and `jax.eval_shape`, without state in the trace.
 
-    The counter of an `nnx.Rngs` is an array; while tracing, every draw from it costs time in proportion to the
-    trace so far, which makes tracing a network of two thousand parameters take half a minute instead of two
-    seconds.
+    The counter of an `nnx.Rngs` is an array. During tracing, the time for each draw from it grows with the trace,
+    so that tracing a network of two thousand parameters takes half a minute instead of two seconds.
     """
 
     def __init__(self, seed: int | jax.Array):

@@ -1,4 +1,4 @@
-"""Equal layers held as one: their weights stacked along a first axis, and run by one `lax.scan`."""
+"""Equal layers as one module: their weights are stacked along a first axis, and one `lax.scan` runs them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,12 +29,12 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.R
 
 
 def scan_layers(layers: nnx.Module, apply: Callable[[Any, Any], Any], x: Any, *, remat: str = "none") -> Any:
-    """Runs a stack: x = apply(layer, x) for one layer after the other; traced once.
+    """Runs a stack, x = apply(layer, x) for one layer after the other; `apply` is traced once.
 
     Args:
       layers: a stack from `stack_layers`.
-      apply: one layer on the activations, which keep their shapes.
-      x: any tree of arrays.
+      apply: applies one layer to the activations, which keep their shapes.
+      x: activations, any pytree of arrays.
       remat: what the backward pass keeps of each layer; see `star_jax.ops.remat`.
     """
     graphdef, state = nnx.split(layers)

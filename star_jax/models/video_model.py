@@ -1,15 +1,14 @@
 """`VideoModel`: the interface of a backbone.
 
 The pipeline, training, validation, data preparation, the memory plan, ahead-of-time compilation and the benchmarks
-ask a `VideoModel` and know none of its networks by name. A new backbone implements this class in a folder of its
-own and is added to `star_jax.models.architectures`.
+use a `VideoModel` and know none of its networks by name. A new backbone implements this class in its own folder and
+is added to `star_jax.models.architectures`.
 
 The interface has three parts, each a class that builds on the one before: the networks by name (`ComponentModel`),
 frames and latents (`CodecModel`), and, here, prompts and sampling.
 
 A model holds structure (sizes, dtypes, kernels) and never weights: methods take `params`, trees by component. It is
-a frozen value, compared by what it holds, so that it can be a static argument of jitted programs: two equal models
-find the same program.
+frozen and compared by value, so that it can be a static argument of jitted programs, which equal models then share.
 """
 
 import abc
@@ -38,13 +37,13 @@ TOKENIZER_DIR = "tokenizer"  # folder in a checkpoint directory
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Values that the compiled programs hold at once, fitted to what the compiler reports.
+    """Number of values that the compiled programs hold at once, fitted to the compiler's reports.
 
     Attributes:
-      network: per latent, of one branch of guidance.
-      encoder: per pixel of the frames of a chunk, in values of 4 bytes.
-      decoder: per pixel of the frames of a chunk, in values of 4 bytes.
-      light_decoder: the same of the light decoder, where the model has one.
+      network: values per latent, for one branch of guidance.
+      encoder: values of 4 bytes per pixel of the frames of a chunk.
+      decoder: values of 4 bytes per pixel of the frames of a chunk.
+      light_decoder: the same for the light decoder; 0 for a model without one.
     """
 
     network: float
@@ -57,13 +56,13 @@ class MemoryUse:
 class VideoModel(CodecModel):
     """A backbone: its networks, its autoencoder, and how it is sampled; see `ComponentModel` for its attributes."""
 
-    # Whether `velocity` takes the conditioning of several branches of guidance with the shared part given once, and
-    # computes once the part that does not depend on the text; see `guided_velocity`.
+    # Whether `velocity` takes the conditioning of several branches of guidance but the shared inputs only once, and
+    # computes only once what does not depend on the text; see `guided_velocity`.
     takes_branches: ClassVar[bool] = False
 
     @abc.abstractmethod
     def memory_use(self, platform: str) -> MemoryUse:
-        """The figures that the memory plan uses on `cpu`, `gpu` or `tpu`."""
+        """Figures for the memory plan on `cpu`, `gpu` or `tpu`."""
 
     # Text.
 
@@ -75,7 +74,7 @@ class VideoModel(CodecModel):
     @property
     @abc.abstractmethod
     def context_shape(self) -> tuple[int, int]:
-        """(tokens, width) of one prompt's embeddings; for a model without text, of its null context."""
+        """(tokens, width) of one prompt's embeddings, or of the null context of a model without text."""
 
     @property
     def has_own_tokenizer(self) -> bool:
@@ -83,7 +82,11 @@ class VideoModel(CodecModel):
         return False
 
     def write_tokenizer(self, checkpoint: str | os.PathLike) -> None:
-        """Writes a tokenizer into a checkpoint directory that is made from nothing."""
+        """Writes a tokenizer for a checkpoint directory with random weights; see `has_own_tokenizer`.
+
+        Raises:
+          InputError: the model reads no text.
+        """
         raise self._reads_no_text()
 
     def load_tokenizer(self, checkpoint: str | os.PathLike) -> Any | None:
@@ -96,16 +99,24 @@ class VideoModel(CodecModel):
         return None
 
     def tokenize(self, tokenizer: Any, prompts: Sequence[str]) -> Int[np.ndarray, "B L"]:
-        """Token numbers of prompts, int32 [B, tokens]."""
+        """Token IDs of prompts, int32 [B, tokens].
+
+        Raises:
+          InputError: the model reads no text.
+        """
         raise self._reads_no_text()
 
     def encode_text(self, params: Params, input_ids: Int[Array, "B L"]) -> Float[Array, "B L E"]:
-        """Text embeddings [B, tokens, width] of token numbers int32 [B, tokens]."""
+        """Text embeddings [B, tokens, width] of token IDs int32 [B, tokens].
+
+        Raises:
+          InputError: the model reads no text.
+        """
         raise self._reads_no_text()
 
     @property
     def text_dropout(self) -> float:
-        """Share of training samples that get the context of the unconditional branch."""
+        """Fraction of training samples that get the context of the unconditional branch."""
         return 0.0
 
     def _reads_no_text(self) -> InputError:
@@ -132,7 +143,7 @@ class VideoModel(CodecModel):
         return self.config.diffusion.start_timestep
 
     def solver_table(self, *, solver: str, spacing: str, num_inference_steps: int) -> SolverTable:
-        """The run of a solver from where the model starts.
+        """The table of a solver that starts at the model's start timestep.
 
         Raises:
           InputError: unknown solver or spacing, or a count out of range.
@@ -146,7 +157,7 @@ class VideoModel(CodecModel):
         )
 
     def is_guided(self, guidance_scale: float) -> bool:
-        """Whether the network is evaluated for two branches."""
+        """Whether the network is evaluated for both branches of guidance."""
         return self.has_text and guidance_scale != 1.0
 
     def guidance_scales(self, guidance_scale: float, table: SolverTable) -> float | np.ndarray:
@@ -159,21 +170,21 @@ class VideoModel(CodecModel):
     ) -> Float[Array, "B F H W C"]:
         """Start of sampling, float32: the low-resolution latents [B, F, h, w, C], with noise or as they are.
 
-        `first_latent` is the position in the clip of the first of them, by which the noise is keyed.
+        `first_latent` is the position of the first latent in the clip, which keys the noise.
         """
         diffusion = self.config.diffusion
         if (
             diffusion.start == "hint"
-        ):  # by what the sampler will scale it with, so that the network sees the hint
+        ):  # divided by the factor that the sampler applies, so that the network sees the hint
             return hint.astype(jnp.float32) / np.float32(self.schedule.sigmas[diffusion.start_timestep])
         return noised_latents(
             self.schedule, hint, key, start_timestep=diffusion.start_timestep, first_frame=first_latent
         )
 
     def condition(self, params: Params, text: jax.Array) -> Any:
-        """Prepares text embeddings [B, tokens, width] for the network; the result holds for every step of sampling.
+        """Prepares text embeddings [B, tokens, width] for the network, once for all steps of sampling.
 
-        Arrays whose first axis is B. `velocity` takes it, or the embeddings themselves.
+        The result is a pytree of arrays whose first axis is B. `velocity` takes it or the embeddings themselves.
         """
         del params
         return text
@@ -189,7 +200,7 @@ class VideoModel(CodecModel):
         *,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """The network's prediction of the velocity.
+        """Predicts the velocity.
 
         Args:
           params: weights of at least `network_components`.
@@ -200,36 +211,36 @@ class VideoModel(CodecModel):
           dropout_key: None for inference.
 
         Returns:
-          Like x, in the network's dtype.
+          Array of the shape of x, in the network's dtype.
         """
 
     def features(
         self, params: Params, x: jax.Array, timesteps: jax.Array, conditioning: Any, hint: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The velocity, and activations [B, F, h, w, C] on the way to it, for a discriminator to look at.
+        """The velocity, and intermediate activations [B, F, h, w, C] for a discriminator.
 
         Args:
           params, x, timesteps, conditioning, hint: see `velocity`.
 
         Raises:
-          InputError: the backbone hands out none.
+          InputError: the backbone does not return features.
         """
         raise InputError(
-            f"preset {self.config.preset!r} hands out no features, which rung dual_stream needs; choose one that "
-            "does, such as i2vgen-xl"
+            f"preset {self.config.preset!r} returns no features, which rung dual_stream needs; choose a preset "
+            "that does, such as i2vgen-xl"
         )
 
     def layers_to_measure(self, latents: tuple[int, int, int]) -> LayersToMeasure:
-        """Single layers at the size that latents (F, h, w) give them, in the model's dtypes.
+        """Single layers at the sizes that latents (F, h, w) give them, in the model's dtypes.
 
         Raises:
-          InputError: the backbone lists none.
+          InputError: the backbone lists no layers.
         """
         raise InputError(
-            f"preset {self.config.preset} lists no layers to measure one by one; choose one that does, such as "
+            f"preset {self.config.preset!r} lists no layers to measure one by one; choose one that does, such as "
             f"i2vgen-xl, or measure whole networks with star-jax benchmark inference"
         )
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> jax.Array:
-        """`velocity`: a model is a `VelocityFn`, by which a jitted sampler finds its program again."""
+        """Calls `velocity`: a model is a `VelocityFn`, so that equal models share a jitted sampler's program."""
         return self.velocity(params, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Layers whose weights several devices share: each fetches whole copies as it runs."""
+"""Layers whose weights are sharded over devices: each gathers its whole weights as it runs."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,5 +21,5 @@ def gathered(layer: Layer) -> Layer:
 
 
 def run_block(block: Any, remat: str) -> Callable[..., Any]:
-    """The block as a function that fetches its weights, and that the backward pass runs again (`ops.remat`)."""
+    """The block as a function that gathers its weights and is rematerialised by policy `remat` (`ops.remat`)."""
     return rematerialise(lambda *args: gathered(block)(*args), remat)

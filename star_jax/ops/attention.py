@@ -23,9 +23,9 @@ from star_jax.parallel.activations import attend_locally
 
 IMPLEMENTATIONS = ("auto", *KERNEL_RULES)
 
-# Bytes of logits that an accelerator materialises at a time; the logits of one sequence at least.
+# Most bytes of logits that an accelerator materialises at a time (but at least those of one sequence).
 _MATERIALISED_BYTES = 2 * 2**30
-# Bytes of logits that `chunked` works on at a time: as many as a CPU's cache holds (one head), or as keep an
+# Bytes of logits that `chunked` works on at a time: what a CPU's cache holds (one head), or enough to keep an
 # accelerator busy.
 _BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 512 * 2**20}
 
@@ -57,7 +57,7 @@ def dot_product_attention(
     query_block: int = 512,
     split_queries: bool = False,
 ) -> Float[Array, "N Q H D"]:
-    """Attention without mask, scaled by 1/sqrt(head_dim), softmax in float32.
+    """Attention without a mask, scaled by 1/sqrt(head_dim), softmax in float32.
 
     Args:
       q: [batch, query_length, heads, head_dim].
@@ -97,7 +97,7 @@ def dot_product_attention(
 def _require_known(implementation: str) -> None:
     if implementation not in IMPLEMENTATIONS:
         raise InputError(
-            f"attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
+            f"attention implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
         )
 
 
@@ -112,7 +112,7 @@ def _xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _needs_groups(q: jax.Array, k: jax.Array) -> bool:
-    """Whether all logits at once are too many (a CPU's memory is its user's care)."""
+    """Whether the logits are too large to materialise at once (never on a CPU, where it is up to the user)."""
     return target_platform() != "cpu" and len(q) > 1 and len(q) * _logit_bytes(q, k) > _MATERIALISED_BYTES
 
 
@@ -122,7 +122,7 @@ def _logit_bytes(q: jax.Array, k: jax.Array) -> int:
 
 
 def _grouped_xla_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attends in groups of as many sequences as the limit allows; the backward pass recomputes their logits."""
+    """Attends in groups of sequences as large as the limit allows; the backward pass recomputes their logits."""
     group = max(1, _MATERIALISED_BYTES // _logit_bytes(q, k))
 
     @jax.checkpoint

@@ -1,7 +1,7 @@
 """Inputs that each attention kernel accepts, from the kernels' own checks, and the choice that `auto` makes.
 
-Every kernel here has a forward and a backward pass for everything that its row allows: lengths that a kernel takes
-only in part are padded by `star_jax.ops.cudnn` and `star_jax.ops.splash`.
+Every kernel here has a forward and a backward pass for every input that its row allows: `star_jax.ops.cudnn` and
+`star_jax.ops.splash` pad the lengths that their kernels do not take.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from jax.typing import DTypeLike
 
 from star_jax.ops.variants import variant_of
 
-# Above this many logits per head (query length x key length) `auto` avoids materialising them. On a GPU only the
-# attention along frames stays below it: cuDNN's kernel is faster from the coarsest level's tokens on.
+# Above this many logits per head (query length x key length) `auto` avoids materialising them. On a GPU only
+# attention along frames stays below it: cuDNN's kernel is already faster at the coarsest level's tokens.
 _MATERIALISE_LIMIT = {"cpu": 256 * 256, "gpu": 128 * 128, "tpu": 2048 * 2048}
 _WIDEST_FLASH_HEAD = 256
 
@@ -24,8 +24,8 @@ class KernelRules:
     Attributes:
       platform: platform on which it runs; None is any.
       dtypes: dtypes of queries, keys and values; None is any floating-point type.
-      head_sizes: the only ones; empty where `head_multiple` and `head_limit` say it.
-      head_multiple, head_limit: head sizes are multiples of the one, at most the other.
+      head_sizes: the only head sizes; empty where `head_multiple` and `head_limit` decide.
+      head_multiple, head_limit: head sizes are multiples of `head_multiple`, up to `head_limit` (None: any).
       even_backward: the kernel's own backward pass takes even lengths only.
       longest: largest number of tokens; None is no limit.
     """
@@ -43,7 +43,7 @@ KERNEL_RULES: dict[str, KernelRules] = {
     "xla": KernelRules(),
     "chunked": KernelRules(),
     # jax/_src/cudnn/fused_attention_stablehlo.py, `check_layout`, `check_is_flash_attention` (jax 0.10, 0.11).
-    # Hopper takes head sizes up to 256; 128 is what every GPU takes that has the kernel.
+    # Hopper takes head sizes up to 256; every GPU that has the kernel takes 128.
     "cudnn": KernelRules("gpu", ("float16", "bfloat16"), head_multiple=8, head_limit=128, even_backward=True),
     # jax/experimental/pallas/ops/tpu/splash_attention: blocks are multiples of 128 lanes.
     "splash": KernelRules("tpu", head_sizes=(64, 128, 256)),
@@ -54,12 +54,12 @@ _DEVICE_NAMES = {"gpu": "an NVIDIA GPU", "tpu": "a TPU"}
 def refusal(
     name: str, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: DTypeLike, platform: str
 ) -> str | None:
-    """Reason why a kernel does not take [batch, length, heads, head_dim], with the remedy; None if it does."""
+    """Reason why a kernel refuses [batch, length, heads, head_dim], with the remedy; None if it takes it."""
     rules, dtype = KERNEL_RULES[name], jnp.dtype(dtype)
     got = f"{dtype} {tuple(q_shape)}"
     if rules.platform not in (None, platform):
         device = _DEVICE_NAMES[rules.platform]
-        return f"needs {device}, this is a {platform} (input {got}); use 'xla' or 'chunked' instead"
+        return f"needs {device}, but this is a {platform} (input {got}); use 'xla' or 'chunked' instead"
     head_dim = q_shape[-1]
     if rules.dtypes is not None and str(dtype) not in rules.dtypes:
         return f"takes {' or '.join(rules.dtypes)}, got {got}; use --dtype bfloat16 or attention 'chunked'"
@@ -80,12 +80,12 @@ def refusal(
 def choose_implementation(
     q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: DTypeLike, platform: str
 ) -> str:
-    """The documented meaning of `auto`.
+    """The kernel that `auto` stands for.
 
-    Short sequences (attention along frames) use the variant `short_attention` of the device, else materialise
+    Short sequences (attention along frames) use the device's variant of `short_attention`, or else materialise
     their logits. Long ones use the platform's flash kernel where it takes the input: `cudnn` in half precision on
-    a GPU, `splash` on a TPU; `chunked` otherwise. One head as wide as the VAE's, which no flash kernel takes, uses
-    the variant `wide_attention`.
+    a GPU, `splash` on a TPU; otherwise `chunked`. A single head as wide as the VAE's, which no flash kernel takes,
+    uses the device's variant of `wide_attention`.
     """
     preferred = []
     if q_shape[1] * k_shape[1] <= _MATERIALISE_LIMIT[platform]:

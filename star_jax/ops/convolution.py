@@ -1,7 +1,7 @@
-"""The forms of a convolution, and the choice between them. Where no form is named, Flax's own convolution is best.
+"""The forms of a convolution, and the choice between them. Where the choice is None, Flax's own is best.
 
-Measured on 2 cores, float32 (docs/benchmarks.md): on a CPU, small frames go faster as one matrix product, and many
-channels by Winograd's filtering.
+Measured on 2 cores in float32 (docs/benchmarks.md): on a CPU, one matrix product is faster for small frames, and
+Winograd's filtering for many channels.
 """
 
 from functools import partial
@@ -18,12 +18,12 @@ from star_jax.ops.platform import target_platform
 from star_jax.parallel.activations import convolve_locally, on_several_devices
 
 _MATMUL_MAX_PIXELS = 128
-# Winograd's transforms cost in proportion to the channels, and save in proportion to their square; transforming the
+# The cost of Winograd's transforms grows with the channels, and the saving with their square; transforming the
 # weights costs the same for few positions as for many.
 _WINOGRAD_MIN_CHANNELS = 160  # harmonic mean of input's and output's: 256 -> 128 pays, 128 -> 128 does not
 _WINOGRAD_MIN_ROWS = 128  # rows of each matrix product
 _WINOGRAD_MAX_LEFT = 0.6  # share of the multiplications that remains
-_WINOGRAD_MAX_CLIP_BYTES = 64 * 2**20  # along frames it works on the whole clip at once
+_WINOGRAD_MAX_CLIP_BYTES = 64 * 2**20  # along frames, the whole clip is filtered at once
 
 
 def image_form(shape: tuple[int, ...], out_channels: int, dtype: DTypeLike | None) -> str | None:
@@ -40,7 +40,7 @@ def image_form(shape: tuple[int, ...], out_channels: int, dtype: DTypeLike | Non
 def convolve_image(
     x: Float[Array, "B F H W C"], kernel: Float[Array, "h w C D"], form: str
 ) -> Float[Array, "B F H W D"]:
-    """A 3x3 convolution of each frame, stride 1, zero padding of 1.
+    """Convolves each frame with a 3x3 kernel, stride 1, zero padding of 1.
 
     Args:
       x: [B, F, H, W, in].
@@ -56,8 +56,8 @@ def convolve_image(
 def frames_form(shape: tuple[int, ...], dtype: DTypeLike) -> str:
     """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane`, `volume` or `shares`.
 
-    On several devices the compiler partitions a volume, but cannot merge pixels that are split over them. On a GPU
-    a volume takes 2.8 times as long as a plane (docs/gpu.md): there each device convolves its share as a plane.
+    On several devices the compiler partitions a volume, but cannot merge pixels that are split over the devices. On
+    GPUs a volume takes 2.8 times as long as a plane (docs/gpu.md), so each device convolves its share as a plane.
     """
     batch, frames, height, width, channels = shape
     if on_several_devices():
@@ -73,15 +73,15 @@ def frames_form(shape: tuple[int, ...], dtype: DTypeLike) -> str:
 def convolve_frames(
     x: Float[Array, "B F H W C"], kernel: Float[Array, "3 1 1 C D"], *, columns: bool = False
 ) -> Float[Array, "B F H W D"]:
-    """A 3-tap convolution along frames, zero padding of one frame on either side.
+    """Convolves along frames with a 3-tap kernel, zero padding of one frame on either side.
 
     Args:
       x: [B, F, H, W, C].
-      kernel: [3, 1, 1, C, C], in x's dtype.
+      kernel: [3, 1, 1, C, D], in x's dtype.
       columns: on a mesh, the axis `context` splits the columns, not the frames; see `convolve_locally`.
 
     Returns:
-      [B, F, H, W, C].
+      [B, F, H, W, D].
     """
     form = frames_form(x.shape, x.dtype)
     if form == "winograd":
@@ -95,16 +95,16 @@ def convolve_frames(
 
 
 def _convolve_plane(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
-    """The convolution along frames of [B, F, H, W, C], with pixels as one axis and `padding` frames of zeros."""
+    """Convolves [B, F, H, W, C] along frames, with the pixels as one axis and `padding` frames of zeros."""
     pixels = rearrange(x, "b f h w c -> b f (h w) c")
     out = convolve(pixels, kernel[:, :, 0], (1, 1), ((padding, padding), (0, 0)))
     return rearrange(out, "b f (h w) c -> b f h w c", h=x.shape[2])
 
 
 def _winograd_pays(length: int, positions: int, channels: int, out: int, dtype: DTypeLike | None) -> bool:
-    """Whether to filter an axis of this length that way, in a tensor of so many positions."""
+    """Whether Winograd's filtering pays along an axis of this length, in a tensor of this many positions."""
     return (
-        dtype == jnp.float32  # half precision does not stand the transforms
+        dtype == jnp.float32  # the transforms lose too many digits in half precision
         and 2 * channels * out / (channels + out) >= _WINOGRAD_MIN_CHANNELS
         and positions >= _WINOGRAD_MIN_ROWS * winograd.TILE
         and winograd.multiplications_left(length) <= _WINOGRAD_MAX_LEFT

@@ -1,4 +1,4 @@
-"""Flash attention of cuDNN on NVIDIA GPUs, with a backward pass at every length."""
+"""cuDNN's flash attention for NVIDIA GPUs, with a backward pass at every length."""
 
 from typing import Any, Final
 
@@ -16,8 +16,8 @@ def cudnn_attention(
 ) -> Float[Array, "N Q H D"]:
     """Full attention, scaled by 1/sqrt(head_dim).
 
-    The forward pass alone takes any length. Under differentiation an odd length (77 tokens of text) is padded to a
-    multiple of 8, and the kernel is told how many tokens count, so that the padding has no weight.
+    Without a backward pass it takes any length. Under differentiation an odd length (77 tokens of text) is padded
+    to a multiple of 8, and the kernel is told how many tokens count, so that the padding has no weight.
 
     Args:
       q: [batch, query_length, heads, head_dim], float16 or bfloat16, head_dim a multiple of 8 up to 128.
@@ -33,7 +33,7 @@ def cudnn_attention(
 def attend_padded(
     q: Float[Array, "N Q H D"], k: Float[Array, "N K H D"], v: Float[Array, "N K H D"]
 ) -> Float[Array, "N Q H D"]:
-    """Attention with odd lengths padded; this is the function that is differentiated."""
+    """Attention with odd lengths padded: the function that JAX differentiates."""
     q_length, k_length = q.shape[1], k.shape[1]
     if q_length % 2 == 0 and k_length % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation=_IMPLEMENTATION)

@@ -1,6 +1,6 @@
-"""Floating-point operations, counted by tracing, or asked of a compiled program.
+"""Floating-point operations, counted by tracing or read from a compiled program.
 
-A multiply-add is two operations. Convolutions, matrix products and attention kernels are counted, as is usual;
+A multiply-add is two operations. As is usual, convolutions, matrix products and attention kernels are counted, and
 normalisations, activations and softmax are not (about 1 %).
 """
 
@@ -16,7 +16,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from star_jax.ops.platform import COUNTED, targeting
 
-# Matrix products of queries' and keys' size in each attention kernel, forward and backward.
+# Number of matrix products of queries' by keys' size in each attention kernel, forward and backward.
 _KERNEL_PRODUCTS = {
     "splash_mha_fwd": 2,
     "splash_mha_dkv": 4,
@@ -58,30 +58,30 @@ class FlopCount:
 
 
 def count_flops(fn: Callable[..., Any], *arguments: Any) -> FlopCount:
-    """Operations that a function needs, whatever the device: nothing is run, and nothing is computed twice.
+    """Operations that a function needs, whatever the device. Nothing is run.
 
-    Attention materialises its logits, convolutions are plain ones, and blocks are not rematerialised, so that what
-    a kernel or a memory saver adds is not in the count.
+    The function is traced with materialised logits, plain convolutions and no remat, so that the extra work of
+    kernels and of recomputation is not in the count.
 
     Args:
-      fn: pure; derivatives are fine.
-      arguments: arrays, or shapes (jax.ShapeDtypeStruct) in their place.
+      fn: pure function; it may contain derivatives.
+      arguments: arrays, or their shapes (jax.ShapeDtypeStruct).
     """
     with targeting(COUNTED):
-        # A new function each time: JAX would find an earlier trace of `fn`, made for a device.
+        # A new function each time, or JAX would reuse an earlier trace of `fn` that was made for a device.
         return count_traced(jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments))
 
 
 def traced_flops(traced: Any) -> float:
-    """Operations of a program as traced, on all devices together, what remat computes twice included.
+    """Operations of a program as traced, on all devices together, including what remat computes twice.
 
-    The compiler's own count has neither loops nor hand-written kernels in it.
+    The compiler's own count leaves out the turns of loops and hand-written kernels; see `compiled_flops`.
 
     Args:
-      traced: a jaxpr, or `jax.jit(...).trace(...)`'s.
+      traced: a jaxpr, or the result of `jax.jit(...).trace(...)`.
     """
     jaxpr = _jaxpr(traced)
-    # What remat kept leaves its recomputation behind, unused; the compiler removes it, too.
+    # Where remat keeps a value, its unused recomputation is still in the trace; the compiler removes it, too.
     used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return count_traced(used).total
 
@@ -97,10 +97,10 @@ def _jaxpr(traced: Any) -> Any:
 
 
 def compiled_flops(compiled: jax.stages.Compiled) -> float | None:
-    """The compiler's own count for one device, None where it keeps none.
+    """The compiler's own count for one device; None where it has none.
 
-    It counts a loop's body once, whatever the number of turns (the solver's scan, windows, `chunked` attention),
-    and nothing inside hand-written kernels (`cudnn`, `splash`).
+    It counts the body of a loop once, whatever the number of turns (the solver's scan, windows, `chunked`
+    attention), and nothing inside hand-written kernels (`cudnn`, `splash`).
     """
     analysis: Any = compiled.cost_analysis()
     flops = (analysis or {}).get("flops", 0)
@@ -137,10 +137,10 @@ def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def _of_kernel(equation: Any, name: str) -> float:
-    """Products of [..., query_length, head_dim] and [..., key_length, head_dim]; other kernels have none."""
+    """Operations of an attention kernel's matrix products; 0 for other kernels."""
     products = next((n for prefix, n in _KERNEL_PRODUCTS.items() if name.startswith(prefix)), None)
     if products is None:
         return 0.0
     q, k, *_ = [v.aval.shape for v in equation.invars if np.dtype(v.aval.dtype).kind not in "iub"]
-    keys = k[-2] if name.startswith("splash") else k[1]  # the others have [batch, tokens, ...]
+    keys = k[-2] if name.startswith("splash") else k[1]  # all but splash: [batch, tokens, ...]
     return 2 * products * math.prod(q) * keys

@@ -1,7 +1,7 @@
 """Attention along the frames of each pixel, without moving the frames next to each other (Pallas, for GPUs).
 
-A program handles one head of one pixel: its queries, keys and values of all frames, which lie a frame apart in
-memory, and the F x F logits fit in registers.
+A program handles one head of one pixel. Its queries, keys and values of all frames, which lie a frame apart in
+memory, fit in registers together with the F x F logits.
 """
 
 import functools
@@ -26,7 +26,7 @@ def frames_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Full attention along axis 1, scaled by 1/sqrt(head_dim), softmax in float32.
 
     Args:
-      q, k, v: [batch, frames, pixels, heads, head_dim]; up to LONGEST frames; head_dim a power of 2 from 16 on.
+      q, k, v: [batch, frames, pixels, heads, head_dim]; up to LONGEST frames; head_dim a power of 2 from 16 to 128.
 
     Returns:
       [batch, frames, pixels, heads, head_dim] in q's dtype.
@@ -35,13 +35,13 @@ def frames_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def attends_frames_first(frames: int, head_dim: int, dtype: DTypeLike | None) -> bool:
-    """Whether a temporal transformer runs on this kernel: it is the device's variant, and takes the sizes."""
+    """Whether a temporal transformer uses this kernel: it is the device's variant and takes these sizes."""
     chosen = variant_of("frames_attention") == "frames_first" and not on_several_devices()
     return chosen and dtype in (jnp.float16, jnp.bfloat16) and takes(frames, head_dim)
 
 
 def takes(frames: int, head_dim: int) -> bool:
-    """Whether the kernel takes so many frames and heads of that size."""
+    """Whether the kernel takes this many frames and heads of this size."""
     is_power = head_dim & (head_dim - 1) == 0
     return frames <= LONGEST and is_power and _SMALLEST_TILE <= head_dim <= 128
 
@@ -62,7 +62,7 @@ def _call(kernel, num_outputs: int, *inputs: jax.Array) -> Sequence[jax.Array]:
 
     b, frames, pixels, heads, head_dim = inputs[0].shape
     tile = max(_SMALLEST_TILE, pl.next_power_of_2(frames))
-    # Heads of one pixel lie side by side: they are the grid's first axis, the only one without a limit.
+    # Heads of one pixel lie side by side, so they belong in the grid's first axis, the only one without a limit.
     block = pl.BlockSpec((None, tile, None, head_dim), lambda i, j: (j, 0, i, 0))
     inputs = tuple(rearrange(x, "b f p n d -> b f (p n) d") for x in inputs)
     out = jax.ShapeDtypeStruct(inputs[0].shape, inputs[0].dtype)

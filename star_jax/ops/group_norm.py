@@ -1,8 +1,8 @@
-"""Group normalisation of videos, with the SiLU that mostly follows, in float32.
+"""Group normalisation of videos in float32, with the SiLU that usually follows.
 
-Two forms of its statistics: `two_pass` reads the video once for the mean and once for the variance; `one_read`
-reads it once, in a Pallas kernel for GPUs: blocks of pixels have their mean and their sum of squared differences
-from it, which are then combined (Chan et al. 1979), so that it is as exact as two passes.
+Its statistics have two forms. `two_pass` reads the video once for the mean and once for the variance. `one_read`, a
+Pallas kernel for GPUs, reads it once: it computes the mean of each block of pixels and the sum of squared
+differences from it, and combines them (Chan et al. 1979), which is as exact as two passes.
 """
 
 import functools
@@ -21,7 +21,7 @@ from star_jax.parallel.activations import on_several_devices
 
 _FRAME_AXES = (2, 3, 5)  # axes of [B, F, H, W, groups, C / groups]
 _CLIP_AXES = (1, 2, 3, 5)
-# Of a program of the kernel: pixels times channels fit its registers; a row of channels is one memory transaction.
+# Block of one program of the kernel: it fits the registers, and a row of channels is one memory transaction.
 _BLOCK_PIXELS, _BLOCK_CHANNELS, _WARPS = 128, 64, 4
 
 
@@ -36,7 +36,7 @@ def group_norm(
     silu: bool,
     dtype: DTypeLike,
 ) -> Float[Array, "B F H W C"]:
-    """Normalises x [B, F, H, W, C] by statistics of one frame, or of the whole clip (`over_frames`).
+    """Normalises x by the statistics of each frame, or of the whole clip (`over_frames`).
 
     Args:
       x: [B, F, H, W, C].
@@ -108,13 +108,13 @@ _moments.defvjp(_moments_forward, _moments_backward)
 
 
 def _block_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and sum of squared differences of each block of pixels and channel of x [N, pixels, C]; float32."""
+    """Mean and sum of squared differences from it, per block of pixels and channel of x [N, pixels, C]; float32."""
     from jax.experimental.pallas import triton
 
     n, pixels, channels = x.shape
     blocks, parts = math.ceil(pixels / _BLOCK_PIXELS), math.ceil(channels / _BLOCK_CHANNELS)
 
-    # One pixel's channels lie side by side: the grid's first axis, the only one without a limit, has them inside.
+    # One pixel's channels lie side by side, so they vary fastest in the grid's first axis, which has no limit.
     def index(i: jax.Array, j: jax.Array) -> tuple[jax.Array, ...]:
         return j, i // parts, i % parts
 

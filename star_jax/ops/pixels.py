@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt, UInt8
 
-_CUBIC = -0.75  # PyTorch's; others have -0.5
+_CUBIC = -0.75  # PyTorch's coefficient; other libraries use -0.5
 
 
 def to_float(frames: UInt[Array, "*N"]) -> Float[Array, "*N"]:
@@ -36,10 +36,10 @@ def enlarge(frames: Float[Array, "*F h w C"], size: tuple[int, int]) -> Float[Ar
 
 
 def resize_levels(frames: jax.Array, size: tuple[int, int], method: str = "bicubic") -> jax.Array:
-    """PyTorch's resizing of uint8 frames: along the width, rounded to levels, then along the height.
+    """Resizes uint8 frames as PyTorch does: along the width, rounded to whole levels, then along the height.
 
-    Half-pixel centres, borders repeated, no filter against aliasing. Where a cubic overshoots, this is up to 23
-    levels from resizing in floating point.
+    It uses half-pixel centres, repeats the borders and does not filter against aliasing. Where a cubic overshoots,
+    the result differs by up to 23 levels from resizing in floating point.
 
     Args:
       frames: uint8 [..., h, w, C].
@@ -60,7 +60,7 @@ def resize_levels(frames: jax.Array, size: tuple[int, int], method: str = "bicub
 
 
 def _taps(before: int, after: int, method: str) -> np.ndarray:
-    """Share of each of `before` pixels in each of `after`, float32 [before, after]."""
+    """Weight of each of `before` pixels in each of `after` pixels, float32 [before, after]."""
     place = (np.arange(after) + 0.5) * before / after - 0.5
     first = np.floor(place).astype(int)
     t = place - first

@@ -1,9 +1,9 @@
-"""A convolution whose gradients are convolutions that XLA runs fast on a CPU wherever they stand in a program.
+"""A convolution whose gradients XLA runs fast on a CPU, inside loops as well as outside.
 
 XLA's fast path for CPUs takes images [N, H, W, C] and kernels [H, W, in, out]. The gradients that JAX derives swap
-these axes by labels; XLA turns the labels into transposes, but only outside of loops. In `lax.scan` or `lax.map`,
-where the decoder's frame groups and the pieces of a batch are, such a convolution is a naive loop: the gradient of
-`tiny-star`'s decoder takes 3.7 times the time there. The gradients here are written with the transposes.
+these axes by labels; XLA turns the labels into transposes, but only outside loops. Inside `lax.scan` or `lax.map`,
+which run the decoder's frame groups and the pieces of a batch, such a convolution is a naive loop: the gradient of
+`tiny-star`'s decoder takes 3.7 times as long. The gradients here are written with explicit transposes.
 """
 
 import functools
@@ -22,8 +22,8 @@ Pads = Sequence[tuple[int, int]]
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pads) -> jax.Array:
-    """Convolution of images [N, H, W, in] with [h, w, in, out], [N, H', W', out]; zeros beyond the edges."""
-    # On several devices the compiler chooses how to split the gradients; there it gets JAX's own.
+    """Convolution of images [N, H, W, in] with [h, w, in, out] to [N, H', W', out]; zeros beyond the edges."""
+    # On several devices the compiler chooses how to split the gradients, so it gets those that JAX derives.
     on_one_cpu = target_platform() == "cpu" and not on_several_devices()
     run = _with_transposed_gradients if on_one_cpu else _convolve
     pads = tuple((before, after) for before, after in padding)
@@ -59,12 +59,12 @@ def _forward(x, kernel, strides, padding):
 
 def _backward(strides, padding, saved, gradient):
     x, kernel = saved
-    # Along each axis: input n, filter k, the outputs' spread m (with the stride's gaps), and the zeros before.
+    # Along each axis: lengths of the input n, the kernel k and the dilated output m; zeros before the input.
     sizes = [
         (x.shape[1 + i], kernel.shape[i], (gradient.shape[1 + i] - 1) * strides[i] + 1, padding[i][0])
         for i in range(2)
     ]
-    # The input's: the outputs' gradient, spread and filtered by the reversed kernel from out to in.
+    # Input: the output's gradient, dilated by the stride, convolved with the reversed kernel from out to in.
     of_x = _convolve(
         gradient,
         rearrange(jnp.flip(kernel, (0, 1)), "h w i o -> h w o i"),
@@ -72,7 +72,7 @@ def _backward(strides, padding, saved, gradient):
         tuple((k - 1 - before, n - m + before) for n, k, m, before in sizes),
         lhs_dilation=strides,
     )
-    # The kernel's: the input filtered by the outputs' gradient, with the images in the place of the channels.
+    # Kernel: the input convolved with the output's gradient, with the images in place of the channels.
     of_kernel = _convolve(
         rearrange(x, "n h w i -> i h w n"),
         rearrange(gradient, "n h w o -> h w n o"),

@@ -1,4 +1,4 @@
-"""Platform that programs are traced for: this process's, or one to compile for ahead of time."""
+"""Platform that programs are traced for: that of this process, or one to compile for ahead of time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from star_jax.errors import InputError
 
-COUNTED = "counted"  # no platform: programs are traced in their plainest form, to count operations
+COUNTED = "counted"  # stands for no platform: programs are traced in their plainest form, to count operations
 
 # Part of the key of JAX's caches, so that a program traced for one platform is traced again for another.
 _target = jax.make_user_context(None)
@@ -22,7 +22,7 @@ def target_platform() -> str:
 
 @contextlib.contextmanager
 def targeting(platform: str) -> Iterator[None]:
-    """Traces for another platform than this process runs on (ahead-of-time compilation for TPUs)."""
+    """Traces for a platform other than the one this process runs on (ahead-of-time compilation for TPUs)."""
     with _target(platform):
         yield
 

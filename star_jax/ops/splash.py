@@ -24,7 +24,7 @@ def splash_attention(
       q: [batch, query_length, heads, head_dim], head_dim 64, 128 or 256.
       k: [batch, key_length, heads, head_dim].
       v: [batch, key_length, heads, head_dim].
-      blocks: how many tokens are worked on together; by default as the table says (`star_jax.ops.splash_blocks`).
+      blocks: tokens per block; by default those of the table (`star_jax.ops.splash_blocks`).
 
     Returns:
       [batch, query_length, heads, head_dim] in q's dtype.
@@ -77,7 +77,7 @@ def splash_attention(
 
 
 def _pad_tokens(x: jax.Array, *blocks: int) -> jax.Array:
-    """Zeros up to a number of tokens that all these blocks divide."""
+    """Pads with zeros to a number of tokens that is a multiple of every block."""
     block = math.lcm(*blocks)
     padded = block * math.ceil(x.shape[1] / block)
     return jnp.pad(x, ((0, 0), (0, padded - x.shape[1]), (0, 0), (0, 0)))

@@ -1,8 +1,8 @@
-"""How many tokens a block of TPUs' flash attention has, by length: a table that measurements fill.
+"""Block sizes of flash attention on TPUs, by number of tokens: a table that measurements fill.
 
 `star-jax benchmark blocks` measures every size on the device that it runs on; its --write stores the fastest here,
-by device kind as JAX names it. The entries of `any` are not measured, and neither is the 512 of other lengths. The
-kernel computes the padding, too: at 3,680 tokens blocks of 768 would be 12% less work, whatever that does to speed.
+by device kind as JAX names it. The entries under `any` are not measured, nor is the 512 that other lengths get. The
+kernel computes the padding, too: at 3,680 tokens, blocks of 768 would be 12% less work (at an unknown speed).
 """
 
 import functools
@@ -18,7 +18,7 @@ from star_jax.files import write_json
 
 TABLE_FILE = Path(__file__).with_name("splash_blocks.json")
 LANES = 128  # blocks are multiples of this many tokens
-LARGEST_PADDING = 0.1  # of blocks that are worth measuring, in parts of the length
+LARGEST_PADDING = 0.1  # largest padding of a block size that is worth measuring, as a fraction of the length
 _ANY = "any"
 _DEFAULT = 512
 
@@ -35,11 +35,11 @@ class Blocks:
     def __post_init__(self):
         for size in asdict(self).values():
             if not isinstance(size, int) or size < LANES or size % LANES:
-                raise InputError(f"a block of attention has {size!r} tokens; choose a multiple of {LANES}")
+                raise InputError(f"an attention block has {size!r} tokens; choose a multiple of {LANES}")
 
 
 def blocks_of(length: int) -> Blocks:
-    """The blocks for a number of tokens, on the device that is there (or any, where the program is for another)."""
+    """The blocks for a number of tokens on this process's TPU, or the entries of `any` where it has none."""
     table = read_table()
     kind = jax.devices()[0].device_kind if jax.default_backend() == "tpu" else _ANY
     for name in (kind, _ANY):
@@ -49,14 +49,14 @@ def blocks_of(length: int) -> Blocks:
 
 
 def padding_of(blocks: Blocks, length: int) -> tuple[float, float]:
-    """Padding of queries and of keys, in parts of the length: the blocks of both passes divide what is padded."""
+    """Padding of queries and of keys as fractions of the length; both passes' blocks divide the padded lengths."""
     both = (math.lcm(blocks.query, blocks.query_backward), math.lcm(blocks.key, blocks.key_backward))
     query, key = (math.ceil(length / size) * size / length - 1 for size in both)
     return query, key
 
 
 def candidates(length: int, largest: int = 2048) -> list[int]:
-    """Sizes of blocks that are worth measuring: those that pad the tokens by little."""
+    """Block sizes that are worth measuring: those that need little padding."""
     sizes = range(2 * LANES, largest + 1, LANES)
     few = [size for size in sizes if math.ceil(length / size) * size <= (1 + LARGEST_PADDING) * length]
     return few or [LANES * math.ceil(length / LANES)]
@@ -80,7 +80,7 @@ def read_table() -> dict[str, dict[int, Blocks]]:
 
 
 def write_table(device_kind: str, blocks: dict[int, Blocks]) -> None:
-    """Stores the blocks of one device kind beside those it has.
+    """Adds the blocks of one device kind to the table.
 
     Raises:
       RunError: the file cannot be written.

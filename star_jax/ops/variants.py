@@ -1,7 +1,7 @@
-"""Chooses the form of an operation for a device. All forms compute the same; measurements decide.
+"""Chooses the form of an operation for a device. All forms compute the same result; measurements decide.
 
 `star-jax benchmark layers` measures every form; its --write stores the fastest in variants.json, by device kind as
-JAX names it. A device that the table does not have uses its platform's defaults.
+JAX names it. A device that is not in the table uses its platform's defaults.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from star_jax.ops.platform import target_platform
 
 TABLE_FILE = Path(__file__).with_name("variants.json")
 
-# The forms of each operation. A platform without a default of its own uses the first.
+# The forms of each operation. A platform without its own default uses the first.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "short_attention": ("xla", "cudnn"),  # along the frames of each pixel
     "wide_attention": ("chunked", "xla"),  # one head as wide as the VAE's channels, one frame at a time
@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "geglu": ("gelu", "float32_erf"),
 }
 _PLATFORM_DEFAULTS: dict[str, dict[str, str]] = {
-    # Measured on an H200; nothing about them is of that GPU alone.
+    # Measured on an H200, but nothing about them is specific to that GPU.
     "gpu": {"wide_attention": "xla", "geglu": "float32_erf"},
 }
 # Forms that only a GPU runs (cuDNN's, and Pallas kernels for Triton).
@@ -40,7 +40,7 @@ _GPU_FORMS = {
     "group_norm": ("one_read",),
 }
 # Part of the key of JAX's caches, so that a program traced with other forms is traced again.
-_chosen = jax.make_user_context(())  # of pairs (operation, form)
+_chosen = jax.make_user_context(())  # pairs (operation, form)
 
 
 def variant_of(operation: str, platform: str | None = None) -> str:
@@ -48,7 +48,7 @@ def variant_of(operation: str, platform: str | None = None) -> str:
 
     Args:
       operation: one of `VARIANTS`.
-      platform: platform to use in place of the one that programs are traced for.
+      platform: platform to ask about; by default the one that programs are traced for.
     """
     forms = VARIANTS[operation]
     platform = platform or target_platform()
@@ -68,7 +68,7 @@ def forms_of(operation: str, platform: str) -> tuple[str, ...]:
 
 
 def write_table(device_kind: str, variants: dict[str, str]) -> None:
-    """Stores the forms of one device kind in the package's table, beside those it has.
+    """Adds the forms of one device kind to the package's table.
 
     Raises:
       InputError: unknown forms.
@@ -93,7 +93,7 @@ def read_table() -> dict[str, dict[str, str]]:
     """The measured choices: device kind -> operation -> form.
 
     Raises:
-      InputError: the file is damaged, or names what does not exist.
+      InputError: the file is damaged, or names an unknown operation or form.
     """
     try:
         table = json.loads(TABLE_FILE.read_text())

@@ -1,10 +1,11 @@
 """Winograd's minimal filtering: 3-tap convolutions along one axis with half the multiplications, for CPUs.
 
-F(m, 3) makes m neighbouring outputs of a 3-tap filter from m + 2 products in place of 3 m (Winograd 1980; for
-convolutions with channels, Lavin & Gray 2016, arXiv 1509.09308). A product is here a matrix product over channels,
+F(m, 3) computes m neighbouring outputs of a 3-tap filter from m + 2 products instead of 3 m (Winograd 1980; for
+convolutions with channels, Lavin & Gray 2016, arXiv 1509.09308). Here a product is a matrix product over channels,
 or a convolution along the other axis. The transforms before and after are sums of a few neighbours, which cost
-memory traffic: it pays where channels are many. Along one axis only, not two: the data grows by 1 + 2/m, not its
-square, and float32 keeps more digits (relative root mean square error 1.3e-6, directly 0.4e-6, both axes 4e-6).
+memory traffic, so the method pays where there are many channels. It runs along one axis, not two: the data grows by
+1 + 2/m, not by its square, and float32 keeps more digits (relative root mean square error 1.3e-6; direct 0.4e-6,
+two axes 4e-6).
 """
 
 import functools
@@ -18,18 +19,18 @@ from einops import rearrange
 
 from star_jax.ops.plain_convolution import convolve
 
-TILE = 4  # outputs a tile; 2 saves too little, more loses digits
-_POINTS = (0, 1, -1, 2, -2)  # points of the interpolation, together with infinity
+TILE = 4  # outputs per tile; 2 saves too little, more lose digits
+_POINTS = (0, 1, -1, 2, -2)  # interpolation points, besides infinity
 _TAPS = 3
 
 # Larger inputs are worked on in blocks, so that the transforms stay near the cache and need little memory.
 _WHOLE_BYTES = 64 * 2**20
 _BLOCK_BYTES = 4 * 2**20
-_MIN_ROWS = 8  # each block transforms its two neighbouring rows, too
+_MIN_ROWS = 8  # rows per block at least, as each block also transforms its two neighbouring rows
 
 
 def multiplications_left(length: int) -> float:
-    """The share of a 3-tap filter's products that F(4, 3) needs on an axis of this length (tiles may overhang)."""
+    """Share of a 3-tap filter's products that F(4, 3) needs on an axis of this length (tiles may overhang)."""
     return math.ceil(length / TILE) * (TILE + _TAPS - 1) / (length * _TAPS)
 
 
@@ -54,7 +55,7 @@ def convolve_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3-tap convolution along frames, zero padding of one frame: F(4, 3).
+    """3-tap convolution along frames by F(4, 3), zero padding of one frame on either side.
 
     Args:
       x: [B, F, ..., in].
@@ -67,7 +68,7 @@ def convolve_frames(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def transform_taps(kernel: jax.Array) -> list[jax.Array]:
-    """[3, ...] taps to the TILE + 2 factors of the products, each [...]."""
+    """Transforms taps [3, ...] to the TILE + 2 factors of the products, each [...]."""
     return _combine(_matrices()[1], list(kernel))
 
 
@@ -78,13 +79,13 @@ def filter_axis(
     axis: int,
     multiply: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    """Filters x along an axis, zeros beyond its ends; `multiply` takes tiles and one transformed tap."""
+    """Filters x along an axis, with zeros beyond its ends; `multiply` takes tiles and one transformed tap."""
     transform_input, _, transform_output = _matrices()
     length, tiles = x.shape[axis], math.ceil(x.shape[axis] / TILE)
     widths = [(0, 0)] * x.ndim
     widths[axis] = (1, 1 + tiles * TILE - length)
     padded = jnp.pad(x, widths)
-    # Every TILE-th element from each offset: tiles overlap by two.
+    # Every TILE-th element from each offset: the tiles overlap by two elements.
     offsets = [
         jax.lax.slice_in_dim(padded, i, i + (tiles - 1) * TILE + 1, TILE, axis) for i in range(len(taps))
     ]
@@ -96,11 +97,11 @@ def filter_axis(
 
 
 def _zero_after(x: jax.Array) -> jax.Array:
-    """A zero that depends on x. Adding it to a value keeps that value from being computed before x.
+    """A zero that depends on x. A value that it is added to cannot be computed before x.
 
-    XLA's schedule for CPUs does first what depends on nothing: it would transform the kernels of a whole network,
-    or fill the outputs of all its loops with zeros, and hold them all. (It drops an optimization barrier before
-    it schedules; a product with zero, which may be NaN, it keeps.)
+    On CPUs, XLA schedules first what depends on nothing: it would transform the kernels of a whole network, or fill
+    the outputs of all its loops with zeros, and hold them all in memory. (It drops an optimization barrier before
+    it schedules, but keeps a product with zero, which may be NaN.)
     """
     return 0.0 * jax.lax.stop_gradient(x[(0,) * x.ndim])
 
@@ -121,7 +122,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _combine(matrix: np.ndarray | jax.Array, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """matrix @ arrays, as sums that XLA fuses; zeros are left out."""
+    """matrix @ arrays as sums that XLA fuses; terms with a factor of zero are left out."""
     return [
         functools.reduce(
             jnp.add, [float(factor) * x for factor, x in zip(row, arrays, strict=True) if factor != 0]
@@ -131,7 +132,7 @@ def _combine(matrix: np.ndarray | jax.Array, arrays: Sequence[jax.Array]) -> lis
 
 
 def _convolve_height(tiles: jax.Array, tap: jax.Array, *, padding: int) -> jax.Array:
-    """[N, rows, tiles, in] and [3, in, out] -> [N, rows - 2 + 2 padding, tiles, out]."""
+    """Convolves [N, rows, tiles, in] with [3, in, out] to [N, rows - 2 + 2 padding, tiles, out]."""
     pads = ((padding, padding), (0, 0))
     return convolve(tiles, tap[:, None], (1, 1), pads)
 
@@ -139,7 +140,7 @@ def _convolve_height(tiles: jax.Array, tap: jax.Array, *, padding: int) -> jax.A
 def _in_row_blocks(
     frames: jax.Array, run: Callable[[jax.Array, int], jax.Array], *, out_channels: int
 ) -> jax.Array:
-    """Runs `run(rows, padding)` on all of [N, H, W, C], or on blocks of rows of one frame with their neighbours."""
+    """Applies `run(rows, padding)` to all of [N, H, W, C], or to blocks of a frame's rows with their neighbours."""
     n, height, width, channels = frames.shape
     row_bytes = width * channels * frames.dtype.itemsize
     if n * height * row_bytes <= _WHOLE_BYTES:

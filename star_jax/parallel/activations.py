@@ -1,9 +1,9 @@
-"""How activations lie on the devices of a mesh, for programs traced under `jax.set_mesh`.
+"""How activations are sharded over the devices of a mesh, for programs traced under `jax.set_mesh`.
 
-Clips are split over the axes `data` and `fsdp`, the frames of a clip over `context`. What works frame by frame
-(convolutions, attention within a frame) then needs no other device; temporal convolutions exchange one frame with
-each neighbour, and temporal attention changes to pixels split over `context` and back (two all-to-alls).
-Without a mesh, and on one device, everything here is the identity.
+Clips are split over the axes `data` and `fsdp`, the frames of a clip over `context`. Layers that work frame by
+frame (convolutions, attention within a frame) then need no communication; temporal convolutions exchange one frame
+with each neighbour, and temporal attention switches to pixels split over `context` and back (two all-to-alls).
+Without a mesh, or on one device, the `split_*` functions return their input.
 """
 
 import math
@@ -27,19 +27,19 @@ def on_several_devices() -> bool:
 
 
 def split_frames(x: jax.Array) -> jax.Array:
-    """Clips over the batch axes and frames over `context`: [B, F, ...] -> same."""
+    """Splits clips over the batch axes and frames over `context`: [B, F, ...] -> same."""
     return _split_two(x, 1)
 
 
 def split_pixels(x: jax.Array) -> jax.Array:
-    """Clips over the batch axes and pixels over `context`: [B, pixels, F, C] -> same."""
+    """Splits clips over the batch axes and pixels over `context`: [B, pixels, F, C] -> same."""
     return _split_two(x, 1)
 
 
 def split_columns(x: jax.Array) -> jax.Array:
-    """Clips over the batch axes and columns over `context`: [B, F, H, W, C] -> same.
+    """Splits clips over the batch axes and columns over `context`: [B, F, H, W, C] -> same.
 
-    For the VAE, which works on few and large frames at a time.
+    This is for the VAE, which works on a few large frames at a time.
     """
     return _split_two(x, 3)
 
@@ -52,8 +52,8 @@ def attend_locally(
     Args:
       attend: (q, k, v) -> out.
       q, k, v: [batch, length, heads, head_dim].
-      split_queries: `context` splits the queries (attention of a whole clip's tokens to its text; the VAE's),
-        not the batch (attention within each frame, or along each pixel's frames).
+      split_queries: whether `context` splits the queries (attention of a whole clip's tokens to its text, and
+        attention in the VAE) rather than the batch (attention within each frame, or along each pixel's frames).
 
     Returns:
       [batch, query_length, heads, head_dim].
@@ -80,9 +80,9 @@ def convolve_locally(
     Args:
       convolve: (x [b, f + 2, h, w, C], kernel) -> [b, f, h, w, C], without padding.
       x: [B, F, H, W, C].
-      kernel: the weights, whole on every device.
-      columns: `context` splits the columns (the VAE), and nothing is exchanged; else it splits the frames, and
-        each device gets one from either neighbour.
+      kernel: the weights, replicated on every device.
+      columns: whether `context` splits the columns (in the VAE), so that nothing is exchanged. Otherwise it splits
+        the frames, and each device receives one frame from either neighbour.
 
     Returns:
       [B, F, H, W, C].
@@ -114,11 +114,11 @@ def convolve_locally(
 def transform_locally(transform: Callable[[jax.Array], jax.Array], planes: jax.Array) -> jax.Array:
     """Runs a transform of whole planes, such as Fourier's, on each device's share of the planes.
 
-    The compiler knows no way to split a Fourier transform: it would gather the whole batch on every device.
+    The compiler cannot partition a Fourier transform: it would gather the whole batch on every device.
 
     Args:
       transform: [b, n, H, W] -> [b, n, ...].
-      planes: [B, N, H, W]; clips are over the batch axes, the planes of a clip go over `context`.
+      planes: [B, N, H, W]; clips are split over the batch axes, the planes of a clip over `context`.
 
     Returns:
       [B, N, ...].
@@ -132,7 +132,7 @@ def transform_locally(transform: Callable[[jax.Array], jax.Array], planes: jax.A
 
 
 def _axes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The current mesh's axes that split clips, and the one that splits a clip; none without a mesh."""
+    """The axes of the current mesh that split a batch, and those that split a clip; none without a mesh."""
     names = jax.sharding.get_abstract_mesh().axis_names
     return tuple(a for a in BATCH_AXES if a in names), tuple(a for a in (CONTEXT_AXIS,) if a in names)
 

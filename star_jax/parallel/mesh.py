@@ -1,10 +1,10 @@
 """The device mesh, and the rules that place batches on it.
 
-Axes: `data` (replicas), `fsdp` (shares weights and state), `context` (shares the frames of a clip). A batch is
-split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them.
-Several slices of TPUs, between which the network is slow, are replicas: only `data` crosses it, which costs one sum
-of gradients a step. How weights lie is in `star_jax.parallel.weights`, how activations lie in
-`star_jax.parallel.activations`, where the networks use them.
+Axes: `data` (replicas), `fsdp` (splits weights and state), `context` (splits the frames of a clip). A batch is
+split over `data` and `fsdp`; weights and state over `fsdp` and `context`, so that only `data` replicates them. TPU
+slices, which are connected by a slow network, are replicas: only `data` crosses that network, with one sum of
+gradients per step. `star_jax.parallel.weights` shards weights, and `star_jax.parallel.activations` shards
+activations.
 """
 
 import dataclasses
@@ -31,16 +31,15 @@ _CLIP_NDIM = 5  # [B, F, H, W, C]
 class MeshConfig:
     """How the devices of a slice are arranged, and the number of slices.
 
-    One of `data`, `fsdp` and `context` may be -1, which takes the devices of a slice that the others leave.
+    One of `data`, `fsdp` and `context` may be -1, which takes all remaining devices of a slice.
 
     Attributes:
       data: replicas of the weights, each with its share of the batch.
-      fsdp: devices that share weights and optimizer state, and split the batch, too.
-      context: devices that share the frames of a clip (and the weights).
-      dcn_data: slices, or other groups of machines with a slow network between them. Each holds a replica of the
-        weights (`data` of them), so that the mesh's axis `data` is dcn_data x data long. -1 takes the slices that
-        the TPUs form; GPUs and CPUs are one slice, unless this says more, which cuts them in the order of their
-        processes.
+      fsdp: devices that split weights and optimizer state, and the batch, too.
+      context: devices that split the frames of a clip (and the weights).
+      dcn_data: slices, or other groups of machines with a slow network between them. Each holds `data` replicas of
+        the weights, so that the mesh's axis `data` is dcn_data x data long. -1 takes the slices that the TPUs form;
+        GPUs and CPUs count as one slice. A larger number divides those in the order of their processes.
     """
 
     data: int = -1
@@ -51,10 +50,12 @@ class MeshConfig:
     def __post_init__(self):
         for name, size in dataclasses.asdict(self).items():
             if size < 1 and size != -1:
-                raise InputError(f"mesh.{name} is {size}; choose a number of devices, or -1 for what is left")
+                raise InputError(
+                    f"mesh.{name} is {size}; choose a number of devices, or -1 for all that are left"
+                )
         sizes = self.within_slice()
         if list(sizes.values()).count(-1) > 1:
-            raise InputError(f"mesh is {sizes}; only one axis can be -1 (what the others leave)")
+            raise InputError(f"mesh is {sizes}; only one axis can be -1 (all devices that are left)")
 
     def within_slice(self) -> dict[str, int]:
         """Axis -> its size within a slice, or -1."""
@@ -62,10 +63,10 @@ class MeshConfig:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Reads axes such as `data=2,context=4`; those left out are 1 (`dcn_data`: the slices that there are).
+    """Reads axes such as `data=2,context=4`; axes left out are 1 (`dcn_data`: all slices).
 
     Raises:
-      InputError: not of that form, or no such axis.
+      InputError: not of that form, or an unknown axis.
     """
     sizes = dict.fromkeys(AXES, 1) | {_ACROSS: -1}
     for part in text.split(","):
@@ -77,10 +78,10 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Arranges devices, of all processes, as data x fsdp x context; slices follow each other along `data`.
+    """Arranges the devices of all processes as data x fsdp x context; slices follow each other along `data`.
 
     Raises:
-      InputError: the axes do not multiply to the number of devices of a slice, or the slices are not that many.
+      InputError: the product of the axes is not the number of devices of a slice, or the number of slices differs.
     """
     slices = _slices(list(jax.devices() if devices is None else devices), config.dcn_data)
     num_devices = len(slices[0])
@@ -94,18 +95,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             "to -1, or their product to the number of devices"
         )
     shape = tuple(num_devices // given if sizes[axis] == -1 else sizes[axis] for axis in AXES)
-    # As jax.make_mesh does, which knows no slices.
+    # This follows jax.make_mesh, which does not know slices.
     arranged = [mesh_utils.create_device_mesh(shape, each, allow_split_physical_axes=True) for each in slices]
     return Mesh(np.concatenate(arranged), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _slices(devices: list[Any], count: int) -> list[list[Any]]:
-    """Groups devices by slice; those that form none are cut into `count` runs."""
+    """Groups devices by slice; devices without slices are divided into `count` groups."""
     numbers = {d: getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices}
     found = max(numbers.values()) + 1
     if found > 1 and count not in (-1, found):
         raise InputError(
-            f"mesh.dcn_data is {count}, but the devices form {found} slices; set it to that, or to -1"
+            f"mesh.dcn_data is {count}, but the devices form {found} slices; set it to {found} or -1"
         )
     if found > 1:
         return [[d for d in devices if numbers[d] == number] for number in range(found)]
@@ -116,15 +117,17 @@ def _slices(devices: list[Any], count: int) -> list[list[Any]]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shardings(mesh: Mesh, abstract_batch: dict[str, Any]) -> dict[str, NamedSharding]:
-    """Samples over `data` and `fsdp`; of clips [B, F, H, W, C], frames over `context` where they divide.
+    """Shardings that split samples over `data` and `fsdp`, and frames of clips [B, F, H, W, C] over `context`.
+
+    Frames are only split where `context` divides their number.
 
     Raises:
-      InputError: the devices do not divide the batch.
+      InputError: the batch size is not a multiple of data x fsdp.
     """
     return {name: NamedSharding(mesh, _batch_spec(mesh, leaf.shape)) for name, leaf in abstract_batch.items()}
 
@@ -149,7 +152,7 @@ class ProcessShare:
 
     Attributes:
       index, count: the loader's share (`ClipLoader(process_index=index, process_count=count)`).
-      start, size: rows of the global batch.
+      start, size: first row and number of rows in the global batch.
     """
 
     index: int
@@ -162,7 +165,7 @@ def process_share(mesh: Mesh, batch_size: int) -> ProcessShare:
     """The share of this process.
 
     Raises:
-      InputError: the processes' devices do not hold equal runs of samples.
+      InputError: the processes do not hold equal and disjoint ranges of samples.
     """
     sharding = NamedSharding(mesh, _batch_spec(mesh, (batch_size,)))
     rows: dict[int, set[tuple[int, int]]] = {}
@@ -176,7 +179,7 @@ def process_share(mesh: Mesh, batch_size: int) -> ProcessShare:
     if distinct != [(start, start + size) for start in range(0, batch_size, size)]:
         raise InputError(
             f"mesh {dict(mesh.shape)} gives the processes unequal or overlapping samples {distinct}; choose "
-            "mesh.context so that it divides the devices of a process, or is a multiple of them"
+            "mesh.context so that it divides the number of devices of a process, or is a multiple of it"
         )
     mine = spans[jax.process_index()]
     return ProcessShare(distinct.index(mine), len(distinct), mine[0], size)

@@ -1,10 +1,10 @@
-"""Peak matrix throughput of accelerators, the base of MFU (model FLOPs utilisation)."""
+"""Peak matrix throughput of accelerators, the reference for MFU (model FLOPs utilisation)."""
 
 import jax
 
 # Dense bfloat16 TFLOP/s of one JAX device, from the makers' data sheets. A v4 or v5p device is a chip (megacore).
-# H100 and H200 are the SXM parts at their sheet's figure without sparsity; what a long matrix product sustains
-# is lower (about 790 TFLOP/s on an H200), so compare MFU only where the same peak was used.
+# H100 and H200 are the SXM models without sparsity. A long matrix product sustains less (about 790 TFLOP/s on an
+# H200), so compare MFU only where the same peak was used.
 PEAK_TFLOPS = {
     "NVIDIA B200": 2250.0,
     "NVIDIA H200": 989.5,
@@ -35,24 +35,24 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device_kind: str) -> float | None:
-    """Peak of one device by its `device_kind`; the longest name that the kind starts with counts.
+    """Peak of one device in TFLOP/s, from the longest name in the table that `device_kind` starts with.
 
-    None where none is known (every CPU): give one, or go without MFU.
+    None if no name matches (as for every CPU); there is no MFU then unless a peak is given.
     """
     matches = [name for name in PEAK_TFLOPS if device_kind.startswith(name)]
     return PEAK_TFLOPS[max(matches, key=len)] if matches else None
 
 
 def device_peak_tflops(override: float | None = None) -> float | None:
-    """Peak of this process's first device, in TFLOP/s, or the figure given instead."""
+    """Peak of this process's first device in TFLOP/s, or `override` if given."""
     return override if override is not None else peak_tflops(jax.devices()[0].device_kind)
 
 
 def mfu(flops_per_second: float, *, num_devices: int = 1, device_peak: float | None = None) -> float | None:
-    """Share of the peak of `num_devices` devices that is used, 0 to 1; None where the peak is not known.
+    """Model FLOPs utilisation of `num_devices` devices, from 0 to 1; None if the peak is not known.
 
     Args:
-      flops_per_second: rate of the model's own operations on all devices together, without recomputation.
+      flops_per_second: operations of the model per second on all devices together, without recomputation.
       num_devices: number of devices that share the work.
       device_peak: TFLOP/s of one device; by default that of this process's first device.
     """

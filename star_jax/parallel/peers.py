@@ -1,7 +1,7 @@
-"""What processes of a run tell each other beside arrays: what each found, why one stops, and that each is alive.
+"""Messages between the processes of a run, besides arrays: texts, why a process stops, and heartbeats.
 
-They use the key-value store of JAX's coordination service, which needs no device and lives in process 0. JAX has no
-public access to it.
+They go through the key-value store of JAX's coordination service, which needs no device and runs in process 0. JAX
+has no public API for it.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ from jax._src import distributed
 
 from star_jax.errors import StarError, first_line
 
-# A process that was not heard of for so long is lost. JAX notices after 100 s, and ends in a core dump.
+# A process without a heartbeat for this long is lost. JAX itself notices after 100 s, and aborts with a core dump.
 LOST_AFTER_SECONDS = 60.0
 _BETWEEN_LOOKS = 1.0
-_HEARD_WITHIN = 10.0  # how long a process that stops waits for the others to have heard
+_HEARD_WITHIN = 10.0  # how long a stopping process waits for the others to notice
 _ENDED, _ALIVE, _HEARD = "star_jax/ended", "star_jax/alive", "star_jax/heard"
-_REMEDY = "run the same command again: it resumes at the newest checkpoint"
+_REMEDY = "run the same command again: it resumes from the newest checkpoint"
 _gathered = itertools.count()
 
 
 def gather_texts(text: str, *, seconds: int = 1800) -> list[str]:
-    """What each process says, in the order of their numbers; every process calls this at the same place.
+    """Gathers a text from each process, in the order of process IDs; all processes must call it at the same point.
 
     Args:
-      text: what this process says.
-      seconds: after which those that wait give up.
+      text: text of this process.
+      seconds: seconds after which waiting processes give up.
     """
     if jax.process_count() == 1:
         return [text]
@@ -44,11 +44,11 @@ def gather_texts(text: str, *, seconds: int = 1800) -> list[str]:
 
 
 def stop_all(message: str, exit_code: int = 1) -> None:
-    """Tells the other processes why this one ends, and waits a little until they have heard."""
+    """Tells the other processes why this one ends, and waits a little for them to notice."""
     client = _client()
     if client is None or jax.process_count() == 1:
         return
-    with contextlib.suppress(Exception):  # the service may be gone: then the others know, too
+    with contextlib.suppress(Exception):  # if the service is gone, the others notice that, too
         client.key_value_set(
             f"{_ENDED}/{jax.process_index()}", f"{exit_code} {message}", allow_overwrite=True
         )
@@ -59,13 +59,13 @@ def stop_all(message: str, exit_code: int = 1) -> None:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Within it, a process that stops tells the others why, and they end as well, in one line each.
+    """A context in which a process that stops tells the others why, and they end as well, with one line each.
 
-    Without this they would wait in a collective operation for what never comes. A process that is not heard of any
-    more, because it was killed or its machine is gone, is named by those that are left.
+    Otherwise they would wait forever in a collective operation. If a process sends no more heartbeats, because it
+    was killed or its machine is gone, the remaining processes report its ID.
 
-    Where an operation fails because another process is lost, this one leaves at once: JAX would wait for that one,
-    and then end in a core dump.
+    When an operation fails because another process is lost, this process exits at once: JAX would wait for the lost
+    one, and then abort with a core dump.
     """
     if jax.process_count() == 1:
         yield
@@ -79,14 +79,14 @@ def ending_together() -> Iterator[None]:
         stop_all(str(error), error.exit_code)
         raise
     except Exception as error:
-        # Whose fault it is shows a moment later: the one that stopped says so, or nothing is heard of it.
+        # Whose fault it is becomes clear a moment later: the process that stopped reports it, or falls silent.
         time.sleep(3 * _BETWEEN_LOOKS)
         listener.stop()
         if not _is_lost_contact(error):
             stop_all(f"{type(error).__name__}: {first_line(error)}")
             raise
-        what = f"another process of this run is gone ({first_line(error)}); {_REMEDY}"
-        print(f"star-jax: process {jax.process_index()}: {what}", file=sys.stderr, flush=True)
+        message = f"another process of this run is gone ({first_line(error)}); {_REMEDY}"
+        print(f"star-jax: process {jax.process_index()}: {message}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1)
     finally:
@@ -94,7 +94,7 @@ def ending_together() -> Iterator[None]:
 
 
 class _Listener(threading.Thread):
-    """Says that this process is alive, and ends it when another one has ended or is lost."""
+    """Sends this process's heartbeat, and ends the process when another one has ended or is lost."""
 
     def __init__(self, client: Any):
         super().__init__(daemon=True)
@@ -124,7 +124,7 @@ class _Listener(threading.Thread):
                     beats[index] = text, now
                 elif now - beats[index][1] > LOST_AFTER_SECONDS:
                     silence = (
-                        f"has not been heard of for {LOST_AFTER_SECONDS:.0f} s; look at its machine, then "
+                        f"has not been heard from for {LOST_AFTER_SECONDS:.0f} s; check its machine, then "
                     )
                     return self._end(f"process {index}", silence + _REMEDY, 1)
 
@@ -134,7 +134,7 @@ class _Listener(threading.Thread):
         with contextlib.suppress(Exception):
             self._client.key_value_set(f"{_HEARD}/{self._index}", "1", allow_overwrite=True)
         print(f"star-jax: process {self._index}: {who} {what}", file=sys.stderr, flush=True)
-        # The main thread may wait for ever in an operation of all devices: it cannot be asked to leave.
+        # The main thread may be stuck in a collective operation, where it cannot be interrupted.
         leaving = threading.Thread(target=_leave, daemon=True)
         leaving.start()
         leaving.join(_HEARD_WITHIN)
@@ -142,7 +142,7 @@ class _Listener(threading.Thread):
 
 
 def _leave() -> None:
-    """Takes leave of the coordination service, so that the process that ended need not wait for this one."""
+    """Disconnects from the coordination service, so that the process that ended need not wait for this one."""
     with contextlib.suppress(Exception):
         distributed.global_state.shutdown()
 
@@ -152,7 +152,7 @@ def _client() -> Any:
 
 
 def _entries(client: Any, folder: str) -> dict[int, str]:
-    """Values below a key, by the number of the process that set them."""
+    """Values below a key, by the ID of the process that set them."""
     return {int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get(folder)}
 
 

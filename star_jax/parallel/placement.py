@@ -1,4 +1,4 @@
-"""Where a benchmark's weights and inputs lie: on one device, or on a mesh as inference uses it."""
+"""Placement of a benchmark's weights and inputs: on one device, or on a mesh as in inference."""
 
 import contextlib
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of a benchmark; without a mesh, the first one."""
+    """The devices of a benchmark: those of a mesh, or the first device without one."""
 
     mesh: Mesh | None = None
 
     @classmethod
     def of(cls, config: MeshConfig | None) -> "Placement":
-        """Places on a mesh of all devices.
+        """A mesh of all devices, or one device where `config` is None.
 
         Raises:
-          InputError: the axes do not multiply to the number of devices.
+          InputError: the product of the axes is not the number of devices.
         """
         return cls(None if config is None else make_mesh(config))
 
@@ -34,11 +34,11 @@ class Placement:
         return 1 if self.mesh is None else self.mesh.size
 
     def context(self) -> contextlib.AbstractContextManager:
-        """In it, programs are traced for the mesh."""
+        """A context in which programs are traced for the mesh."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def params(self, abstract: Tree) -> Tree:
-        """Shapes of weights with shardings: whole on every device, or split where `fsdp` is more than 1."""
+        """Shapes of weights with shardings: split if `fsdp` is more than 1, else replicated on every device."""
         if self.mesh is None:
             return abstract
         split = param_shardings(self.mesh, abstract)
@@ -51,7 +51,7 @@ class Placement:
         )
 
     def inputs(self, array: jax.Array) -> jax.Array:
-        """An input with the batch first, of clips with the frames second, split where the devices divide it."""
+        """Places an input [B, ...] or clips [B, F, H, W, C], and splits B and F where the devices divide them."""
         if self.mesh is None:
             return array
         shards = self.mesh.shape

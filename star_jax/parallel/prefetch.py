@@ -1,4 +1,4 @@
-"""Batches on devices, placed ahead of the step that uses them."""
+"""Prefetch: batches are placed on devices ahead of the step that uses them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import grain
 
 
 class _Batches(grain.IterDataset):
-    """A loader as the dataset that grain's transformations begin with."""
+    """Wraps a loader as a dataset, which grain's transformations need."""
 
     def __init__(self, loader: grain.DatasetIterator):
         super().__init__()
@@ -22,15 +22,15 @@ def prefetch_to_devices(
 ) -> grain.DatasetIterator:
     """Places batches on devices in a background thread.
 
-    The iterator's state is that of the loader after the last batch handed out, not of those waiting: a resume
-    repeats none and skips none. Closing it ends the thread and closes the loader.
+    The iterator's state is that of the loader after the last batch returned, not after those still in the buffer,
+    so that a resumed run repeats and skips no batch. Closing the iterator ends the thread and closes the loader.
 
     Args:
-      loader: host batches.
+      loader: iterator over host batches.
       place: host batch -> device batch, such as `lambda batch: jax.device_put(batch, sharding)`; with several
         processes it calls `jax.make_array_from_process_local_data`.
-      buffer_size: batches that wait. One more is in the thread's hands, so that `buffer_size` + 1 are on the
-        devices beside the one in use.
+      buffer_size: batches in the buffer. The thread holds one more, so that `buffer_size` + 1 batches are on the
+        devices besides the one in use.
     """
     placed = _Batches(loader).map(place)
     return iter(grain.experimental.ThreadPrefetchIterDataset(placed, prefetch_buffer_size=buffer_size))

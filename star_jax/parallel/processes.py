@@ -1,8 +1,8 @@
-"""How several processes form one run: where they meet, which of them this one is, and how they log.
+"""How several processes form one run: where they connect, which process this is, and how they log.
 
 The settings come from flags or the environment (which a Kubernetes manifest sets), from Slurm, or from a TPU pod,
-in this order; without any of them there is one process. jax is imported in functions, as the command line needs the
-names of the flags before it needs jax.
+in this order; without any of them there is one process. jax is imported inside functions, because the command line
+needs the names of the flags before it needs jax.
 """
 
 import logging
@@ -22,20 +22,21 @@ logger = logging.getLogger(__name__)
 COORDINATOR = ("--coordinator", "JAX_COORDINATOR_ADDRESS")
 NUM_PROCESSES = ("--num-processes", "JAX_NUM_PROCESSES")
 PROCESS_ID = ("--process-id", "JAX_PROCESS_ID")
-# What JAX needs of Slurm; a shell within an allocation (salloc, sbatch without srun) has only some of it.
+# Variables of Slurm that JAX needs; a shell within an allocation (salloc, sbatch without srun) has only some of
+# them.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Arguments of `jax.distributed.initialize`; None where JAX finds out.
+    """Arguments of `jax.distributed.initialize`; JAX detects those that are None.
 
     Attributes:
       method: `address`, `slurm` or `tpu`.
       coordinator: HOST:PORT of process 0.
       num_processes: number of processes of the run.
-      process_id: number of this process.
+      process_id: ID of this process, from 0.
       local_device_ids: GPUs of this process; [] means all.
     """
 
@@ -53,20 +54,20 @@ def initialize(
     *,
     timeout: int = 300,
 ) -> None:
-    """Joins the other processes of the run, if there are any; must come before any use of devices.
+    """Joins the other processes of the run, if there are any. Call it before any use of devices.
 
-    Where they do not meet in time, the process ends with one line and exit code 1: JAX waits outside Python, and
+    If they do not connect in time, the process exits with one line and exit code 1: JAX waits outside Python, and
     would abort with a core dump.
 
     Args:
-      coordinator: HOST:PORT of process 0. This and the next two are texts, as they come from the command line; what
-        is None is looked for in the environment.
+      coordinator: HOST:PORT of process 0. This and the next two are texts from the command line; for each that is
+        None, the environment decides.
       num_processes: number of processes of the run.
-      process_id: number of this process, from 0.
+      process_id: ID of this process, from 0.
       timeout: seconds that processes wait for each other.
 
     Raises:
-      InputError: some settings without the others, one that makes no sense, or the coordinator's port is taken.
+      InputError: a setting is missing or invalid, or the coordinator's port is in use.
     """
     import jax
 
@@ -88,7 +89,7 @@ def initialize(
         process_id=cluster.process_id,
         local_device_ids=cluster.local_device_ids,
         cluster_detection_method="deactivate" if cluster.method == "address" else None,
-        initialization_timeout=timeout + 60,  # the watchdog is first
+        initialization_timeout=timeout + 60,  # so that the watchdog fires first
     )
     watchdog.cancel()
 
@@ -96,7 +97,7 @@ def initialize(
 def log_to(workdir: str | os.PathLike) -> None:
     """Sends this process's log to WORKDIR/logs/process_00000.log, and process 0's to stderr as well.
 
-    Where the work directory is a URL, which a log cannot be appended to, every process logs to stderr instead.
+    If the work directory is a URL, where files cannot be appended to, every process logs to stderr instead.
 
     Raises:
       InputError: the file cannot be written.
@@ -131,14 +132,13 @@ def log_to(workdir: str | os.PathLike) -> None:
 
 
 def wait_for_all(name: str, seconds: int = 1800) -> None:
-    """Waits until every process gets here, for long work of one of them, such as writing a file.
+    """Waits until every process gets here, for example while one of them writes a file.
 
-    Unlike `multihost_utils.sync_global_devices` it needs no device, whose first contact has to come within 30 s on
-    CPUs.
+    Unlike `multihost_utils.sync_global_devices` it needs no devices, which on CPUs must first connect within 30 s.
 
     Args:
       name: name of the barrier, the same in all processes.
-      seconds: after which those that wait give up.
+      seconds: seconds after which waiting processes give up.
     """
     from orbax.checkpoint import multihost
 
@@ -148,7 +148,7 @@ def wait_for_all(name: str, seconds: int = 1800) -> None:
 def find_cluster(
     given: Mapping[tuple[str, str], str | None], environ: Mapping[str, str], platforms: str
 ) -> Cluster | None:
-    """Decides how this process finds the others.
+    """Decides how this process connects to the others.
 
     Args:
       given: (flag, environment variable) -> the flag's value or None, for the three settings.
@@ -156,7 +156,7 @@ def find_cluster(
       platforms: `jax.config.jax_platforms`, which JAX sets to "tpu,cpu" on a machine with TPU chips and libtpu.
 
     Returns:
-      None where this process is alone.
+      None if this process is alone.
 
     Raises:
       InputError: see `initialize`.
@@ -184,7 +184,7 @@ def _by_address(values: Mapping[tuple[str, str], str | None]) -> Cluster:
     missing = [f"{flag} ({variable})" for flag, variable in values if (flag, variable) not in texts]
     if missing:
         raise InputError(
-            f"several processes need {' and '.join(missing)}, too; give all three settings, or none"
+            f"several processes also need {' and '.join(missing)}; give all three settings, or none"
         )
     coordinator = texts[COORDINATOR]
     match = re.fullmatch(r"(\S+):(\d+)", coordinator)
@@ -198,7 +198,7 @@ def _by_address(values: Mapping[tuple[str, str], str | None]) -> Cluster:
 
 def _natural(names: tuple[str, str], text: str) -> int:
     if not text.isdecimal():
-        raise InputError(f"{names[0]} ({names[1]}) is {text!r}; expected a whole number from 0")
+        raise InputError(f"{names[0]} ({names[1]}) is {text!r}; expected a whole number of at least 0")
     return int(text)
 
 
@@ -206,20 +206,24 @@ def _by_slurm(environ: Mapping[str, str]) -> Cluster | None:
     tasks = environ["SLURM_NTASKS"]
     if tasks == "1":
         return None
-    # JAX gives each Slurm task one GPU, which is right for a task per GPU; a task per node is to have all.
+    # JAX gives each Slurm task one GPU, which suits one task per GPU; one task per node should get all GPUs.
     one_per_node = environ.get("SLURM_STEP_NUM_NODES") == tasks
     return Cluster("slurm", local_device_ids=[] if one_per_node else None)
 
 
 def _check_port(coordinator: str) -> None:
-    """JAX ends in a segmentation fault where it cannot listen."""
+    """Checks that the port is free, because JAX crashes with a segmentation fault if it cannot listen.
+
+    Raises:
+      InputError: the port cannot be listened on.
+    """
     port = int(coordinator.rpartition(":")[2])
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise InputError(
-            f"process 0 cannot listen on port {port}: {error.strerror}; end what uses it, or choose another port "
-            f"in {COORDINATOR[0]}"
+            f"process 0 cannot listen on port {port}: {error.strerror}; stop the program that uses it, or choose "
+            f"another port in {COORDINATOR[0]}"
         ) from error
 
 
@@ -228,8 +232,8 @@ def _give_up(cluster: Cluster, seconds: int) -> None:
     who = "" if cluster.process_id is None else f"process {cluster.process_id}: "
     count = cluster.num_processes or "the"
     print(
-        f"star-jax: {who}not all of {count} processes met{where} within {seconds} s; check that each of them "
-        "runs, that the address is process 0's and reachable from here, or raise --coordinator-timeout",
+        f"star-jax: {who}not all of {count} processes connected{where} within {seconds} s; check that each of them "
+        "runs and that the address is process 0's and reachable from here, or raise --coordinator-timeout",
         file=sys.stderr,
         flush=True,
     )

@@ -1,9 +1,9 @@
-"""How weights, gradients and optimizer state lie on the devices of a mesh.
+"""How weights, gradients and optimizer state are sharded over the devices of a mesh.
 
-Devices of the axes `fsdp` and `context` share them; `data` replicates them. Clips are split over devices as well,
-so a layer needs all of its weights where its clips are: `gather_weights` fetches them layer by layer, and sums
-gradients where they belong. Left to itself, the compiler may split a layer as its weights lie, and then moves
-activations, which are larger than weights.
+The axes `fsdp` and `context` split them; `data` replicates them. Clips are split over devices as well, so a layer
+needs all of its weights where its clips are: `gather_weights` gathers them layer by layer, and the gradients are
+reduced to the same shards. Left to itself, the compiler may split a layer along its weights, and then moves
+activations, which are larger.
 """
 
 import math
@@ -19,15 +19,15 @@ _SMALLEST_SPLIT = 2**14  # smaller leaves stay whole on every device
 
 
 def param_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """A sharding for every leaf of weights, of optimizer state, or of a whole TrainState.
+    """Shardings of all leaves of weights, of optimizer state, or of a whole TrainState.
 
-    The rule looks at a leaf's shape only, so that the moments of Adam lie as their weights do.
+    The rule depends only on a leaf's shape, so that Adam's moments are sharded like their weights.
     """
     return jax.tree.map(lambda leaf: NamedSharding(mesh, param_spec(mesh, leaf.shape)), abstract)
 
 
 def param_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
-    """Splits the last of the longest axes that the devices divide; small leaves stay whole."""
+    """Splits the longest axis that the devices divide (the last of equals); small leaves stay whole."""
     if math.prod(shape) < _SMALLEST_SPLIT:
         return PartitionSpec()
     for axes in (_PARAM_AXES, _PARAM_AXES[:1], _PARAM_AXES[1:]):
@@ -41,7 +41,7 @@ def param_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSp
 
 
 def constrain_params(tree: Any) -> Any:
-    """Lays gradients, within a program traced under `jax.set_mesh`, as their weights lie."""
+    """Shards gradients like their weights, in a program traced under `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return tree
@@ -49,9 +49,9 @@ def constrain_params(tree: Any) -> Any:
 
 
 def gather_weights(tree: Any) -> Any:
-    """Puts whole copies of weights that are split over devices on each of them; gradients lie as weights do.
+    """Gathers sharded weights on every device; the gradients are sharded like the weights.
 
-    Call it within what is rematerialised, so that the copies live as long as a layer runs.
+    Call it inside the rematerialised function, so that the copies live only while a layer runs.
     """
     return jax.tree.map(_gather, tree) if on_several_devices() else tree
 

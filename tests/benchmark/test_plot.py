@@ -24,5 +24,5 @@ def test_without_matplotlib_nothing_starts(monkeypatch, tmp_path, capsys):
     plot = tmp_path / "plot.png"
     assert main(["benchmark", "inference", "--count-only", "--sweep", "frames", "--plot", str(plot)]) == 2
     captured = capsys.readouterr()
-    assert captured.err.strip().endswith("plots need matplotlib: pip install 'star_jax[plots]'")
+    assert captured.err.strip().endswith("plots need matplotlib; pip install 'star_jax[plots]'")
     assert not captured.out and not plot.exists()

@@ -49,7 +49,7 @@ def test_the_others_stop_while_something_is_timed(other, tmp_path):
     ("arguments", "message"),
     [
         (["--pause", "no_such_file"], "cannot read process groups from no_such_file: No such file"),
-        (["--pause", "setup.py"], "not a number on each line; write one group's number"),
+        (["--pause", "setup.py"], "not a number on each line; write the ID of one group"),
         (["--form", "geglu"], "--form geglu: write OPERATION=FORM"),
         (["--form", "geglu=fast"], "names variant geglu=fast; choose one of gelu, float32_erf"),
     ],

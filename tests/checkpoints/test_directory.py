@@ -69,9 +69,9 @@ def test_strict_loading(made):
     with pytest.raises(InputError, match=f"has an unexpected leaf {first}"):
         load_component(made, "text_encoder", unflatten({k: v for k, v in tree.items() if k != first}))
     wrong = jax.ShapeDtypeStruct((1, 2), jnp.float32)
-    with pytest.raises(InputError, match=rf"{first} is \(77, 32\), the network has \(1, 2\)"):
+    with pytest.raises(InputError, match=rf"{first} is \(77, 32\), but the network has \(1, 2\)"):
         load_component(made, "text_encoder", unflatten(tree | {first: wrong}))
-    with pytest.raises(InputError, match="holds preset 'small', not 'tiny'"):
+    with pytest.raises(InputError, match="holds preset 'small'; choose a checkpoint of preset 'tiny'"):
         read_config(made, expect_preset="tiny")
 
 

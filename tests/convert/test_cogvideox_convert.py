@@ -141,7 +141,7 @@ def test_star_there_and_back(tmp_path, kind, lora):
     update = np.concatenate([state[f"{key}matrix_B.{j}"] @ state[f"{key}matrix_A.{j}"] for j in range(3)])
     merged = state[f"{key}original.weight"] + update / 8
     assert relative_error(back[f"{PREFIX}{key}weight"].numpy(), merged) < 1e-6
-    with pytest.raises(InputError, match="are merged, which cannot be taken apart again"):
+    with pytest.raises(InputError, match="are merged and cannot be separated again"):
         export_checkpoint(tmp_path / "made", tmp_path / "again.pt", layout="star-cogvideox", base=str(source))
 
 
@@ -247,7 +247,7 @@ def test_choices_of_updates(tmp_path):
     source = save(tmp_path / "it.pt", transformer_state(transformer_config("rope"), "rope"))
     with pytest.raises(InputError, match=r"lora is 4; choose merge, keep, .*; the source has rank 8"):
         convert_checkpoint([source], tmp_path / "made", lora=4)
-    with pytest.raises(InputError, match="preset 'tiny' is not of CogVideoX"):
+    with pytest.raises(InputError, match="preset 'tiny' is not one of CogVideoX"):
         convert_checkpoint([source], tmp_path / "made", preset="tiny")
     with pytest.raises(InputError, match="has keys that no rule knows"):
         convert_checkpoint([source], tmp_path / "made", preset="tiny-cogvideox")
@@ -308,7 +308,7 @@ def test_a_whole_system_in_one_old_file(tmp_path, capsys):
         (
             "mixins.patch_embed.proj_sr.weight",
             (64, 48, 2, 2),
-            "takes 24 channels a clip and the network gives",
+            "takes 24 channels per clip, but the network returns",
         ),
         ("mixins.adaln_layer.query_layernorm_list.0.weight", (24,), "which do not divide the width 64"),
         ("mixins.adaln_layer.query_layernorm_list.0.weight", (8,), "8 heads of 8 channels; rotary positions"),

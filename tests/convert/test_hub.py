@@ -102,6 +102,6 @@ def test_addresses_that_lead_nowhere(tmp_path, hub, monkeypatch):
         raise huggingface_hub.errors.OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled.")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", offline)
-    with pytest.raises(InputError, match=r"cannot be downloaded \(Cannot reach the Hub.*check name, network"):
+    with pytest.raises(InputError, match=r"cannot be downloaded \(Cannot reach the Hub.*check its name, the"):
         convert("hf://owner/name/vae", tmp_path / "made")
     assert not (tmp_path / "made").exists()

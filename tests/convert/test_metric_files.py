@@ -81,7 +81,7 @@ def test_a_pickle_of_flax_gives_backbone_and_weights(tmp_path):
     kernel = tree["AlexNet_0"]["Conv_2"]["kernel"]
     np.testing.assert_array_equal(found["alexnet"][0]["conv3/kernel"], kernel)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a whole pickle of Flax parameters"):
+    with pytest.raises(InputError, match="not a complete pickle of Flax parameters"):
         convert_metric_file(path)
 
 
@@ -130,7 +130,7 @@ def test_wrong_files_are_named_in_one_line(tmp_path):
         "lacks keys: lin4.model.1.weight": {k: v for k, v in state.items() if "lin4" not in k},
         "has keys that no rule knows: extra": state | {"extra": torch.ones(1)},
         "not finite": state | {"lin2.model.1.weight": torch.full((1, 384, 1, 1), torch.nan)},
-        "is of no network of a metric": {"conv.weight": torch.ones(2)},
+        "contains no network of a metric": {"conv.weight": torch.ones(2)},
     }
     for index, (words, content) in enumerate(cases.items()):
         path = save(tmp_path / f"{index}.pth", content)
@@ -138,10 +138,10 @@ def test_wrong_files_are_named_in_one_line(tmp_path):
             convert_metric_file(path, vouched=[] if index == 0 else [sha256(path)])
         assert "\n" not in str(caught.value)
     for name, data, words in (
-        ("a.pth", (tmp_path / "0.pth").read_bytes()[:500], "is not a whole PyTorch file"),
-        ("b.npz", b"PK\x03\x04 no", "is not a whole .npz"),
-        ("c.mat", b"MATLAB", "is not a whole MATLAB file"),
-        ("d.pth", save(tmp_path / "d", state, legacy=True).read_bytes()[:-10], "cut short"),
+        ("a.pth", (tmp_path / "0.pth").read_bytes()[:500], "is not a complete PyTorch file"),
+        ("b.npz", b"PK\x03\x04 no", "is not a complete .npz"),
+        ("c.mat", b"MATLAB", "is not a complete MATLAB file"),
+        ("d.pth", save(tmp_path / "d", state, legacy=True).read_bytes()[:-10], "is truncated"),
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=words):
@@ -207,6 +207,6 @@ def test_damaged_converted_weights(tmp_path, folder):
 @pytest.mark.parametrize("name", list(METRIC_NETWORKS))
 def test_missing_weights_say_how_to_get_them(name, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
-    with pytest.raises(InputError, match=f"found no weights of {name}: ") as caught:
+    with pytest.raises(InputError, match=f"found no weights of {name}; ") as caught:
         MetricWeights().load([name])
     assert ORIGINS[name].remedy in str(caught.value)

@@ -103,17 +103,17 @@ def test_files_that_are_something_else(tmp_path, state):
     save_state(tmp_path / "numbers.pt", {"epoch": 3})
     for name, data, words in (
         ("empty.pt", b"", "is empty"),
-        ("half.pt", whole[: len(whole) // 2], "is not a whole PyTorch file"),
-        ("text.safetensors", b"hello, I am no model", "is not a whole safetensors file"),
+        ("half.pt", whole[: len(whole) // 2], "is not a complete PyTorch file"),
+        ("text.safetensors", b"hello, I am no model", "is not a complete safetensors file"),
         ("page.bin", b"<!DOCTYPE html><html>404</html>", "neither safetensors nor a PyTorch file"),
         (
             "lfs.safetensors",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 8\n",
             "git lfs pull",
         ),
-        ("bare.pt", pickle.dumps({"epoch": 3}), "bare pickle"),
-        ("cut.pt", legacy[:-1], "is cut short"),
-        ("start.pt", legacy[:1000], "is not a whole PyTorch file"),
+        ("bare.pt", pickle.dumps({"epoch": 3}), "plain pickle"),
+        ("cut.pt", legacy[:-1], "is truncated"),
+        ("start.pt", legacy[:1000], "is not a complete PyTorch file"),
         ("longer.pt", legacy + b"x", "bytes follow the last storage"),
         ("zip.pt", None, "it has no data.pkl"),
         ("list.pt", None, "does not hold a state dict"),

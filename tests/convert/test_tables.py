@@ -112,14 +112,16 @@ def test_strictness():
     with pytest.raises(InputError, match=rf"it\.pt lacks keys: {first}; "):
         star_plan({key: shape for key, shape in shapes.items() if key != first})
     with pytest.raises(
-        InputError, match=rf"{first} is \(1, 2\), expected \(128, 32\); name the right --preset"
+        InputError, match=rf"{first} is \(1, 2\), expected \(128, 32\); choose the right --preset"
     ):
         star_plan(shapes | {first: (1, 2)})
     with pytest.raises(InputError, match="is int64, expected floating-point weights"):
         star_plan(shapes, dtype=np.int64)
     table = FAMILIES["star"].table_for(SMALL, shapes)
     shorter = dataclasses.replace(table, rules=table.rules[1:])
-    with pytest.raises(InputError, match="gives nothing for unet/time_embedding/linear_1/kernel"):
+    with pytest.raises(
+        InputError, match="has no weights for the network's unet/time_embedding/linear_1/kernel"
+    ):
         star_plan({key: shape for key, shape in shapes.items() if key != first}, shorter)
     with pytest.raises(InputError, match="no known family"):
         recognise({"a.weight": 0}, "it")

@@ -218,5 +218,5 @@ def test_impossible_settings_are_named(settings, named):
 
 
 def test_more_frames_than_the_clip_has():
-    with pytest.raises(InputError, match=r"diffusion\.frames is 9, clips have 6 frames"):
+    with pytest.raises(InputError, match=r"diffusion\.frames is 9, but clips have 6 frames"):
         draw_groups(LossConfig(frames=9), 6, jax.random.key(0))

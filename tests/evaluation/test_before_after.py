@@ -83,7 +83,9 @@ def test_clips_that_cannot_be_laid_over_each_other(tmp_path, capsys):
     short = write_video(tmp_path / "short.mp4", HIGH[:4])
     wide = write_video(tmp_path / "wide.mp4", HIGH[:, :40])
     page = tmp_path / "page.html"
-    with pytest.raises(InputError, match=r"has 6 frames, .*short\.mp4 4; give clips of the same frames"):
+    with pytest.raises(
+        InputError, match=r"has 6 frames, but .*short\.mp4 has 4; give clips of the same frames"
+    ):
         compare(low, short, page)
     with pytest.raises(InputError, match="not the same picture"):
         compare(low, wide, page)

@@ -25,5 +25,5 @@ def test_every_size_that_upscaling_gives_belongs_to_its_input(tmp_path, scale, s
 @pytest.mark.parametrize("size", [(100, 160), (270, 400), (600, 960)])
 def test_other_sizes_do_not(tmp_path, size):
     result, low = write(tmp_path / "result.png", 540, 960), write(tmp_path / "low.png", *size)
-    with pytest.raises(InputError, match="not the low resolution of that"):
+    with pytest.raises(InputError, match="which cannot be the low resolution of"):
         pair_clips(result, result, low)

@@ -32,7 +32,7 @@ def test_no_ffmpeg(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: None)
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     ffmpeg_with_vmaf.cache_clear()
-    with pytest.raises(InputError, match="found no FFmpeg with libvmaf: pip install imageio-ffmpeg"):
+    with pytest.raises(InputError, match="found no FFmpeg with libvmaf; pip install imageio-ffmpeg"):
         ffmpeg_with_vmaf()
     ffmpeg_with_vmaf.cache_clear()
 

@@ -45,7 +45,7 @@ def test_an_unforeseen_error_is_one_line(failing, capsys, error, line):
 @pytest.mark.parametrize("place", [1, 2])
 def test_debug_of_a_benchmark_stands_anywhere(place):
     arguments = ["benchmark", "inference", "--preset", "none"]
-    with pytest.raises(Exception, match="no preset 'none'"):
+    with pytest.raises(Exception, match="preset is 'none'"):
         main([*arguments[:place], "--debug", *arguments[place:]])
 
 

@@ -166,9 +166,9 @@ def test_without_the_cuda_compiler_the_error_says_what_to_install(monkeypatch):
     ("arguments", "message"),
     [
         (["--topology", "h100:2x2"], "expected the number of GPUs, such as h100:1 or h100:8"),
-        (["--topology", "h200"], "topology 'h200:'; expected the number of GPUs, such as h200:1"),
-        (["--topology", "h100:8", "--num-slices", "2"], "only TPUs have slices, leave it out for h100:8"),
-        (["--topology", "b200:8"], "with kind v5e, v5p, v6e, h100, h200, for example"),
+        (["--topology", "h200"], "topology is 'h200:'; expected the number of GPUs, such as h200:1"),
+        (["--topology", "h100:8", "--num-slices", "2"], "only TPUs have slices, so leave it out for h100:8"),
+        (["--topology", "b200:8"], "where KIND is one of v5e, v5p, v6e, h100, h200, for example"),
     ],
 )
 def test_gpus_that_are_not_there(arguments, message, capsys):

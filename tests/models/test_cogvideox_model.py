@@ -135,7 +135,7 @@ def test_sizes():
     assert [chunk.frames for chunk in chunks] == [(0, 9), (9, 17), (17, 25)]
     with pytest.raises(InputError, match="decode_overlap is 1; this model carries its state"):
         model.decode_chunks(25, 1)
-    with pytest.raises(InputError, match="solver is 'heun'; preset 'cogvideox-5b' has dpmpp_2m_sde only"):
+    with pytest.raises(InputError, match="solver is 'heun'; preset 'cogvideox-5b' has only dpmpp_2m_sde"):
         model.solver_table(solver="heun", spacing="normal", num_inference_steps=5)
 
 

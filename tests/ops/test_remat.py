@@ -81,5 +81,5 @@ def test_flash_attention_is_kept_by_name():
 
 
 def test_unknown_policy():
-    with pytest.raises(InputError, match="remat policy 'some'; choose one of none, dots, attention, full"):
+    with pytest.raises(InputError, match="remat policy is 'some'; choose one of none, dots, attention, full"):
         rematerialise(jnp.sin, "some")

@@ -65,7 +65,7 @@ def test_slurm_and_tpu_are_left_to_jax():
     ("given", "environ", "message"),
     [
         (("a:1", None, None), {}, "need --num-processes (JAX_NUM_PROCESSES) and --process-id"),
-        ((None, "2", "0"), {}, "need --coordinator (JAX_COORDINATOR_ADDRESS), too"),
+        ((None, "2", "0"), {}, "need --coordinator (JAX_COORDINATOR_ADDRESS)"),
         ((None, None, "1"), {}, "need --coordinator"),
         (("a:1", None, "0"), SLURM, "need --num-processes"),
         (("a", "2", "0"), {}, "--coordinator is 'a'; expected HOST:PORT"),
@@ -151,7 +151,7 @@ def test_a_process_that_is_not_heard_of_is_lost(monkeypatch, capsys):
     peers._Listener(Store()).run()
     assert codes == [1]
     assert (
-        "process 0: process 1 has not been heard of for 0 s; look at its machine" in capsys.readouterr().err
+        "process 0: process 1 has not been heard from for 0 s; check its machine" in capsys.readouterr().err
     )
 
 
@@ -189,7 +189,7 @@ def test_gives_up_in_one_line_when_the_others_do_not_come(tmp_path, process):
     alone = start(*flags, "--workdir", tmp_path, "--coordinator-timeout", 2)
     _, stderr = alone.communicate(timeout=60)
     assert alone.returncode == 1
-    assert f"star-jax: process {process}: not all of 2 processes met at localhost:" in stderr
+    assert f"star-jax: process {process}: not all of 2 processes connected at localhost:" in stderr
     assert "Check failure" not in stderr and "Traceback" not in stderr
 
 

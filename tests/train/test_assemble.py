@@ -204,7 +204,7 @@ def test_a_fresh_checkpoint_is_made_once(tmp_path, made):
     assert load_provenance(directory)["fresh_seed"] == 5
     assert read_config(directory) == sizes
     StarPipeline.from_pretrained(directory)
-    with pytest.raises(InputError, match="cannot start from nothing"):
+    with pytest.raises(InputError, match="cannot start from scratch"):
         fresh_checkpoint(tmp_path / "big", ModelConfig().star_config(), seed=0)
 
 

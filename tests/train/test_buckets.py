@@ -141,7 +141,7 @@ def test_a_checkpoint_is_made_in_a_bucket_and_copied_once(bucket, tmp_path, monk
     (epath.Path(url) / "config.json").unlink()
     with pytest.raises(InputError, match="not a complete one"):
         read_config(url)
-    with pytest.raises(InputError, match="is not a checkpoint directory; --force does not replace"):
+    with pytest.raises(InputError, match="is not a checkpoint directory, so --force does not replace"):
         random_checkpoint(url, "toy", force=True)
 
 

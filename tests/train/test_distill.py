@@ -220,7 +220,7 @@ def test_noise_is_added_where_the_start_says_so(checkpoint):
 
 
 def test_mistakes_are_named(checkpoint, tmp_path):
-    with pytest.raises(InputError, match=r"no rung 'two_steps'; write configs/distill\.py:RUNG"):
+    with pytest.raises(InputError, match=r"rung is 'two_steps'; write configs/distill\.py:RUNG"):
         run_config_file("configs/distill.py:two_steps")
     with pytest.raises(InputError, match=r"distill.start is 'zero'; choose one of noise, hint"):
         OneStepConfig(start="zero")

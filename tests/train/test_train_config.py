@@ -79,7 +79,7 @@ def test_overrides_have_the_type_of_their_key():
         (changed(optimizer={"clip_norm": 0.0}), r"optimizer\.clip_norm is 0\.0; choose a positive number"),
         (changed(mesh={"data": -1, "fsdp": -1}), r"only one axis can be -1"),
         (changed(mesh={"data": 0}), r"mesh\.data is 0"),
-        (changed(model={"preset": "huge"}), r"no preset 'huge'"),
+        (changed(model={"preset": "huge"}), r"preset is 'huge'"),
         (changed(model={"dtype": "float8"}), r"model\.dtype is 'float8'"),
         ({**MINIMAL, "mesh": 3}, r"config\.mesh is 3; it must be a group"),
     ],
@@ -283,7 +283,7 @@ def test_every_ablation_is_another_configuration():
     assert {row for row, config in experiments.items() if config == paper} == full
     others = [repr(config) for row, config in experiments.items() if row not in full]
     assert len(set(others)) == len(others) == 23 - len(full)
-    with pytest.raises(InputError, match=r"no ablation 'df'; write .* liem_none"):
+    with pytest.raises(InputError, match=r"ablation is 'df'; write .* liem_none"):
         run_config_file("ablations.py:df")
-    with pytest.raises(InputError, match="no variant 'sd'; choose one of venhancer, paper, i2vgenxl"):
+    with pytest.raises(InputError, match="variant is 'sd'; choose one of venhancer, paper, i2vgenxl"):
         run_config_file("star_i2vgenxl.py:sd")

@@ -155,7 +155,7 @@ def test_the_predicate_decides_about_every_weight_of_a_model():
     trained = [path for path in flatten(model.abstract_params()) if model.is_trainable(path)]
     assert {path.split("/")[0] for path in trained} == {"controlnet", "unet"}
     with pytest.raises(
-        ValueError, match=r"upscaler/conv/kernel is a weight of no component; .* has unet, controlnet"
+        ValueError, match=r"upscaler/conv/kernel belongs to no component; .* has unet, controlnet"
     ):
         model.is_trainable("upscaler/conv/kernel")
 

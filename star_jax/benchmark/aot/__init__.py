@@ -1,1 +1,1 @@
-"""Programs compiled ahead of time for TPUs that are not there: do they fit, what do they compute and exchange."""
+"""Programs compiled ahead of time for TPUs or GPUs: whether they fit, what they compute, and what they exchange."""

@@ -1,4 +1,4 @@
-"""Compiles a traced program for its devices and reports what that shows."""
+"""Compiles a traced program for its devices and reports memory, operations and communication."""
 
 import dataclasses
 import re
@@ -12,24 +12,24 @@ from star_jax.ops.flops import traced_flops
 from star_jax.ops.platform import targeting
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Two ways of the compiler to say how much it would have taken.
+# The two messages in which the compiler says how much memory it would have needed.
 _NEEDED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)")
 
 
 @dataclass(frozen=True)
 class CompileReport:
-    """A program on one topology.
+    """A program compiled for one topology.
 
     Attributes:
-      fits: whether the compiler found room for it.
-      peak_device_bytes: most memory of one device at any time, arguments included; where it does not fit, what the
-        compiler asked for.
+      fits: whether the program fits in a device's memory.
+      peak_device_bytes: peak memory of one device, including arguments; if the program does not fit, the memory
+        that the compiler asked for.
       hbm_bytes: memory of one device.
-      tflop_per_step: operations on all devices together, recomputation included; see `traced_flops`.
-      compile_seconds: tracing and lowering apart.
-      collectives: collectives of a step within a slice, by kind; empty where the program does not fit.
+      tflop_per_step: operations on all devices together, including recomputation; see `traced_flops`.
+      compile_seconds: seconds of compilation, without tracing and lowering.
+      collectives: collectives of a step within a slice, by kind; empty if the program does not fit.
       kernels: executions of hand-written kernels by name.
-      between_slices: what a step sends over the network between slices, by kind; empty for a single slice.
+      between_slices: traffic of a step over the network between slices, by kind; empty for a single slice.
     """
 
     fits: bool
@@ -60,7 +60,7 @@ def compile_for(traced: jax.stages.Traced, hbm_bytes: int, platform: str = "tpu"
         fits = False
     else:
         peak, found = compiled.memory_analysis().peak_memory_in_bytes, read_program(compiled.as_text())
-        fits = peak <= hbm_bytes  # a TPU's compiler would have refused; a GPU's does not look
+        fits = peak <= hbm_bytes  # the TPU compiler would have failed, but the GPU compiler does not check
     return CompileReport(
         fits=fits,
         peak_device_bytes=peak,

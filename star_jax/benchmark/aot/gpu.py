@@ -1,7 +1,7 @@
 """NVIDIA GPUs as devices to compile for, on a machine without one.
 
-JAX's CUDA plugin compiles for a GPU that it is told about. What only a real GPU can tell is missing: the choice
-among cuBLAS's and cuDNN's kernels by timing, and the scratch memory of those.
+JAX's CUDA plugin compiles for a GPU from its description. What needs a real GPU is missing: the choice among
+kernels of cuBLAS and cuDNN by timing, and their scratch memory.
 """
 
 import importlib.util
@@ -13,10 +13,10 @@ from star_jax.errors import InputError, RunError
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the compiler wants to know, as the driver reports it.
+    """Properties of a GPU that the compiler needs, as the driver reports them.
 
     Attributes:
-      device_kind: name by which JAX knows it.
+      device_kind: JAX's name for the GPU.
       memory_bytes: device memory.
       bandwidth: bytes per second of device memory.
       l2_bytes: size of the second-level cache.
@@ -51,15 +51,15 @@ device_description_str: "{kind}"
 
 
 def gpu_devices(kind: str, shape: str) -> list[Any]:
-    """Devices of one host, such as 8 of `h100:8`.
+    """Devices of one host, such as the 8 of `h100:8`.
 
     Raises:
-      InputError: no such number.
+      InputError: `shape` is not a number of GPUs.
       RunError: JAX's CUDA plugin is not installed.
     """
     if not shape.isdecimal() or int(shape) < 1:
         raise InputError(
-            f"topology '{kind}:{shape}'; expected the number of GPUs, such as {kind}:1 or {kind}:8"
+            f"topology is '{kind}:{shape}'; expected the number of GPUs, such as {kind}:1 or {kind}:8"
         )
     import jax
     from jax.experimental import topologies

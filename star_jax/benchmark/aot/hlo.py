@@ -1,4 +1,4 @@
-"""Reads from a compiled program's text what it exchanges between devices and slices, and which kernels it calls."""
+"""Reads the collectives within and between slices, and the kernels, from the text of a compiled program."""
 
 import math
 import re
@@ -16,21 +16,20 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-# TPUs send what goes to other slices through their hosts.
+# TPUs send data to other slices through their hosts.
 _TO_OTHER_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
-# Pallas' kernels on a TPU, which have names of their own; cuDNN's attention and Pallas' kernels on a GPU.
+# Pallas kernels on a TPU, which have their own names; cuDNN's attention and Pallas kernels on a GPU.
 _KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cudnn\$fmha\w+|__gpu\$xla\.gpu\.triton)"')
 _LIMIT = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind in a run of the program.
+    """Collectives of one kind in one run of the program.
 
     Attributes:
-      count: executions.
-      bytes: size of their results on one device, all executions together; between slices, of what one device hands
-        over.
+      count: number of executions.
+      bytes: total size of their results on one device; between slices, total size of what one device sends.
     """
 
     count: int
@@ -39,12 +38,12 @@ class Traffic:
 
 @dataclass(frozen=True)
 class ProgramText:
-    """The findings of `read_program`.
+    """The result of `read_program`.
 
     Attributes:
-      collectives: collectives by kind, those between the devices of a slice.
+      collectives: collectives between the devices of a slice, by kind.
       kernels: executions of hand-written kernels, by name.
-      between_slices: what goes over the network between slices, by kind of collective.
+      between_slices: traffic over the network between slices, by kind of collective.
     """
 
     collectives: dict[str, Traffic]
@@ -55,8 +54,8 @@ class ProgramText:
 def read_program(text: str) -> ProgramText:
     """Counts collectives and kernels in `compiled.as_text()`.
 
-    The body of a loop counts as often as it runs: as the compiler notes on the loop, or (for TPUs) as its condition
-    says, which for a scan compares the turn with one constant. Other loops count once.
+    The body of a loop counts as often as it runs. The number of turns is the compiler's note on the loop or (for
+    TPUs) the one constant in its condition, which a scan compares with the turn. Other loops count once.
     """
     times = _times_run(text)
     within, between = _Sum(), _Sum()
@@ -66,7 +65,7 @@ def read_program(text: str) -> ProgramText:
         if kind in _KINDS:
             within.add(kind, times[computation], _result_bytes(result, operation))
         elif operation == "send" and (transfer := _TO_OTHER_SLICES.search(line)):
-            # The result is (what is sent, a number, a token).
+            # The result is (data that is sent, a number, a token).
             sent = _result_bytes(result.partition(", u32[]")[0], operation)
             between.add(transfer[1].lower().replace("_", "-"), times[computation], sent)
         elif operation == "custom-call" and (target := _KERNEL.search(line)):
@@ -104,7 +103,7 @@ def _instructions(text: str) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _times_run(text: str) -> dict[str, int]:
-    """Number of times that each computation runs."""
+    """Number of times each computation runs."""
     entry = next((m[2] for m in map(_COMPUTATION.match, text.splitlines()) if m and m[1]), "")
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
     limits: dict[str, list[int]] = defaultdict(list)
@@ -128,7 +127,7 @@ def _times_run(text: str) -> dict[str, int]:
 
 
 def _trips(line: str, limits: dict[str, list[int]]) -> int:
-    """Turns of a loop; `limits` are the constants in each computation."""
+    """Number of turns of a loop; `limits` are the constants in each computation."""
     if known := _TRIPS.search(line):
         return int(known[1])
     condition = _CONDITION.search(line)
@@ -137,7 +136,7 @@ def _trips(line: str, limits: dict[str, list[int]]) -> int:
 
 
 def _result_bytes(result: str, operation: str) -> int:
-    """Bytes of a collective's result; the halves of asynchronous ones list their operands first."""
+    """Bytes of a collective's result; the start of an asynchronous one lists its operands first."""
     arrays = [_ITEM_BYTES.get(kind, 4) * math.prod(_sizes(sizes)) for kind, sizes in _ARRAY.findall(result)]
     if operation == "collective-permute-start":
         return arrays[1]

@@ -1,4 +1,4 @@
-"""The programs of an upscale and the training step, traced for a mesh of devices that need not exist."""
+"""The programs of upscaling and training, traced for a mesh of devices that need not exist."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,22 +31,22 @@ from star_jax.train.turns import turns_of
 
 
 def _platform(mesh: Mesh) -> str:
-    """`gpu` or `tpu`; a CPU's devices stand in for TPUs where a program is only traced, to count its operations."""
+    """`gpu` or `tpu`; CPU devices stand in for TPUs when a program is only traced, to count its operations."""
     return "gpu" if mesh.devices.flat[0].platform in ("gpu", "cuda") else "tpu"
 
 
 def trace_sampler_step(
     config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
 ) -> jax.stages.Traced:
-    """One step of the guided sampler (of a row of the solver's table), bfloat16, as `StarPipeline` runs it.
+    """One step of the guided sampler (one row of the solver's table) in bfloat16, as `StarPipeline` runs it.
 
-    Both branches of the guidance are one batch of 2, which the mesh's axis `data` may split. Weights are whole on
+    Both branches of guidance are one batch of 2, which the mesh's axis `data` may split. Weights are replicated on
     every device, or split over `fsdp`.
 
     Args:
       config: sizes.
       mesh: devices of a topology.
-      num_frames, height, width: size of the upscaled clip in pixels, padded to what the network takes.
+      num_frames, height, width: size of the upscaled clip in pixels; padded to a size that the network takes.
     """
     with targeting(_platform(mesh)):
         model = build_model(config, dtype="auto")
@@ -94,7 +94,7 @@ def trace_sampler_step(
 def trace_encoder(
     config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
 ) -> jax.stages.Traced:
-    """The encoder on a clip's longest chunk, whole frames, as `StarPipeline` runs it on one device.
+    """The encoder on whole frames of a clip's longest chunk, as `StarPipeline` runs it on one device.
 
     Args:
       config: sizes.
@@ -114,9 +114,9 @@ def trace_encoder(
 def trace_decoder(
     config: ArchitectureConfig, mesh: Mesh, *, num_frames: int, height: int, width: int
 ) -> jax.stages.Traced:
-    """The decoder on the chunk of a clip that takes most: the first, or a later one with what it takes over.
+    """The decoder on the chunk of a clip that needs the most memory: a later one with its carry, if there is one.
 
-    Arguments: see `trace_encoder`.
+    For the arguments see `trace_encoder`.
     """
     model, settings, canvas, array = _whole_frames(config, mesh, height, width)
     rule, params = model.size_rule, _autoencoder(model, mesh)
@@ -142,7 +142,7 @@ def trace_decoder(
 def _whole_frames(
     config: ArchitectureConfig, mesh: Mesh, height: int, width: int
 ) -> tuple[VideoModel, UpscaleSettings, Canvas, Callable[..., jax.ShapeDtypeStruct]]:
-    """The model, default settings, frames as one tile, and what makes arrays that are whole on every device."""
+    """The model, default settings, frames as one tile, and a function that makes replicated abstract arrays."""
     with targeting(_platform(mesh)):
         model = build_model(config, dtype="auto")
     settings, rule = UpscaleSettings(), model.size_rule
@@ -170,7 +170,7 @@ def _key_dtype() -> Any:
 
 
 def trace_train_step(objective: Objective, config: Any, mesh: Mesh) -> jax.stages.Traced:
-    """The training step of an experiment, with the shardings that `star-jax train` gives it.
+    """The training step of an experiment, with the shardings of `star-jax train`.
 
     Args:
       objective: the objective, as for `star_jax.train.loop.train`.

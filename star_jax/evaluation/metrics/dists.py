@@ -18,15 +18,15 @@ _WINDOW = (np.outer(_HANNING, _HANNING) / _HANNING.sum() ** 2).astype(np.float32
 
 @jax.jit
 def dists(params: Params, weights: Params, frames: jax.Array, truths: jax.Array) -> jax.Array:
-    """DISTS of each frame, as large as it is.
+    """DISTS of each frame at its own size.
 
-    pyiqa computes it so, too; the authors' script first makes the shorter side 256.
+    This is how pyiqa computes it, too; the authors' script first resizes the shorter side to 256.
 
     Args:
       params: weights of network `vgg16`.
       weights: weights of network `dists`.
       frames: [B, H, W, 3], RGB between 0 and 255.
-      truths: the same.
+      truths: ground truth, like `frames`.
 
     Returns:
       [B], 0 for equal frames.
@@ -48,7 +48,7 @@ def _features(params: Params, frames: jax.Array) -> list[jax.Array]:
 
 
 def _l2_pool(x: jax.Array) -> jax.Array:
-    """The root of the mean square in a window, at every second pixel."""
+    """Root mean square in a window, at every second pixel."""
     channels = x.shape[-1]
     kernel = jnp.broadcast_to(_WINDOW[..., None, None], (3, 3, 1, channels))
     squares = lax.conv_general_dilated(

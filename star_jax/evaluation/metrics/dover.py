@@ -1,8 +1,8 @@
 """DOVER (Wu et al. 2023): quality of a video without ground truth, from a technical and an aesthetic view.
 
-The technical view is a mosaic of 7x7 fragments in full resolution, of three runs of 32 frames. The aesthetic view
-is the whole picture at 224x224, of 32 frames from all over the clip. A network scores each. Both scores are
-scaled by the spread that they have over the authors' videos, added, and put between 0 and 1.
+The technical view is a mosaic of 7x7 fragments at full resolution, from three runs of 32 frames. The aesthetic view
+is the whole picture at 224x224, from 32 frames spread over the clip. A network scores each view. Both scores are
+normalised by their mean and deviation over the authors' videos, weighted, added, and mapped to 0..1.
 """
 
 import functools
@@ -20,7 +20,7 @@ from star_jax.evaluation.networks.video_swin import FRAGMENTS, swin_features
 
 SIDE = 224
 _FRAGMENT = 32
-_FRAMES = 32  # of a run, and of the aesthetic view
+_FRAMES = 32  # frames of a run, and of the aesthetic view
 _RUNS = 3
 _INTERVAL = 2
 _SEED = 0
@@ -29,7 +29,7 @@ _SCALE = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 class Branch(NamedTuple):
-    """How the mean score of a branch is scaled, and its share."""
+    """Normalisation of a branch's mean score, and its weight in the sum."""
 
     mean: float
     deviation: float
@@ -41,7 +41,7 @@ AESTHETIC = Branch(-0.08285, 0.03774, 0.3896)
 
 
 def fused(technical: float, aesthetic: float) -> float:
-    """The published score, between 0 and 1, of the mean scores of both branches."""
+    """The published score, between 0 and 1, from the mean scores of both branches."""
     scores = ((technical, TECHNICAL), (aesthetic, AESTHETIC))
     total = sum((score - branch.mean) / branch.deviation * branch.share for score, branch in scores)
     return float(1 / (1 + np.exp(-total)))
@@ -66,13 +66,13 @@ def branch_score(branch: str, params: Params, view: jax.Array) -> jax.Array:
 
 
 def sampled_frames(num_frames: int, segments: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of frames: a run of every second frame, beginning anywhere within each segment of the clip.
+    """Frame numbers of runs of every second frame, one with a random start within each segment of the clip.
 
     Args:
-      num_frames: number of frames of the clip; a run that goes beyond it begins again at frame 0.
-      segments: number of equal parts of the clip.
+      num_frames: number of frames of the clip; a run that goes beyond its end continues at frame 0.
+      segments: number of equal segments of the clip.
       length: number of frames of each run.
-      rng: draws the beginnings.
+      rng: draws the starts.
 
     Returns:
       int [segments, length].
@@ -85,7 +85,7 @@ def sampled_frames(num_frames: int, segments: int, length: int, rng: np.random.G
 
 
 def fragment_corners(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """The top-left corner (y, x) of each fragment of a mosaic, somewhere within its cell: int [7, 7, 2]."""
+    """The top-left corner (y, x) of each fragment of a mosaic, drawn at random within its cell: int [7, 7, 2]."""
 
     def corners(size: int) -> np.ndarray:
         cell = size // FRAGMENTS
@@ -93,7 +93,7 @@ def fragment_corners(height: int, width: int, rng: np.random.Generator) -> np.nd
         room = cell - _FRAGMENT
         return cells + (rng.integers(0, room, (FRAGMENTS, FRAGMENTS)) if room > 0 else 0)
 
-    # Along the last axis lie the cells of a row; those of a column are turned.
+    # The last axis runs along a row of cells, so the rows' corners are transposed.
     return np.stack(np.broadcast_arrays(np.atleast_2d(corners(height)).T, corners(width)), axis=-1)
 
 
@@ -101,8 +101,8 @@ def mosaic(frame: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Fragments of a frame side by side.
 
     Args:
-      frame: uint8 [H, W, 3]. Where a side is below 224, it is enlarged first, but the corners stay those of the
-        smaller frame, as in the original: only its upper left part is seen.
+      frame: uint8 [H, W, 3]. If a side is below 224, the frame is enlarged first, but the corners stay those of the
+        smaller frame, as in the original, so that only the upper left part is seen.
       corners: see `fragment_corners`.
 
     Returns:
@@ -113,7 +113,7 @@ def mosaic(frame: np.ndarray, corners: np.ndarray) -> np.ndarray:
         sizes = [int(side * scale) for side in frame.shape[:2]]
         frame = (resized(frame / np.float32(255), sizes, 1 / scale) * 255).astype(
             np.uint8
-        )  # cut, not rounded
+        )  # truncated, not rounded
     rows = [
         np.concatenate([frame[y : y + _FRAGMENT, x : x + _FRAGMENT] for y, x in row], axis=1)
         for row in corners
@@ -122,20 +122,20 @@ def mosaic(frame: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(frame: np.ndarray) -> np.ndarray:
-    """A frame uint8 [H, W, 3] at 224x224, whatever its shape; smaller without a filter, as DOVER was trained."""
+    """A frame uint8 [H, W, 3] resized to 224x224, without a filter against aliasing, as DOVER was trained."""
     return np.rint(resized(frame.astype(np.float32), (SIDE, SIDE))).astype(np.uint8)
 
 
 def resized(image: np.ndarray, sizes: Sequence[int], step: float | None = None) -> np.ndarray:
-    """Bilinear interpolation of [H, W, C] with half-pixel centres, without a filter.
+    """Bilinear interpolation of [H, W, C] with half-pixel centres, without a filter against aliasing.
 
     Args:
       image: float32.
-      sizes: height and width to make.
-      step: pixels of the image from one pixel made to the next; None: the ratio of the sizes.
+      sizes: height and width of the result.
+      step: distance of the result's pixels in pixels of the image; None for the ratio of the sizes.
     """
     half = np.float32(0.5)
-    for axis in (1, 0):  # this order, and all in float32, round as PyTorch does
+    for axis in (1, 0):  # in this order and in float32, the rounding is PyTorch's
         size, whole = sizes[axis], image.shape[axis]
         at = (np.arange(size, dtype=np.float32) + half) * np.float32(step or whole / size) - half
         at = np.maximum(at, 0)
@@ -147,10 +147,10 @@ def resized(image: np.ndarray, sizes: Sequence[int], step: float | None = None) 
 
 
 class DoverScorer:
-    """The score of a clip; holds the two views, whatever the length of the clip.
+    """The score of a clip; memory holds the two views, whatever the length of the clip.
 
-    The original draws frames and fragments at random; here the draws are the same for every clip of one size and
-    length.
+    The original draws frames and fragments at random; here the draws are the same for all clips of the same size
+    and length.
     """
 
     def __init__(self, networks: Networks, num_frames: int):
@@ -177,7 +177,7 @@ class DoverScorer:
         return []
 
     def finish(self) -> list[float]:
-        # One run after the other: the attention of a run takes 0.3 GB.
+        # One run after the other, as the attention of a run takes 0.3 GB.
         technical = [float(branch_score("technical", self._params, run[None])[0]) for run in self._technical]
         (aesthetic,) = branch_score("aesthetic", self._params, self._aesthetic)
         return [fused(float(np.mean(technical)), float(aesthetic))]

@@ -1,7 +1,7 @@
 """E*warp, the warping error of EvalCrafter (Liu et al. 2024), which STAR's tables report times 1000.
 
-For each pair of neighbours: halve both frames, find the flow both ways with RAFT, warp the second frame back to the
-first, and take the squared error over the pixels that are not occluded (the occlusion test is of Lai et al. 2018).
+For each pair of neighbouring frames: halve both, compute the flow both ways with RAFT, warp the second frame back
+to the first, and take the squared error over the pixels that are not occluded (occlusion test of Lai et al. 2018).
 """
 
 import functools
@@ -26,11 +26,11 @@ def prepare(params: Params, frame: jax.Array, corrected: bool) -> tuple[jax.Arra
     Args:
       params: weights of network `raft`.
       frame: uint8 [H, W, 3].
-      corrected: give RAFT levels of 255, as it expects; the published script gives it numbers between 0 and 1,
-        which it divides by 255 again.
+      corrected: whether RAFT gets values between 0 and 255, as it expects; the published script gives it values
+        between 0 and 1, which it divides by 255 again.
 
     Returns:
-      The frame between 0 and 1, [1, h, w, 3], and encoded.
+      The halved frame, [1, h, w, 3] between 0 and 1, and its encoding.
     """
     height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
     pixels = frame[:height, :width].astype(jnp.float32) / 255
@@ -51,12 +51,12 @@ def warping_error(
 
 
 def error_of_flows(first: jax.Array, second: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
-    """Squared error of the second frame, warped to the first, summed over channels, mean over visible pixels.
+    """Squared error of the second frame warped to the first, summed over channels, mean over visible pixels.
 
     Args:
       first, second: [H, W, 3], between 0 and 1.
       forward: flow from first to second, [H, W, 2], x and y in pixels.
-      backward: flow from second to first, likewise.
+      backward: flow from second to first, in the same form.
     """
     visible = ~occluded(forward, backward)
     squares = jnp.sum((warp(second, forward) - first) ** 2, axis=-1)
@@ -64,10 +64,10 @@ def error_of_flows(first: jax.Array, second: jax.Array, forward: jax.Array, back
 
 
 def occluded(forward: jax.Array, backward: jax.Array) -> jax.Array:
-    """Pixels of the first frame where the flows contradict each other or the flow has an edge: bool [H, W]."""
+    """Pixels of the first frame at which the flows contradict each other or the flow has an edge: bool [H, W]."""
     returned = warp(backward, forward)
     contradiction = _squares(returned + forward) > 0.01 * (_squares(returned) + _squares(forward)) + 0.5
-    # Differences to the next pixel; none beyond the last.
+    # Differences to the next pixel, 0 at the last one.
     right = jnp.pad(jnp.diff(forward, axis=1), ((0, 0), (0, 1), (0, 0)))
     below = jnp.pad(jnp.diff(forward, axis=0), ((0, 1), (0, 0), (0, 0)))
     edge = _squares(right) + _squares(below) > 0.01 * _squares(forward) + 0.002
@@ -75,11 +75,14 @@ def occluded(forward: jax.Array, backward: jax.Array) -> jax.Array:
 
 
 def warp(image: jax.Array, motion: jax.Array) -> jax.Array:
-    """The image [H, W, C] where each pixel went, bilinear; beyond the border, its nearest pixel.
+    """Samples an image at each pixel's position plus its motion, bilinearly; beyond the border it is repeated.
 
     Args:
       image: [H, W, C].
       motion: [H, W, 2], x and y in pixels.
+
+    Returns:
+      [H, W, C].
     """
     height, width, _ = image.shape
     y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
@@ -102,7 +105,7 @@ def _squares(vectors: jax.Array) -> jax.Array:
 
 
 class WarpScorer:
-    """The warping error from frame to frame, times 1000; holds one encoded frame."""
+    """The warping error from frame to frame, times 1000; memory holds one encoded frame."""
 
     def __init__(self, corrected: bool, networks: Networks, _num_frames: int):
         self._params = networks["raft"]
@@ -142,5 +145,5 @@ EWARP = _metric(
     "EvalCrafter's script as published: raft-things, 20 updates, half size, frames between 0 and 1 into RAFT",
 )
 EWARP_CORRECTED = _metric(
-    "E*warp-c x1e-3", True, "the same with frames between 0 and 255 into RAFT, as it was trained"
+    "E*warp-c x1e-3", True, "the same with frames between 0 and 255 into RAFT, as in its training"
 )

@@ -2,7 +2,7 @@
 
 Each block has 234 features at two scales: normalised luminance, gradient magnitudes of three opponent channels
 (Weibull), log colours (Gaussian), gradients and filter responses with their gradients (generalised Gaussians) and
-their magnitudes (Weibull). Principal components of all 468 are compared with the components of natural images.
+their magnitudes (Weibull). Principal components of all 468 features are compared with those of natural images.
 """
 
 import functools
@@ -22,7 +22,7 @@ from star_jax.evaluation.metrics.natural_scenes import (
     symmetric_features,
 )
 
-SIDE = 524  # every frame is made this large
+SIDE = 524  # every frame is resized to this height and width
 BLOCK = 84
 _BLOCKS = SIDE // BLOCK
 _OPPONENTS = np.array(
@@ -33,7 +33,7 @@ _LARGEST_FEATURE = 10000
 
 
 def ilniqe(natural: dict[str, np.ndarray], frame: np.ndarray) -> float:
-    """IL-NIQE of a frame; lower is more natural. Takes seconds.
+    """IL-NIQE of a frame; lower is more natural. It takes seconds.
 
     Args:
       natural: statistics of `ilniqe`: mean [430], covariance [430, 430], feature_mean [468], components [468, 430].
@@ -80,7 +80,7 @@ def _features(channels: list[np.ndarray], opponents: list[np.ndarray], scale: in
 
 
 def _log_colours(channels: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Intensity, blue-yellow and red-green of logarithms without their means (Ruderman et al. 1998)."""
+    """Intensity, blue-yellow and red-green of the mean-free logarithms (Ruderman et al. 1998)."""
     red, green, blue = (np.log(plane + 1e-5) - np.mean(np.log(plane + 1e-5)) for plane in channels)
     yield (red + green + blue) / np.sqrt(3)
     yield (red + green - 2 * blue) / np.sqrt(6)
@@ -115,7 +115,7 @@ def _log_gabor_responses(plane: np.ndarray, scale: int) -> Iterator[np.ndarray]:
 
 @functools.cache
 def _log_gabor_filters(height: int, width: int, shortest: float) -> list[np.ndarray]:
-    """Filters of the frequency plane [H, W], by wavelength, then by orientation; H and W even."""
+    """Filters in the frequency plane [H, W], by wavelength, then by orientation; H and W even."""
     y, x = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
     radius, theta = np.hypot(x, y), np.arctan2(-y, x)
     radius[0, 0] = 1
@@ -142,7 +142,7 @@ def _weibull_features(blocks: np.ndarray) -> np.ndarray:
 
 
 def _fit_weibull(values: np.ndarray) -> np.ndarray:
-    """Shape and scale of largest likelihood, as far as the authors' search goes (tolerance 0.01)."""
+    """Shape and scale of maximum likelihood, by the authors' search (tolerance 0.01)."""
     logs = np.log(values)
     total = logs.sum()
 

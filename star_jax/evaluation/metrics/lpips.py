@@ -19,26 +19,26 @@ _BACKBONES = {"alex": ("alexnet", alexnet_features), "vgg": ("vgg16", vgg16_feat
 
 @functools.partial(jax.jit, static_argnums=0)
 def lpips(backbone: str, params: Params, weights: Params, frames: jax.Array, truths: jax.Array) -> jax.Array:
-    """LPIPS of each frame, whole and as large as it is.
+    """LPIPS of each whole frame at its own size.
 
     Args:
       backbone: "alex" or "vgg".
       params: weights of network `alexnet` or `vgg16`.
       weights: weights of network `lpips_alex` or `lpips_vgg`.
       frames: [B, H, W, 3], RGB between 0 and 255.
-      truths: the same.
+      truths: ground truth, like `frames`.
 
     Returns:
       [B], at least 0; 0 for equal frames.
     """
-    # One after the other: the features of both, at once, would double the memory.
+    # One after the other: one batch of both would double the memory.
     pairs = zip(*(lpips_features(backbone, params, x) for x in (frames, truths)), strict=True)
     total: Any = sum(_distance(a, b, weights[f"layer{i}"]) for i, (a, b) in enumerate(pairs, 1))
     return total
 
 
 def lpips_features(backbone: str, params: Params, frames: jax.Array) -> list[jax.Array]:
-    """What LPIPS compares: features [B, h, w, C] of each level, of frames [B, H, W, 3] between 0 and 255."""
+    """The features that LPIPS compares, [B, h, w, C] per level, of frames [B, H, W, 3] between 0 and 255."""
     return _BACKBONES[backbone][1](params, _normalised(frames))
 
 
@@ -53,7 +53,7 @@ def _distance(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
 
 def _unit(x: jax.Array) -> jax.Array:
     squares = jnp.sum(x**2, axis=-1, keepdims=True)
-    # At a root of 0 the gradient would be no number, and a loss has one.
+    # In a loss, the gradient of sqrt would be NaN at 0.
     norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
     return x / (norm + 1e-10)
 

@@ -1,4 +1,4 @@
-"""Description of a score: title, direction, requirements, and a scorer that takes frames as they come."""
+"""Description of a score: title, direction, requirements, and a scorer that takes frames one batch at a time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import numpy as np
 Networks = Mapping[str, Mapping[str, jax.Array]]  # name -> parameters by path
 
 
-Truth = Any  # an array; None for a score that needs no ground truth, where there is none
+Truth = Any  # an array, or None for a score that needs no ground truth
 
 
 class Scorer(Protocol):
     """Scores one clip."""
 
     def add(self, frames: np.ndarray, truths: Truth) -> list[float]:
-        """Takes the next frames and their ground truth, uint8 [n, H, W, 3]; returns the values they complete."""
+        """Takes the next frames and their ground truth, uint8 [n, H, W, 3]; returns all values known by now."""
 
     def finish(self) -> list[float]:
-        """Values that only the end of the clip completes."""
+        """Returns the values that are only known at the end of the clip."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Metric:
     """A score.
 
     Attributes:
-      title: head of its column.
-      digits: number of digits printed behind the point.
+      title: heading of the column.
+      digits: number of decimals to print.
       higher_is_better: whether a larger value is better.
-      scorer: makes a scorer for one clip, of the networks named below and the clip's number of frames.
-      values: unit that has one value each: "frame", "pair" of neighbouring frames, or "clip".
-      needs_truth: whether it compares with the ground truth.
-      networks: networks that it needs; see convert/metric_networks.py.
-      smallest_side: the least number of pixels that it can score.
+      scorer: makes a scorer for one clip from the networks below and the clip's number of frames.
+      values: unit of which each has one value: "frame", "pair" of neighbouring frames, or "clip".
+      needs_truth: whether the score compares with the ground truth.
+      networks: networks that the score needs; see convert/metric_networks.py.
+      smallest_side: smallest height and width that can be scored, in pixels.
       rule: definition of the score in one line.
-      check: raises InputError where a program that it needs is missing.
+      check: raises InputError if a program that the score needs is missing.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Metric:
 
 
 class FrameScorer:
-    """A score of single frames, by a function of (frame, truth), uint8 [H, W, 3]."""
+    """A score of single frames, computed by a function of (frame, truth), uint8 [H, W, 3]."""
 
     def __init__(self, score: Callable[[np.ndarray, Truth], float]):
         self._score = score
@@ -71,11 +71,11 @@ class FrameScorer:
 
 
 class BatchScorer:
-    """A score of single frames, by a compiled function of batches.
+    """A score of single frames, computed by a compiled function of batches.
 
     Args:
-      score: (frames, truths), each uint8 [n, H, W, 3], to n values; the last batch is filled up, so that it is
-        compiled once for each size of frames.
+      score: (frames, truths), each uint8 [n, H, W, 3], -> n values; the last batch is padded, so that the function
+        is compiled once per frame size.
     """
 
     def __init__(self, score: Callable[[np.ndarray, np.ndarray], jax.Array]):

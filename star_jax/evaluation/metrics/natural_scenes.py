@@ -1,4 +1,4 @@
-"""Shared by NIQE and IL-NIQE: normalised luminance, fits of generalised Gaussians, MATLAB's resize; float64."""
+"""Parts of NIQE and IL-NIQE in float64: normalised luminance, fits of generalised Gaussians, MATLAB's resize."""
 
 import functools
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import convolve
 from scipy.special import gamma
 
-# Shapes that are tried for a generalised Gaussian, and the ratio of moments that each has.
+# Candidate shapes of a generalised Gaussian, and the ratio of moments of each.
 _SHAPES = np.arange(0.2, 10.001, 0.001)
 _RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # neighbours: right, below, and on both diagonals
@@ -35,7 +35,7 @@ def fit_asymmetric(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _nearest(ratio: np.ndarray) -> np.ndarray:
-    """The index of the ratio of _RATIOS, which rise, that is nearest; NaN gives the first, as argmin does."""
+    """Index of the nearest of the increasing _RATIOS; NaN gives the first index, as with argmin."""
     ratio = np.where(np.isnan(ratio), -1, ratio)
     above = np.clip(np.searchsorted(_RATIOS, ratio), 1, len(_RATIOS) - 1)
     closer_below = ratio - _RATIOS[above - 1] <= _RATIOS[above] - ratio
@@ -51,7 +51,8 @@ def symmetric_features(blocks: np.ndarray) -> np.ndarray:
 def luminance_features(blocks: np.ndarray) -> np.ndarray:
     """The 18 features of normalised luminance: blocks [N, h, w] to [N, 18].
 
-    Shape and scale of the values; shape, mean and both scales of the products of neighbours in four directions.
+    They are shape and scale of the values, and shape, mean and both scales of the products of neighbours in four
+    directions.
     """
     features = [symmetric_features(blocks)]
     for shift in _SHIFTS:
@@ -63,17 +64,17 @@ def luminance_features(blocks: np.ndarray) -> np.ndarray:
 
 
 def in_blocks(image: np.ndarray, size: int) -> np.ndarray:
-    """[H, W] to [N, size, size], column by column; H and W multiples of size."""
+    """Splits [H, W] into blocks [N, size, size], column by column; H and W are multiples of size."""
     height, width = image.shape
     blocks = image.reshape(height // size, size, width // size, size)
     return blocks.transpose(2, 0, 1, 3).reshape(-1, size, size)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """MATLAB's imresize: bicubic (a = -0.5), wider where it shrinks, mirrored at the border; [H, W] or [H, W, C].
+    """MATLAB's imresize of [H, W] or [H, W, C]: bicubic (a = -0.5), widened for shrinking, mirrored at the border.
 
-    Computed in float32, as in the authors' Python scripts: where a channel is near 0, IL-NIQE takes its logarithm,
-    and the published figures hang on these last digits. The axis that shrinks more comes first.
+    It is computed in float32, as in the authors' Python scripts: IL-NIQE takes the logarithm of channels near 0,
+    and the published figures depend on these last digits. The axis that shrinks more comes first.
     """
     sizes = (height, width)
     for axis in np.argsort([new / old for new, old in zip(sizes, image.shape, strict=False)], kind="stable"):
@@ -86,7 +87,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @functools.cache
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Old pixels that each new pixel takes, and their weights: [new, n] each."""
+    """Indices of the old pixels that contribute to each new pixel, and their weights: [new, n] each."""
     scale = new / old
     shrink = min(scale, 1.0)
     width = 4 / shrink

@@ -1,4 +1,4 @@
-"""NIQE (Mittal et al. 2013): distance of the statistics of blocks from natural images. No ground truth."""
+"""NIQE (Mittal et al. 2013): distance of block statistics from those of natural images. No ground truth."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ BLOCK = 96
 
 
 def niqe(natural: dict[str, np.ndarray], frame: np.ndarray) -> float:
-    """NIQE of a frame, of blocks of 96x96 at two scales; lower is more natural.
+    """NIQE of a frame, from blocks of 96x96 at two scales; lower is more natural.
 
     Args:
       natural: statistics of `niqe`: mean [36], covariance [36, 36], window [7, 7].
-      frame: uint8 [H, W, 3], RGB; sides at least 192, so that there are blocks enough for a covariance.
+      frame: uint8 [H, W, 3], RGB; sides at least 192, for enough blocks to estimate a covariance.
     """
     rows, columns = frame.shape[0] // BLOCK, frame.shape[1] // BLOCK
     image = np.round(studio_luma(frame[: rows * BLOCK, : columns * BLOCK]))

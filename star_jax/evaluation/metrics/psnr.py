@@ -1,4 +1,4 @@
-"""PSNR of 8-bit frames, of RGB and of two kinds of luma."""
+"""PSNR of 8-bit frames, for RGB and two kinds of luma."""
 
 import math
 
@@ -8,14 +8,14 @@ import numpy as np
 from star_jax.evaluation.metrics.metric import FrameScorer, Metric
 
 PEAK = 255.0
-# An error-free frame has no finite PSNR; it counts as this, and so does any frame that comes closer.
+# An error-free frame has no finite PSNR; it counts as this, as does any frame with a higher PSNR.
 MAX_PSNR = 100.0
-# BT.601 luma between 16 and 235, as MATLAB's rgb2ycbcr and BasicSR take it.
+# BT.601 luma between 16 and 235, as in MATLAB's rgb2ycbcr and BasicSR.
 _STUDIO = np.array([65.481, 128.553, 24.966]) / 255
 
 
 def luma(frame: np.ndarray) -> np.ndarray:
-    """BT.601 luma in full range, rounded to 8 bits (what pyiqa, the scorer of STAR's table, takes for Y).
+    """BT.601 luma in full range, rounded to 8 bits (Y in pyiqa, which computed STAR's table).
 
     Args:
       frame: uint8 [H, W, 3], RGB.
@@ -27,7 +27,7 @@ def luma(frame: np.ndarray) -> np.ndarray:
 
 
 def studio_luma(frame: np.ndarray) -> np.ndarray:
-    """BT.601 luma between 16 and 235, not rounded; gives a PSNR that is 1.3 dB higher.
+    """BT.601 luma between 16 and 235, not rounded; its PSNR is 1.3 dB higher.
 
     Args:
       frame: uint8 [H, W, 3], RGB.
@@ -45,13 +45,13 @@ def psnr(frame: np.ndarray, truth: np.ndarray) -> float:
       frame: uint8 of any shape.
       truth: uint8 of the same shape.
     """
-    # Exact in integers: 255^2 times the pixels of a frame is far below 2^63.
+    # Exact in integers: 255^2 times the number of pixels is far below 2^63.
     error = np.subtract(frame, truth, dtype=np.int16).astype(np.int32)
     return psnr_of_error(int(np.sum(error * error, dtype=np.int64)) / error.size)
 
 
 def psnr_of_error(mean_square: float, *, peak: float = PEAK) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error; at most 100. `peak` is the width of the range."""
+    """Peak signal-to-noise ratio in dB for a mean squared error, at most 100. `peak` is the width of the range."""
     return min(MAX_PSNR, 10 * math.log10(peak**2 / mean_square)) if mean_square else MAX_PSNR
 
 

@@ -1,4 +1,4 @@
-"""The scores by the names that `--metrics` takes."""
+"""The scores by their names in `--metrics`."""
 
 from collections.abc import Sequence
 
@@ -39,13 +39,13 @@ DEFAULT = ("psnr", "ssim", "psnr_y", "ssim_y", "flicker")
 
 
 def choose(names: Sequence[str]) -> dict[str, Metric]:
-    """Metrics by name, in the order asked for.
+    """Metrics by name, in the given order.
 
     Raises:
       InputError: a name is unknown or given twice.
     """
     if unknown := [name for name in names if name not in METRICS]:
-        raise InputError(f"no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
+        raise InputError(f"metric is {unknown[0]!r}; choose from {', '.join(METRICS)}")
     if len(set(names)) < len(names):
-        raise InputError(f"--metrics names one twice: {', '.join(names)}")
+        raise InputError(f"--metrics is {','.join(names)}; give each name once")
     return {name: METRICS[name] for name in names}

@@ -1,4 +1,4 @@
-"""SSIM of 8-bit frames (Wang et al. 2004), of RGB and of luma."""
+"""SSIM of 8-bit frames (Wang et al. 2004), for RGB and luma."""
 
 import cv2
 import numpy as np
@@ -13,13 +13,14 @@ SIGMA = 1.5
 def ssim(frame: np.ndarray, truth: np.ndarray) -> float:
     """Structural similarity, mean over the channels.
 
-    Gaussian window of 11x11 pixels and sigma 1.5, K1 = 0.01, K2 = 0.03, over the windows that lie within the frame.
+    It uses a Gaussian window of 11x11 pixels with sigma 1.5, K1 = 0.01 and K2 = 0.03, and averages over the windows
+    that lie within the frame.
 
     Args:
       frame: uint8 [H, W] or [H, W, C], H and W at least 11.
       truth: uint8 of the same shape.
     """
-    if frame.ndim == 3:  # channel by channel: planes fit the cache
+    if frame.ndim == 3:  # channel by channel, as single planes fit the cache
         return float(np.mean([ssim(frame[..., c], truth[..., c]) for c in range(frame.shape[-1])]))
     x, y = frame.astype(np.float32), truth.astype(np.float32)
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2

@@ -18,11 +18,11 @@ _FARNEBACK = (
     0,
 )  # pyramid scale, levels, window, iterations, polynomial, its sigma, flags
 
-_NEW_FLOW: Any = None  # none to start from
+_NEW_FLOW: Any = None  # no initial flow
 
 
 class TofScorer:
-    """Mean Euclidean distance of two optical flows in pixels, as in TecoGAN's script; holds a frame and its gt."""
+    """Mean Euclidean distance of the optical flows of result and ground truth in pixels, as in TecoGAN's script."""
 
     def __init__(self) -> None:
         self._previous: tuple[np.ndarray, np.ndarray] | None = None

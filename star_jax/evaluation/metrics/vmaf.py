@@ -1,4 +1,4 @@
-"""VMAF v0.6.1 (Netflix), by an FFmpeg with libvmaf: the one in PATH, or the one in the package imageio-ffmpeg."""
+"""VMAF v0.6.1 (Netflix), from an FFmpeg with libvmaf: the one in PATH, or the one in the package imageio-ffmpeg."""
 
 import contextlib
 import functools
@@ -21,27 +21,27 @@ _FRAMES_AHEAD = 4
 
 @functools.cache
 def ffmpeg_with_vmaf() -> str:
-    """An FFmpeg that has libvmaf.
+    """Path of an FFmpeg that has libvmaf.
 
     Raises:
-      InputError: no such FFmpeg is found.
+      InputError: there is no such FFmpeg.
     """
     candidates = [shutil.which("ffmpeg")]
     try:
         import imageio_ffmpeg
 
         candidates.append(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):  # not installed, or without a program for this machine
+    except (ImportError, RuntimeError):  # not installed, or no program for this machine
         pass
     for program in filter(None, candidates):
         filters = subprocess.run([program, "-hide_banner", "-filters"], capture_output=True, text=True)
         if " libvmaf " in filters.stdout:
             return program
-    raise InputError("found no FFmpeg with libvmaf: pip install imageio-ffmpeg (part of star_jax[metrics])")
+    raise InputError("found no FFmpeg with libvmaf; pip install imageio-ffmpeg (part of star_jax[metrics])")
 
 
 class VmafScorer:
-    """Feeds frames and truth to FFmpeg as they come; values come at the end of the clip."""
+    """Feeds frames and ground truth to FFmpeg as they arrive; it returns the values at the end of the clip."""
 
     def __init__(self, model: str):
         self._program = ffmpeg_with_vmaf()
@@ -102,7 +102,7 @@ class VmafScorer:
 
 
 class _Feeder:
-    """Writes a few frames ahead into a pipe, so that FFmpeg may read its two inputs in any order."""
+    """Writes frames into a pipe in a thread, so that FFmpeg may read its two inputs in any order."""
 
     def __init__(self, descriptor: int):
         self.queue: Queue[bytes | None] = Queue(_FRAMES_AHEAD)
@@ -120,7 +120,7 @@ class _Feeder:
             try:
                 if not broken:
                     self._file.write(data)
-            except BrokenPipeError:  # FFmpeg has failed and says why at the end
+            except BrokenPipeError:  # FFmpeg has failed; `finish` reports why
                 broken = True
         with contextlib.suppress(BrokenPipeError):
             self._file.close()

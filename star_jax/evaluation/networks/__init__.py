@@ -1,1 +1,1 @@
-"""Networks that scores are computed with, as functions of their parameters by path (see convert)."""
+"""Networks of the scores, as functions of their parameters by path (see convert)."""

@@ -8,7 +8,7 @@ from jax import lax
 from star_jax.evaluation.networks.layers import Params, layer_norm, linear, patches
 
 DEPTHS = (3, 3, 9, 3)
-TIMES = (1, 3, 1)  # frames that the depthwise convolution of each third block sees
+TIMES = (1, 3, 1)  # frames that the depthwise convolution spans, in turn from block to block
 _EPSILON = 1e-6
 
 
@@ -16,7 +16,7 @@ def convnext_features(params: Params, name: str, x: jax.Array) -> jax.Array:
     """Features of a video.
 
     Args:
-      params: the network's, of which `NAME/...` is used.
+      params: weights of the network, of which `NAME/...` are used.
       name: path of the backbone.
       x: [B, T, H, W, 3], normalised; T even, H and W multiples of 32.
 
@@ -41,9 +41,9 @@ def _block(params: Params, name: str, x: jax.Array) -> jax.Array:
 
 
 def _depthwise(params: Params, name: str, x: jax.Array) -> jax.Array:
-    """A convolution of each channel by itself, as one over each frame for every frame that the window spans.
+    """A depthwise convolution over time and space, as a sum of convolutions of single frames.
 
-    XLA's own convolution over time and channel groups takes minutes on a CPU.
+    XLA's convolution over time with channel groups takes minutes on a CPU.
     """
     kernel = params[f"{name}/kernel"]
     batch, time = x.shape[:2]

@@ -1,7 +1,7 @@
-"""RAFT, recurrent optical flow (Teed and Deng 2020), as its authors' model raft-things runs it.
+"""RAFT, recurrent optical flow (Teed and Deng 2020), as in its authors' model raft-things.
 
-A frame is encoded once; the flow between two encoded frames is refined in 20 updates; each looks up the
-correlation of every pixel with a 9x9 window around where it is thought to have gone, at four resolutions.
+A frame is encoded once. The flow between two encoded frames is refined in 20 updates, each of which looks up the
+correlation of every pixel with a 9x9 window around its current target, at four resolutions.
 """
 
 from typing import NamedTuple
@@ -20,18 +20,18 @@ _SIDE = 2 * _RADIUS + 1
 _MARGIN = _SIDE + 1  # pixels that a bilinear window touches
 _HIDDEN = 128
 _EPSILON = 1e-5
-# All correlations of a frame are kept up to this size; beyond it they are computed again in each update, in blocks.
+# Up to this size, all correlations of a frame are kept; above it, each update computes them again, in blocks.
 VOLUME_BYTES = 2**30
 _BLOCK_BYTES = 2**27
 
 
 class Encoded(NamedTuple):
-    """A frame as RAFT sees it, at an eighth of its size.
+    """A frame encoded for RAFT, at an eighth of its size.
 
     Attributes:
-      features: [B, h, w, 256], to correlate.
-      hidden: [B, h, w, 128], the state that the updates start from.
-      context: [B, h, w, 128], an input of every update.
+      features: [B, h, w, 256], which are correlated.
+      hidden: [B, h, w, 128], initial state of the updates.
+      context: [B, h, w, 128], input of every update.
     """
 
     features: jax.Array
@@ -53,7 +53,7 @@ def flow(
     iterations: int = ITERATIONS,
     volume_bytes: int = VOLUME_BYTES,
 ) -> jax.Array:
-    """Flow from the first frames to the second: [B, 8h, 8w, 2], x and y in pixels.
+    """Optical flow from the first frames to the second, [B, 8h, 8w, 2], x and y in pixels.
 
     Args:
       params: weights of network `raft`.
@@ -106,13 +106,13 @@ def _batch_norm(params: Params, name: str, x: jax.Array) -> jax.Array:
 
 
 def _correlation(first: jax.Array, second: jax.Array, volume_bytes: int):
-    """A function of coordinates [B, h, w, 2] (x, y) that gives the windows around them, [B, h, w, 4 * 81]."""
+    """Returns a function from coordinates [B, h, w, 2] (x, y) to the windows around them, [B, h, w, 4 * 81]."""
     _, height, width, channels = first.shape
     queries = rearrange(first, "b h w c -> b (h w) c") / channels**0.5
     pyramid = [second]
     for _ in range(_LEVELS - 1):
         pyramid.append(mean_pool(pyramid[-1]))
-    # Zeros around each level, so that every window lies within it.
+    # Each level is padded with zeros, so that every window lies within it.
     pyramid = [jnp.pad(level, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))) for level in pyramid]
     bytes_per_query = 4 * sum(level.shape[1] * level.shape[2] for level in pyramid)
 
@@ -149,7 +149,7 @@ def _windows(levels: list[jax.Array], points: jax.Array) -> jax.Array:
     """Bilinear 9x9 windows of correlations [b, q, h, w] around points [b, q, 2]: [b, q, 4 * 81].
 
     The channel is 81 * level + 9 * i + j, where i moves x and j moves y: the original adds a meshgrid of (dy, dx)
-    to (x, y), and was trained so.
+    to (x, y), and was trained with it.
     """
     windows = []
     for index, level in enumerate(levels):
@@ -190,7 +190,7 @@ def _gru(params: Params, name: str, hidden: jax.Array, inputs: jax.Array) -> jax
 
 
 def _upsample(params: Params, hidden: jax.Array, motion: jax.Array) -> jax.Array:
-    """Eight times as large: each pixel is a convex combination of the 3x3 coarse ones around it."""
+    """Upsamples eightfold: each pixel is a convex combination of the 3x3 coarse pixels around it."""
     mask = jax.nn.relu(convolution(params, "update_block/mask/0", hidden))
     mask = convolution(params, "update_block/mask/2", mask) / 4
     mask = jax.nn.softmax(rearrange(mask, "b h w (k i j) -> b h w k i j", k=9, i=8), axis=3)

@@ -21,7 +21,7 @@ def vgg16_features(
     Args:
       params: weights of network `vgg16`.
       x: [B, H, W, 3], normalised, sides at least 16.
-      pool: function that halves the size between stages; DISTS has its own.
+      pool: function that halves the size between stages, for which DISTS has its own.
 
     Returns:
       Five arrays [B, h, w, C], C = 64, 128, 256, 512, 512.

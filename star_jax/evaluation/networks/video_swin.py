@@ -1,8 +1,8 @@
 """Video Swin Transformer with gated position biases (Liu et al. 2022; Wu et al. 2022, FAST-VQA), tiny.
 
-It sees a mosaic of 7x7 fragments that were cut out at different places of a video. A window of attention may reach
-over several fragments; how far apart two tokens are in the video is then not what their places in the mosaic say.
-Two position biases are mixed accordingly: one of tokens of the same fragment, one of tokens of different ones.
+It sees a mosaic of 7x7 fragments that were cut out of a video at different positions. A window of attention may
+cover several fragments, and the positions of two tokens in the mosaic then do not show their distance in the video.
+So two position biases are mixed: one for tokens of the same fragment, and one for tokens of different fragments.
 """
 
 from typing import cast
@@ -30,7 +30,7 @@ def swin_features(params: Params, name: str, x: jax.Array) -> jax.Array:
     """Features of a mosaic of fragments.
 
     Args:
-      params: the network's, of which `NAME/...` is used.
+      params: weights of the network, of which `NAME/...` are used.
       name: path of the backbone.
       x: [B, T, 224, 224, 3], normalised; T is a multiple of 16, or 2, 4 or 8.
 
@@ -53,7 +53,7 @@ def swin_features(params: Params, name: str, x: jax.Array) -> jax.Array:
 
 
 def _merge(params: Params, name: str, x: jax.Array) -> jax.Array:
-    """Half the height and width, twice the channels."""
+    """Halves height and width and doubles the channels."""
     x = rearrange(x, "b t (h q) (w r) c -> b t h w (r q c)", q=2, r=2)
     return linear(params, f"{name}/reduction", layer_norm(params, f"{name}/norm", x, _EPSILON))
 
@@ -85,17 +85,17 @@ def _multiply(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _bias(params: Params, name: str, size: Size, window: Size, shift: Size) -> jax.Array:
-    """What is added to the attention scores of each window: [windows, heads, tokens, tokens]."""
+    """Bias of the attention scores in each window: [windows, heads, tokens, tokens]."""
     index = _relative_places(window)
     bias = rearrange(params[f"{name}/position_bias"][index], "l m a -> 1 a l m")
-    # The barrier keeps the compiler from storing what it would compute for all pairs of tokens, hundreds of MiB.
+    # Without the barrier, the compiler would precompute and store hundreds of MiB for all pairs of tokens.
     fragments, moved = lax.optimization_barrier(
         (_fragments(size, window, shift), _moved(size, window, shift))
     )
     if f"{name}/fragment_bias" in params:
         other = rearrange(params[f"{name}/fragment_bias"][index], "l m a -> 1 a l m")
-        # Not clipped to 0 and 1: the original weights by the number of fragments between two tokens, and was
-        # trained so.
+        # Not clipped to 0..1: the original weights by the number of fragments between two tokens, and was trained
+        # with that.
         apart = jnp.sum(jnp.abs(fragments[:, :, None] - fragments[:, None]), axis=-1)[:, None]
         bias = bias * apart + other * (1 - apart)
     together = jnp.all(moved[:, :, None] == moved[:, None], axis=-1)
@@ -103,7 +103,7 @@ def _bias(params: Params, name: str, size: Size, window: Size, shift: Size) -> j
 
 
 def _relative_places(window: Size) -> np.ndarray:
-    """The row of the table of biases for each pair of tokens of a window, [tokens, tokens]."""
+    """The row in the table of biases for each pair of tokens in a window, [tokens, tokens]."""
     places = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), axis=-1).reshape(-1, 3)
     offsets = places[:, None] - places[None] + np.array(WINDOW) - 1
     strides = np.array([(2 * WINDOW[1] - 1) * (2 * WINDOW[2] - 1), 2 * WINDOW[2] - 1, 1])
@@ -111,16 +111,16 @@ def _relative_places(window: Size) -> np.ndarray:
 
 
 def _fragments(size: Size, window: Size, shift: Size) -> np.ndarray:
-    """Row and column of the fragment that each token of each window belongs to: [windows, tokens, 2]."""
+    """Row and column of the fragment of each token in each window: [windows, tokens, 2]."""
     rows, columns = (np.arange(side) * FRAGMENTS // side for side in size[1:])
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
     return _in_windows(np.broadcast_to(grid, (*size, 2)), window, shift)
 
 
 def _moved(size: Size, window: Size, shift: Size) -> np.ndarray:
-    """Along which axes the shift moves a token to the other end: [windows, tokens, 3].
+    """Whether the shift wraps a token around, by axis: [windows, tokens, 3].
 
-    Tokens that only the shift has brought together do not see each other.
+    Tokens that share a window only because of the shift do not attend to each other.
     """
     axes = [np.arange(whole) < offset for whole, offset in zip(size, shift, strict=True)]
     return _in_windows(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), window, shift)

@@ -10,9 +10,10 @@ from star_jax.evaluation.scores import ClipScores, Means, Report, difference
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Everything: means of clips and over clips, values per frame, their inputs and their networks.
+    """The whole report: means per clip and over clips, values per frame, files and networks.
 
-    `mean` and `clips` belong to the first result; with several, `results` has all and `wins` counts the best.
+    `mean` and `clips` belong to the first result; with several results, `results` has all of them and `wins` the
+    numbers of clips that each wins.
     """
     names = [name for name in report.scores if name != report.baseline]
     first = names[0]
@@ -66,9 +67,10 @@ def _scores(means: Means, baseline: Means | None) -> dict[str, Means]:
 
 
 def to_csv(report: Report) -> str:
-    """A row for each frame of each clip of each result, and one with the clip's mean.
+    """A CSV text with a row for each frame of each clip of each result, and a row with each clip's mean.
 
-    The value of a pair of neighbours is in the row of the second; a value of the whole clip in the row of the mean.
+    The value of a pair of neighbouring frames is in the row of the second; the value of a clip is in the row of the
+    mean.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -83,7 +85,7 @@ def to_csv(report: Report) -> str:
 
 
 def value_at(report: Report, clip: ClipScores, metric: str, index: int) -> float | None:
-    """The value of a metric at the index of a scored frame, or None where there is no value."""
+    """The value of a metric at the index of a scored frame, or None if that frame has no value."""
     kind, values = report.metrics[metric].values, clip.values[metric]
     if kind == "clip" or (kind == "pair" and index == 0):
         return None

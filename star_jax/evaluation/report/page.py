@@ -1,4 +1,4 @@
-"""Scores as one HTML file with everything inside: table, plots, and crops where the results differ most."""
+"""Scores as a self-contained HTML file: table, plots, and the crops in which the results differ most."""
 
 import base64
 from html import escape
@@ -27,7 +27,7 @@ p.note { color: #666; }
 
 
 def to_html(report: Report) -> str:
-    """The page.
+    """The page as HTML text.
 
     Raises:
       InputError: matplotlib is not installed.

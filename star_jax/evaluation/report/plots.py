@@ -1,4 +1,4 @@
-"""Scores over frames, as pictures; needs matplotlib."""
+"""Plots of scores over frames; needs matplotlib."""
 
 import io
 from types import ModuleType
@@ -11,7 +11,7 @@ _INCHES = (7.0, 2.2)  # size of one metric's plot
 
 
 def require_matplotlib() -> ModuleType:
-    """matplotlib's Figure, without a window or a global state.
+    """matplotlib's module `figure`, whose Figure needs no window or global state.
 
     Raises:
       InputError: matplotlib is not installed.
@@ -19,12 +19,12 @@ def require_matplotlib() -> ModuleType:
     try:
         from matplotlib import figure
     except ImportError as error:
-        raise InputError("plots need matplotlib: pip install 'star_jax[plots]'") from error
+        raise InputError("plots need matplotlib; pip install 'star_jax[plots]'") from error
     return figure
 
 
 def plot_clip(report: Report, index: int) -> bytes:
-    """The values of each metric over the frames of a clip, a line for each result; PNG.
+    """A PNG of each metric's values over the frames of a clip, with a line for each result.
 
     Args:
       report: the scores.

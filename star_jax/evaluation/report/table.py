@@ -10,15 +10,15 @@ from star_jax.evaluation.scores import ClipScores, Means, Report, difference
 
 
 def print_table(report: Report) -> None:
-    """Prints means per clip and over clips: one result beside its baseline, or several results with their wins."""
+    """Prints means per clip and over clips: one result with its baseline, or several results with their wins."""
     names = [name for name in report.scores if name != report.baseline]
     table = _of_one(report, names[0]) if len(names) == 1 else _of_several(report)
-    # A pipe or a log has no width of its own; 80 columns would fold the rows.
+    # A pipe or a log has no width, and rich's default of 80 columns would fold the rows.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def to_markdown(report: Report) -> str:
-    """Means over clips as a table in Markdown, with the number of clips that each result wins, best in bold."""
+    """A Markdown table of means over clips, the best in bold, with the number of clips that each result wins."""
     means = {name: report.means(name) for name in report.scores}
     best = {name: _best(name, metric, list(means.values())) for name, metric in report.metrics.items()}
     wins = report.wins()
@@ -52,7 +52,7 @@ def _of_one(report: Report, name: str) -> Table:
 
 
 def _of_several(report: Report) -> Table:
-    """A section for each clip, best in bold, then means with the number of clips that each result wins."""
+    """A section for each clip, the best in bold, then means with the number of clips that each result wins."""
     table = Table(title="means over frames; last section: means over clips (clips in which it is the best)")
     table.add_column("clip")
     table.add_column("result")
@@ -96,7 +96,7 @@ def _cells(report: Report, means: Means, changes: Means | None = None) -> list[s
 
 
 def text(metric: Metric, value: float | None, change: float | None = None) -> str:
-    """A value as it is printed, with its difference where there is one."""
+    """Text of a value, with its difference if there is one."""
     if value is None:
         return "-"
     shown = f"{value:.{metric.digits}f}"

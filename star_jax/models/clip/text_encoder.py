@@ -1,4 +1,4 @@
-"""CLIP's text tower with its penultimate output, STAR's conditioning on prompts.
+"""CLIP's text tower, whose penultimate output conditions STAR on prompts.
 
 Attribute names follow transformers' `CLIPTextModel`; the released sizes are OpenCLIP's ViT-H/14. Original:
 STAR's `FrozenOpenCLIPEmbedder` with `layer="penultimate"`; Radford et al. 2021, arXiv 2103.00020. Every
@@ -45,7 +45,7 @@ class CLIPAttention(nnx.Module):
             rearrange(project(x), "b l (heads dim) -> b l heads dim", heads=self.num_heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # The only masked attention of the system, over 77 tokens: no kernel to choose.
+        # The only masked attention of the system; with 77 tokens it needs no choice of kernels.
         out = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return self.out_proj(rearrange(out, "b l heads dim -> b l (heads dim)"))
 
@@ -76,7 +76,7 @@ class CLIPEncoderLayer(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
-    """The stack of layers. The last layer is not run: it only keeps its parameters for conversion."""
+    """The stack of layers. The last layer is not run; it only holds parameters for conversion."""
 
     def __init__(self, width: int, *, num_layers: int, **kwargs):
         self.layers = nnx.List([CLIPEncoderLayer(width, **kwargs) for _ in range(num_layers)])
@@ -139,6 +139,6 @@ class CLIPTextEncoder(nnx.Module):
           input_ids: [B, L] int32 from `star_jax.models.clip.tokenizer.tokenize`; L at most 77.
 
         Returns:
-          [B, L, hidden_size], padding included: nothing is masked but the future.
+          [B, L, hidden_size]; padding is included, because only later tokens are masked.
         """
         return self.final_layer_norm(self.encoder(self.embeddings(input_ids)))

@@ -1,4 +1,4 @@
-"""Prompts to token numbers, through transformers' CLIPTokenizer and files on disk only."""
+"""Prompts to token IDs with transformers' CLIPTokenizer, from files on disk only."""
 
 import json
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 PAD_ID = 0  # OpenCLIP pads with 0; transformers would repeat the end token, which gives other embeddings
-BYTE_LEVEL_VOCABULARY = 514  # tokens of `write_byte_level_tokenizer`
+BYTE_LEVEL_VOCABULARY = 514  # size of the vocabulary of `write_byte_level_tokenizer`
 _REMEDY = "copy vocab.json and merges.txt of a CLIP tokenizer there, or convert the checkpoint again"
 
 
@@ -31,15 +31,15 @@ def load_tokenizer(directory: str | os.PathLike) -> "CLIPTokenizer":
         for name in ("vocab.json", "merges.txt"):
             if not os.path.isfile(os.path.join(place, name)):
                 raise InputError(f"tokenizer in {place} has no {name}; {_REMEDY}")
-    # Else transformers warns on every start that it misses PyTorch, which tokenizers do without.
+    # Otherwise transformers warns on every start that PyTorch is missing, which tokenizers do not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer  # a slow import, and only needed here
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing more special
+    except Exception as error:  # the tokenizers library raises a bare Exception
         raise InputError(f"tokenizer in {place} cannot be read ({first_line(error)}); {_REMEDY}") from error
-    if max(tokenizer.bos_token_id, tokenizer.eos_token_id) >= tokenizer.vocab_size:  # added, with new numbers
+    if max(tokenizer.bos_token_id, tokenizer.eos_token_id) >= tokenizer.vocab_size:  # added with a new ID
         raise InputError(f"tokenizer in {place} has no {START_TOKEN} or {END_TOKEN}; {_REMEDY}")
     return tokenizer
 
@@ -47,11 +47,11 @@ def load_tokenizer(directory: str | os.PathLike) -> "CLIPTokenizer":
 def tokenize(
     tokenizer: "CLIPTokenizer", prompts: Sequence[str], max_length: int = 77
 ) -> Int[np.ndarray, "N L"]:
-    """Token numbers as OpenCLIP lays them out: start, the prompt (cut to fit), end, zeros.
+    """Token IDs as OpenCLIP lays them out: start, the prompt (cut to fit), end, zeros.
 
     Args:
       tokenizer: a tokenizer from `load_tokenizer`.
-      prompts: B texts; '' is fine.
+      prompts: B texts, which may be empty.
       max_length: length of every row, start and end included.
 
     Returns:
@@ -65,14 +65,14 @@ def tokenize(
 
 
 def write_byte_level_tokenizer(directory: str | os.PathLike) -> None:
-    """Writes a tokenizer without merges: one token per byte, 514 in all, for small networks with random weights.
+    """Writes a tokenizer without merges, which makes one token per byte, for small networks with random weights.
 
-    The vocabulary is CLIP's first 512 entries (256 byte symbols, then the same ending a word), start and end. The
-    directory is made if need be.
+    The vocabulary is CLIP's first 512 entries (256 byte symbols, then the same symbols at the end of a word), start
+    and end. The directory is created if it does not exist.
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
-    symbols = sorted(ByteLevel.alphabet())  # in order of code points, which is CLIP's own order
+    symbols = sorted(ByteLevel.alphabet())  # by code point, as in CLIP's vocabulary
     entries = [*symbols, *(symbol + "</w>" for symbol in symbols), START_TOKEN, END_TOKEN]
     vocab = {symbol: index for index, symbol in enumerate(entries)}
     os.makedirs(directory, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The decoder's layers in bands of rows: the same numbers as at once, with two copies of the activations.
+"""Runs the decoder's layers in bands of rows: the same numbers as on whole frames, with two copies of activations.
 
-A norm takes its statistics over the whole group, so each layer measures what it hands to the next norm; between
-norms a row needs no more than the row above and below. The layer that enlarges is run again wherever its rows are
-read: at 720x1280 its result would be the largest array of all.
+A norm takes its statistics over the whole group, so each layer measures what it passes to the next norm; between
+norms a row depends only on itself and the rows above and below. The upsampling layer is run again wherever its rows
+are read: at 720x1280 its result would be the largest array of all.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from star_jax.models.cogvideox.vae_layers import (
 
 
 class Rows(NamedTuple):
-    """Activations that are read by rows.
+    """Activations that are read row by row.
 
     Attributes:
       x: [B, F, H, W, C].
-      up: layer that enlarges them as they are read.
-      statistics: statistics of what is read.
+      up: upsampling layer that is applied as the rows are read; None for no upsampling.
+      statistics: statistics of the rows as read.
     """
 
     x: jax.Array
@@ -40,11 +40,11 @@ class Rows(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what is read."""
+        """Shape of the activations as read."""
         return self.x.shape if self.up is None else jax.eval_shape(self.up, self.x).shape
 
     def band(self, start: jax.Array, rows: int) -> jax.Array:
-        """The rows from `start - 1` to `start + rows`; those outside are anything."""
+        """The rows from `start - 1` to `start + rows`; rows outside the frame have arbitrary values."""
         if self.up is None:
             return _with_neighbours(self.x, start, rows)
         start, rows = start // 2, rows // 2
@@ -58,8 +58,8 @@ class InBands:
 
     Attributes:
       latents: [B, T, h, w, C], which the norms look at.
-      groups: groups of channels of the norms.
-      pixels: pixels of the frames that are worked on together.
+      groups: number of groups of channels in the norms.
+      pixels: pixels that are worked on together, over all frames.
     """
 
     latents: jax.Array
@@ -67,11 +67,11 @@ class InBands:
     pixels: int
 
     def measured(self, x: jax.Array) -> Rows:
-        """Activations that fit memory, measured at once."""
+        """Wraps activations whose statistics are taken at once."""
         return Rows(x, None, Statistics.of(x, self.groups))
 
     def enlarged(self, rows: Rows, up: Upsample3D) -> Rows:
-        """Activations read through a layer that enlarges them."""
+        """Wraps activations that are read through an upsampling layer."""
         found = Rows(rows.x, up, rows.statistics)
 
         def measure(start, count, statistics):
@@ -81,7 +81,7 @@ class InBands:
         return found._replace(statistics=self._over_bands(measure, found.shape, empty))
 
     def block(self, block: ResnetBlock3D, rows: Rows, cache: Cache) -> tuple[Rows, Cache]:
-        """A residual block. Its output takes the place of its input, or of the shortcut's output."""
+        """Runs a residual block. The output overwrites the input, or the shortcut's output, in memory."""
         shape, is_kept = rows.shape, rows.up is None and block.conv_shortcut is None
         first, second = cache or (None, None)
 
@@ -119,7 +119,7 @@ class InBands:
     def last(
         self, norm: SpatialNorm3D, conv: CausalConv3d, rows: Rows, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        """The last norm and convolution."""
+        """Runs the last norm and convolution."""
         shape = rows.shape
 
         def apply(start, count, into):
@@ -141,7 +141,7 @@ class InBands:
         start: jax.Array,
         height: int,
     ) -> tuple[jax.Array, jax.Array]:
-        """conv(silu(norm(.))) of a band with its neighbours, and the last two frames that the convolution saw."""
+        """conv(silu(norm(.))) of a band with its neighbours, and the last two frames of the convolution's input."""
         guide = Guide(self.latents, statistics, height, start - 1)
         part = _inside(jax.nn.silu(norm(part, guide)), start, height)
         if cache is not None:
@@ -150,7 +150,7 @@ class InBands:
         return out[:, :, 1:-1], kept[:, :, 1:-1]
 
     def _over_bands(self, fn: Callable[..., Any], shape: tuple[int, ...], into: Any) -> Any:
-        """`into` after fn(first row, rows, into) for every band from top to bottom."""
+        """Folds fn(first row, rows, into) -> into over all bands from top to bottom."""
         _, frames, height, width, _ = shape
         rows = band_rows(height, self.pixels // (frames * width))
 
@@ -161,7 +161,7 @@ class InBands:
 
 
 def band_rows(height: int, most: int) -> int:
-    """Rows of every band: at most `most`, even where the height is, and such that bands are equal."""
+    """Rows per band: a divisor of the height, at most `most` where possible, and even for an even height."""
     step = 2 - height % 2
     return max(
         rows for rows in range(step, height + 1, step) if height % rows == 0 and rows <= max(most, step)
@@ -169,14 +169,14 @@ def band_rows(height: int, most: int) -> int:
 
 
 def _with_neighbours(x: jax.Array, start: jax.Array, rows: int) -> jax.Array:
-    """The rows from `start - 1` to `start + rows`; beyond the border the border's row stands again."""
+    """The rows from `start - 1` to `start + rows`; beyond the border the border row is repeated."""
     cut = partial(jax.lax.dynamic_slice_in_dim, x, axis=2)
     below = jnp.minimum(start + rows, x.shape[2] - 1)
     return jnp.concatenate([cut(jnp.maximum(start - 1, 0), 1), cut(start, rows), cut(below, 1)], axis=2)
 
 
 def _inside(x: jax.Array, start: jax.Array, height: int) -> jax.Array:
-    """A band from `_with_neighbours`, with zeros for the rows that lie outside."""
+    """A band from `_with_neighbours`, with zeros in the rows outside the frame."""
     row = start - 1 + jnp.arange(x.shape[2])
     return jnp.where(repeat((row >= 0) & (row < height), "h -> h 1 1"), x, 0)
 

@@ -1,4 +1,4 @@
-"""Linear layers with a low-rank update beside their weight."""
+"""Linear layers with a low-rank update of their weight."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 
 class LoraLinear(nnx.Linear):
-    """y = x W + b + (x A) B / rank; with rank 0 the linear layer alone.
+    """y = x W + b + (x A) B / rank; with rank 0 only the linear layer.
 
-    Hu et al., "LoRA", arXiv 2106.09685, with alpha 1, as STAR's checkpoints have it: the scale is 1 / rank.
+    Hu et al., "LoRA", arXiv 2106.09685, with alpha = 1 as in STAR's checkpoints, so the scale is 1 / rank.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""STAR on CogVideoX: a diffusion transformer, a causal 3-D autoencoder, T5's encoder."""
+"""STAR on CogVideoX: a diffusion transformer, a causal 3-D autoencoder and T5's encoder."""
 
 import os
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ SOLVER = "dpmpp_2m_sde"
 _TRAINED_ENDS = ("patch_embed/proj/", "norm_final/", "norm_out/", "proj_out/")
 _TRAINED_WITHIN = ("lora_a", "lora_b", "spatial_liem", "temporal_liem")
 
-# Values held at once. Transformer: widths per token. Autoencoder: channels of the finest level per pixel of the
-# chunk: the encoder two copies of the clip's activations, as TPUs lay them out, and those of a stretch; the decoder
-# two copies, what the convolutions take over from chunk to chunk, and a band.
+# Values held at once. Transformer: in widths per token. Autoencoder: in channels of the finest level per pixel of
+# the chunk. The encoder holds two copies of the clip's activations, as TPUs lay them out, and those of a stretch;
+# the decoder holds two copies, the convolutions' caches, and a band.
 _NETWORK_WIDTHS, _ENCODER_COPIES, _DECODER_COPIES = 12.5, 2.2, 7.6
 
 
@@ -80,7 +80,7 @@ class CogVideoX(VideoModel):
         )
 
     def is_trainable(self, path: str, *, train_base: bool = False) -> bool:
-        """Low-rank updates, LIEM, the input's projection and the last layers (`train_base`: the whole network)."""
+        """Trains the low-rank updates, LIEM, the input projection and the last layers, or with `train_base` all."""
         component, rest = path.split("/", 1)
         if component != "transformer":
             return False
@@ -89,7 +89,7 @@ class CogVideoX(VideoModel):
 
     @property
     def size_rule(self) -> SizeRule:
-        """Sides of whole patches, and clips of 8 k + 1 frames: latents are decoded three, then two at a time."""
+        """Sides are whole patches and clips have 8 k + 1 frames: latents are decoded three, then two at a time."""
         vae, factor = self.config.vae, self.config.vae.spatial_factor
         sizes = self.config.transformer
         step = factor * sizes.patch_size
@@ -109,7 +109,7 @@ class CogVideoX(VideoModel):
     def memory_use(self, platform: str) -> MemoryUse:
         tokens = 1 / self.config.transformer.patch_size**2
         channels = self.config.vae.block_out_channels[0]
-        # The plan counts an autoencoder's values as float32, in which a CPU computes whatever the dtype.
+        # The plan counts an autoencoder's values as float32; a CPU computes in float32 whatever the dtype.
         share = 1.0 if platform == "cpu" else self.dtype_of("vae").itemsize / 4
         return MemoryUse(
             _NETWORK_WIDTHS * self.config.transformer.width * tokens,
@@ -117,7 +117,7 @@ class CogVideoX(VideoModel):
             _DECODER_COPIES * channels * share,
         )
 
-    # Text: every prompt has the same number of tokens, and padding is attended to.
+    # Text: every prompt has the same number of tokens, and attention does not mask the padding.
 
     @property
     def context_shape(self) -> tuple[int, int]:
@@ -141,21 +141,21 @@ class CogVideoX(VideoModel):
 
     @property
     def text_dropout(self) -> float:
-        """The released training's rate; captions that are empty in the data come on top."""
+        """The rate of the released training, not counting empty captions in the data."""
         return 0.1
 
     def unconditional_context(self, negative: jax.Array) -> jax.Array:
-        """Zeros, as in the released system: not the embedding of an empty prompt."""
+        """Zeros, as in the released system, rather than the embedding of an empty prompt."""
         return jnp.zeros_like(negative)
 
     def enlarge(self, frames: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """Enlarges frames bicubically, in whole levels, as the released system does."""
-        if frames.dtype != jnp.uint8:  # no 8-bit step
+        """Enlarges frames bicubically and rounds to whole levels, as the released system does."""
+        if frames.dtype != jnp.uint8:  # no rounding to 8 bits
             shape = (*frames.shape[:-3], *size, frames.shape[-1])
             return jax.image.resize(to_float(frames), shape, "bicubic", antialias=False)
         return resize_levels(frames, size) / 127.5 - 1.0
 
-    # The autoencoder: a clip is encoded whole, and decoded in groups that hand on their last activations.
+    # The autoencoder: a clip is encoded whole, and decoded in groups that pass on their last activations.
 
     def encode_chunks(self, num_frames: int) -> tuple[int, ...]:
         padded = self.size_rule.padded_frames(num_frames)
@@ -165,14 +165,14 @@ class CogVideoX(VideoModel):
         return (first, *(later,) * ((padded - first) // later))
 
     def _encodes_groups(self, num_frames: int) -> bool:
-        """Whether a clip is encoded in groups: by request, or because the network was not made for its length."""
+        """Whether a clip is encoded in groups: by request, or because it is longer than the network's own clips."""
         most = _frames_of(self.config.vae.temporal_factor, self.config.transformer.grid[0])
         return self.config.encode_groups or num_frames > most
 
     def decode_chunks(self, num_frames: int, overlap: int = 0) -> tuple[Chunk, ...]:
         if overlap:
             raise InputError(
-                f"decode_overlap is {overlap}; this model carries its state from group to group, choose 0"
+                f"decode_overlap is {overlap}; this model carries its state from group to group, so choose 0"
             )
         first, step = self.size_rule.least_frames, self.size_rule.frame_step
         chunks = [Chunk((0, first), (0, FIRST_GROUP), first, 0, first)]
@@ -191,7 +191,7 @@ class CogVideoX(VideoModel):
         return vae.encode_group(frames, carry)
 
     def _is_first_group(self, num_frames: int) -> bool:
-        """Whether a clip is just the first group; encoding it whole gives the same, and its caches are not used."""
+        """Whether the frames are a first group; for a clip that ends there, encoding it whole gives the same."""
         return num_frames == self.size_rule.least_frames
 
     def scaled(self, latents: jax.Array) -> jax.Array:
@@ -200,19 +200,19 @@ class CogVideoX(VideoModel):
     def decode(
         self, params: Params, latents: Float[Array, "B f h w C"], carry: Carry = None
     ) -> tuple[Float[Array, "B F H W 3"], Carry]:
-        """In training all latents of a clip come in one call, as in the released system."""
+        """Decodes a chunk; in training all latents of a clip come in one call, as in the released system."""
         return _decode(self, {"vae": params["vae"]}, latents / self.config.vae.scaling_factor, carry)
 
-    # The network: low-resolution latents stand beside the noisy ones, and sampling starts from noise.
+    # The network takes low-resolution latents as further channels of the noisy ones; sampling starts from noise.
 
     @property
     def schedule(self) -> NoiseSchedule:
         return zero_snr_schedule(self.config.diffusion)
 
     def solver_table(self, *, solver: str, spacing: str, num_inference_steps: int) -> SolverTable:
-        del spacing  # evenly from the last timestep on
+        del spacing  # steps are always spaced evenly from the last timestep
         if solver != SOLVER:
-            raise InputError(f"solver is {solver!r}; preset {self.config.preset!r} has {SOLVER} only")
+            raise InputError(f"solver is {solver!r}; preset {self.config.preset!r} has only {SOLVER}")
         return zero_snr_table(self.config.diffusion, num_inference_steps)
 
     def guidance_scales(self, guidance_scale: float, table: SolverTable) -> float | np.ndarray:
@@ -243,9 +243,9 @@ class CogVideoX(VideoModel):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _decode(model: CogVideoX, params: Params, latents: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-    """Decodes unscaled latents in bands of rows; their gradients come from the layers on whole frames.
+    """Decodes unscaled latents in bands of rows; the gradients come from the layers on whole frames.
 
-    Bands would keep what each of them computes for the backward pass, which remat of whole layers does not.
+    A backward pass through bands would keep the intermediates of every band, which remat of whole layers does not.
     """
     return model.bind(params, "vae").decode_group(latents.astype(model.dtype_of("vae")), carry)
 

@@ -1,7 +1,7 @@
 """Positions of tokens: rotary angles (5B), or a table of sines and cosines added to the tokens (2B).
 
 Everything here runs on the host in float64; tokens are ordered (frame, row, column), columns fastest. Rotary
-embeddings: Su et al., "RoFormer", arXiv 2104.09864, with the head's channels shared out to the three axes.
+embeddings: Su et al., "RoFormer", arXiv 2104.09864, with the head's channels divided among the three axes.
 """
 
 import numpy as np
@@ -14,16 +14,16 @@ _THETA = 10000.0
 
 
 def rotary_tables(config: TransformerConfig, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines that turn the pairs of adjacent channels of a head.
+    """Cosines and sines that rotate the pairs of adjacent channels of a head.
 
-    A quarter of a head's channels follows the frame, three eighths the row and three eighths the column.
+    A quarter of a head's channels encode the frame, three eighths the row and three eighths the column.
 
     Args:
       config: sizes.
       size: (frames, rows, columns) of tokens.
 
     Returns:
-      Two float32 [frames x rows x columns, attention_head_dim], each angle twice in a row.
+      Two float32 arrays [frames x rows x columns, attention_head_dim], in which each angle comes twice in a row.
 
     Raises:
       InputError: a grid that `other_grids` does not allow.
@@ -41,8 +41,8 @@ def rotary_tables(config: TransformerConfig, size: tuple[int, int, int]) -> tupl
 def sincos_table(config: TransformerConfig, size: tuple[int, int, int]) -> np.ndarray:
     """The table that is added to the tokens of a clip, float32 [frames x rows x columns, width].
 
-    A quarter of the channels follows the frame, then three eighths the column and three eighths the row (the
-    original's names say the opposite), each as [sines | cosines].
+    A quarter of the channels encode the frame, then three eighths the column and three eighths the row (the names
+    in the original say the opposite), each as [sines | cosines].
 
     Args:
       config: sizes.
@@ -65,7 +65,7 @@ def sincos_table(config: TransformerConfig, size: tuple[int, int, int]) -> np.nd
 
 
 def is_own_grid(config: TransformerConfig, size: tuple[int, int, int]) -> bool:
-    """Whether the stored table has the positions of a grid: the first frames of the network's own."""
+    """Whether a grid is the first frames of the network's own grid, whose positions the stored table has."""
     return size[0] <= config.grid[0] and size[1:] == config.grid[1:]
 
 
@@ -81,7 +81,7 @@ def _places(config: TransformerConfig, size: tuple[int, int, int]) -> list[np.nd
         frames, rows, columns = config.grid
         raise InputError(
             f"the network has positions for {rows}x{columns} tokens of up to {frames} latents, got "
-            f"{size[1]}x{size[2]} of {size[0]}; choose tiles of that size, or other_grids interpolated"
+            f"{size[1]}x{size[2]} of {size[0]}; choose tiles of that size, or other_grids='interpolated'"
         )
     if config.other_grids == "interpolated":
         places[1:] = [

@@ -1,4 +1,4 @@
-"""A clip worked on a few frames at a time within one program, so that memory holds little more than one copy."""
+"""Runs over a clip a few frames at a time within one program, so that memory holds little more than one copy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,20 +10,20 @@ Step = Callable[[Any, jax.Array], tuple[Any, Any]]  # (carry, frames) -> (carry,
 
 
 def stretch_frames(height: int, width: int, pixels: int) -> int:
-    """Number of frames to work on together: even, at most so many pixels, but at least 2."""
+    """Number of frames to work on together: even, with at most `pixels` pixels in all, but at least 2."""
     return max(2, pixels // (height * width) // 2 * 2)
 
 
 def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any, Any]:
     """Runs `step` over the frames of x, in order.
 
-    The first stretch is the remainder, so that an even `length` keeps pairs of frames after an odd first one.
+    The first stretch is the remainder, so that with an even `length` the frames after an odd first one stay paired.
 
     Args:
-      step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); its first call may take a carry of
-        another structure than it returns (no caches yet). A result of the stretch's own shape takes its place in x.
+      step: (carry, [B, f, H, W, C]) -> (carry, [B, g, H', W', C'] or None); the first call may take a carry of
+        another structure than it returns (no caches yet). A result of the same shape as the stretch overwrites it.
       x: [B, F, H, W, C].
-      carry: carry that the first call takes.
+      carry: carry for the first call.
       length: frames of every stretch but the first.
 
     Returns:
@@ -54,7 +54,7 @@ def in_stretches(step: Step, x: jax.Array, carry: Any, length: int) -> tuple[Any
     if in_place:
         results = jax.lax.dynamic_update_slice(x, out, (0,) * 5)
     elif of_one is not None:
-        # Without the barrier, a TPU's compiler gives the whole clip the layout of the first stretch's convolution,
+        # Without the barrier, the TPU compiler gives the whole clip the layout of the first stretch's convolution,
         # and copies it afterwards.
         out = jax.lax.optimization_barrier(out)
         whole = (out.shape[0], out.shape[1] + count * of_one.shape[1], *out.shape[2:])

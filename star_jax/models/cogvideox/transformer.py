@@ -1,7 +1,7 @@
 """The diffusion transformer of CogVideoX with STAR's LIEM: full attention over the tokens of text and video.
 
 Papers: Yang et al. 2024, "CogVideoX", arXiv 2408.06072; STAR, arXiv 2501.02976, section 4 and table 6. Attribute
-names follow diffusers' `CogVideoXTransformer3DModel`; the layers' weights are stacked along a first axis.
+names follow diffusers' `CogVideoXTransformer3DModel`; the weights of all layers are stacked along a first axis.
 Every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
 
@@ -23,12 +23,12 @@ from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.models.stack import scan_layers, stack_layers
 from star_jax.ops.attention import dot_product_attention
 
-# Epsilon of the norms before attention, before feed-forward and at the end; of the norms of q, k and the output.
+# Epsilon of the norms before attention, before feed-forward and after the blocks; of the norms of q, k and output.
 BLOCK_EPSILON, FINE_EPSILON = 1e-5, 1e-6
 
 
 class Tokens(NamedTuple):
-    """Tokens of both modalities; in attention the text stands first.
+    """Tokens of both modalities; in attention the text comes first.
 
     Attributes:
       text: [B, text_length, width].
@@ -64,7 +64,7 @@ def _per_token(row: jax.Array, x: jax.Array) -> jax.Array:
 
 
 class PatchEmbed(nnx.Module):
-    """Patches of latents, and the text, as tokens; with `sincos`, positions added (diffusers: `patch_embed`)."""
+    """Turns latents and text into tokens and, with `sincos`, adds positions (diffusers: `patch_embed`)."""
 
     def __init__(self, config: TransformerConfig, **kwargs):
         size = config.patch_size
@@ -86,7 +86,7 @@ class PatchEmbed(nnx.Module):
         return Tokens(self.text_proj(context), video)
 
     def _positions(self, size: tuple[int, int, int]) -> jax.Array:
-        """The rows of the stored table, or the rows for another grid."""
+        """Rows of the stored table, or newly computed rows for another grid."""
         if not is_own_grid(self.config, size):
             return jnp.asarray(sincos_table(self.config, size), self.proj.dtype)
         first, count = self.config.text_length, size[0] * size[1] * size[2]
@@ -114,7 +114,7 @@ class LayerNormZero(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Attention of all tokens to all, queries and keys normed per head and turned by their positions."""
+    """Full attention over all tokens, with queries and keys normed per head and rotated by their positions."""
 
     def __init__(self, config: TransformerConfig, implementation: str, **kwargs):
         width, rank = config.width, config.lora_rank
@@ -127,7 +127,7 @@ class Attention(nnx.Module):
         self.heads, self.implementation = config.num_attention_heads, implementation
 
     def __call__(self, x: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-        """[B, tokens, width] -> same; `rotary` holds cosines and sines of the last of the tokens (the video's)."""
+        """[B, tokens, width] -> same; `rotary` holds cosines and sines of the video's tokens, which come last."""
         q, k, v = (
             rearrange(project(x), "b n (heads c) -> b n heads c", heads=self.heads)
             for project in (self.to_q, self.to_k, self.to_v)
@@ -140,10 +140,10 @@ class Attention(nnx.Module):
 
 
 def turn(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
-    """Turns each pair of adjacent channels by its angle: (a, b) -> (a cos - b sin, b cos + a sin).
+    """Rotates each pair of adjacent channels by its angle: (a, b) -> (a cos - b sin, b cos + a sin).
 
     Args:
-      x: [B, tokens, heads, channels]; tokens before the last len(cosines) stay as they are.
+      x: [B, tokens, heads, channels]; only the last len(cosines) tokens are rotated.
       cosines, sines: [video tokens, channels], see `rotary_tables`.
     """
     rest = x.shape[1] - len(cosines)
@@ -183,7 +183,7 @@ class Block(nnx.Module):
         return _add(tokens, gates, normed.split(self.ff(normed.join())))
 
     def _gate(self, tokens: Tokens) -> Tokens:
-        """LIEM, spatial then temporal, on the attention's input of the video, not on the residual stream."""
+        """Applies LIEM, spatial then temporal, to the video's attention input, not to the residual stream."""
         video = tokens.video
         for liem in (self.spatial_liem, self.temporal_liem):
             video = video if liem is None else liem(video)
@@ -206,7 +206,7 @@ class OutputNorm(nnx.Module):
 
 
 class CogVideoXTransformer(nnx.Module):
-    """Noisy and low-resolution latents, timestep and text to the velocity of the noisy latents."""
+    """Predicts the velocity of noisy latents from them, the low-resolution latents, the timestep and the text."""
 
     def __init__(
         self,
@@ -235,11 +235,11 @@ class CogVideoXTransformer(nnx.Module):
     def __call__(
         self, latents: Float[Array, "B F H W C"], timesteps: Int[Array, " B"], context: Float[Array, "B L E"]
     ) -> Float[Array, "B F H W D"]:
-        """The predicted velocity.
+        """Predicts the velocity.
 
         Args:
-          latents: [B, F, h, w, in_channels], the noisy latents' channels first, then the low resolution's; h and w
-            multiples of `patch_size`.
+          latents: [B, F, h, w, in_channels]: the noisy latents, then the low-resolution latents along the channels;
+            h and w multiples of `patch_size`.
           timesteps: int32 [B], 0..999.
           context: [B, text_length, text_embed_dim].
 

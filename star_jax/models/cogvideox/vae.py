@@ -1,12 +1,12 @@
-"""CogVideoX's causal 3-D autoencoder: four frames and 8x8 pixels to a latent, the first frame to one of its own.
+"""CogVideoX's causal 3-D autoencoder: a latent stands for 8x8 pixels of four frames, the first for one frame.
 
 Attribute names follow diffusers' `AutoencoderKLCogVideoX`; paper: Yang et al. 2024, arXiv 2408.06072, section
 2.1. Activations are [B, F, H, W, C]; every constructor passes `dtype`, `param_dtype` and `rngs` on to its layers.
 
-Norms look at all frames of a call. The encoder is meant to see a whole clip in one call; the decoder three latents,
-then two at a time, with the last frames of every convolution's input carried over. Where a call has many pixels,
-the encoder goes through the frames in stretches (`whole_clip`), the decoder in bands of rows (`bands`), and both
-give the same numbers.
+Norms look at all frames of a call. The encoder is meant to see a whole clip in one call; the decoder sees three
+latents, then two at a time, and carries the last frames of every convolution's input over. If a call has many
+pixels, the encoder runs over the frames in stretches (`whole_clip`) and the decoder in bands of rows (`bands`),
+which gives the same numbers.
 """
 
 import contextlib
@@ -37,15 +37,15 @@ from star_jax.models.svd_vae.vae import FLOAT32_PRECISION
 from star_jax.ops.remat import rematerialise
 
 FIRST_GROUP, NEXT_GROUPS = 3, 2  # latents that the decoder sees together
-# Pixels of the frames that the encoder, and the decoder, work on together.
+# Pixels, over all frames, that the encoder and the decoder work on together.
 STRETCH_PIXELS, BAND_PIXELS = 2 * 720 * 1280, 720 * 1280 // 4
 
 
 class Level(nnx.Module):
     """Residual blocks of one resolution, and the layer that leads to the next resolution."""
 
-    downsamplers: nnx.List  # of an encoder's level, if another follows
-    upsamplers: nnx.List  # of a decoder's
+    downsamplers: nnx.List  # in the encoder, at every level but the last
+    upsamplers: nnx.List  # in the decoder, at every level but the last
 
     def __init__(self, in_channels: int, out_channels: int, *, num_layers: int, **kwargs):
         widths = [in_channels] + [out_channels] * (num_layers - 1)
@@ -53,7 +53,7 @@ class Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Frames to moments of latents."""
+    """Encodes frames to the moments of latents."""
 
     def __init__(self, config: CausalVAEConfig, **kwargs):
         widths = config.block_out_channels
@@ -72,7 +72,7 @@ class Encoder(nnx.Module):
         self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, **kwargs)
 
     def __call__(self, x: jax.Array, caches: Cache = None) -> tuple[jax.Array, Cache]:
-        """Moments of a stretch of frames, normed by their own statistics, and the new caches."""
+        """Moments of a stretch of frames, normalised by their own statistics, and the new caches."""
         caches = iter(caches or [])
         kept = []
 
@@ -90,7 +90,7 @@ class Encoder(nnx.Module):
         return run(self.conv_out, jax.nn.silu(self.norm_out(x))), kept
 
     def whole(self, x: jax.Array, pixels: int) -> jax.Array:
-        """Moments of a whole clip, normed by its statistics, with so many pixels worked on together."""
+        """Moments of a whole clip, normalised by its statistics, computed `pixels` at a time."""
         clip = WholeClip(self.norm_out.num_groups, pixels)
         x, statistics = clip.first(self.conv_in, x)
         for level in (*self.down_blocks, self.mid_block):
@@ -102,7 +102,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents to frames, a group of latents at a time."""
+    """Decodes latents to frames, one group of latents at a time."""
 
     def __init__(self, config: CausalVAEConfig, *, remat: str, **kwargs):
         widths = tuple(reversed(config.block_out_channels))
@@ -141,7 +141,7 @@ class Decoder(nnx.Module):
         return run(self.conv_out, jax.nn.silu(self.norm_out(x, guide))), kept
 
     def in_bands(self, latents: jax.Array, caches: Cache, pixels: int) -> tuple[jax.Array, Cache]:
-        """The same as a call, with so many pixels of the frames worked on together."""
+        """The same as `__call__`, computed in bands of `pixels` over all frames."""
         bands = InBands(latents, self.norm_out.norm_layer.num_groups, pixels)
         caches = iter(caches or [])
         x, cache = self.conv_in(latents, next(caches, None))
@@ -157,7 +157,7 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKLCogVideoX(nnx.Module):
-    """Encoder, posterior and decoder. Latents are unscaled here: the network's over `scaling_factor`."""
+    """Encoder, posterior and decoder. Latents are unscaled here: the network's, divided by `scaling_factor`."""
 
     def __init__(
         self,
@@ -180,9 +180,9 @@ class AutoencoderKLCogVideoX(nnx.Module):
         """Posterior of the latents of a whole clip; every norm sees all of it.
 
         Args:
-          frames: [B, F, H, W, 3] in [-1, 1]; H and W multiples of `CausalVAEConfig.spatial_factor`. Of an odd F the
-            first frame has a latent of its own.
-          stretch_pixels: pixels of the frames that are computed together; the result does not depend on it.
+          frames: [B, F, H, W, 3] in [-1, 1]; H and W multiples of `CausalVAEConfig.spatial_factor`. If F is odd,
+            the first frame gets its own latent.
+          stretch_pixels: pixels, over all frames, that are computed together; the result does not depend on it.
 
         Returns:
           Mean and log variance of [B, T, h, w, latent_channels], unscaled, T = 1 + (F - 1) / 4 for F = 4 k + 1.
@@ -195,14 +195,14 @@ class AutoencoderKLCogVideoX(nnx.Module):
         return DiagonalGaussian.from_moments(moments)
 
     def encode_group(self, frames: jax.Array, caches: Cache = None) -> tuple[DiagonalGaussian, Cache]:
-        """Posterior of a stretch of a clip, normed by itself, and the caches of the next stretch.
+        """Posterior of a stretch of a clip, normalised by its own statistics, and the caches for the next stretch.
 
         diffusers encodes eight frames at a time, and the remainder together with the first eight. This approximates
         `encode`, and equals it for fewer than 16 frames.
 
         Args:
           frames: [B, F, H, W, 3] in [-1, 1].
-          caches: caches that the group before returned; None for the first group.
+          caches: caches that the previous group returned; None for the first group.
         """
         with self._precision():
             moments, caches = self.encoder(frames, caches)
@@ -218,13 +218,13 @@ class AutoencoderKLCogVideoX(nnx.Module):
 
         Args:
           latents: [B, T, h, w, latent_channels], unscaled; `FIRST_GROUP` of them, then `NEXT_GROUPS` at a time.
-          caches: caches that the group before returned; None for the first group.
-          band_pixels: pixels of the frames that are computed together; the result does not depend on it. None:
-            all of them, which takes less memory where gradients are wanted.
+          caches: caches that the previous group returned; None for the first group.
+          band_pixels: pixels, over all frames, that are computed together; the result does not depend on it. None
+            computes all of them at once, which takes less memory under differentiation.
 
         Returns:
-          [B, F, H, W, 3], roughly in [-1, 1], not clipped: of an odd number of latents 4 T - 3 frames, of an even
-          number 4 T; and the caches of the next group.
+          [B, F, H, W, 3], roughly in [-1, 1], not clipped, with F = 4 T - 3 for an odd number of latents and 4 T
+          for an even one; and the caches for the next group.
         """
         with self._precision():
             if band_pixels is None or band_pixels >= self._decoded_pixels(latents.shape):
@@ -232,13 +232,13 @@ class AutoencoderKLCogVideoX(nnx.Module):
             return self.decoder.in_bands(latents, caches, band_pixels)
 
     def _decoded_pixels(self, shape: tuple[int, ...]) -> int:
-        """Pixels of the frames of a group of latents; the first of an odd number gives one frame."""
+        """Pixels of the frames of a group of latents; the first of an odd number stands for one frame."""
         _, count, height, width, _ = shape
         factor = self._temporal_factor
         return (count * factor - count % 2 * (factor - 1)) * height * width * self._spatial_factor**2
 
     def decode(self, latents: Float[Array, "B f h w C"]) -> Float[Array, "B F H W 3"]:
-        """Frames of a clip, in the groups that the released system decodes.
+        """Frames of a clip, decoded in the same groups as in the released system.
 
         Args:
           latents: [B, T, h, w, latent_channels], unscaled; T odd.

@@ -1,7 +1,7 @@
 """Layers of the causal 3-D autoencoder: convolutions that look back in time, and norms over a stretch of frames.
 
-Every causal convolution needs the last two frames that came before: `cache`. None means that the clip begins, and
-its first frame is repeated instead. Layers return their new cache, so that a clip can be worked on in stretches.
+Every causal convolution needs the two frames before its input: `cache`. None means that the clip begins, and its
+first frame is repeated instead. Layers return their new cache, so that a clip can be worked on in stretches.
 Attribute names follow diffusers' `AutoencoderKLCogVideoX`; activations are [B, F, H, W, C]. Every constructor
 passes `dtype`, `param_dtype` and `rngs` on to its layers.
 """
@@ -16,11 +16,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 EPSILON = 1e-6
-Cache = Any  # a tree of [B, 2, H, W, C], or None at the beginning of a clip
+Cache = Any  # a pytree of [B, 2, H, W, C], or None at the beginning of a clip
 
 
 class CausalConv3d(nnx.Module):
-    """A 3x3x3 convolution of each frame with the two before it; zeros around in space."""
+    """A 3x3x3 convolution of each frame with the two before it; in space it pads with zeros."""
 
     def __init__(self, in_channels: int, out_channels: int, **kwargs):
         self.conv = nnx.Conv(in_channels, out_channels, (3, 3, 3), padding=((0, 0), (1, 1), (1, 1)), **kwargs)
@@ -33,7 +33,7 @@ class CausalConv3d(nnx.Module):
 
 
 class Statistics(NamedTuple):
-    """Mean and squared deviations of groups of channels over some frames; float32, [B, groups] each.
+    """Mean and sum of squared deviations of groups of channels over some frames; float32, [B, groups] each.
 
     Attributes:
       count: number of values in a group.
@@ -59,7 +59,7 @@ class Statistics(NamedTuple):
         return cls(*(jnp.zeros((batch, groups), jnp.float32) for _ in range(3)))
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Statistics of the frames of both (Chan et al. 1979; unlike sums of squares, this loses no digits)."""
+        """Statistics of both sets of frames (Chan et al. 1979; unlike sums of squares, this loses no digits)."""
         count = self.count + other.count
         share, difference = other.count / count, other.mean - self.mean
         squares = self.squares + other.squares + jnp.square(difference) * self.count * share
@@ -71,7 +71,7 @@ def _grouped(x: jax.Array, groups: int) -> jax.Array:
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over all the frames of a call, or with statistics of more frames; in float32."""
+    """Group norm with the statistics of the frames of a call, or with given statistics; in float32."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class GroupNorm(nnx.Module):
 
 
 class PointConv3d(nnx.Module):
-    """A 1x1x1 convolution (diffusers: a causal one of that size, hence the attribute)."""
+    """A 1x1x1 convolution (in diffusers a causal convolution of that size, hence the attribute `conv`)."""
 
     def __init__(self, in_channels: int, out_channels: int, **kwargs):
         self.conv = nnx.Linear(in_channels, out_channels, **kwargs)
@@ -108,13 +108,13 @@ class PointConv3d(nnx.Module):
 
 
 class Guide(NamedTuple):
-    """What a norm of the decoder looks at: a group's latents, and where the rows at hand lie in its frames.
+    """Guidance of a norm of the decoder: a group's latents, and the position of the given rows in the frames.
 
     Attributes:
       latents: [B, T, h, w, C].
-      statistics: statistics of the whole group's activations; None: those of the call.
-      height: rows of the whole frames; None: those of the call.
-      start: first row of the call; rows outside the frames stand for anything.
+      statistics: statistics of the whole group's activations; None for those of the given rows.
+      height: number of rows of the whole frames; None if all rows are given.
+      start: first of the given rows; rows outside the frames may have any values.
     """
 
     latents: jax.Array
@@ -124,7 +124,7 @@ class Guide(NamedTuple):
 
 
 class SpatialNorm3D(nnx.Module):
-    """Group norm scaled and shifted by the latents: GN(x) y(z) + b(z), z enlarged to x by nearest neighbours."""
+    """Group norm scaled and shifted by the latents: GN(x) y(z) + b(z), with z enlarged (nearest) to x's size."""
 
     def __init__(self, channels: int, latent_channels: int, *, num_groups: int, **kwargs):
         self.norm_layer = GroupNorm(channels, num_groups=num_groups, **kwargs)
@@ -132,13 +132,13 @@ class SpatialNorm3D(nnx.Module):
         self.conv_b = PointConv3d(latent_channels, channels, **kwargs)
 
     def __call__(self, x: jax.Array, guide: Guide) -> jax.Array:
-        # Linear maps of single points commute with copying points: they come first, where there are few.
+        # Pointwise linear maps commute with copying points, so they run first, on fewer points.
         y, b = (enlarge_like(guide, point(guide.latents), x) for point in (self.conv_y, self.conv_b))
         return self.norm_layer(x, guide.statistics) * y + b
 
 
 def enlarge_like(guide: Guide, points: jax.Array, x: jax.Array) -> jax.Array:
-    """Points [B, T, h, w, C], one per latent, repeated to the frames of x, its height and width."""
+    """Points [B, T, h, w, C], one per latent, repeated to the frames, height and width of x."""
     count, height, width = x.shape[1:4]
     points = points[:, latent_of_frames(count, points.shape[1])]
     if guide.height is None:
@@ -150,7 +150,7 @@ def enlarge_like(guide: Guide, points: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def latent_of_frames(frames: int, latents: int) -> np.ndarray:
-    """The latent of each frame, int32 [frames]; of an odd number of frames the first has one of its own."""
+    """The latent of each frame, int32 [frames]; the first of an odd number of frames has its own latent."""
     if frames == 1 or frames % 2 == 0:
         return np.arange(frames, dtype=np.int32) // (frames // latents)
     rest = np.arange(frames - 1, dtype=np.int32) // ((frames - 1) // (latents - 1))
@@ -158,7 +158,7 @@ def latent_of_frames(frames: int, latents: int) -> np.ndarray:
 
 
 def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
-    """Repeats every entry of an axis `times` times in a row, as a broadcast that the next operation absorbs."""
+    """Repeats every entry of an axis `times` times in a row, as a broadcast that XLA fuses."""
     if times == 1:
         return x
     shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
@@ -167,7 +167,7 @@ def _repeat(x: jax.Array, times: int, axis: int) -> jax.Array:
 
 
 class ResnetBlock3D(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); norms of the decoder look at the latents, too."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))); the decoder's norms also look at the latents."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class ResnetBlock3D(nnx.Module):
 
         Args:
           x: [B, F, H, W, in_channels].
-          about: a pair, the second argument of each norm: a `Guide`, statistics or None.
+          about: second argument of each of the two norms: a `Guide`, statistics or None.
           cache: cache of the frames before.
 
         Returns:
@@ -212,7 +212,7 @@ class ResnetBlock3D(nnx.Module):
 
 
 class Downsample3D(nnx.Module):
-    """Halves height and width by a strided convolution and, where `in_time`, first the frames by means of pairs."""
+    """Halves height and width by a strided convolution; with `in_time` it first averages pairs of frames."""
 
     def __init__(self, channels: int, *, in_time: bool, **kwargs):
         self.conv = nnx.Conv(channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), **kwargs)
@@ -223,14 +223,14 @@ class Downsample3D(nnx.Module):
 
 
 def halve_frames(x: jax.Array) -> jax.Array:
-    """Means of pairs of frames; of an odd number the first stays as it is."""
+    """Means of pairs of frames; the first of an odd number is kept as it is."""
     first, rest = x[:, : x.shape[1] % 2], x[:, x.shape[1] % 2 :]
     pairs = rearrange(rest, "b (f two) h w c -> b f two h w c", two=2).mean(2).astype(x.dtype)
     return jnp.concatenate([first, pairs], axis=1)
 
 
 class Upsample3D(nnx.Module):
-    """Doubles height and width (nearest) and, where `in_time`, the frames; of an odd number the first stays one."""
+    """Doubles height and width (nearest) and, with `in_time`, the frames, except the first of an odd number."""
 
     def __init__(self, channels: int, *, in_time: bool, **kwargs):
         self.conv = nnx.Conv(channels, channels, (3, 3), padding=1, **kwargs)

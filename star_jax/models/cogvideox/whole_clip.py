@@ -1,7 +1,7 @@
-"""The encoder's layers on a whole clip, a stretch of frames at a time: one copy of the activations and little more.
+"""Runs the encoder's layers on a whole clip, a stretch of frames at a time, in little more than one copy's memory.
 
-Norms take their statistics over the clip, so each layer measures what it hands to the next norm, and a residual
-block runs its first half twice: to measure the second norm's input, then to use it.
+Norms take their statistics over the clip, so each layer measures what it passes to the next norm, and a residual
+block runs its first half twice: once to measure the second norm's input, and once to use it.
 """
 
 from collections.abc import Callable
@@ -29,19 +29,19 @@ class WholeClip:
     """Runs layers on whole clips.
 
     Attributes:
-      groups: groups of channels of the norms.
-      pixels: pixels of the frames that are worked on together.
+      groups: number of groups of channels in the norms.
+      pixels: pixels, over all frames, that are worked on together.
     """
 
     groups: int
     pixels: int
 
     def first(self, conv: CausalConv3d, x: jax.Array) -> Measured:
-        """The first convolution."""
+        """Runs the first convolution."""
         return self._measured(lambda cache, part: conv(part, cache)[::-1], x)
 
     def block(self, block: ResnetBlock3D, x: jax.Array, statistics: Statistics) -> Measured:
-        """A residual block."""
+        """Runs a residual block."""
 
         def first_half(cache, part):
             return block.first_half(part, statistics, cache)[::-1]
@@ -53,11 +53,11 @@ class WholeClip:
         return self._measured(whole, x)
 
     def down(self, down: Downsample3D, x: jax.Array) -> Measured:
-        """The layer that leads to the next level."""
+        """Runs the layer that leads to the next level."""
         return self._measured(lambda cache, part: (cache, down(part)), x)
 
     def last(self, norm: GroupNorm, conv: CausalConv3d, x: jax.Array, statistics: Statistics) -> jax.Array:
-        """The last norm and convolution."""
+        """Runs the last norm and convolution."""
 
         def step(cache, part):
             return conv(jax.nn.silu(norm(part, statistics)), cache)[::-1]
@@ -65,7 +65,7 @@ class WholeClip:
         return in_stretches(step, x, None, self._length(x))[1]
 
     def _measured(self, step: Step, x: jax.Array, *, keep: bool = True) -> Measured:
-        """`in_stretches` of (cache, frames) -> (cache, frames), whose results are measured and may be dropped."""
+        """Runs (cache, frames) -> (cache, frames) in stretches and measures the results; `keep` keeps them."""
 
         def one(carry, part):
             cache, out = step(carry[0], part)

@@ -1,4 +1,4 @@
-"""Levels of the UNet: residual blocks with their transformers, then down- or upsampling."""
+"""Levels of the UNet: residual blocks with their transformers, followed by down- or upsampling."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from star_jax.parallel.activations import split_frames
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Options that all layers of a network share: sizes, LIEM, attention kernels, remat (no channels)."""
+    """Options that all layers of a network share (all but the channels): sizes, LIEM, attention kernels, remat."""
 
     time_embed_dim: int
     head_dim: int
@@ -88,7 +88,7 @@ class _Level(nnx.Module):
 
 
 class DownBlock(_Level):
-    """One level of the encoder; returns every layer's output for the skip connections."""
+    """One level of the encoder, which returns every layer's output for the skip connections."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class MidBlock(_Level):
 
 
 class UpBlock(_Level):
-    """One level of the decoder; every layer takes one skip connection, concatenated after its input."""
+    """One level of the decoder, in which every layer takes one skip connection, concatenated after its input."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class UpBlock(_Level):
         text: list[KeysValues],
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F h w D"]:
-        """Runs the level; `skips` are in the order of use."""
+        """Runs the level on [B, F, H, W, C]; `skips` come in the order of use."""
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, repeat_branches(skip, len(x))], axis=-1)
             x = self.run_layer(i, x, temb, text, dropout_key)

@@ -1,4 +1,4 @@
-"""VideoControlNet: the UNet's encoder, fed the low-resolution latents as a hint."""
+"""VideoControlNet: the UNet's encoder with the low-resolution latents as a hint."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from star_jax.ops.attention import AttentionKernels
 
 
 class ControlNet(UNetEncoder):
-    """Adds a convolution of the hint after the first convolution; one zero-initialised 1x1 output per skip."""
+    """Encoder that adds a convolved hint after the first convolution, with a zero-initialised output per skip."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class ControlNet(UNetEncoder):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> list[Float[Array, "_ F _ _ _"]]:
-        """Computes the terms that the base UNet adds to its skip connections and its middle.
+        """Computes the terms that the base UNet adds to its skip connections and its middle block's output.
 
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels].
@@ -55,7 +55,7 @@ class ControlNet(UNetEncoder):
           dropout_key: None for inference.
 
         Returns:
-          One array per skip connection, finest first, then the middle's (13 in the original).
+          One array per skip connection, finest first, then one for the middle block (13 in the original).
         """
         temb = gathered(self.time_embedding)(timesteps)
         hint = gathered(self.controlnet_cond_embedding)(hint.astype(self.dtype))

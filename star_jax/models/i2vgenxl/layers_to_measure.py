@@ -1,4 +1,4 @@
-"""Layers of the networks and of the VAE one by one, at the size that a clip gives them, for `LayersToMeasure`."""
+"""Single layers of the networks and the VAE, at the sizes that a clip gives them, for `LayersToMeasure`."""
 
 import functools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ TEXT_LENGTH = 77
 
 
 class _Silu(nnx.Module):
-    """A group normalisation with the SiLU after it."""
+    """A group normalisation followed by SiLU."""
 
     def __init__(self, channels: int, **kwargs):
         self.norm = GroupNorm(channels, epsilon=1e-5, **kwargs)
@@ -63,7 +63,7 @@ def layer_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dt
     for level, (size, width) in enumerate(zip(sizes, unet.block_out_channels, strict=True)):
         is_last = level + 1 == len(sizes)
         video = jax.ShapeDtypeStruct((1, latents[0], *size, width), dtype)
-        # Two encoders and a decoder; the middles belong to the coarsest level.
+        # Two encoders and a decoder; the middle blocks count towards the coarsest level.
         count = 2 * layers + layers + 1
         resnet = make(ResnetBlock, width, width, time_embed_dim=time_dim, num_groups=groups)
         temb = jax.ShapeDtypeStruct((1, time_dim), dtype)
@@ -82,7 +82,7 @@ def layer_parts(config: StarConfig, latents: tuple[int, int, int], dtype: jnp.dt
         inputs = (video, KeysValues(tokens, tokens))
         yield Part(f"level {level} spatial transformer", spatial, inputs, attended)
         temporal = make(TemporalTransformer, width, head_dim=heads_of, num_groups=groups)
-        # The one after the first convolution is nearly as large as the finest level's.
+        # The transformer after the first convolution is nearly as large as the finest level's.
         yield Part(f"level {level} temporal transformer", temporal, (video,), attended + 2 * (level == 0))
 
 

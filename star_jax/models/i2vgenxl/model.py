@@ -1,4 +1,4 @@
-"""STAR on I2VGen-XL: UNet and ControlNet, Stable Video Diffusion's autoencoder, CLIP's text tower or none."""
+"""STAR on I2VGen-XL: UNet, ControlNet, Stable Video Diffusion's autoencoder and, optionally, CLIP's text tower."""
 
 import os
 from collections.abc import Sequence
@@ -38,10 +38,10 @@ from star_jax.models.video_model import TOKENIZER_DIR, Carry, MemoryUse, Params,
 
 CHUNK = 3  # frames decoded together, as in the released system; also read and encoded together
 
-# Values held at once per channel of the finest level: by the UNet and the ControlNet, per latent, frame and branch
-# (an H200 held 20.5 and, with other forms of operations, 27.5); by the VAE, per pixel and frame, in
-# float32 (a GPU's compiler holds fewer than this: for an H100 it names 3.3 GiB where the float16 decoder's estimate
-# is 4.9, and 4.0 where the float32 encoder's is 4.1; room for cuDNN's workspaces is not among them).
+# Values held at once per channel of the finest level. UNet and ControlNet: per latent, frame and branch (an H200
+# held 20.5 and, with other forms of operations, 27.5). VAE: per pixel and frame, in float32 (on a GPU the compiler
+# needs less: for an H100 it reports 3.3 GiB for the float16 decoder, estimated at 4.9, and 4.0 for the float32
+# encoder, estimated at 4.1; neither includes cuDNN's workspaces).
 _NETWORK_VALUES = {"cpu": 58, "gpu": 28, "other": 38}
 _ENCODER_VALUES, _DECODER_VALUES = 3.1, 7.5
 
@@ -72,7 +72,11 @@ class I2VGenXL(VideoModel):
         return () if self.config.light_decoder is None else ("light_decoder",)
 
     def dtype_of(self, component: str) -> jnp.dtype:
-        """The autoencoder's weights are float32 but in training; it computes as `vae_dtypes` says."""
+        """The dtype of a component's weights.
+
+        Outside training the autoencoder's weights are float32, and it computes in `vae_dtypes`. The light decoder's
+        weights are always float32.
+        """
         if component == "light_decoder":
             return jnp.dtype(jnp.float32)
         return jnp.dtype(jnp.float32) if component == "vae" and not self.training else self.dtype
@@ -90,7 +94,7 @@ class I2VGenXL(VideoModel):
             if not self.training and dtype == jnp.float32:
                 encoder, decoder = self.autoencoder_dtypes
                 kwargs |= {"dtype": encoder, "decoder_dtype": decoder}
-            # Its one attention has a head as wide as its channels, which the flash kernels do not take.
+            # Its only attention has one head as wide as the channels, which the flash kernels do not take.
             return AutoencoderKLTemporalDecoder.from_config(
                 config.vae, attention="auto", remat=self.remat, **kwargs
             )
@@ -107,18 +111,18 @@ class I2VGenXL(VideoModel):
         return network(config.unet, kernels=self.kernels, remat=self.remat, **kwargs)
 
     def is_trainable(self, path: str, *, train_base: bool = False) -> bool:
-        """Everything of the ControlNet, and LIEM in the base UNet (`train_base`: all of that)."""
+        """Trains the whole ControlNet and, in the base UNet, LIEM (with `train_base` the whole UNet)."""
         component, *parts = path.split("/")
-        if component not in self.components:  # every weight is decided on by its name
+        if component not in self.components:
             raise ValueError(
-                f"{path} is a weight of no component; {self.config.preset} has {', '.join(self.components)}"
+                f"{path} belongs to no component; preset {self.config.preset!r} has {', '.join(self.components)}"
             )
         if component == "controlnet":
             return True
         return component == "unet" and (train_base or any(part.startswith("liem") for part in parts))
 
     def start_leaf(self, component: str, path: str, leaf: np.ndarray) -> np.ndarray:
-        """Something useful from the first step on: a picture pyramid, and networks that hand on the hint."""
+        """Starts from a picture pyramid and networks that pass on the hint, both useful from the first step on."""
         if component == "vae":
             return pyramid_leaf(self.config.vae, path, leaf)
         if component in self.network_components:
@@ -127,9 +131,9 @@ class I2VGenXL(VideoModel):
 
     @property
     def size_rule(self) -> SizeRule:
-        """Strided convolutions and cropped upsamplings must meet again.
+        """Sizes that the strided convolutions and the cropped upsamplings bring back to themselves.
 
-        With the original's four levels and its padding of (2, 1), latent heights are 2 mod 8 (720 pixels: 90) and
+        With the original's four levels and padding of (2, 1), latent heights are 2 mod 8 (90 for 720 pixels) and
         latent widths 0 mod 8.
         """
         factor = self.config.vae.spatial_factor
@@ -183,7 +187,7 @@ class I2VGenXL(VideoModel):
     def encode_text(self, params: Params, input_ids: Int[Array, "B L"]) -> Float[Array, "B L E"]:
         return self.bind(params, "text_encoder")(input_ids)
 
-    # The autoencoder: each frame is encoded on its own, a chunk's frames are decoded together.
+    # The autoencoder: each frame is encoded on its own; the frames of a chunk are decoded together.
 
     def encode_chunks(self, num_frames: int) -> tuple[int, ...]:
         return (CHUNK,) * -(-num_frames // CHUNK)
@@ -259,7 +263,7 @@ class I2VGenXL(VideoModel):
         conditioning: jax.Array | dict[str, TextProjections],
         hint: Float[Array, "B F H W C"],
     ) -> tuple[Float[Array, "N F H W C"], tuple[Float[Array, "N F _ _ _"], ...]]:
-        """Of the middle, and of the decoder's levels but the coarsest and the finest."""
+        """Returns features of the middle block and of all decoder levels but the coarsest and the finest."""
         texts, control = self._control(params, x, timesteps, conditioning, hint)
         return self.bind(params, "unet").features(x, timesteps, texts["unet"], control)
 
@@ -272,7 +276,7 @@ class I2VGenXL(VideoModel):
         hint: jax.Array,
         dropout_key: jax.Array | None = None,
     ) -> tuple[dict[str, Any], list[jax.Array]]:
-        """The text by network, and the ControlNet's outputs."""
+        """The text for each network, and the ControlNet's outputs."""
         texts: dict[str, Any] = (
             conditioning
             if isinstance(conditioning, dict)

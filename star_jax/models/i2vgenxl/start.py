@@ -1,14 +1,14 @@
-"""A fresh UNet and ControlNet that hand the low-resolution latents on: left to learn is how to improve them.
+"""Initial weights with which UNet and ControlNet pass the low-resolution latents on and only learn to improve them.
 
-At the noisy end the velocity is nearly minus the clean latents, and the low resolution's are the first guess of
-those. The first channels of the finest level are kept for them: the ControlNet's zero convolutions, which protect a
-trained base network from a fresh ControlNet, start open (there is nothing to protect, and two of them in a row pass
-no gradient), the last skip connection hands on what comes through, and the output reads it. Residual branches and
-transformers end in zeros anyway. Whatever has no part in it starts at random.
+At the noisy end the velocity is nearly minus the clean latents, and the low-resolution latents are a first guess of
+those. The first channels of the finest level are reserved for this guess. The ControlNet's zero convolutions, which
+protect a trained base network from a fresh ControlNet, start open here: there is nothing to protect, and two of
+them in a row pass no gradient. The last skip connection passes the guess on, and the output reads it. Residual
+branches and transformers end in zeros anyway. All other weights start at random.
 
-The last norm would take a clip's brightness and contrast out of the guess. So the other channels of the finest
-level are large constants there, half of them negative: they fix the deviation that the norm divides by, and what
-they are less afterwards is the mean that it took, which the output adds again.
+The last norm would remove a clip's brightness and contrast from the guess. So the other channels of the finest
+level are large constants there, half of them negative. They fix the deviation that the norm divides by, and their
+decrease after the norm is the mean that it subtracted, which the output adds again.
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ _CONSTANT = 6.0  # several times the latents' deviation, which is 1
 
 
 def guess_leaf(config: UNetConfig, path: str, leaf: np.ndarray) -> np.ndarray:
-    """A weight of the ControlNet or the UNet.
+    """Initial value of a weight of the ControlNet or the UNet.
 
     Args:
-      config: sizes; the finest level needs more channels than the latents, else leaves stay as they are.
+      config: sizes; unless the finest level has more channels than the latents, all leaves stay as they are.
       path: path in the tree, such as `conv_in/kernel`.
-      leaf: weight as its layer initialises it.
+      leaf: the weight as its layer initialises it.
     """
     latents, width = config.in_channels, config.block_out_channels[0]
     if width <= latents:
@@ -36,7 +36,7 @@ def guess_leaf(config: UNetConfig, path: str, leaf: np.ndarray) -> np.ndarray:
     elif path.startswith("controlnet_") and path.endswith("kernel"):
         leaf[0, 0] = np.eye(leaf.shape[-1])
     elif path == "conv_in/kernel":
-        leaf[..., :latents] = 0  # the noisy latents take the other channels
+        leaf[..., :latents] = 0  # the noisy latents use the other channels
     elif path == _last_shortcut(config):
         leaf[:] = 0
         leaf[0, 0, -width:, :latents] = np.eye(width, latents)
@@ -55,13 +55,13 @@ def guess_leaf(config: UNetConfig, path: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _deviation(config: UNetConfig) -> float:
-    """Deviation of the last norm's input: nearly that of the constants on all channels but the latents'."""
+    """Deviation of the last norm's input, which the constants on the other channels dominate."""
     share = config.in_channels / config.block_out_channels[0]
     return float(np.sqrt(share + (1 - share) * _CONSTANT**2))
 
 
 def _gain(config: UNetConfig) -> float:
-    """The divisor of the last norm and SiLU; the slope of SiLU at SHIFT is s (1 + SHIFT (1 - s))."""
+    """Factor that undoes the last norm and SiLU; the slope of SiLU at SHIFT is s (1 + SHIFT (1 - s))."""
     s = SHIFTED / SHIFT
     return _deviation(config) / (s * (1 + SHIFT * (1 - s)))
 

@@ -57,16 +57,16 @@ class SpatialTransformerBlock(nnx.Module):
     def __call__(self, x: Float[Array, "B F H W C"], text: KeysValues) -> Float[Array, "N F H W C"]:
         """[B, F, H, W, C] and the text's keys and values [N, L, heads, head_dim] -> [N, F, H, W, C].
 
-        N is B or a multiple of it: with several texts per clip, the part that does not depend on text runs once.
+        N is a multiple of B: with several texts per clip, the part that does not depend on the text runs once.
         """
         b, f, h = x.shape[:3]
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
         attended = self.attn1(rearrange(self.norm1(gated), "b f h w c -> (b f) (h w) c"))
         attended = rearrange(attended, "(b f) (h w) c -> b f h w c", b=b, h=h)
         x = _gate(self.liem1, attended, here=self.liem_position == "after_attention") + x
-        x = repeat_branches(x, len(text.keys))  # the first text tells the branches of guidance apart
+        x = repeat_branches(x, len(text.keys))  # from here on, the branches of guidance differ
         b = len(x)
-        # All frames of a clip see the same text: they are queries of one sequence.
+        # All frames of a clip see the same text, so they are the queries of one sequence.
         attended = self.attn2(rearrange(self.norm2(x), "b f h w c -> b (f h w) c"), text)
         x = rearrange(attended, "b (f h w) c -> b f h w c", f=f, h=h) + x
         x = self.ff(self.norm3(x)) + x
@@ -99,13 +99,13 @@ class TemporalTransformerBlock(nnx.Module):
         self.norm3 = layer_norm(dim, **kwargs)
         self.ff = FeedForward(dim, **kwargs)
         self.liem1 = TemporalLiem(**kwargs) if liem_position else None
-        # On the block's output there is one place to gate, so one module.
+        # A gate on the block's output needs only one module.
         has_second = liem_position in ("before_attention", "after_attention")
         self.liem2 = TemporalLiem(**kwargs) if has_second else None
         self.liem_position = liem_position
 
     def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
-        """[pixels, F, C] -> same, or [B, F, pixels, C] -> same, frames left where they are."""
+        """[pixels, F, C] -> same, or [B, F, pixels, C] -> same without moving the frames."""
         attn1, attn2 = (
             (self.attn1, self.attn2) if x.ndim == 3 else (self.attn1.along_frames, self.attn2.along_frames)
         )

@@ -1,4 +1,4 @@
-"""The base UNet of STAR (I2VGen-XL's video UNet without image conditioning), and the encoder it shares."""
+"""STAR's base UNet (I2VGen-XL's video UNet without image conditioning), and the encoder that ControlNet shares."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from star_jax.models.whole_weights import gathered, run_block
 from star_jax.ops.attention import AttentionKernels
 from star_jax.parallel.activations import split_frames
 
-_MID_KEY = 100  # dropout positions: levels of the encoder from 0, the middle, levels of the decoder from 200
+_MID_KEY = 100  # dropout positions: encoder levels from 0, middle block at 100, decoder levels from 200
 _UP_KEY = 200
 
 # Keys and values of a clip's text by part (`down`, `mid`, `up`), block and transformer.
@@ -22,7 +22,7 @@ TextProjections = dict[str, list[list[KeysValues]]]
 
 
 class UNetEncoder(nnx.Module):
-    """First convolution, temporal transformer, down levels and middle: base UNet and ControlNet alike."""
+    """First convolution, temporal transformer, down levels and middle block, as in base UNet and ControlNet."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class UNetEncoder(nnx.Module):
         }
 
     def projected(self, context: Float[Array, "N L E"] | TextProjections) -> TextProjections:
-        """The projections of a text given as embeddings, or as them."""
+        """The projections of a text that is given as embeddings [N, L, E] or already as projections."""
         return context if isinstance(context, dict) else self.project_text(context)
 
     def encode(
@@ -78,17 +78,17 @@ class UNetEncoder(nnx.Module):
         hint: Float[Array, "B F H W D"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "N F h w M"], list[Float[Array, "_ F _ _ _"]]]:
-        """Runs the encoder and the middle.
+        """Runs the encoder and the middle block.
 
         Args:
           sample: [B, F, H, W, in_channels].
           temb: [B, time_embed_dim].
           text: see `project_text`.
-          hint: [B, F, H, W, C0], added after the first convolution (the ControlNet's).
+          hint: [B, F, H, W, C0], added after the ControlNet's first convolution; None for the base UNet.
           dropout_key: None for inference.
 
         Returns:
-          Middle output, and the skip connections from fine to coarse.
+          Output of the middle block, and the skip connections from fine to coarse.
         """
         x = gathered(self.conv_in)(split_frames(sample))
         x = run_block(self.transformer_in, self.remat)(x if hint is None else x + hint)
@@ -150,7 +150,7 @@ class UNet(UNetEncoder):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F H W C"]:
-        """Predicts the velocity: the first of what `features` returns."""
+        """Predicts the velocity, the first result of `features`."""
         return self.features(sample, timesteps, context, control, dropout_key=dropout_key)[0]
 
     def features(
@@ -162,18 +162,18 @@ class UNet(UNetEncoder):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "N F H W C"], tuple[Float[Array, "N F _ _ _"], ...]]:
-        """Predicts the velocity, and hands out what the network saw on its way there.
+        """Predicts the velocity, and also returns intermediate activations.
 
         Args:
           sample: noisy latents x_t [B, F, H, W, in_channels]; H must be 2 mod 8 and W 0 mod 8 (four levels).
           timesteps: [B], 0..999.
           context: text embeddings [B, L, cross_attention_dim], or the result of `project_text`.
-          control: the ControlNet's outputs, one per skip connection, then the middle's.
+          control: the ControlNet's outputs: one per skip connection, then one for the middle block.
           dropout_key: None for inference.
 
         Returns:
-          The velocity [B, F, H, W, out_channels]; the middle's output, and those of the decoder's levels but the
-          coarsest and the finest.
+          The velocity [B, F, H, W, out_channels]; the outputs of the middle block and of the decoder's levels,
+          without the coarsest and the finest.
         """
         temb = gathered(self.time_embedding)(timesteps)
         text = self.projected(context)

@@ -2,14 +2,16 @@
 
     y = enlarge(low) + linear(latents, low) + rest(latents, low, fidelity)
 
-The linear part is one convolution, which least squares can find (`star_jax.train.decoder.start`); the rest is what
-it cannot say. Nearly all of its work is at an eighth (the latents' grid) and a quarter of the output: convolutions
-and ReLUs without norms. Each block at the latents' grid remembers its own input at the frame before, as in TAESDV
-(madebyollin/taesdv), so that a clip can be decoded whole or frame by frame with the same result. The input's frames
-give what latents lose; FlashVSR's decoder (arXiv 2510.12747) sees them too. Pixel shuffles lead up to the output.
+The linear part is one convolution, which least squares can find (`star_jax.train.decoder.start`); `rest` adds what
+a linear map cannot express. It consists of convolutions and ReLUs without norms, and does nearly all of its work at
+an eighth (the latents' grid) and a quarter of the output's size. Each block at the latents' grid remembers its
+input at the previous frame, as in TAESDV (madebyollin/taesdv), so that a clip can be decoded whole or frame by
+frame with the same result. The low-resolution frames supply what the latents lose; FlashVSR's decoder (arXiv
+2510.12747) sees them, too. Pixel shuffles bring the result to the output's size.
 
-One set of weights has two ends: at `fidelity` 1 the mean of what may have been there, near and smooth; at 0 detail
-that looks right. Training draws it for every clip (`star_jax.train.decoder.objective`).
+`fidelity` chooses between two extremes with one set of weights: at 1 the mean of all plausible frames, which is
+close to the ground truth and smooth; at 0 plausible detail. Training draws it at random for every clip
+(`star_jax.train.decoder.objective`).
 """
 
 from typing import Any
@@ -25,11 +27,11 @@ from star_jax.config import LightDecoderConfig
 from star_jax.models.layers import Conv2d
 from star_jax.ops.pixels import enlarge
 
-COMPONENT = "light_decoder"  # its name in a model that has one
+COMPONENT = "light_decoder"  # name of the component
 LOW_FACTOR = 4  # pixels of the output per pixel of the frames that the decoder sees, along each axis
-_REST_SCALE = 0.3  # an optimizer that moves every weight alike would move the output too far at once
-LINEAR_WINDOW = 5  # latents along each side that the linear part sees
-Memory = tuple[jax.Array, ...]  # input of each memory block at the last frame, [B, 1, h, w, C]
+_REST_SCALE = 0.3  # without it, an optimizer such as Adam would move the output too far in its first steps
+LINEAR_WINDOW = 5  # side of the square of latents that the linear part sees
+Memory = tuple[jax.Array, ...]  # input of each memory block at the previous frame, [B, 1, h, w, C]
 
 _RESIDUAL_INIT = nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
 
@@ -46,7 +48,7 @@ class ResidualBlock(nnx.Module):
 
 
 class MemoryBlock(nnx.Module):
-    """x + conv(relu(conv([x, x of the frame before])))."""
+    """x + conv(relu(conv([x, x of the previous frame])))."""
 
     def __init__(self, channels: int, **kwargs: Any):
         self.conv1 = Conv2d(2 * channels, channels, 3, **kwargs)
@@ -55,14 +57,14 @@ class MemoryBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "B F H W C"], before: Float[Array, "B 1 H W C"]
     ) -> tuple[Float[Array, "B F H W C"], Float[Array, "B 1 H W C"]]:
-        """The output, and what the next frame is to remember."""
+        """The output, and the memory for the next frame."""
         past = jnp.concatenate([before, x[:, :-1]], axis=1)
         hidden = jax.nn.relu(self.conv1(jnp.concatenate([x, past], axis=-1)))
         return x + self.conv2(hidden), x[:, -1:]
 
 
 class LightDecoder(nnx.Module):
-    """See the module. Heights and widths of the latents are the output's by 8, of the frames by 4."""
+    """Light decoder; see the module. Latents have an eighth of the output's height and width, frames a quarter."""
 
     def __init__(
         self,
@@ -78,7 +80,8 @@ class LightDecoder(nnx.Module):
         self.config, self.dtype = config, dtype
         zeros = nnx.initializers.zeros
         self.linear = Conv2d(latent_channels + 4 * 3, 64 * 3, LINEAR_WINDOW, kernel_init=zeros, **kwargs)
-        # The low-resolution frames at the latents' grid (2x2 pixels in the channels), and the fidelity's plane.
+        # Inputs: latents, low-resolution frames on their grid (2x2 pixels in the channels), and a plane of
+        # fidelity.
         self.conv_in = Conv2d(latent_channels + 4 * 3 + 1, coarse, 3, **kwargs)
         self.coarse = nnx.List([MemoryBlock(coarse, **kwargs) for _ in range(config.blocks[0])])
         self.up_middle = Conv2d(coarse, 4 * middle, 3, **kwargs)
@@ -98,13 +101,13 @@ class LightDecoder(nnx.Module):
         """Decodes frames.
 
         Args:
-          latents: as the network makes them (of about unit deviation).
-          low: low-resolution frames in [-1, 1], at a quarter of the output's size.
-          fidelity: 0 (detail) to 1 (nearness), of each clip.
-          memory: of the frames before; None at a clip's first frame.
+          latents: scaled latents [B, F, h, w, C] (of about unit deviation), as the network predicts them.
+          low: low-resolution frames [B, F, 2h, 2w, 3] in [-1, 1].
+          fidelity: [B], from 0 (plausible detail) to 1 (closeness to the ground truth).
+          memory: memory that the previous call returned; None at a clip's first frame.
 
         Returns:
-          Frames [B, F, 8h, 8w, 3], roughly in [-1, 1], float32; the memory for the frames after.
+          Frames [B, F, 8h, 8w, 3], roughly in [-1, 1], float32; the memory for the next frames.
         """
         if memory is None:
             memory = self.start(latents.shape)
@@ -137,7 +140,7 @@ class LightDecoder(nnx.Module):
 
 
 def pack(low: Float[Array, "B F l m C"]) -> Float[Array, "B F h w D"]:
-    """Low-resolution frames at the latents' grid: 2x2 pixels in the channels."""
+    """Low-resolution frames on the latents' grid, with 2x2 pixels in the channels."""
     return rearrange(low, "b f (h i) (w j) c -> b f h w (i j c)", i=2, j=2)
 
 
@@ -153,5 +156,5 @@ def values_per_pixel(config: LightDecoderConfig) -> float:
 
 
 def _shuffle(x: Float[Array, "B F h w D"], factor: int = 2) -> Float[Array, "B F H W C"]:
-    """A square of channels each become a square of pixels."""
+    """Moves factor x factor groups of channels into pixels (pixel shuffle)."""
     return rearrange(x, "b f h w (i j c) -> b f (h i) (w j) c", i=factor, j=factor)

@@ -1,8 +1,8 @@
 """TAESDV, a small decoder of Stable Video Diffusion's latents (madebyollin/taesdv).
 
-Convolutions and ReLUs at each of the four grids from the latents' to the output's. Each block sees its own input at
-the frame before, so that a clip can be decoded whole or in pieces with the same result. It sees latents alone, not
-the low-resolution frames, and so it suits any model with these latents without training.
+It consists of convolutions and ReLUs on four grids, from that of the latents to that of the output. Each block also
+sees its input at the previous frame, so that a clip can be decoded whole or in pieces with the same result. It sees
+only latents, not the low-resolution frames, so it suits any model with these latents without training.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ _RANGE = 3.0  # latents are squashed softly into [-3, 3]
 
 
 class TaesdvBlock(nnx.Module):
-    """relu(x + three convolutions of [x, x of the frame before])."""
+    """relu(x + three convolutions of [x, x of the previous frame])."""
 
     def __init__(self, channels: int, **kwargs: Any):
         self.conv1 = Conv2d(2 * channels, channels, 3, **kwargs)
@@ -32,14 +32,14 @@ class TaesdvBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "B F H W C"], before: Float[Array, "B 1 H W C"]
     ) -> tuple[Float[Array, "B F H W C"], Float[Array, "B 1 H W C"]]:
-        """The output, and what the next frame is to remember."""
+        """The output, and the memory for the next frame."""
         past = jnp.concatenate([before, x[:, :-1]], axis=1)
         hidden = jax.nn.relu(self.conv1(jnp.concatenate([x, past], axis=-1)))
         return jax.nn.relu(x + self.conv3(jax.nn.relu(self.conv2(hidden)))), x[:, -1:]
 
 
 class Taesdv(nnx.Module):
-    """See the module."""
+    """TAESDV's decoder; see the module."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Taesdv(nnx.Module):
         """Decodes frames.
 
         Args:
-          latents: as the network makes them (of about unit deviation).
-          memory: of the frames before; None at a clip's first frame.
+          latents: scaled latents [B, F, h, w, C] (of about unit deviation), as the network predicts them.
+          memory: memory that the previous call returned; None at a clip's first frame.
 
         Returns:
-          Frames [B, F, 8h, 8w, 3], roughly in [-1, 1], float32; the memory for the frames after.
+          Frames [B, F, 8h, 8w, 3], roughly in [-1, 1], float32; the memory for the next frames.
         """
         memory = self.start(latents.shape) if memory is None else memory
         befores, after = iter(memory), []

@@ -1,4 +1,4 @@
-"""Building blocks of the video autoencoder: residual blocks per frame and along frames, their blend, attention.
+"""Building blocks of the video autoencoder: residual blocks per frame and along frames, their blend, and attention.
 
 Activations are [B, F, H, W, C]. Attribute names follow diffusers' `ResnetBlock2D`, `TemporalResnetBlock`,
 `SpatioTemporalResBlock`, `AlphaBlender`, `Attention`, `Downsample2D` and `Upsample2D`, so that a checkpoint maps
@@ -20,11 +20,11 @@ from star_jax.ops.attention import dot_product_attention
 from star_jax.ops.plain_convolution import flax_convolution
 
 SPATIAL_EPSILON = 1e-6
-TEMPORAL_EPSILON = 1e-5  # only the norms of the temporal blocks
+TEMPORAL_EPSILON = 1e-5  # in the temporal blocks only
 
 
 class ResnetBlock2D(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))) on each frame, a 1x1 shortcut where the width changes."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))) on each frame, with a 1x1 shortcut if the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_groups: int, **kwargs):
         norm_kwargs: dict[str, Any] = {"num_groups": num_groups, "epsilon": SPATIAL_EPSILON, **kwargs}
@@ -45,7 +45,7 @@ class ResnetBlock2D(nnx.Module):
 
 
 class TemporalResnetBlock(nnx.Module):
-    """A residual block along frames: (3, 1, 1) convolutions, statistics over all frames of the group."""
+    """A residual block along frames: (3, 1, 1) convolutions, and statistics over all frames of the group."""
 
     def __init__(self, channels: int, *, num_groups: int, **kwargs):
         norm_kwargs: dict[str, Any] = {
@@ -65,7 +65,7 @@ class TemporalResnetBlock(nnx.Module):
 
 
 class AlphaBlender(nnx.Module):
-    """Learned blend of two tensors; sigmoid(mix_factor) is the temporal one's share, a half when untrained."""
+    """Learned blend of two tensors; sigmoid(mix_factor) is the share of the temporal one, 1/2 when untrained."""
 
     def __init__(self, *, param_dtype: DTypeLike):
         self.mix_factor = nnx.Param(jnp.zeros((1,), param_dtype))
@@ -73,13 +73,13 @@ class AlphaBlender(nnx.Module):
     def __call__(
         self, spatial: Float[Array, "B F H W C"], temporal: Float[Array, "B F H W C"]
     ) -> Float[Array, "B F H W C"]:
-        # In diffusers: strategy `learned` with `switch_spatial_to_temporal_mix`, which turns the shares around.
+        # This is diffusers' strategy `learned` with `switch_spatial_to_temporal_mix`, which swaps the shares.
         share = jax.nn.sigmoid(self.mix_factor[...].astype(jnp.float32)).astype(spatial.dtype)
         return (1 - share) * spatial + share * temporal
 
 
 class SpatioTemporalResBlock(nnx.Module):
-    """A residual block on each frame, one along the frames after it, and the blend of both outputs."""
+    """A residual block on each frame, then one along the frames, and a blend of both outputs."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_groups: int, **kwargs):
         self.spatial_res_block = ResnetBlock2D(in_channels, out_channels, num_groups=num_groups, **kwargs)

@@ -1,10 +1,10 @@
-"""A fresh autoencoder that is a picture pyramid already: means and differences down, smooth interpolation up.
+"""Initial weights that make an autoencoder a picture pyramid: means and differences down, smooth interpolation up.
 
-From random layers in a row, an autoencoder spends its first thousand steps on finding out that a picture is best
-carried through. This start says so: the strided convolutions take means and differences of 2x2 pixels (Haar's), so
-that the latents hold the colours of each 8x8 block and of its quarters; upsampling smooths; every residual branch
-ends in zeros; the last norms work where SiLU is straight, and have constants among their channels, without which
-they would take the contrast out of a picture. Whatever has no part in it starts at random.
+With random layers, an autoencoder spends its first thousand steps on learning to pass a picture through. This start
+gives it that: the strided convolutions take means and differences of 2x2 pixels (Haar's), so that the latents hold
+the colours of each 8x8 block and of its quarters; upsampling smooths; every residual branch ends in zeros. The last
+norms work where SiLU is nearly straight, and have constants among their channels, without which they would remove a
+picture's contrast. All other weights start at random.
 """
 
 import numpy as np
@@ -15,19 +15,19 @@ _COLORS = 3
 SHIFT = 3.0  # shift of the last norms' outputs; SiLU is nearly straight there: silu(3 + x) ~ 2.86 + 1.09 x
 SHIFTED = SHIFT / (1 + np.exp(-SHIFT))
 _CONSTANT = 1.5
-_LOGVAR = -8.0  # a posterior with little noise
+_LOGVAR = -8.0  # log variance of a posterior with little noise
 # Of 2x2 pixels: mean, difference of columns, of rows, of diagonals.
 _HAAR = np.array([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 4
 _SMOOTH = np.outer([1, 2, 1], [1, 2, 1]) / 16
 
 
 def pyramid_leaf(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
-    """A weight of the autoencoder.
+    """Initial value of a weight of the autoencoder.
 
     Args:
       config: sizes.
       path: path in the tree, such as `encoder/conv_in/kernel`.
-      leaf: weight as its layer initialises it.
+      leaf: the weight as its layer initialises it.
     """
     *_, owner, name = parts = path.split("/")
     last = len(config.block_out_channels) - 2  # the last level with an upsampling, or a downsampling
@@ -52,14 +52,14 @@ def pyramid_leaf(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _through(leaf: np.ndarray) -> np.ndarray:
-    """A kernel that hands its channels on."""
+    """A kernel that passes its channels through."""
     kernel = np.zeros_like(leaf)
     kernel[tuple(size // 2 for size in leaf.shape[:-2])] = np.eye(*leaf.shape[-2:])
     return kernel
 
 
 def _haar(leaf: np.ndarray) -> np.ndarray:
-    """The first outputs are means and differences of the colours, the first inputs; padding is below."""
+    """A kernel whose first outputs are means and differences of its first inputs, the colours."""
     kernel = leaf.copy()
     for band, taps in enumerate(_HAAR):
         for color in range(_COLORS):
@@ -77,7 +77,7 @@ def _constants(leaf: np.ndarray, num_signals: int) -> np.ndarray:
 
 
 def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
-    """Output kernels: colours of the decoder; means and differences of the encoder; other means stay random."""
+    """Output kernels: the decoder's read colours, the encoder's means and differences; other means stay random."""
     if part == "decoder":
         return _through(leaf)
     kernel, signals = leaf.copy(), min(4 * _COLORS, config.latent_channels)
@@ -87,7 +87,7 @@ def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _offset(config: VAEConfig, path: str, leaf: np.ndarray) -> np.ndarray:
-    """Bias of an output: it undoes the shift of the norm, and sets the log variances."""
+    """Biases of the outputs, which undo the shift of the norm and set the log variances."""
     if path == "decoder/conv_out/bias":
         return np.full_like(leaf, -SHIFTED)
     if path == "encoder/conv_out/bias":

@@ -1,4 +1,4 @@
-"""Stable Video Diffusion's autoencoder: an image encoder for single frames, a decoder that blends across frames.
+"""Stable Video Diffusion's autoencoder: an image encoder for single frames and a decoder that blends across frames.
 
 Original: diffusers' `AutoencoderKLTemporalDecoder` (attribute names are the same); papers: Blattmann et al. 2023,
 "Stable Video Diffusion", arXiv 2311.15127, after Rombach et al. 2022, arXiv 2112.10752. Activations are
@@ -30,13 +30,13 @@ from star_jax.models.svd_vae.blocks import (
 from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_columns
 
-# Matmul precision for float32. A TPU would multiply in bfloat16 by default, and a decoded frame would be off by
-# several levels of 255 (docs/benchmarks.md). `high` is three such products on a TPU, and TF32 on a GPU.
+# Matmul precision for float32. By default a TPU multiplies in bfloat16, which puts decoded frames off by several
+# levels of 255 (docs/benchmarks.md). `high` means three bfloat16 products on a TPU, and TF32 on a GPU.
 FLOAT32_PRECISION = "high"
 
 
 class DownEncoderBlock2D(nnx.Module):
-    """Residual blocks of one resolution, then a downsampling but at the coarsest one."""
+    """Residual blocks of one resolution, then a downsampling except at the coarsest resolution."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class UNetMidBlock2D(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Frames [B, F, H, W, in_channels] to [B, F, h, w, 2 * latent_channels], each frame on its own."""
+    """Encodes frames [B, F, H, W, in_channels] to [B, F, h, w, 2 * latent_channels], each on its own."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Encoder(nnx.Module):
 class MidBlockTemporalDecoder(nnx.Module):
     """Spatio-temporal block, attention within each frame, spatio-temporal block.
 
-    diffusers makes `layers_per_block` residual blocks here and runs the first two; released models have two.
+    diffusers builds `layers_per_block` residual blocks here but runs the first two; released models have two.
     """
 
     def __init__(self, channels: int, *, num_groups: int, attention: str, remat: str, **kwargs):
@@ -140,7 +140,7 @@ class MidBlockTemporalDecoder(nnx.Module):
 
 
 class UpBlockTemporalDecoder(nnx.Module):
-    """Spatio-temporal blocks of one resolution, then an upsampling but at the finest one."""
+    """Spatio-temporal blocks of one resolution, then an upsampling except at the finest resolution."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class UpBlockTemporalDecoder(nnx.Module):
 
 
 class TemporalDecoder(nnx.Module):
-    """Latents [B, F, h, w, latent_channels] of one group of frames to [B, F, H, W, out_channels]."""
+    """Decodes latents [B, F, h, w, latent_channels] of one group of frames to [B, F, H, W, out_channels]."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class TemporalDecoder(nnx.Module):
 
 
 class AutoencoderKLTemporalDecoder(nnx.Module):
-    """Encoder, posterior and temporal decoder. Latents are unscaled here: the network's over `scaling_factor`."""
+    """Encoder, posterior and temporal decoder, on unscaled latents: the network's, divided by `scaling_factor`."""
 
     def __init__(
         self,
@@ -260,8 +260,8 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
         """Builds the autoencoder of a preset.
 
         `attention` names a kernel of `star_jax.ops.attention`, `remat` a policy of `star_jax.ops.remat` for the
-        decoder's residual blocks. `decoder_dtype` is the decoder's dtype where it is not `dtype`: float16 as
-        the released system does; statistics of norms are float32 even then.
+        decoder's residual blocks. `decoder_dtype` is the decoder's dtype, by default `dtype`; the released system
+        decodes in float16. Statistics of norms are float32 in any case.
         """
         return cls(
             config.in_channels,

@@ -1,1 +1,1 @@
-"""T5's encoder, CogVideoX's conditioning on prompts."""
+"""T5's encoder, which conditions CogVideoX on prompts."""

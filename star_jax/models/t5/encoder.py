@@ -23,16 +23,16 @@ _EPSILON = 1e-6
 
 
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of each key's position as a query sees it, int32 [length, length].
+    """Bucket of each key's position relative to each query, int32 [length, length].
 
-    Half of the buckets are for keys that come later. In each half, half of the buckets are single distances; the
-    others grow logarithmically up to `max_distance`, which with everything farther is the last one.
+    Half of the buckets are for keys after the query. In each half, half of the buckets are single distances; the
+    others grow logarithmically up to `max_distance`, and the last one also holds all larger distances.
     """
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     half, later = num_buckets // 2, distance > 0
     distance = np.abs(distance)
     exact = half // 2
-    # In float32, as the original computes them: a few distances lie on the border of two buckets.
+    # In float32 as in the original, because a few distances lie on the border of two buckets.
     share = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / math.log(max_distance / exact)
     far = np.minimum(exact + (share * (half - exact)).astype(np.int32), half - 1)
     return (half * later + np.where(distance < exact, distance, far)).astype(np.int32)
@@ -53,7 +53,7 @@ class RMSNorm(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Attention with a bias by relative position, and without scaling by the head's size."""
+    """Attention with a bias by relative position and without scaling by the head size."""
 
     def __init__(self, config: T5Config, **kwargs):
         inner = config.num_attention_heads * config.head_dim
@@ -74,7 +74,7 @@ class SelfAttention(nnx.Module):
 
 
 class GatedFeedForward(nnx.Module):
-    """gelu(x W0) * (x W1), then linear; GELU by tanh."""
+    """gelu(x W0) * (x W1), then linear, with the tanh approximation of GELU."""
 
     def __init__(self, config: T5Config, **kwargs):
         self.wi_0 = nnx.Linear(config.hidden_size, config.intermediate_size, use_bias=False, **kwargs)
@@ -100,7 +100,7 @@ class Block(nnx.Module):
 
 
 class T5Encoder(nnx.Module):
-    """Token numbers to embeddings."""
+    """Embeds token IDs."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class T5Encoder(nnx.Module):
           input_ids: int32 [B, L] from `star_jax.models.t5.tokenizer.tokenize`.
 
         Returns:
-          [B, L, hidden_size]. Nothing is masked: padding is attended to, as in the released system.
+          [B, L, hidden_size]. As in the released system, padding is not masked.
         """
         buckets = relative_buckets(input_ids.shape[1], self.config.num_buckets, self.config.max_distance)
         bias = rearrange(self.relative_attention_bias(jnp.asarray(buckets)), "q k heads -> heads q k")

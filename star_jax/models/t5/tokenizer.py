@@ -1,4 +1,4 @@
-"""Prompts to token numbers, through transformers' T5Tokenizer and files on disk only."""
+"""Prompts to token IDs with a T5 tokenizer of transformers, from files on disk only."""
 
 import json
 import os
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD_ID, END_ID = 0, 1
-BYTE_LEVEL_VOCABULARY = 259  # tokens of `write_byte_level_tokenizer`
+BYTE_LEVEL_VOCABULARY = 259  # size of the vocabulary of `write_byte_level_tokenizer`
 JSON_FILE = "tokenizer.json"
-_EXTRA_IDS = 100  # tokens that T5's vocabulary has beside those of its SentencePiece file
+_EXTRA_IDS = 100  # tokens of T5's vocabulary that are not in its SentencePiece file
 _REMEDY = f"copy {JSON_FILE} of a T5 tokenizer there, or convert the checkpoint again"
 
 
@@ -26,7 +26,7 @@ def load_tokenizer(directory: str | os.PathLike) -> "PreTrainedTokenizerFast":
     Raises:
       InputError: the file is missing or damaged.
     """
-    # Else transformers warns on every start that it misses PyTorch, which tokenizers do without.
+    # Otherwise transformers warns on every start that PyTorch is missing, which tokenizers do not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import PreTrainedTokenizerFast  # a slow import, and only needed here
 
@@ -40,7 +40,7 @@ def load_tokenizer(directory: str | os.PathLike) -> "PreTrainedTokenizerFast":
 
 
 def convert_sentencepiece(source: str | os.PathLike, directory: str | os.PathLike) -> None:
-    """Writes tokenizer.json from T5's spiece.model, through transformers' own converter.
+    """Converts T5's spiece.model to tokenizer.json with transformers' converter.
 
     Raises:
       InputError: the file is damaged.
@@ -49,7 +49,7 @@ def convert_sentencepiece(source: str | os.PathLike, directory: str | os.PathLik
 
     from transformers.convert_slow_tokenizer import T5Converter
 
-    # All that the converter asks of the tokenizer that it was written for.
+    # The converter expects a slow tokenizer, but uses only these attributes of it.
     tokenizer = SimpleNamespace(
         vocab_file=os.fspath(source), _extra_ids=_EXTRA_IDS, convert_tokens_to_ids=lambda token: END_ID
     )
@@ -64,11 +64,11 @@ def convert_sentencepiece(source: str | os.PathLike, directory: str | os.PathLik
 def tokenize(
     tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str], max_length: int
 ) -> Int[np.ndarray, "N L"]:
-    """Token numbers: the prompt, cut to fit, an end token, and padding.
+    """Token IDs of prompts: the prompt (cut to fit), an end token, and padding.
 
     Args:
       tokenizer: a tokenizer from `load_tokenizer`.
-      prompts: B texts; '' is fine.
+      prompts: B texts, which may be empty.
       max_length: length of every row, the end token included.
 
     Returns:
@@ -84,7 +84,7 @@ def tokenize(
 def write_byte_level_tokenizer(directory: str | os.PathLike) -> None:
     """Writes a tokenizer of single bytes, for small networks with random weights: padding, end, unknown, 256 bytes.
 
-    The directory is made if need be.
+    The directory is created if it does not exist.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
