@@ -5,8 +5,8 @@
   star-jax assemble runs/lora updates.safetensors
   star-jax upscale clip.mp4 -o out.mp4 --checkpoint star-trained
 
-The trained weights are put over the networks that the run started from (model.checkpoint); of a run with
-model.lora_rank, DST may be a file that holds the low-rank updates alone. DST appears when it is complete.
+The trained weights replace those of the checkpoint that the run started from (model.checkpoint). For a run with
+model.lora_rank, DST may be a file for the low-rank updates alone. DST appears when it is complete.
 """
 
 import argparse
@@ -25,15 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
-        help="the weights' moving average (default: where the run keeps one)",
+        help="take the weights' moving average (default: if the run keeps one)",
     )
     parser.add_argument(
-        "--base", metavar="DIR", help="checkpoint that the run started from, if it was moved since"
+        "--base", metavar="DIR", help="checkpoint that the run started from, if it has moved since"
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="dtype of all weights (default: float32 for trained ones, the others as they were)",
+        help="dtype of all weights (default: float32 for trained weights, unchanged for the others)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint directory")
 
@@ -53,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
             force=args.force,
         )
     which = "the moving average" if done.ema else "the weights"
-    print(f"{args.destination}: {which} of step {done.step}, {done.trained:,} trained numbers")
+    print(f"{args.destination}: {which} of step {done.step}, {done.trained:,} trained weights")

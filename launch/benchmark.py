@@ -6,7 +6,7 @@
   star-jax benchmark compare before.json after.json
   star-jax benchmark data --source clips/ --recipe realbasicvsr
 
-With --pause FILE a training may share the device: it is stopped whenever something is timed.
+With --pause FILE a training run may share the device: it is paused whenever something is timed.
 `star-jax benchmark WHAT --help` lists the options of each.
 """
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        # Without a default: it would undo a --debug that stands before WHAT.
+        # There is no default, because it would override a --debug before WHAT.
         sub.add_argument(
             "--debug",
             action="store_true",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             sub.add_argument(
                 "--pause",
                 metavar="FILE",
-                help="stop the process groups in FILE, a number on each line, whenever something is timed",
+                help="pause the process groups in FILE, one number per line, whenever something is timed",
             )
         if name in _WITH_FORMS:
             sub.add_argument(
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 action="append",
                 default=[],
                 metavar="OPERATION=FORM",
-                help="a form of an operation in place of this device's own, such as geglu=gelu; may be repeated",
+                help="form of an operation instead of this device's default, such as geglu=gelu; may be repeated",
             )
         module.add_arguments(sub)
         sub.set_defaults(run_benchmark=module.run)

@@ -1,7 +1,7 @@
-"""Files of a command in buckets (gs://, s3://): inputs are copied to this machine, and outputs from it at the end.
+"""Files of a command in buckets (gs://, s3://): inputs are copied to this machine first, and outputs at the end.
 
-Both lie below TMPDIR, in a folder named by the address, until the command has ended well: a run that was
-interrupted finds what it had done when the same command is given again.
+The copies are below TMPDIR, in a folder named by a hash of the URL, until the command has succeeded, so that the
+same command can resume a run that was interrupted.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def with_buckets(reads: Sequence[str] = (), writes: Sequence[str] = ()) -> Calla
     """Decorates `run(args)` of a command.
 
     Args:
-      reads: names of arguments that are files or folders to read (or lists of them, which may say NAME=PATH).
-      writes: names of arguments that are files or folders to write, or patterns of their names.
+      reads: names of arguments for files or folders to read (or lists of them, in which NAME=PATH is allowed).
+      writes: names of arguments for files or folders to write, or for patterns of their names.
     """
 
     def decorate(run):
@@ -37,7 +37,7 @@ def with_buckets(reads: Sequence[str] = (), writes: Sequence[str] = ()) -> Calla
                 setattr(changed, name, _each(getattr(args, name), copies.written))
             if copies.outputs and getattr(args, "skip_existing", False):
                 raise InputError(
-                    "--skip-existing looks for files on a disk; leave it out, or write to a disk"
+                    "--skip-existing does not work with outputs in a bucket; leave it out, or write to a disk"
                 )
             for name in reads:
                 setattr(changed, name, _each(getattr(args, name), copies.read))
@@ -59,14 +59,14 @@ def _has_bucket(value: Any) -> bool:
 
 
 def _bucket_part(text: str) -> str:
-    """The address in PATH or NAME=PATH, or nothing."""
+    """The bucket's URL in PATH or NAME=PATH; "" if there is none."""
     starts = [text.find(scheme) for scheme in BUCKETS if scheme in text]
     start = min(starts, default=-1)
     return text[start:] if start == 0 or (start > 0 and text[start - 1] == "=") else ""
 
 
 def _each(value: Any, change: Any) -> Any:
-    """The value with the addresses in it changed to paths on this machine."""
+    """The value with URLs of buckets changed to paths on this machine."""
     if isinstance(value, list):
         return [_each(one, change) for one in value]
     if not _has_bucket(value):
@@ -78,18 +78,18 @@ def _each(value: Any, change: Any) -> Any:
 
 
 class _Copies:
-    """What a command has on this machine in place of what is in buckets."""
+    """Copies on this machine of a command's files in buckets."""
 
     def __init__(self) -> None:
         self._root = Path(tempfile.gettempdir()) / f"star_jax-{os.getuid()}" / "files"
         self._folders: list[Path] = []
-        self.outputs: list[tuple[Path, str]] = []  # a folder, and where its content goes
+        self.outputs: list[tuple[Path, str]] = []  # folders, and the URLs that their contents go to
 
     def read(self, url: str) -> str:
-        """The copy of a file or folder.
+        """Copies a file or folder to this machine; returns the path of the copy.
 
         Raises:
-          InputError: nothing is there, or it cannot be read.
+          InputError: the URL does not exist, or cannot be read.
         """
         import fsspec
 
@@ -97,7 +97,7 @@ class _Copies:
             filesystem, path = fsspec.core.url_to_fs(url.rstrip("/"))
             files = filesystem.find(path, detail=True)
             if not files:
-                raise InputError(f"{url} does not exist; check the address")
+                raise InputError(f"{url} does not exist; check the URL")
             stamps = [
                 [name, info.get("size"), info.get("etag") or info.get("ETag")] for name, info in files.items()
             ]
@@ -110,17 +110,21 @@ class _Copies:
                     filesystem.get_file(name, str(place))
         except (OSError, ImportError, ValueError) as error:
             raise InputError(
-                f"cannot read {url} ({first_line(error)}); check the address and your rights"
+                f"cannot read {url} ({first_line(error)}); check the URL and your permissions"
             ) from error
         return str(copy)
 
     def written(self, url: str) -> str:
-        """Where the command writes what goes to an address; {name} and %05d of a pattern stay."""
+        """Path on this machine for an output in a bucket; {name} and %05d in a pattern are kept.
+
+        Raises:
+          InputError: the URL is that of a bucket, without a name in it.
+        """
         scheme, _, rest = url.partition("://")
         bucket, *parts = rest.split("/")
         fixed = next((i for i, part in enumerate(parts[:-1]) if "{" in part or "%" in part), len(parts) - 1)
         if not parts or not bucket:
-            raise InputError(f"{url} names a bucket, not a file or folder in it; add a name")
+            raise InputError(f"{url} is a bucket, not a file or folder in it; add a name")
         if not parts[-1]:  # a folder
             fixed = min(fixed, len(parts) - 2)
         folder = self._folder(url)
@@ -132,10 +136,10 @@ class _Copies:
         return str(place)
 
     def upload(self) -> list[str]:
-        """Copies the outputs to their buckets; returns the addresses.
+        """Copies the outputs to their buckets; returns their URLs.
 
         Raises:
-          RunError: the bucket cannot be written. The files stay where they are.
+          RunError: a bucket cannot be written to. The files on this machine stay.
         """
         import fsspec
 
@@ -145,22 +149,22 @@ class _Copies:
             try:
                 filesystem, target = fsspec.core.url_to_fs(url)
                 for name in files:
-                    if not any(part.startswith(".") for part in name.parts):  # else left by a killed run
+                    if not any(part.startswith(".") for part in name.parts):  # not the files of a killed run
                         filesystem.put_file(str(folder / name), f"{target}/{name.as_posix()}")
                         done.append(f"{url}/{name.as_posix()}")
             except (OSError, ImportError, ValueError) as error:
                 raise RunError(
-                    f"cannot write {url} ({first_line(error)}); what was made is in {folder}"
+                    f"cannot write to {url} ({first_line(error)}); copy the results from {folder}"
                 ) from error
         return done
 
     def remove(self) -> None:
-        """Removes the copies of a command that ended well."""
+        """Removes the copies of a command that has succeeded."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _folder(self, what: str) -> Path:
-        folder = self._root / hashlib.sha256(what.encode()).hexdigest()[:16]
+    def _folder(self, identity: str) -> Path:
+        folder = self._root / hashlib.sha256(identity.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         self._folders.append(folder)
         return folder

@@ -34,11 +34,11 @@ COMMANDS = {
 }
 
 
-INTERRUPTED = 130  # exit code, as shells have it
+INTERRUPTED = 130  # exit code, as in shells
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser of every subcommand; no heavy import happens here."""
+    """Builds the parser with all subcommands, without heavy imports."""
     parser = argparse.ArgumentParser(
         prog="star-jax", description="STAR video super-resolution in JAX: train, convert, upscale, benchmark."
     )
@@ -62,14 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code.
 
     Args:
-      argv: arguments after the program's name; the process's own by default.
+      argv: arguments after the program's name; by default those of the process.
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     args.rest = rest
     if args.rest and not getattr(args, "takes_rest", False):  # --config.group.key=value of training commands
         parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
-    # Tracing makes many objects that stay: looking them through as often as Python does takes a third of its time.
+    # Tracing makes many long-lived objects: with Python's defaults, garbage collection takes a third of the time.
     gc.set_threshold(50_000, 20, 50)
     try:
         return args.run(args) or 0
@@ -93,20 +93,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _unforeseen(error: Exception) -> str:
-    """One-line message for an unexpected exception: the machine's limits, a missing driver, a mistake of ours."""
+    """One-line message for an unexpected exception, such as full memory, a missing driver or a bug."""
     if "RESOURCE_EXHAUSTED" in str(error):
         return (
-            f"the device's memory is full ({first_line(error)}); upscale takes --max-memory and --tile, training "
-            "train.remat=full, a smaller train.batch_size and mesh.fsdp"
+            f"the device's memory is full ({first_line(error)}); when upscaling, set --max-memory or --tile; when "
+            "training, set train.remat=full, a smaller train.batch_size or mesh.fsdp"
         )
     return f"{type(error).__name__}: {first_line(error)} (--debug shows where)"
 
 
 def console() -> None:
-    """Runs the command as a process of its own, and ends it.
+    """Runs the command, and ends the process with its exit code.
 
-    After an interrupt the process ends at once. A computation that is under way cannot be stopped, and Python's own
-    end would take its device away from it, which is a segmentation fault.
+    After an interrupt the process ends at once: a running computation cannot be stopped, and Python's normal
+    shutdown would release its device, which causes a segmentation fault.
     """
     code = main()
     if code == INTERRUPTED:

@@ -1,4 +1,4 @@
-"""The flags by which the processes of one run find each other, for `star-jax train`."""
+"""Flags of `star-jax train` that let the processes of one run find each other."""
 
 import argparse
 
@@ -8,7 +8,8 @@ from star_jax.parallel.processes import COORDINATOR, NUM_PROCESSES, PROCESS_ID
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `join_cluster` reads."""
     group = parser.add_argument_group(
-        "several processes", "Slurm and TPU pods need none of these; without any, one process trains alone."
+        "several processes",
+        "On Slurm and TPU pods none of these is needed. Elsewhere, without them, a single process trains.",
     )
     group.add_argument(
         COORDINATOR[0], metavar="HOST:PORT", help=f"address of process 0 (or {COORDINATOR[1]})"
@@ -24,12 +25,12 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=300,
         metavar="SECONDS",
-        help="how long processes wait for each other at the start (default 300)",
+        help="time that processes wait for each other at the start (default 300)",
     )
 
 
 def join_cluster(args: argparse.Namespace) -> None:
-    """See `star_jax.parallel.processes.initialize`."""
+    """Connects the processes of a run; see `star_jax.parallel.processes.initialize`."""
     from star_jax.parallel.processes import initialize
 
     initialize(args.coordinator, args.num_processes, args.process_id, timeout=args.coordinator_timeout)

@@ -3,8 +3,9 @@
   star-jax compare before.mp4 after.mp4 -o page.html
   star-jax compare low.mp4 result.mp4 -o page.html --truth truth.mp4         # with scores
 
-A and B are videos, images or folders of images with as many frames each; A is shown in B's size. The page is one
-file that any browser opens without a network: both play in step, the pointer moves the border, the wheel zooms.
+A and B are videos, images or folders of images with the same number of frames; A is shown in B's size. The page is
+a single file that any browser opens without a network: both videos play in sync, the pointer moves the border
+between them, and the wheel zooms.
 """
 
 import argparse
@@ -19,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="A", help="first video, such as the input")
     parser.add_argument("after", metavar="B", help="second video, such as the output")
     parser.add_argument("-o", "--output", required=True, metavar="PAGE.html", help="the page")
-    parser.add_argument("--truth", metavar="GT", help="ground truth of B's size: a third side, and scores")
+    parser.add_argument(
+        "--truth", metavar="GT", help="ground truth of B's size, which is shown, too, and used for scores"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 

@@ -1,4 +1,4 @@
-"""Compile for TPUs or GPUs that are not at hand, and say whether it fits, and what it computes and exchanges.
+"""Compile for TPUs or GPUs that are not at hand, and report memory, operations and traffic.
 
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5p:4x4x4 --config.mesh.context=8
   star-jax compile-check --config configs/star_i2vgenxl.py --topology v5e:4x4 --num-slices 2 \\
@@ -10,9 +10,9 @@
 
 This compiles the training step of a configuration, or one step of the guided sampler (bfloat16), for a TPU
 topology, on any machine: pip install "star_jax[tpu]". Topologies are named by kind and shape: v5e:4x4, v5p:2x2x1,
-v6e:16x16, or v6e:1x1 for one chip. With several slices, the table also says what goes over the network between
+v6e:16x16, or v6e:1x1 for one chip. With several slices, the table also has the traffic over the network between
 them. GPUs of one host are h100:1, h100:8 or h200:4 (pip install "star_jax[cuda]"); cuDNN's scratch memory is not
-counted. The exit code is 1 where the program needs more memory than a device has.
+counted. The exit code is 1 if the program needs more memory than a device has.
 """
 
 import argparse
@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-slices", type=int, default=1, metavar="N", help="number of slices of that topology (default 1)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
     parser.add_argument(
         "--full-effort",
         action="store_true",
-        help="optimise as a run on TPUs would: takes about ten times as long, for nearly the same peak memory",
+        help="optimise as for a real run: takes about ten times as long, and gives nearly the same peak memory",
     )
     inference = parser.add_argument_group("programs of upscaling, instead of a training step")
     inference.add_argument("--inference", action="store_true", help="compile a program of an upscale")
@@ -97,9 +97,9 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, {**facts, **report, **describe()})
     if not report["fits"]:
         raise RunError(
-            f"{facts['program']} needs {bytes_text(report['peak_device_bytes'])} a device, {args.topology} has "
-            f"{bytes_text(report['hbm_bytes'])}; take more devices, give more of them to the context axis, or "
-            + ("fewer frames" if args.inference else "set train.remat=full and diffusion.frames")
+            f"{facts['program']} needs {bytes_text(report['peak_device_bytes'])} a device, but {args.topology} has "
+            f"{bytes_text(report['hbm_bytes'])}; use more devices, give more of them to the context axis, or "
+            + ("use fewer frames" if args.inference else "set train.remat=full and diffusion.frames")
         )
 
 
@@ -114,7 +114,7 @@ def _training(args: argparse.Namespace, devices: list[Any]) -> tuple[Any, dict[s
     from star_jax.train.experiments import make_objective
 
     config = read_experiment(args)
-    # Sizes are the preset's, so no checkpoint is read, nor clips.
+    # Sizes come from the preset, so neither a checkpoint nor clips are read.
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, checkpoint=None),
@@ -168,7 +168,7 @@ def _print(facts: dict[str, Any], report: dict[str, Any]) -> None:
         "program": f"{facts['program']}, {facts['preset']}, {facts['batch_size']} x {frames} x {height}x{width}",
         "devices": f"{slices}{facts['topology']}: {facts['devices']} ({mesh})",
         "peak memory": f"{bytes_text(report['peak_device_bytes'])} of {bytes_text(report['hbm_bytes'])} a device",
-        "operations": f"{report['tflop_per_step']:.1f} TFLOP a step, recomputation included",
+        "operations": f"{report['tflop_per_step']:.1f} TFLOP a step, including recomputation",
         "compilation": f"{report['compile_seconds']:.0f} s",
     }
     for kind, traffic in report["collectives"].items():

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         _inspect(args)
         return
     if len(args.paths) < 2:
-        raise InputError(f"{args.paths[0]}: name a source and the directory to make, or pass --inspect")
+        raise InputError(f"only {args.paths[0]} is given; add the directory to make, or pass --inspect")
     if args.seed < 0:
         raise InputError(f"--seed is {args.seed}; it must not be negative")
     *sources, destination = args.paths
@@ -97,7 +97,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _is_metric(source: str, format: str) -> bool:
-    """Whether a source is of a network of a score, by the format that the user names, or by its keys."""
+    """Whether a source has a metric's network, judged by --format or by its keys."""
     from pathlib import Path
 
     from star_jax.convert.metric_files import gives_metric_network
@@ -120,7 +120,7 @@ def _make_random(args: argparse.Namespace, sources: list[str], destination: str)
     from star_jax.init.random_checkpoint import random_checkpoint
 
     if len(sources) > 1:
-        raise InputError(f"{sources[0]} gives every component; it does not mix with {sources[1]}")
+        raise InputError(f"{sources[0]} makes every component; leave out {sources[1]}")
     preset = sources[0].removeprefix(_RANDOM)
     random_checkpoint(destination, preset, seed=args.seed, dtype=args.dtype or "float32", force=args.force)
     print(f"random weights of preset {preset} in {destination}")
@@ -147,7 +147,7 @@ def _convert(args: argparse.Namespace, sources: list[str], destination: str) -> 
 
 
 def _preset(value: str | None):
-    """A preset's name stays one; a JSON file becomes sizes."""
+    """Reads the sizes from a JSON file; the name of a preset is returned unchanged."""
     if value is None or not value.endswith(".json"):
         return value
     from star_jax.models.architectures import read_model_config
@@ -156,4 +156,4 @@ def _preset(value: str | None):
         with open(value, encoding="utf-8") as file:
             return read_model_config(file.read())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{value} cannot be read ({error}); give a preset or a config.json") from error
+        raise InputError(f"cannot read {value} ({error}); give a preset or a config.json") from error

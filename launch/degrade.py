@@ -5,10 +5,10 @@
   star-jax degrade clip.mp4 -o low/%05d.png --frames 9999
   star-jax degrade clip.mp4 -o sheet.png
 
-A folder/%05d.png gets images, which keep every bit (to measure on). A single .png gets a contact sheet: four frames
-under every recipe. IN may be a folder of images, or synthetic:N, the N-th made-up clip.
-The recipe is drawn once for the whole clip; another seed gives another draw. Times, sound, the shape of pixels and
-all else that is not the picture are kept, cut to the frames that are taken.
+With folder/%05d.png the output is images, which are lossless (for measurements). With a single .png it is a contact
+sheet: four frames under every recipe. IN may be a folder of images, or synthetic:N, the N-th made-up clip.
+The recipe is drawn once for the whole clip; another seed gives another draw. Times, sound, pixel aspect ratio and
+everything else but the picture are kept, cut to the chosen frames.
 """
 
 import argparse
@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.video.outputs import is_pattern
 
     if args.seed < 0 or args.scale < 1 or args.frames < 1 or args.start < 0:
-        raise InputError("--seed and --start must not be negative, --scale and --frames at least 1")
+        raise InputError(
+            "--seed and --start must not be negative, and --scale and --frames must be at least 1"
+        )
     recipe = get_recipe(args.recipe, scale=args.scale)
     if args.output.lower().endswith(".png") and not is_pattern(Path(args.output)):
         _write_sheet(args)
@@ -83,7 +85,9 @@ def _write_sheet(args: argparse.Namespace) -> None:
     check_not_read([args.output], [args.input])
     frames, *_ = _read(args.input, args.start, min(args.frames, 16), multiple=16)
     if len(frames) < 8:
-        raise InputError(f"{args.input} gives {len(frames)} frames; a contact sheet needs 8")
+        raise InputError(
+            f"{args.input} has {len(frames)} frames to show, but a contact sheet needs 8; give a longer clip"
+        )
     sheet = contact_sheet(frames, args.seed)
     write_png(args.output, sheet)
     print(f"wrote {args.output}: {sheet.shape[1]}x{sheet.shape[0]}, every recipe, seed {args.seed}")
@@ -103,7 +107,7 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
     truth, low = degrade(frames, recipe, args.seed)
     if source is not None and source.bit_depth > 8:
         note(
-            f"{args.input}: recipes work on 8 bits, so that {source.bit_depth} become 8; the colours' tags stay"
+            f"{args.input}: recipes work with 8 bits, so {source.bit_depth} bits become 8; the colour tags are kept"
         )
     options = {
         "frame_rate": frame_rate,
@@ -125,11 +129,11 @@ def _write_video(args: argparse.Namespace, recipe) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuses what cannot be written, and what would replace the input or one output by the other."""
+    """Rejects outputs that cannot be written, or that would replace the input or each other."""
     from star_jax.video.outputs import check_not_read, check_output_path, is_pattern
 
     if args.truth and args.truth.lower().endswith(".png") and not is_pattern(Path(args.truth)):
-        raise InputError(f"--truth {args.truth} is one image; give a video, or folder/%05d.png")
+        raise InputError(f"--truth {args.truth} is a single image; give a video, or folder/%05d.png")
     outputs = [check_output_path(path) for path in (args.output, args.truth) if path]
     check_not_read(outputs, [args.input])
 
@@ -138,7 +142,7 @@ def _read(location: str, start: int, count: int, *, multiple: int):
     """Reads a video, images, synthetic:N or scenes:N.
 
     Returns:
-      Frames uint8 [F, H, W, 3], cut to a multiple; their rate; the other facts of a file; their times.
+      Frames uint8 [F, H, W, 3], cropped to a multiple; their rate; properties of the file, or None; their times.
     """
     from fractions import Fraction
 
@@ -160,7 +164,9 @@ def _read(location: str, start: int, count: int, *, multiple: int):
         info, times = video.info, video.times()
     count = min(count, num_frames - start)
     if count < 1:
-        raise InputError(f"{location} has {num_frames} frames; --start is {start}")
+        raise InputError(
+            f"--start is {start}, but {location} has only {num_frames} frames; choose an earlier one"
+        )
     frames = read(start, count, 1)
     height, width = (size - size % multiple for size in frames.shape[1:3])
     if not height or not width:

@@ -8,10 +8,10 @@
   star-jax evaluate result/ truth.mp4 --input low/ --picture picture.png --frame 20
 
 RESULTS and GT are videos, folders of images, or folders of these, matched by name; results/seed_1/horse.mp4 and
-results/seed_2/horse.mp4 may share truth/horse.mp4. Of several paths the last is the ground truth (--no-truth: none
-is); several results are set side by side, and NAME=PATH names one. With --input, an interpolation of the
-low-resolution input is scored, too. Score images (or --crf 0), as a lossy file makes every score worse.
---metrics list shows all scores, what each computes and the weights that it needs; nothing is downloaded.
+results/seed_2/horse.mp4 may share truth/horse.mp4. The last of several paths is the ground truth, unless --no-truth
+is given. Several results are shown side by side, and NAME=PATH gives one a name. With --input, an interpolation of
+the low-resolution input is scored, too. Score images (or --crf 0), because a lossy file makes every score worse.
+--metrics list shows all scores, what they compute and the weights that they need; nothing is downloaded.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     from star_jax.progress import progress
 
     if args.baseline is not None and args.input is None:
-        raise InputError("--baseline needs the low-resolution clips: give them with --input LR")
+        raise InputError("--baseline needs the low-resolution clips; give them with --input LR")
     evaluation = Evaluation(
         results,
         truth,
@@ -123,7 +123,7 @@ def _split(args: argparse.Namespace) -> tuple[dict[str, str], str | None]:
     """Results by name, and the ground truth."""
     paths = list(args.paths)
     if not paths:
-        raise InputError("nothing to score: give RESULTS and GT (star-jax evaluate --help)")
+        raise InputError("there is nothing to score; give RESULTS and GT (see star-jax evaluate --help)")
     truth = None if args.no_truth or len(paths) == 1 else paths.pop()
     results: dict[str, str] = {}
     for path in paths:
@@ -131,7 +131,7 @@ def _split(args: argparse.Namespace) -> tuple[dict[str, str], str | None]:
         if not equals or Path(path).exists():
             name, named = Path(path).resolve().stem, path
         if name in results:
-            raise InputError(f"two results are named {name!r}: name them with NAME=PATH")
+            raise InputError(f"two results are named {name!r}; give them names with NAME=PATH")
         results[name] = named
     return results, truth
 
@@ -149,30 +149,30 @@ def _check_files(args: argparse.Namespace) -> None:
         if path is not None:
             check_report_path(path, suffix)
     if args.picture is None and args.frame is not None:
-        raise InputError("--frame chooses the frame of the picture: add --picture OUT.png")
+        raise InputError("--frame chooses the frame of the picture; add --picture OUT.png")
     if args.report is not None or args.plots is not None:
         from star_jax.evaluation.report.plots import require_matplotlib
 
         require_matplotlib()
     if args.plots is not None and Path(args.plots).exists() and not Path(args.plots).is_dir():
-        raise InputError(f"cannot write plots to {args.plots}, a file: give a folder")
+        raise InputError(f"cannot write plots to {args.plots}, because it is a file; give a folder")
 
 
 def _picture_frame(args: argparse.Namespace, evaluation: "Evaluation") -> int | None:
-    """The number of the frame that the picture shows."""
+    """Number of the frame in the picture; None without --picture."""
     if args.picture is None:
         return None
     pairs = next(iter(evaluation.methods.values()))
     if len(pairs) > 1:
-        raise InputError(f"--picture shows one clip, not {len(pairs)}: give the files of one clip")
+        raise InputError(f"--picture shows one clip, not {len(pairs)}; give the files of one clip")
     num_frames = pairs[0].result.info.num_frames
     if args.frame is not None and not 0 <= args.frame < num_frames:
-        raise InputError(f"--frame is {args.frame}; the clip has frames 0 to {num_frames - 1}")
+        raise InputError(f"--frame is {args.frame}; choose 0 to {num_frames - 1}")
     return num_frames // 2 if args.frame is None else args.frame
 
 
 def _say_what_is_missing(protocol: str | None, evaluation: "Evaluation") -> None:
-    """Names the scores of a protocol that are not computed, and the frames that it leaves out."""
+    """Prints the scores of a protocol that are not computed, and the frames that it leaves out."""
     import sys
 
     from star_jax.evaluation.protocols import get_protocol
@@ -182,13 +182,14 @@ def _say_what_is_missing(protocol: str | None, evaluation: "Evaluation") -> None
     rules = get_protocol(protocol)
     if rules.missing:
         print(
-            f"{protocol}: without {', '.join(rules.missing)}, which are not part of star_jax", file=sys.stderr
+            f"{protocol}: {', '.join(rules.missing)} are left out, because they are not part of star_jax",
+            file=sys.stderr,
         )
     for pair in (pair for pairs in evaluation.methods.values() for pair in pairs):
         lengths = [reader.info.num_frames for reader in (pair.result, pair.truth) if reader is not None]
         if rules.shorter and len(set(lengths)) > 1:
             print(
-                f"{pair.name}: {lengths[0]} frames of the result, {lengths[1]} of the ground truth; the first "
+                f"{pair.name}: the result has {lengths[0]} frames, and the ground truth {lengths[1]}; the first "
                 f"{len(pair.frames)} are scored",
                 file=sys.stderr,
             )

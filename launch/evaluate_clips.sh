@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Degrade clips with several seeds, upscale them, score the results beside bicubic interpolation.
+# Degrades clips with several seeds, upscales them, and scores the results beside bicubic interpolation.
 #
 #   launch/evaluate_clips.sh OUT CLIP... [-- OPTION OF star-jax upscale...]
 #   SEEDS="0 1 2" launch/evaluate_clips.sh out/scores horse.mp4 cog_1.mp4 -- --checkpoint DIR --steps 15
 #
-# OUT/truth, OUT/low/seed_N, OUT/results/seed_N hold the clips (images, which keep every bit), OUT/scores.json the
-# scores, OUT/NAME.png a picture of each clip. The same command resumes: a clip that is there is not made again.
-# Sides that are no multiple of 4 lose their last pixels in the degradation; hence --crop.
+# OUT/truth, OUT/low/seed_N and OUT/results/seed_N have the clips (as images, which are lossless), OUT/scores.json has
+# the scores, and OUT/NAME.png is a picture of each clip. The same command resumes: existing clips are kept.
+# The degradation crops sides to a multiple of 4, so scoring needs --crop.
 set -euo pipefail
 
 SEEDS=${SEEDS:-0 1 2 3 4}

@@ -1,4 +1,4 @@
-"""The configuration of a training run on the command line: `--config FILE[:ARG]` and `--config.group.key=value`."""
+"""Reads a training configuration from the command line: `--config FILE[:ARG]` and `--config.group.key=value`."""
 
 import argparse
 import dataclasses
@@ -15,12 +15,12 @@ from star_jax.errors import InputError
 if TYPE_CHECKING:
     from star_jax.train.loop import Outcome
 
-EXIT_SIGTERM = 143  # exit code of a run that was told to stop, and saved
+EXIT_SIGTERM = 143  # exit code of a run that SIGTERM stopped, after it has saved
 _PREFIX = "--config."
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds --config; `read_experiment` finds the changes in args.rest, the unknown arguments of launch/cli.py."""
+    """Adds --config; `read_experiment` reads changed keys from args.rest, launch/cli.py's unknown arguments."""
     parser.add_argument(
         "--config",
         required=required,
@@ -32,7 +32,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a training run, --config among them."""
+    """Adds the flags of a training run, including --config."""
     add_config_arguments(parser)
     parser.add_argument(
         "--workdir",
@@ -49,14 +49,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:
-    """The configuration that the command line asks for.
+    """Reads the configuration that the command line gives.
 
     Args:
       args: parsed arguments, with `config` and `rest`.
-      kind: class of the configuration, `ExperimentConfig` by default.
+      kind: class of the configuration; `ExperimentConfig` by default.
 
     Raises:
-      InputError: no such file, a mistake in it, or a key or value that is not known.
+      InputError: the file is missing, has a mistake or is for another command, or a key or value is unknown.
     """
     from star_jax.train.config import ExperimentConfig
 
@@ -64,19 +64,19 @@ def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:
     config = run_config_file(args.config)
     if not isinstance(config, kind):
         raise InputError(
-            f"{args.config} has a {type(config).__name__}, this command takes a {kind.__name__} (star-jax train, "
-            "train-vae and train-decoder take different files)"
+            f"{args.config} has a {type(config).__name__}, but this command needs a {kind.__name__}; star-jax "
+            "train, train-vae and train-decoder take different files"
         )
     return with_changes(config, args.rest)
 
 
 def report_end(outcome: "Outcome", num_steps: int, result: str) -> int:
-    """Says on one line how a training run ended; returns the exit code.
+    """Prints one line about the end of a training run; returns the exit code.
 
     Args:
-      outcome: how it ended.
-      num_steps: number of steps that were asked for.
-      result: what there is now that all of them are done.
+      outcome: how the run ended.
+      num_steps: number of steps of the whole run.
+      result: description of the result once all steps are done.
     """
     if not outcome.finished:
         print(f"stopped by SIGTERM, saved at step {outcome.step}; the same command resumes")
@@ -89,11 +89,11 @@ def with_changes(config: Any, arguments: Sequence[str]) -> Any:
     """Applies `--config.group.key=value` (or `--config.group.key value`) to a configuration.
 
     Args:
-      config: dataclass of groups; it is not changed.
-      arguments: nothing but such changes.
+      config: dataclass of groups, which is not modified.
+      arguments: a list of such changes.
 
     Raises:
-      InputError: an argument is something else or names an unknown key, or its value is of another type or out of
+      InputError: an argument has another form or an unknown key, or its value has the wrong type or is out of
         range.
     """
     from absl import flags
@@ -116,10 +116,10 @@ def with_changes(config: Any, arguments: Sequence[str]) -> Any:
 
 
 def run_config_file(location: str) -> Any:
-    """Runs get_config of FILE[:ARG].
+    """Runs get_config of FILE[:ARG], and returns the configuration.
 
     Raises:
-      InputError: no such file, or a mistake in it (named with its line).
+      InputError: the file is missing or has a mistake; the message has the line number.
     """
     from star_jax.train.config import from_groups
 
@@ -140,7 +140,7 @@ def run_config_file(location: str) -> Any:
         return from_groups(type(config), dataclasses.asdict(config))  # checks the types
     except InputError:
         raise
-    except Exception as error:  # whatever a user's file may raise
+    except Exception as error:  # a user's file may raise anything
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = frames[-1].lineno if frames else getattr(error, "lineno", None)
         where = f"{path}, line {line}" if line else str(path)
@@ -148,7 +148,7 @@ def run_config_file(location: str) -> Any:
 
 
 def _find(name: str) -> Path:
-    """The file itself, or the packaged one of that name."""
+    """Path of the file, or of the packaged one with that name."""
     import star_jax.configs
 
     packaged = Path(star_jax.configs.__path__[0])
@@ -156,11 +156,11 @@ def _find(name: str) -> Path:
         if path.is_file():
             return path.absolute()
     known = ", ".join(sorted(f"configs/{path.name}" for path in packaged.glob("[a-z]*.py")))
-    raise InputError(f"no config file {name}; packaged are {known}")
+    raise InputError(f"there is no config file {name}; give a file, or one of {known}")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """["--config.a.b", "1"] -> ["--config.a.b=1"]: alone, a flag of type bool would mean true."""
+    """["--config.a.b", "1"] -> ["--config.a.b=1"], because a bool flag without a value would mean true."""
     joined, left = [], list(arguments)
     while left:
         argument = left.pop(0)
@@ -173,7 +173,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_key(argument: str, config: Any) -> None:
-    """Names the nearest key; the library's own message does not."""
+    """Rejects an unknown key, and suggests the nearest one, which the library's message does not."""
     from star_jax.train.config import suggestion
 
     if not argument.startswith(_PREFIX):
@@ -182,18 +182,18 @@ def _check_key(argument: str, config: Any) -> None:
     group, _, key = path.partition(".")
     groups = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     if group not in groups:
-        raise InputError(f"{_PREFIX}{path}: no such key{suggestion(group, groups)}")
+        raise InputError(f"{_PREFIX}{path} does not exist{suggestion(group, groups)}")
     keys = [f.name for f in dataclasses.fields(groups[group])]
     if not key:
         raise InputError(
-            f"{_PREFIX}{path}: a group; name a key of it, such as {_PREFIX}{path}.{keys[0]}={value}"
+            f"{_PREFIX}{path} is a group; give one of its keys, such as {_PREFIX}{path}.{keys[0]}={value}"
         )
     if key not in keys:
-        raise InputError(f"{_PREFIX}{path}: unknown key {path}{suggestion(key, keys)}")
+        raise InputError(f"{_PREFIX}{path} does not exist{suggestion(key, keys)}")
 
 
 def _value_parser(kind: type) -> Any:
-    """The library's parser of a type, which `None` passes: whether the key may be None is checked with its type."""
+    """The library's parser of a type, which also accepts `None`; whether the key may be None is checked later."""
     from absl import flags
 
     class ValueParser(flags.ArgumentParser):
@@ -215,7 +215,7 @@ def _value_parser(kind: type) -> Any:
 
 
 def _mutable(config: Any) -> Any:
-    """Copies a config into dataclasses with the same fields that config_flags can write to."""
+    """Copies a config into mutable dataclasses with the same fields, because config_flags writes to them."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     values = {name: _mutable(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
     twin = dataclasses.make_dataclass(type(config).__name__, typing.get_type_hints(type(config)).items())

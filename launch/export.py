@@ -53,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
     )
     if left_out := done["left_out"]:
         first = ", ".join(left_out[:3])
-        print(f"left out: {len(left_out)} leaves that {args.layout} has no place for ({first}, ...)")
+        print(f"left out: {len(left_out)} leaves that {args.layout} cannot hold ({first}, ...)")

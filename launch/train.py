@@ -6,9 +6,9 @@
   star-jax train --config configs/tiny.py --workdir DIR
   star-jax train --config configs/ablations.py:df_off --workdir DIR --config.train.num_steps=1000
 
-The same command resumes: it goes on from the newest checkpoint of DIR, exactly where it was. SIGTERM saves and ends
-with exit code 143. `star-jax assemble` makes a checkpoint to upscale with. On several machines, every process runs
-the same command: see docs/multihost.md.
+The same command resumes from the newest checkpoint of DIR, exactly where it was. After SIGTERM, the run saves and
+ends with exit code 143. `star-jax assemble` makes a checkpoint to upscale with. On several machines, every process
+runs the same command; see docs/multihost.md.
 """
 
 import argparse

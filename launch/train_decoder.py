@@ -1,10 +1,10 @@
-"""Train a light decoder on the latents that a checkpoint's network makes, or resume.
+"""Train a light decoder on the latents that a checkpoint's network restores, or resume.
 
   star-jax train-decoder --config configs/tiny_star_decoder.py --workdir DIR --config.model.checkpoint=CHECKPOINT
 
-First the clips are made, once, in DIR/clips: ground truth, low resolution, and the network's latents of that. When
-all steps are done, DIR/checkpoint is CHECKPOINT with the decoder, for `star-jax upscale --decoder tiny --fidelity
-X`.
+First the clips are made in DIR/clips, once: ground truth, low resolution, and the latents that the network
+restores. When all steps are done, DIR/checkpoint is CHECKPOINT with the decoder, for `star-jax upscale --decoder
+tiny --fidelity X`.
 """
 
 import argparse

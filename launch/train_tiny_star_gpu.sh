@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Trains tiny-star's light decoder where a GPU is at hand for minutes, on a machine that reaches nothing.
+# Trains tiny-star's light decoder on a machine without a network that has a GPU for a few minutes.
 #
-#   launch/train_tiny_star_gpu.sh pack PACK PHOTOGRAPHS WEIGHTS   on a machine with a network: all that is needed
-#   launch/train_tiny_star_gpu.sh train PACK OUT                  there; again, it goes on from what lies in OUT
+#   launch/train_tiny_star_gpu.sh pack PACK PHOTOGRAPHS WEIGHTS   packs all files, on a machine with a network
+#   launch/train_tiny_star_gpu.sh train PACK OUT                  trains on the GPU; the same command resumes from OUT
 #
-# PHOTOGRAPHS is what `make photographs` writes, WEIGHTS has alexnet.safetensors and lpips_alex.safetensors
-# (docs/evaluation.md). Beside PACK (24 MB) the machine needs this package, installed, and Python with JAX and the other
-# packages as new as setup.py asks: wheels bring what is missing or older there, such as PyAV, Grain and Orbax.
+# PHOTOGRAPHS is the folder from `make photographs`; WEIGHTS has alexnet.safetensors and lpips_alex.safetensors
+# (docs/evaluation.md). Besides PACK (24 MB), the machine needs this package and all packages in setup.py, in versions
+# as new as setup.py requires; install those that are missing or too old, such as PyAV, Grain and Orbax, from wheels.
 #
-#   SECONDS_IN_ALL=540     when it stops; WORK=/tmp/tiny-star  its work directory, which OUT's files are made of
-#   DECAY_SECONDS=90       the last seconds have a fifth of the learning rate
-#   WORKERS=               processes that make clips (default: all cores but four)
-#   PAUSE_FILE=            launch/gpu_check.sh's: its process group is written there, to be stopped while others measure
-#   PYTHON=python3         with OpenCV, for the pack
-#   STAR_JAX="python3 -P -m star_jax.launch.cli"   how the package is run (default star-jax)
+#   SECONDS_IN_ALL=540     time after which it stops
+#   WORK=/tmp/tiny-star    work directory, from which the files in OUT are made
+#   DECAY_SECONDS=90       time at the end with a fifth of the learning rate
+#   WORKERS=               number of processes that make clips (default: all cores but four)
+#   PAUSE_FILE=            PAUSE_FILE of launch/gpu_check.sh: gets this process group, which is paused for measurements
+#   PYTHON=python3         Python with OpenCV, for the pack
+#   STAR_JAX="python3 -P -m star_jax.launch.cli"   command that runs the package (default star-jax)
 #   OPTIONS="--config.clips.count=9000"   more options of star-jax train-decoder
 #
-# Every minute OUT gets the newest checkpoint as state.00, state.01, ... of at most 15 MB, which only together are one.
+# Every minute OUT gets the newest checkpoint, split into files state.00, state.01, ... of at most 15 MB.
 set -uo pipefail
 
-JPEG_QUALITY=84   # of the photographs in the pack
+JPEG_QUALITY=84   # quality of the photographs in the pack
 PART=15M
-STOPPED=143   # exit code of a run that was told to stop, and saved
+STOPPED=143   # exit code of a run that SIGTERM stopped, after it has saved
 
 pack() {
   local folder=$1 photographs=$2 weights=$3
@@ -38,7 +39,7 @@ PYTHON
   du -sh "$folder"
 }
 
-# keep: the newest checkpoint of the run as parts in OUT, each of which appears when it is whole.
+# keep: writes the newest checkpoint of the run to OUT in parts, each of which appears when it is complete.
 keep() {
   local newest
   newest=$(find "$WORK/run/checkpoints" -mindepth 1 -maxdepth 1 -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null | sort -n | tail -n 1)
@@ -49,7 +50,7 @@ keep() {
   mv "$WORK"/parts/state.* "$OUT/" && KEPT=$newest
 }
 
-# until SECOND OPTIONS...: trains until that second of this script, then tells the run to save and stop.
+# until_second SECOND OPTIONS...: trains until this second of the script, then has the run save and stop.
 until_second() {
   local end=$1 pid
   shift

@@ -1,9 +1,9 @@
-"""Train the autoencoder of a small model from nothing, or resume.
+"""Train the autoencoder of a small model from scratch, or resume.
 
   star-jax train-vae --config configs/tiny_star_vae.py --workdir DIR
 
-When all steps are done, DIR/checkpoint is a whole checkpoint directory for `star-jax train` to start from: the
-trained autoencoder (its moving average) with the latents' measured scale, and a fresh UNet and ControlNet.
+When all steps are done, DIR/checkpoint is a complete checkpoint directory from which `star-jax train` can start:
+the trained autoencoder (its moving average) with the latents' measured scale, and a fresh UNet and ControlNet.
 """
 
 import argparse

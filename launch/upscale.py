@@ -9,8 +9,8 @@
   star-jax upscale films/ --recursive -o "results/{folder}/{name}_x4.mkv" --checkpoint DIR
 
 The output keeps the input's frame rate, number of frames, sound and subtitles. It appears under its name only when
-it is complete. A run that was interrupted or killed goes on where it was when the same command is given again.
-With several inputs, a failure is reported and the others go on.
+it is complete. The same command resumes a run that was interrupted or killed. With several inputs, a failure is
+reported, and the run continues with the others.
 """
 
 import argparse
@@ -31,7 +31,7 @@ HELP = "upscale videos with a checkpoint"
 @terminable()
 @with_buckets(reads=("inputs", "compare"), writes=("output", "report"))
 def run(args: argparse.Namespace) -> int:
-    """Upscales, then writes the picture that compares the result with the ground truth."""
+    """Upscales, then writes the comparison with the ground truth and the report, if requested."""
     import star_jax
     from star_jax.files import check_report_path
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--crf is {args.crf}; choose 0 (lossless) to 51")
     if args.compare and (args.start is not None or args.frames is not None):  # its picture reads whole clips
         raise InputError(
-            "--compare takes whole clips; leave out --start and --frames, or cut both clips first"
+            "--compare needs whole clips; leave out --start and --frames, or cut both clips first"
         )
     if args.report:
         check_report_path(args.report, ".html")
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were asked for; the others are the checkpoint's, or the defaults."""
+    """The settings that the user gave; others come from the checkpoint, or are defaults."""
     from star_jax.launch.data_arguments import parse_size
 
     settings = {
@@ -110,10 +110,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _refuse_text_options(args: argparse.Namespace) -> None:
-    """Refuses options about text for a model that reads none, which would ignore them.
+    """Rejects text options for a model that reads no text, and would ignore them.
 
     Raises:
-      InputError: one was given.
+      InputError: such an option was given.
     """
     from star_jax.checkpoints.directory import read_config
     from star_jax.models.architectures import build_model
@@ -130,7 +130,7 @@ def _refuse_text_options(args: argparse.Namespace) -> None:
 
 
 def _write_comparison(job, truth: str) -> None:
-    """The middle frame as a picture beside the output: input enlarged | output | ground truth."""
+    """Writes the middle frame as a picture beside the output: enlarged input | output | ground truth."""
     from star_jax.evaluation.clips import pair_clips
     from star_jax.evaluation.picture import comparison
     from star_jax.evaluation.views import panels

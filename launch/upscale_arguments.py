@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         metavar="GT",
-        help="ground truth of a single IN: writes OUT.png beside OUT, input enlarged | output | ground truth",
+        help="ground truth of a single IN: writes OUT.png beside OUT, with enlarged input | output | ground truth",
     )
     parser.add_argument(
         "--report",
@@ -57,21 +57,19 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--start",
         metavar="FRAME|TIME",
-        help="where to begin, to try a part: 48, 2.5s or 1:02:03 (default: 0)",
+        help="first frame, to try a part: 48, 2.5s or 1:02:03 (default: 0)",
     )
-    group.add_argument("--frames", metavar="N|TIME", help="how much to upscale (default: all)")
+    group.add_argument("--frames", metavar="N|TIME", help="length of the part to upscale (default: all)")
     group.add_argument(
         "--scene-cuts",
         default="auto",
         metavar="auto|off|FILE",
         help="upscale each scene by itself: auto finds the cuts (default); FILE has the first frame of each new "
-        "scene, one number on a line",
+        "scene, one number per line",
     )
-    group.add_argument("--recursive", action="store_true", help="look for videos in folders of folders, too")
-    group.add_argument("--skip-existing", action="store_true", help="skip inputs whose output is there")
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace outputs that exist without a warning"
-    )
+    group.add_argument("--recursive", action="store_true", help="look for videos in subfolders, too")
+    group.add_argument("--skip-existing", action="store_true", help="skip inputs whose output exists")
+    group.add_argument("--overwrite", action="store_true", help="replace existing outputs without a warning")
     group.add_argument(
         "--no-resume",
         action="store_true",
@@ -93,7 +91,7 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
         "--resolution",
         type=int,
         metavar="PIXELS",
-        help="length of the output's shorter side, such as 1080, in place of --scale; never less than the input's",
+        help="length of the output's shorter side, such as 1080, instead of --scale; never less than the input's",
     )
     group.add_argument(
         "--strength",
@@ -106,36 +104,36 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--color-fix",
         metavar="NAME",
-        help="adain, wavelet, flat-wavelet (which leaves areas of one colour as they are) or none (default: the "
+        help="adain, wavelet, flat-wavelet (which keeps areas of a single colour unchanged) or none (default: the "
         "checkpoint's, else adain); the tiny decoder needs none",
     )
     group.add_argument(
         "--decoder",
         default="auto",
         metavar="NAME",
-        help="full, the autoencoder's own; tiny, the checkpoint's light one; auto (default): tiny where the "
-        "checkpoint has one that also sees the input, and the output is about 4 times that",
+        help="full (the autoencoder's), tiny (the checkpoint's light decoder) or auto (default): tiny if the "
+        "checkpoint has one that also sees the input, and the scale is about 4",
     )
     group.add_argument(
         "--fidelity",
         type=float,
         metavar="X",
-        help="what the tiny decoder favours: 0 for detail that looks right, 1 for nearness to what was "
-        "there (default: the checkpoint's)",
+        help="what the tiny decoder favours, from 0 (detail that looks right) to 1 (closeness to the original; "
+        "default: the checkpoint's)",
     )
     group.add_argument(
         "--color-source",
         default="input",
         metavar="NAME",
-        help="where colours come from: input (default), or truth, the ground truth of --compare, as in STAR's "
+        help="source of the colours: input (default), or truth, the ground truth of --compare, as in STAR's "
         "released script for CogVideoX",
     )
     group.add_argument(
         "--padding",
         default="fit",
         metavar="NAME",
-        help="fit repeats the border up to the next size the network takes (default); original pads with white to "
-        "at least 720x1280",
+        help="fit repeats the border up to the next size that the network takes (default); original pads with "
+        "white to at least 720x1280",
     )
     group.add_argument(
         "--frame-rate",
@@ -146,8 +144,10 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--prompt", default="", metavar="TEXT", help="description of what the clip shows")
-    group.add_argument("--negative-prompt", default=None, metavar="TEXT", help="what to steer away from")
+    group.add_argument("--prompt", default="", metavar="TEXT", help="description of the clip")
+    group.add_argument(
+        "--negative-prompt", default=None, metavar="TEXT", help="description of what to steer away from"
+    )
     group.add_argument(
         "--steps",
         type=int,
@@ -171,7 +171,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         "--decode-overlap",
         type=int,
         metavar="FRAMES",
-        help="number of frames decoded in addition on each side of a group (default: the checkpoint's, or 0; 1 "
+        help="number of additional frames decoded on each side of a group (default: the checkpoint's, or 0; 1 "
         "flickers less)",
     )
     group.add_argument(
@@ -198,8 +198,7 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="limit of memory, such as 12GiB, which tiles and windows are chosen to fit (default: the "
-        "device's)",
+        help="memory limit, such as 12GiB, to which tiles and windows are fitted (default: the device's memory)",
     )
     group.add_argument(
         "--tile",
@@ -214,7 +213,7 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--compile-cache",
         metavar="DIR",
-        help="where compiled programs are kept (default ~/.cache/star_jax); '' keeps none",
+        help="folder for compiled programs (default ~/.cache/star_jax); '' keeps none",
     )
 
 
@@ -226,9 +225,9 @@ def _add_file(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--codec",
         metavar="NAME",
-        help="h264, hevc, av1, vp9, prores or ffv1 (default: h264; hevc where IN has more than 8 bits)",
+        help="h264, hevc, av1, vp9, prores or ffv1 (default: h264; hevc if IN has more than 8 bits)",
     )
-    group.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: as IN has)")
+    group.add_argument("--bit-depth", type=int, metavar="BITS", help="8, 10 or 12 (default: that of IN)")
     group.add_argument(
         "--pixel-format",
         metavar="NAME",
@@ -243,7 +242,7 @@ def _add_file(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--strict",
         action="store_true",
-        help="refuse damaged inputs, whose damaged frames are otherwise left out",
+        help="reject damaged inputs, whose damaged frames are otherwise left out",
     )
 
 

@@ -1,17 +1,18 @@
-"""Search for the fastest blocks of flash attention on the TPU that this runs on.
+"""Search for the fastest block sizes of flash attention on this TPU.
 
   star-jax benchmark blocks --json blocks.json
   star-jax benchmark blocks --lengths 14400:5,3680:10,960:20 --write
 
-Flash attention works on blocks of queries and keys. How many tokens a block should have depends on the length (more
-than fit leave padding, which is computed for nothing) and on the chip. Every size is measured, forward and then
-backward. --write stores the fastest in the table by device kind that every program reads.
+Flash attention works on blocks of queries and keys. The best number of tokens in a block depends on the sequence
+length (a length that is not a multiple of it needs padding, which is wasted work) and on the chip. Every size is
+measured, first forward and then backward. --write stores the fastest ones in the table by device kind that every
+program reads.
 """
 
 import argparse
 import math
 
-HELP = "blocks of a TPU's flash attention: which are fastest here"
+HELP = "search for the fastest block sizes of a TPU's flash attention"
 _LENGTHS = "14400:5,3680:10,960:20"  # the levels of STAR's network at 720x1280
 
 
@@ -20,14 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lengths",
         default=_LENGTHS,
         metavar="TOKENS:HEADS,...",
-        help=f"what to search for (default {_LENGTHS}: STAR at 720x1280)",
+        help=f"sequence lengths to search for (default {_LENGTHS}: STAR at 720x1280)",
     )
     parser.add_argument(
         "--head-dim", type=int, default=64, metavar="N", help="channels of a head (default 64)"
     )
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each (default 3)")
-    parser.add_argument("--json", metavar="FILE", help="write all timings there")
-    parser.add_argument("--write", action="store_true", help="store the fastest for this kind of device")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="number of timings of each size (default 3)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all timings to this file")
+    parser.add_argument(
+        "--write", action="store_true", help="store the fastest sizes for this kind of device"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     environment = describe_run()
     if (backend := environment["hardware"]["backend"]) != "tpu":
         raise InputError(
-            f"these blocks are of TPUs' flash attention, and this is a {backend}; run it on a TPU"
+            f"these block sizes are for flash attention on TPUs, but this is a {backend}; run it on a TPU"
         )
     rows = []
 

@@ -1,4 +1,4 @@
-"""Compare two reports that --json wrote: ratios, and what differed between the runs.
+"""Compare two reports that --json wrote: ratios, and differences between the runs.
 
 star-jax benchmark compare before.json after.json
 """
@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 
-HELP = "two reports: ratios, and what differed between the runs"
+HELP = "compare two reports: ratios, and differences between the runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write the comparison there, too (without FILE, at the end: print it as JSON)",
+        help="also write the comparison to FILE (without FILE: print it as JSON)",
     )
 
 

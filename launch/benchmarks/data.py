@@ -1,4 +1,4 @@
-"""Measure the training data by stage, on one core, from decoding to the batch.
+"""Measure the training data pipeline by stage, on one core, from decoding to the batch.
 
   star-jax benchmark data
   star-jax benchmark data --source clips/ --recipe heavy --step-seconds 6 --batch-size 1 --json data.json
@@ -12,7 +12,7 @@ import sys
 
 from star_jax.launch.data_arguments import parse_size
 
-HELP = "decoding and degradations, by stage"
+HELP = "measure decoding and degradations by stage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write the report there, too (without FILE: print it as JSON)",
+        help="also write the report to FILE (without FILE: print it as JSON)",
     )
 
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
                 seconds_per_step=args.step_seconds,
             )
         except BadClipError as error:
-            raise RunError(f"cannot measure: {error}") from error
+            raise RunError(f"cannot measure a clip: {error}; leave it out of --source") from error
 
     if args.source is None:
         with synthetic_videos(height, width, max(2, args.frames * args.interval + 8)) as folder:
@@ -120,7 +120,7 @@ def _print_table(result: dict) -> None:
     console.print(
         f"mean of {result['num_clips']} clips of {result['num_frames']} frames; slowest clip "
         f"{1e3 * result['slowest_clip_seconds_per_frame']:.1f} ms a frame\n"
-        f"cores that feed one accelerator, at {result['batch_size']} x {result['num_frames']} frames per step "
+        f"cores needed for one accelerator, at {result['batch_size']} x {result['num_frames']} frames per step "
         f"of {result['seconds_per_step']:g} s: {result['cores_per_accelerator']}\n"
         f"a clip is {result['element_bytes'] / 2**20:.0f} MiB; peak memory of this process "
         f"{result['peak_host_bytes'] / 2**30:.1f} GiB"

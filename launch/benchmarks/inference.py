@@ -5,14 +5,14 @@
   star-jax benchmark inference --published --json published.json
   star-jax benchmark inference --preset tiny --sweep frames --json sweep.json --plot sweep.png
 
-Weights are random unless a checkpoint is given. Compilation is timed apart; then comes a step to warm up, and the
-median of --repeats steps. MFU is the share of the device's peak (--peak-tflops, or a table by device) that the
-networks' own operations use. --count-only runs nothing and prints the operations.
+Weights are random unless a checkpoint is given. Compilation is timed separately; then come a warm-up step and
+--repeats steps, whose median is reported. MFU is the share of the device's peak (--peak-tflops, or a table by
+device) that the networks' own operations use. --count-only runs nothing and prints the operations.
 """
 
 import argparse
 
-HELP = "networks or the whole pipeline: seconds, FLOPs, MFU, memory"
+HELP = "measure networks or the whole pipeline: seconds, FLOPs, MFU, memory"
 
 # Frames, height and width of the timings published for the original.
 PUBLISHED = ((33, 720, 1280), (101, 768, 1408))
@@ -87,10 +87,10 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     )
     how.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
     how.add_argument(
-        "--peak-tflops", type=float, metavar="X", help="peak of one device, in place of the table's"
+        "--peak-tflops", type=float, metavar="X", help="peak of one device, instead of the table's"
     )
     how.add_argument("--count-only", action="store_true", help="run nothing; count the operations")
-    how.add_argument("--json", metavar="FILE", help="write the report there, too")
+    how.add_argument("--json", metavar="FILE", help="also write the report to this file")
     how.add_argument("--plot", metavar="FILE.png", help="draw a sweep (needs the extra `plots`)")
 
 

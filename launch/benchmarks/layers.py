@@ -1,18 +1,18 @@
-"""Measure single layers, and the forms of operations that have several.
+"""Measure single layers, and the alternative forms of operations.
 
   star-jax benchmark layers --budget 60 --json layers.json
   star-jax benchmark layers --backward --write
   star-jax benchmark layers --preset tiny --frames 8 --height 144 --width 128
 
-This measures one residual block, one spatial and one temporal transformer of each level at the size that the clip
-gives it, the VAE's blocks, and at the finest level every form of each operation. Weights are random. After every
-layer the report is stored (--json), so that a run that is cut off leaves what it has. --write stores the fastest
-forms in the table by device kind that every program reads.
+This measures one residual block, one spatial and one temporal transformer of each level at the size that they have
+for the clip, the VAE's blocks, and, at the finest level, every form of each operation. Weights are random. The
+report is written after every layer (--json), so that an interrupted run keeps its results. --write stores the
+fastest forms in the table by device kind that every program reads.
 """
 
 import argparse
 
-HELP = "single layers, and the forms of operations: which is fastest here"
+HELP = "measure single layers, and find the fastest forms of operations"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--width", type=int, default=1280, metavar="PX", help="width of the result (default 1280)"
     )
-    what.add_argument("--backward", action="store_true", help="gradients, too, after all forward passes")
+    what.add_argument(
+        "--backward", action="store_true", help="also measure gradients, after all forward passes"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto (default)")
     how.add_argument("--vae-dtype", default="float32", help="dtype of the VAE's blocks (default float32)")
-    how.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each (default 3)")
-    how.add_argument("--budget", type=float, metavar="SECONDS", help="begin no further layer after that time")
-    how.add_argument("--json", metavar="FILE", help="write the report there, after every layer")
+    how.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="number of timings of each (default 3)"
+    )
+    how.add_argument("--budget", type=float, metavar="SECONDS", help="start no layer after this time")
+    how.add_argument("--json", metavar="FILE", help="write the report to this file after every layer")
     how.add_argument("--write", action="store_true", help="store the fastest forms for this kind of device")
 
 
@@ -48,9 +52,7 @@ def run(args: argparse.Namespace) -> None:
     benchmark = LayersBenchmark(**{name: getattr(args, name) for name in options})
     environment = describe_run()
     if args.write and environment["hardware"]["backend"] == "cpu":
-        raise InputError(
-            "--write stores forms by the kind of an accelerator, and this is a CPU; leave it out"
-        )
+        raise InputError("--write stores forms by the kind of accelerator, but this is a CPU; leave it out")
 
     def on_row(row: dict, report: dict) -> None:
         print(_line(row), flush=True)
@@ -65,9 +67,9 @@ def run(args: argparse.Namespace) -> None:
         if row.get("share"):
             print(f"{row['share']:6.1%} of the {row['pass']} passes: {row['per_forward']} x {row['part']}")
     if not report["complete"]:
-        print(f"stopped after {args.budget:g} s, as --budget says; the rest was not measured")
+        print(f"stopped after the --budget of {args.budget:g} s; the remaining layers were not measured")
     for operation, (used, fastest) in differing_choices(report["chosen"]).items():
-        print(f"{operation}: {fastest} is faster here than {used}, which is in use")
+        print(f"{operation}: {fastest} is faster on this device than {used}, which is in use")
     if args.write:
         write_table(environment["hardware"]["device_kind"], report["chosen"])
         print(f"stored in {TABLE_FILE}")

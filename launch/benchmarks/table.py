@@ -1,4 +1,4 @@
-"""Reports of speed and memory as a table on the terminal."""
+"""Prints reports of speed and memory as tables on the terminal."""
 
 from typing import Any
 

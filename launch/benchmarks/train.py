@@ -3,16 +3,17 @@
   star-jax benchmark train --config configs/star_i2vgenxl.py --json train.json
   star-jax benchmark train --config configs/tiny.py --config.train.batch_size=4
 
-Weights and clips are made up on the device: no checkpoint and no data are needed (a checkpoint that is there gives
-the networks' sizes, else the preset does). Compilation is timed apart; then come a step to warm up and the median
-of --repeats steps. MFU counts the networks' own operations, not what remat computes again.
+Weights and clips are made up on the device: no checkpoint and no data are needed (the networks' sizes come from the
+checkpoint if it exists, else from the preset). Compilation is timed separately; then come a warm-up step and
+--repeats steps, whose median is reported. MFU counts the networks' own operations, without the recomputation of
+remat.
 """
 
 import argparse
 import dataclasses
 from pathlib import Path
 
-HELP = "the training step: seconds, FLOPs, MFU, memory"
+HELP = "measure the training step: seconds, FLOPs, MFU, memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
     parser.add_argument(
-        "--peak-tflops", type=float, metavar="X", help="peak of one device, in place of the table's"
+        "--peak-tflops", type=float, metavar="X", help="peak of one device, instead of the table's"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the report there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         check_report_path(args.json, ".json")
     config = read_experiment(args)
-    # Made-up clips have the shapes of any others.
+    # Made-up clips have the same shapes as real ones.
     clips = dataclasses.replace(config.data, source="synthetic:1")
     steps_only = dataclasses.replace(config.train, validate_every_steps=0)
     is_there = config.model.checkpoint is not None and (Path(config.model.checkpoint) / CONFIG_FILE).is_file()

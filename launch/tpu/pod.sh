@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
-# Train on one or several Cloud TPU slices (v5e, v5p, v6e) by queued resources, in a container on every host.
+# Trains on one or several Cloud TPU slices (v5e, v5p, v6e) with queued resources, in a container on every host.
 #
-#   launch/tpu/pod.sh run --config configs/star_i2vgenxl.py --workdir gs://BUCKET/run ...   all of what follows
-#   launch/tpu/pod.sh create                  asks for the slices, and waits until they are there
+#   launch/tpu/pod.sh run --config configs/star_i2vgenxl.py --workdir gs://BUCKET/run ...   create, setup, train, wait
+#   launch/tpu/pod.sh create                  requests the slices, and waits until they are ready
 #   launch/tpu/pod.sh setup                   pulls the image, and the checkpoint, on every host
 #   launch/tpu/pod.sh train --config ...      starts, or resumes, training on every host
-#   launch/tpu/pod.sh wait                    until it ends; prints each host's exit code
-#   launch/tpu/pod.sh logs [HOST]             of host 0 by default; of several slices, of the one that is SLICE
-#   launch/tpu/pod.sh ssh HOST|all COMMAND
+#   launch/tpu/pod.sh wait                    waits until training ends; prints each host's exit code
+#   launch/tpu/pod.sh logs [HOST]             prints the log of a host (default 0), in slice SLICE if there are several
+#   launch/tpu/pod.sh ssh HOST|all COMMAND    runs a command on one host or on all
 #   launch/tpu/pod.sh stop                    SIGTERM: training saves and ends
-#   launch/tpu/pod.sh delete                  gives the slices back
+#   launch/tpu/pod.sh delete                  deletes the slices
 #
-# Arguments behind `train` and `run` go to `star-jax train`. `run` asks for a new slice when a spot one was taken
-# away, and resumes. It can be interrupted and started again at any time, and uses what exists already. Interrupt it before
-# `stop`, which it would answer by resuming.
+# Arguments after `train` and `run` go to `star-jax train`. When a spot slice is preempted, `run` requests a new one, and
+# resumes. It can be interrupted and started again at any time, and uses existing slices and containers. Interrupt it
+# before `stop`; otherwise it would resume the training.
 set -euo pipefail
 
 NAME=${NAME:-star}
 ZONE=${ZONE:?set ZONE, such as europe-west4-b}
-ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5p-32}          # v5litepod-16, v6e-16, v5p-32 (of v5p, cores are counted)
-NUM_SLICES=${NUM_SLICES:-1}                           # of that type; each holds a replica of the weights
-SLICE=${SLICE:-0}                                     # the slice whose host `logs` and `ssh` mean
+ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5p-32}          # such as v5litepod-16, v6e-16, v5p-32 (v5p counts cores)
+NUM_SLICES=${NUM_SLICES:-1}                           # slices of that type; each holds a replica of the weights
+SLICE=${SLICE:-0}                                     # slice of the host in `logs` and `ssh`
 IMAGE=${IMAGE:?set IMAGE to an image made with launch/docker/Dockerfile.tpu, in a registry that the slice reaches}
-CHECKPOINT=${CHECKPOINT:-}                            # gs:// folder, copied to /data/checkpoint on every host
+CHECKPOINT=${CHECKPOINT:-}                            # gs:// folder that is copied to /data/checkpoint on every host
 PROVISIONING=${PROVISIONING---spot}                   # or "" (on demand), --reserved
-GRACE_SECONDS=${GRACE_SECONDS:-600}                   # from SIGTERM (training saves) to SIGKILL
-MAX_RESTARTS=${MAX_RESTARTS:-10}                      # after failures; slices taken away do not count
+GRACE_SECONDS=${GRACE_SECONDS:-600}                   # time from SIGTERM (training saves) to SIGKILL
+MAX_RESTARTS=${MAX_RESTARTS:-10}                      # restarts after failures; preempted slices do not count
 POLL_SECONDS=${POLL_SECONDS:-60}
 
 case $ACCELERATOR_TYPE in
@@ -56,7 +56,7 @@ create() {
   while now=$(state) && [[ $now != ACTIVE ]]; do
     case $now in
       NONE)
-        # shellcheck disable=SC2086  # no provisioning flag is no argument
+        # shellcheck disable=SC2086  # an empty provisioning flag must not be an argument
         gcloud compute tpus queued-resources create "$NAME" "${nodes[@]}" --zone="$ZONE" \
           --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" $PROVISIONING
         ;;
@@ -74,8 +74,8 @@ setup() {
 }
 
 train() {
-  # The host's network and devices: JAX asks the metadata server which host, of which slice, this is. Quoted twice: for
-  # ssh's shell.
+  # The container has the host's network and devices, because JAX asks the metadata server for the host and slice.
+  # Arguments are quoted twice, because ssh starts another shell.
   on all "sudo docker rm --force star > /dev/null 2>&1; sudo docker run --detach --name=star --init --net=host --privileged \
 --ulimit=memlock=-1 --ipc=host --volume=/var/star:/data $IMAGE star-jax train --quiet $(printf '%q ' "$@")"
 }
@@ -102,20 +102,20 @@ run() {
     fi
     codes=$(wait_for_end | tr -d '\r' | sort -u | tr '\n' ' ') || codes=
     if [[ $(state) != ACTIVE ]]; then
-      echo "$NAME was taken away; asking for another slice" >&2
+      echo "$NAME was preempted; requesting another slice" >&2
       continue
     fi
     case $codes in
-      "") sleep "$POLL_SECONDS"; continue ;; # ssh failed; the container runs on
+      "") sleep "$POLL_SECONDS"; continue ;; # ssh failed; the container is still running
       "0 ") echo "$NAME: done" >&2; return 0 ;;
       "2 " | "0 2 ") echo "$NAME: wrong arguments; see $0 logs" >&2; return 2 ;;
     esac
     failures=$((failures + 1))
     if [[ $failures -gt $MAX_RESTARTS ]]; then
-      echo "$NAME: ended with $codes for the ${failures}th time; see $0 logs" >&2
+      echo "$NAME: failed $failures times, the last time with exit code ${codes% }; see $0 logs" >&2
       return 1
     fi
-    echo "$NAME: ended with $codes; resuming" >&2
+    echo "$NAME: ended with exit code ${codes% }; resuming" >&2
   done
 }
 

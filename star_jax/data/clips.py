@@ -26,7 +26,7 @@ class Window:
 
     Attributes:
       truth: uint8 [F, H, W, 3].
-      low: uint8 [F, h, w, 3] where the source has pairs.
+      low: uint8 [F, h, w, 3] if the source has pairs, else None.
       text: the caption.
     """
 
@@ -38,7 +38,7 @@ class Window:
 def load_element(
     record: ClipRecord | Loadable, config: DataConfig, index: int, stopwatch: Stopwatch | None = None
 ) -> Element:
-    """Loads the element at one position from a record of any source; see `load_clip`.
+    """Loads the element at one position of the stream from a record of any source; see `load_clip`.
 
     Raises:
       BadClipError: the record is unusable.
@@ -59,7 +59,7 @@ def load_clip(
       record: the video.
       config: configuration of the data.
       index: position in the stream, over all epochs and processes.
-      stopwatch: takes the seconds of each stage.
+      stopwatch: adds up the seconds of each stage.
 
     Returns:
       `gt` uint8 [F, H, W, 3], `lq` uint8 [F, h, w, 3], `text`, `key`, `index`.
@@ -78,7 +78,10 @@ def load_clip(
 def load_window(
     record: ClipRecord, config: DataConfig, index: int, stopwatch: Stopwatch | None = None
 ) -> Window:
-    """Decodes a random window of a record, fits it to the bucket and mirrors it, as `load_clip` does."""
+    """Decodes a random window of a record, fits it to the bucket and may mirror it.
+
+    Arguments and errors: see `load_clip`.
+    """
     stopwatch = stopwatch or Stopwatch()
     rng = generator(config.seed, "clip", index)
     try:
@@ -141,7 +144,7 @@ Box = tuple[float, float, float, float]
 
 
 def _draw_box(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> Box:
-    """(top, left, bottom, right), as shares of the frame, of the largest region of the bucket's shape."""
+    """Draws the place of the largest region with the bucket's shape, as fractions of the frame's size."""
     scale = max(config.height / size[0], config.width / size[1])
     if scale > config.max_upscale:
         raise BadClipError(
@@ -157,17 +160,17 @@ def _draw_box(size: tuple[int, int], config: DataConfig, rng: np.random.Generato
 
 
 def _partner_size(frames: np.ndarray, low: np.ndarray, truth_size: tuple[int, int]) -> tuple[int, int]:
-    """The low resolution's own size: the bucket over the ratio of the two videos."""
+    """Size of the low-resolution clip: the bucket divided by the ratio of the two videos."""
     ratio = frames.shape[1] / low.shape[1]
     if abs(frames.shape[2] / low.shape[2] - ratio) > 0.02 * ratio:
         raise BadClipError(
-            f"shapes differ: {frames.shape[1:3]} and {low.shape[1:3]} for ground truth and partner"
+            f"the aspect ratios of ground truth {frames.shape[1:3]} and low resolution {low.shape[1:3]} differ"
         )
     return tuple(round(size / ratio) for size in truth_size)
 
 
 def _fit(frames: np.ndarray, box: Box, size: tuple[int, int], flip: bool) -> np.ndarray:
-    """Crops a region and resizes it, [F, *size, 3]: by area where it shrinks, else bicubic."""
+    """Crops a region and resizes it to [F, *size, 3]: by area if it shrinks, else bicubically."""
     height, width = frames.shape[1:3]
     top, bottom = (round(share * height) for share in (box[0], box[2]))
     left, right = (round(share * width) for share in (box[1], box[3]))

@@ -12,23 +12,25 @@ class DataConfig:
     """The contents of a training element, and how elements are loaded.
 
     Attributes:
-      source: place of the clips (see `sources.open_source`).
-      recipe: degradation recipe; paired and prepared sources bring their own low resolution.
+      source: location of the clips (see `sources.open_source`).
+      recipe: degradation recipe; paired and prepared sources have low-resolution clips already.
       sharpen: USM-sharpen the ground truth; None leaves it to the recipe.
-      num_frames, frame_interval: frames of an element, and source frames from one to the next. A video too
-        short for the interval is taken at the largest interval it has frames for.
-      height, width: the bucket every clip is resized and cropped to.
-      max_upscale: a video smaller than the bucket by more than this factor is skipped: it has no detail to learn.
+      num_frames: number of frames in an element.
+      frame_interval: source frames from one frame of the element to the next. A video that is too short for it
+        is read at the largest interval that fits.
+      height, width: the bucket, to which every clip is resized and cropped.
+      max_upscale: a video that is smaller than the bucket by more than this factor is skipped, because it has no
+        detail to learn.
       flip_probability: probability that a clip is mirrored.
       caption_dropout: probability of an empty caption.
       seed: seed of every draw.
-      shuffle: a new order in each epoch.
-      num_epochs: None repeats for ever.
+      shuffle: whether each epoch has a new order.
+      num_epochs: number of epochs; None repeats for ever.
       num_workers: worker processes; 0 loads in threads of this process.
       read_threads: threads per worker (or of this process).
-      worker_buffer: finished elements a worker holds; memory is bounded by
+      worker_buffer: finished elements that a worker holds; memory is bounded by
         workers x (threads + 2 buffers) elements.
-      max_bad_share: share of unusable files over which loading stops.
+      max_bad_share: largest share of unusable files; loading stops if there are more.
     """
 
     source: str
@@ -75,7 +77,7 @@ class DataConfig:
         """The recipe, with `sharpen` applied.
 
         Raises:
-          InputError: no recipe of that name.
+          InputError: no recipe has that name.
         """
         recipe = get_recipe(self.recipe)
         return recipe if self.sharpen is None else dataclasses.replace(recipe, sharpen=self.sharpen)
@@ -88,6 +90,6 @@ class DataConfig:
 
     @property
     def buffered_bytes(self) -> int:
-        """Upper bound of the elements that wait in the loader, on this host."""
+        """Upper bound of the bytes of all elements that wait in this host's loader."""
         per_worker = self.read_threads + 2 * self.worker_buffer
         return max(1, self.num_workers) * per_worker * self.element_bytes

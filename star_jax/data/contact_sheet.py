@@ -6,7 +6,7 @@ import numpy as np
 from star_jax.data.degradations import RECIPES, degrade
 
 _LABEL_WIDTH = 150
-_FIRST = 4  # the first frame shown: codecs have settled by then
+_FIRST = 4  # index of the first frame shown: codecs have settled by then
 
 
 def contact_sheet(frames: np.ndarray, seed: int, columns: int = 4) -> np.ndarray:
@@ -15,7 +15,7 @@ def contact_sheet(frames: np.ndarray, seed: int, columns: int = 4) -> np.ndarray
     Args:
       frames: ground truth, uint8 [F, H, W, 3]; H and W multiples of 16, F at least columns + 4.
       seed: seed of the draws.
-      columns: frames to show; side by side they show what flickers.
+      columns: number of frames to show; side by side they reveal flicker.
 
     Returns:
       uint8 [rows * h, 150 + columns * w, 3] with the middle quarter (h = H/4, w = W/4) of every frame; low
@@ -33,7 +33,7 @@ def contact_sheet(frames: np.ndarray, seed: int, columns: int = 4) -> np.ndarray
 
 
 def _middle(frame: np.ndarray) -> np.ndarray:
-    """The quarter of height and width in the middle."""
+    """The middle of a frame: a quarter of its height and width."""
     height, width = frame.shape[0] // 4, frame.shape[1] // 4
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return frame[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""The loader: a grain MapDataset from records to batches, exactly resumable, sharded by process."""
+"""The loader: a Grain dataset from records to batches, exactly resumable and sharded by process."""
 
 import dataclasses
 import hashlib
@@ -22,15 +22,15 @@ from star_jax.files import check_seal, seal
 
 logger = logging.getLogger(__name__)
 
-# A worker that was killed is started again so often before a batch must come.
+# Number of times that killed workers are started again before an element must arrive.
 _MOST_RESTARTS = 3
-# Share of bad files is judged once this many elements were tried (or all of a smaller shard).
+# The share of bad files is judged once this many elements were tried (or all of a smaller shard).
 _JUDGED_AFTER = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class _Bad:
-    """Travels through the workers in place of an element, so that positions do not shift."""
+    """Placeholder that workers return for an unusable element, so that positions do not shift."""
 
     key: str
     reason: str
@@ -38,14 +38,14 @@ class _Bad:
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Place in a process's share -> element; picklable, as workers get a copy.
+    """Loads the element at a place in a process's share; picklable, because each worker gets a copy.
 
     Attributes:
-      numbers: record number by position, of all processes together.
+      numbers: record number by position in the stream of all processes together.
       batch_size: clips in a batch of this process.
     """
 
-    records: Any = dataclasses.field(repr=False)  # Grain writes down what it maps: minutes for many records
+    records: Any = dataclasses.field(repr=False)  # Grain takes the repr, which takes minutes for many records
     config: DataConfig
     numbers: grain.MapDataset
     batch_size: int
@@ -53,7 +53,7 @@ class _Load:
     process_count: int
 
     def __len__(self) -> int:
-        """Elements in the share."""
+        """Number of elements in the share."""
         batches, rest = divmod(len(self.numbers), self.batch_size * self.process_count)
         of_last = rest - self.process_index * self.batch_size
         return batches * self.batch_size + min(max(of_last, 0), self.batch_size)
@@ -62,7 +62,7 @@ class _Load:
         batch, row = divmod(place, self.batch_size)
         position = (batch * self.process_count + self.process_index) * self.batch_size + row
         number = self.numbers[position]
-        key = f"number {number}"  # where the record itself cannot be read
+        key = f"number {number}"  # if the record itself cannot be read
         try:
             record = self.records[number]
             key = record.key
@@ -76,7 +76,7 @@ def _start_worker(worker: int, num_workers: int) -> None:
 
 
 def in_workers(elements: grain.IterDataset, config: DataConfig) -> grain.IterDataset:
-    """The dataset computed by `data.num_workers` processes, in the same order; as it is where that is 0."""
+    """Has `data.num_workers` processes compute a dataset, in the same order; with 0, returns it unchanged."""
     if not config.num_workers:
         return elements
     if not flags.FLAGS.is_parsed():
@@ -88,24 +88,25 @@ def in_workers(elements: grain.IterDataset, config: DataConfig) -> grain.IterDat
 class ClipLoader(grain.DatasetIterator):
     """Iterates over batches of one process.
 
-    The element at a position is a function of (seed, position) alone, and the state is the position: a resume
-    may change the number of workers, threads and buffers and still gets the very same batches. Elements are
-    dealt to processes by batches, so that these, one after the other, are the batch of one process (until a clip is
-    bad). So another number of processes can go on after a whole batch (`deal_anew`).
+    The element at a position is a function of (seed, position) alone, and the state is the position: a resumed
+    run may change the number of workers, threads and buffers and still gets the very same batches. Elements are
+    dealt to processes in whole batches, so that the batches of all processes, one after the other, are the batch
+    that a single process would get (until a clip is bad). A run can therefore resume with another number of
+    processes after a whole batch (`deal_anew`).
 
     Batches: `gt` uint8 [B, F, H, W, 3], `lq` uint8 [B, F, h, w, 3], `text` and `key` lists of B strings,
     `index` int64 [B]. Fewer than B elements at the end of the last epoch are dropped.
 
     Args:
-      config: the data.
+      config: settings of the data.
       batch_size: B, the batch size of this process.
-      process_index, process_count: this process takes the share `process_index` of `process_count` of the elements.
+      process_index, process_count: index of this process, and number of processes that share the elements.
 
     Attributes:
-      bad: key -> reason of every record skipped since the start of this process.
+      bad: key -> reason for every record that this process has skipped.
 
     Raises:
-      InputError: no usable source there.
+      InputError: the source is missing or has no videos.
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class ClipLoader(grain.DatasetIterator):
         """Returns the next batch.
 
         Raises:
-          RunError: more files are bad than `max_bad_share` allows.
-          StopIteration: the epochs are over.
+          RunError: more files are bad than `max_bad_share` allows, or workers are killed again and again.
+          StopIteration: all epochs are over.
         """
         elements: list[Element] = []
         while len(elements) < self.batch_size:
@@ -150,10 +151,10 @@ class ClipLoader(grain.DatasetIterator):
         return None
 
     def _next_of_workers(self) -> Element | _Bad:
-        """The next element; workers that were killed are started again where they were.
+        """The next element; workers that were killed are started again at the same position.
 
         Raises:
-          RunError: they are killed again and again.
+          RunError: workers are killed again and again.
         """
         kills = 0
         while True:
@@ -161,17 +162,17 @@ class ClipLoader(grain.DatasetIterator):
                 if self._elements is None:
                     self._elements = self._start()
                 return next(self._elements)
-            except RuntimeError as error:  # Grain's
+            except RuntimeError as error:  # Grain reports a killed worker with it
                 if not (self.config.num_workers and "terminated unexpectedly" in str(error)):
                     raise
                 kills += 1
                 code = _exit_code(error)
                 if kills > _MOST_RESTARTS:
                     raise RunError(
-                        f"loader workers were killed {kills} times in a row (exit code {code}); where the system "
-                        "kills what takes too much memory, lower data.num_workers or data.worker_buffer"
+                        f"loader workers were killed {kills} times in a row (exit code {code}); if memory ran out, "
+                        "lower data.num_workers or data.worker_buffer"
                     ) from error
-                logger.warning("a loader worker was killed (exit code %s); workers start again", code)
+                logger.warning("a loader worker was killed (exit code %s); starting the workers again", code)
                 self._stop()
 
     def _judge(self) -> None:
@@ -181,7 +182,7 @@ class ClipLoader(grain.DatasetIterator):
             key, reason = next(reversed(self.bad.items()))
             raise RunError(
                 f"{self._num_bad} of {self._position} clips of {self.config.source} could not be used, more than "
-                f"data.max_bad_share={self.config.max_bad_share:g} allows; the last: {key}: {reason}"
+                f"data.max_bad_share={self.config.max_bad_share:g} allows; the last one was {key}: {reason}"
             )
 
     def _start(self) -> grain.DatasetIterator:
@@ -195,14 +196,15 @@ class ClipLoader(grain.DatasetIterator):
         return iter(in_workers(places.map(load).to_iter_dataset(reading), config))
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch, and the data it belongs to; JSON."""
+        """The position after the last batch and the identity of the data, as JSON values."""
         return seal({"position": self._position, "num_bad": self._num_bad, **self._identity})
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues after the batch that `get_state` was called after.
+        """Continues after the batch that `get_state` followed.
 
         Raises:
-          RunError: the state belongs to other data, or to batches of another size.
+          RunError: the state belongs to other data or to batches of another size, or stands within a batch while
+            the number of processes changes.
           ValueError: the state is damaged.
         """
         check_seal(state)
@@ -210,14 +212,14 @@ class ClipLoader(grain.DatasetIterator):
         for name, ours in self._identity.items():
             if state.get(name) != ours:
                 raise RunError(
-                    f"the checkpoint's data has {name}={state.get(name)!r}, this run {ours!r}: the same elements "
-                    f"cannot follow; restore {name}, or start the data anew by leaving its state out"
+                    f"the checkpoint's data has {name}={state.get(name)!r}, but this run has {ours!r}, so the same "
+                    f"elements cannot follow; restore {name}, or start the data anew by leaving its state out"
                 )
         self._stop()
         self._position, self._num_bad = state["position"], state["num_bad"]
 
     def _as_ours(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state of the same batches, dealt to another number of processes, as one of this process."""
+        """Translates a state for the same batches, dealt to another number of processes, to this process."""
         count, size = state.get("process_count"), state.get("batch_size")
         ours = self._identity["process_count"], self._identity["batch_size"]
         if (count, size) == ours or not (count and size and count * size == math.prod(ours)):
@@ -225,8 +227,8 @@ class ClipLoader(grain.DatasetIterator):
         batches, rest = divmod(state["position"], size)
         if rest:
             raise RunError(
-                "the checkpoint's data stands within a batch, as a clip was bad; deal it anew or start as many "
-                "processes as before"
+                "the checkpoint's data stands within a batch, because a clip was bad; deal it anew, or start the "
+                "same number of processes as before"
             )
         bad = round(state["num_bad"] * count / ours[0])
         mine = {
@@ -254,15 +256,15 @@ class ClipLoader(grain.DatasetIterator):
 
 
 def deal_anew(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One state for any number of processes: that after the last batch that any process began.
+    """Merges the states of all processes into one for any number of processes.
 
     Args:
-      states: of the loaders of all processes of a run, after the same step.
+      states: states of the loaders of all processes of a run, after the same step.
 
     Returns:
-      The state for `ClipLoader.set_state`. Where no clip was bad, exactly the elements follow that would have
-      followed. Bad clips make processes go ahead of each other; then the clips between are left out, and the log
-      says so.
+      The state for `ClipLoader.set_state`, after the last batch that any process began. If no clip was bad,
+      exactly the same elements follow as without the change. Bad clips make some processes go ahead of others;
+      then the clips in between are left out, with a warning.
 
     Raises:
       ValueError: a state is damaged.
@@ -273,7 +275,7 @@ def deal_anew(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ends = [-(-state["position"] // size) * size for state in states]
     if left_out := sum(max(ends) - state["position"] for state in states):
         logger.warning(
-            "the number of processes changed: %d clips of this epoch are left out, as bad clips had moved the "
+            "the number of processes changed: %d clips of this epoch are left out, because bad clips had moved the "
             "processes apart",
             left_out,
         )

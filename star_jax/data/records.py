@@ -15,7 +15,7 @@ Element = dict[str, np.ndarray | str | int]
 
 
 class BadClipError(Exception):
-    """A record that gives no clip: unreadable, too short, too small; the message says why."""
+    """A record has no usable clip: it is unreadable, too short or too small; the message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +23,11 @@ class ClipRecord:
     """One video.
 
     Attributes:
-      key: its name within the source; unique.
-      video: path or URL of the ground truth; or a synthetic video itself.
-      low_video: path or URL of the low-resolution video, where the source has pairs.
+      key: unique name within the source.
+      video: path or URL of the ground truth, or a synthetic video.
+      low_video: path or URL of the low-resolution video if the source has pairs.
       text: the caption.
-      text_path: file to read the caption from instead.
+      text_path: path or URL of a file with the caption, which is read instead of `text`.
     """
 
     key: str
@@ -37,12 +37,12 @@ class ClipRecord:
     text_path: str | None = None
 
     def caption(self) -> str:
-        """The caption, read now if it is in a file."""
+        """The caption; a file is read at each call."""
         return storage.read_text(self.text_path).strip() if self.text_path else self.text
 
 
 class Loadable(Protocol):
-    """A record that makes its own element, such as a prepared one."""
+    """A record with its own way of loading an element, such as an example of a prepared dataset."""
 
     def load(self, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Element:
         """See `star_jax.data.clips.load_element`."""

@@ -1,6 +1,6 @@
-"""Clips with the latents that a network made of them: what a light decoder is trained on.
+"""Clips with the latents that a network restored from them: the training data of a light decoder.
 
-One .npz file a clip: `gt` uint8 [F, H, W, 3], `lq` uint8 [F, h, w, 3] and `latents` float16 [F, h', w', C].
+Each clip is an .npz file: `gt` uint8 [F, H, W, 3], `lq` uint8 [F, h, w, 3] and `latents` float16 [F, h', w', C].
 """
 
 import dataclasses
@@ -17,22 +17,22 @@ from star_jax.data.stopwatch import Stopwatch
 from star_jax.errors import InputError
 from star_jax.files import appearing
 
-INDEX = "restored.json"  # at the folder's root once all clips are there
+INDEX = "restored.json"  # at the folder's root once all clips are written
 
 
 def clip_path(folder: Path, number: int) -> Path:
-    """File of one clip."""
+    """Path of one clip's file."""
     return folder / f"{number:06d}.npz"
 
 
 def write_clip(path: Path, gt: np.ndarray, lq: np.ndarray, latents: np.ndarray) -> None:
-    """Writes one clip; its file appears when it is whole."""
+    """Writes one clip; its file appears when it is complete."""
     with appearing(path) as partial, open(partial, "wb") as file:
         np.savez(file, gt=gt, lq=lq, latents=latents.astype(np.float16))
 
 
 def finish(folder: Path, description: dict[str, Any]) -> None:
-    """Marks a folder as whole; `description` has the clips' `count` and says what they are."""
+    """Marks a folder as complete; `description` has the clips' `count` and describes them."""
     with appearing(folder / INDEX) as partial:
         partial.write_text(json.dumps(description, indent=1))
 
@@ -59,7 +59,7 @@ class RestoredSource:
         return RestoredRecord(clip_path(self.folder, int(index)))
 
     def digest(self) -> str:
-        """Names the content by its description."""
+        """Identifies the content by its description."""
         return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -74,11 +74,14 @@ class RestoredRecord:
         return self.path.stem
 
     def load(self, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Element:
-        """The clip as it is (the network's latents are not mirrored).
+        """Loads the clip without mirroring it, because latents cannot be mirrored.
+
+        Returns:
+          the arrays of the file, `text` (empty), `key` and `index`.
 
         Raises:
-          BadClipError: it cannot be read.
-          InputError: the config asks for another size.
+          BadClipError: the file cannot be read.
+          InputError: the size in the config is not the clip's.
         """
         try:
             with (stopwatch or Stopwatch())("decode"), np.load(self.path) as file:
@@ -88,7 +91,7 @@ class RestoredRecord:
         have, want = arrays["gt"].shape[:3], (config.num_frames, config.height, config.width)
         if have != want:
             raise InputError(
-                f"the clips are of {have} (frames, height, width), data.* asks for {want}; choose another work "
+                f"the clips are {have} (frames, height, width), but the config has {want}; choose another work "
                 "directory"
             )
         return {**arrays, "text": "", "key": self.key, "index": index}

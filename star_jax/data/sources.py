@@ -20,7 +20,7 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 class ClipSource(Protocol):
-    """What a loader draws from: records by their number."""
+    """A sequence of records, as the loader reads them."""
 
     def __len__(self) -> int: ...
 
@@ -28,24 +28,25 @@ class ClipSource(Protocol):
 
 
 def open_source(location: str, *, height: int = 720, width: int = 1280) -> ClipSource:
-    """Opens a source. The contents of its location decide its kind.
+    """Opens a source; its kind follows from what is at the location.
 
     Args:
       location: a path or URL of
-        - a folder of videos, a caption `name.txt` beside each or not;
+        - a folder of videos, with or without a caption `name.txt` beside each;
         - a folder with gt/, lq/ and text/ (STAR's paired layout, matched by name);
         - a folder written by `star-jax prepare` (or one of its splits, `folder/validation`);
+        - a folder of restored clips (`star_jax.data.restored`);
         - a .csv with columns `path` and `text`, or a .jsonl with those keys (paths relative to the file);
         or `synthetic`, `synthetic:COUNT`, `synthetic:COUNT:FOLDER_OF_PHOTOS` for made-up moving shapes,
         `scenes:COUNT`, `scenes:COUNT:FOLDER_OF_PHOTOS`, `scenes:COUNT:held-out` for made-up scenes to train a
         small model on, or to test it with.
-      height, width: size of the made-up ones.
+      height, width: size of made-up videos in pixels.
 
     Returns:
-      a sequence of ClipRecord, or of prepared records.
+      a sequence of ClipRecord, PreparedRecord or RestoredRecord.
 
     Raises:
-      InputError: nothing usable there.
+      InputError: the location is no source, or it has no videos.
     """
     if location.split(":")[0] == "synthetic":
         return synthetic_source(location, height, width)
@@ -67,7 +68,7 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> ClipS
         records = paired_source(location) if paired else folder_source(location)
     else:
         raise InputError(
-            f"no data source at {location}: give a folder of videos, a .csv or .jsonl, or 'synthetic'"
+            f"there is no data source at {location}; give a folder of videos, a .csv or .jsonl, or 'synthetic'"
         )
     if not records:
         raise InputError(f"{location} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
@@ -75,7 +76,7 @@ def open_source(location: str, *, height: int = 720, width: int = 1280) -> ClipS
 
 
 def folder_source(folder: str) -> list[ClipRecord]:
-    """Every video below a folder, with the caption `name.txt` beside it where there is one."""
+    """Lists every video below a folder, with the caption `name.txt` beside it if there is one."""
     names = storage.list_files(folder)
     present = set(names)
     records = []
@@ -89,16 +90,17 @@ def folder_source(folder: str) -> list[ClipRecord]:
 
 
 def paired_source(folder: str) -> list[ClipRecord]:
-    """STAR's paired layout, matched by name (the original pairs by position in unsorted listings).
+    """Lists STAR's paired layout, matched by name (the original matches by position in unsorted listings).
 
     Raises:
-      InputError: a video of gt/ has no partner in lq/.
+      InputError: a video is in only one of gt/ and lq/.
     """
     truth, low = (_videos_by_stem(storage.join(folder, part)) for part in ("gt", "lq"))
     lonely = sorted(set(truth) ^ set(low))
     if lonely:
         raise InputError(
-            f"{folder}: {len(lonely)} videos are in only one of gt/ and lq/, first {lonely[0]!r}"
+            f"{len(lonely)} videos of {folder} are in only one of gt/ and lq/; add the missing ones or remove "
+            f"these, starting with {lonely[0]!r}"
         )
     text_folder = storage.join(folder, "text")
     texts = set(storage.list_files(text_folder)) if storage.is_folder(text_folder) else set()
@@ -123,10 +125,10 @@ def _videos_by_stem(folder: str) -> dict[str, str]:
 
 
 def csv_source(path: str) -> list[ClipRecord]:
-    """STAR's CSV: a header with `path` and, optionally, `text`.
+    """Reads STAR's CSV: a header with `path` and, optionally, `text`.
 
     Raises:
-      InputError: no such file, or no `path` column.
+      InputError: the file does not exist, has no `path` column, or lists a video twice.
     """
     rows = csv.DictReader(io.StringIO(_text_of(path)))
     if "path" not in (rows.fieldnames or ()):
@@ -137,10 +139,10 @@ def csv_source(path: str) -> list[ClipRecord]:
 
 
 def jsonl_source(path: str) -> list[ClipRecord]:
-    """One JSON object per line: `path`, optionally `text` and `lq` (the low-resolution video).
+    """Reads one JSON object per line: `path`, and optionally `text` and `lq` (the low-resolution video).
 
     Raises:
-      InputError: no such file, a line is no JSON object, or it has no `path`.
+      InputError: the file does not exist, a line is not a JSON object with `path`, or a video is listed twice.
     """
     rows = []
     for number, line in enumerate(_text_of(path).splitlines(), 1):
@@ -149,9 +151,9 @@ def jsonl_source(path: str) -> list[ClipRecord]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{path}, line {number} is not JSON: {error}") from error
+            raise InputError(f"line {number} of {path} is not JSON: {error}") from error
         if not isinstance(row, dict) or "path" not in row:
-            raise InputError(f"{path}, line {number}: expected an object with the key 'path'")
+            raise InputError(f"line {number} of {path} is not a JSON object with the key 'path'")
         rows.append(row)
     return _listed(path, rows)
 
@@ -180,7 +182,11 @@ def _listed(path: str, rows: list[dict]) -> list[ClipRecord]:
 
 
 def synthetic_source(location: str, height: int, width: int) -> list[ClipRecord]:
-    """`synthetic:COUNT` made-up videos (64 where no count is given), over painted backgrounds or photos."""
+    """Lists `synthetic:COUNT` made-up videos (64 without a count), over painted backgrounds or photos.
+
+    Raises:
+      InputError: the count is not a positive number, or the folder has no photos.
+    """
     _, _, rest = location.partition(":")
     count, _, photo_folder = rest.partition(":")
     count = count or "64"
@@ -203,7 +209,7 @@ def _photos_of(folder: str) -> list[str]:
     """Paths of a folder's photos, in order.
 
     Raises:
-      InputError: it has none.
+      InputError: the folder has no photos.
     """
     names = storage.list_files(folder)
     photos = [storage.join(folder, n) for n in names if PurePosixPath(n).suffix in PHOTO_SUFFIXES]
@@ -212,17 +218,17 @@ def _photos_of(folder: str) -> list[str]:
     return photos
 
 
-# Number of the first scene to test with; scenes to train on have smaller ones.
+# Number of the first scene to test with; scenes to train on have smaller numbers.
 _HELD_OUT = 1_000_000
 
 
 def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
-    """`scenes:COUNT` made-up scenes (see `star_jax.data.made_up.scenes`).
+    """Lists `scenes:COUNT` made-up scenes (see `star_jax.data.made_up.scenes`).
 
-    `scenes:COUNT:held-out` are others, and `scenes:COUNT:FOLDER` take the photos of a folder as well.
+    `scenes:COUNT:held-out` lists scenes to test with, and `scenes:COUNT:FOLDER` uses the photos of a folder, too.
 
     Raises:
-      InputError: the location is none of these, or the folder has no photos.
+      InputError: the location has none of these forms, or the folder has no photos.
     """
     _, _, rest = location.partition(":")
     count, _, which = rest.partition(":")
@@ -233,8 +239,8 @@ def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
         or (names_photos and not storage.is_folder(which))
     ):
         raise InputError(
-            f"{location!r}: write scenes:COUNT, scenes:COUNT:held-out or scenes:COUNT:FOLDER_OF_PHOTOS, COUNT 1 "
-            f"to {_HELD_OUT}"
+            f"{location!r} is no source of scenes; write scenes:COUNT, scenes:COUNT:held-out or "
+            f"scenes:COUNT:FOLDER_OF_PHOTOS, with COUNT from 1 to {_HELD_OUT}"
         )
     photos: tuple[str, ...] = PHOTOS
     if names_photos:
@@ -249,5 +255,5 @@ def scene_source(location: str, height: int, width: int) -> list[ClipRecord]:
 
 
 def held_out_scene(index: int, height: int, width: int) -> SceneVideo:
-    """A scene to test with: no training scene has its number, nor the photo that every other one shows."""
+    """A scene to test with. No training scene has its number, nor the photo that is shown in half of these."""
     return SceneVideo(_HELD_OUT + index, height, width, photo=None if index % 2 else HELD_OUT_PHOTO)

@@ -1,4 +1,4 @@
-"""Time by stage, for the loader's report."""
+"""CPU time of each stage, for the loader's report."""
 
 import collections
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 class Stopwatch:
     """Adds up the CPU seconds of named stages; stages must not nest.
 
-    CPU time, not wall time: the figure a core needs, whatever else runs beside it.
+    CPU time, unlike wall time, does not depend on what else runs on the machine.
 
     Attributes:
       seconds: stage name -> CPU seconds of this process.

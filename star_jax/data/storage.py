@@ -1,7 +1,7 @@
-"""Files to read, by local path or by URL (gs://, s3://, https://, memory://: whatever fsspec opens).
+"""Reads files by local path or by any URL that fsspec opens (gs://, s3://, https://, memory://).
 
-Paths are text, as users and lists of clips write them. Output paths are `etils.epath` paths, because Orbax and
-tensorflow-datasets write there; epath knows buckets, but neither https:// nor memory://.
+Paths are strings, as users and lists of clips write them. Output paths are `etils.epath` paths, because Orbax and
+tensorflow-datasets write to those; epath supports buckets, but neither https:// nor memory://.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from star_jax.files import is_url
 
 
 def join(folder: str, name: str) -> str:
-    """A path within a folder; an absolute path or URL stays as it is."""
+    """Joins a folder and a name; an absolute path or a URL as the name is returned unchanged."""
     if is_url(name) or name.startswith("/"):
         return name
     return f"{folder.rstrip('/')}/{name}"
@@ -38,10 +38,10 @@ def is_folder(path: str) -> bool:
 
 
 def list_files(folder: str) -> list[str]:
-    """Names of all files below a folder, relative to it, sorted: the same on every host and file system.
+    """Names of all files below a folder, relative to it, in sorted order; hidden files are left out.
 
     Raises:
-      InputError: no such folder.
+      InputError: the folder does not exist.
     """
     if not is_folder(folder):
         raise InputError(f"no such folder: {folder}; check the path")
@@ -62,7 +62,7 @@ def read_text(path: str) -> str:
 
 @contextlib.contextmanager
 def local_file(path: str) -> Iterator[Path]:
-    """Gives a local path to a file; a remote one is copied for as long as the context lasts."""
+    """Gives a local path to a file; a remote file is copied for the duration of the context."""
     if not is_url(path):
         yield Path(path)
         return
@@ -72,7 +72,7 @@ def local_file(path: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_file(data: bytes, suffix: str) -> Iterator[Path]:
-    """Gives a local path to a file of that content for as long as the context lasts."""
+    """Gives the path of a local file with the given content for the duration of the context."""
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(data)
         file.flush()

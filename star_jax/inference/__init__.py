@@ -1,9 +1,10 @@
 """Upscaling.
 
-pipeline.StarPipeline           frames in, frames out
-files.upscale                   files in, files out, in bounded memory
+pipeline.StarPipeline           upscales frames
+files.upscale                   upscales files, in bounded memory
 settings.UpscaleSettings        settings of an upscale
-memory.plan_memory              the largest tiles and windows that fit
-color_fix, pieces, overlap      the parts of the pipeline
-compile_cache                   compiled programs kept between runs
+memory.plan_memory              chooses the largest tiles and windows that fit
+coding, denoising, color_fix    the stages of the pipeline
+streaming                       upscales frames as they come
+compile_cache                   keeps compiled programs between runs
 """

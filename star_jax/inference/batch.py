@@ -1,4 +1,4 @@
-"""A run over several files: one that fails is reported, and the rest goes on."""
+"""A run over several files: a file that fails is reported, and the run continues with the others."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ class Outcome:
 
     Attributes:
       source, output: the files.
-      status: `done`, `skipped` (its output was there) or `failed`.
+      status: `done`, `skipped` (the output existed) or `failed`.
       error: exception of an input that failed.
       job: job of an input that is done.
-      settings: settings that were used, tiles and window included.
+      settings: settings that were used, including tiles and window.
       seconds: seconds spent in each stage, and in `total`.
     """
 
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one line."""
+        """Why the input failed, in one line."""
         if isinstance(self.error, StarError):
             return str(self.error)
         assert self.error is not None
@@ -65,7 +65,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 if nothing failed; 2 if all that was tried was bad input; else 1."""
+        """0 if no input failed, 2 if all failed because of bad input, else 1; skipped inputs do not count."""
         failed = self.of("failed")
         if not failed:
             return 0
@@ -73,11 +73,11 @@ class Summary:
         return 2 if is_bad_input and not self.of("done") else 1
 
     def failures(self) -> list[str]:
-        """A line for each input that failed."""
+        """One line for each input that failed."""
         return [f"failed: {outcome.source}: {outcome.reason}" for outcome in self.of("failed")]
 
     def describe(self) -> str:
-        """The closing line: totals."""
+        """The last line of a run: number of files and frames, time and speed."""
         speed = f", {self.num_frames / self.seconds:.2g} frames/s" if self.num_frames else ""
         totals = f"{self.num_frames} frames in {clock_text(self.seconds)}{speed}"
         if len(self.outcomes) == 1:
@@ -87,15 +87,15 @@ class Summary:
 
 
 class Batch:
-    """Opens all inputs, then works on one after the other.
+    """Opens all inputs, then works on them one after the other.
 
     Args:
-      sources, outputs: the files, in pairs.
+      sources, outputs: input files and their outputs.
       open_job: opens an input.
       skip_existing: skip inputs whose output exists.
 
     Raises:
-      StarError: the only input cannot be opened. With several inputs, the failures are remembered instead.
+      StarError: the only input cannot be opened. With several inputs, `run` reports the failures instead.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class Batch:
         """Works on every input that could be opened.
 
         Args:
-          work: upscales a clip, and returns the settings it used.
+          work: upscales a clip, and returns the settings that it used.
           show: see `RunProgress`.
-          overwrite: replace outputs that exist without a warning.
+          overwrite: replace existing outputs without a warning.
 
         Raises:
-          Exception: what `work` raises for a single input.
+          Exception: `work` failed on the only input.
         """
         jobs = [job for _, job in self._files if isinstance(job, Job)]
         outcomes, started = [], time.monotonic()
@@ -139,7 +139,7 @@ class Batch:
             for job in jobs:
                 if job.output.is_file() and not overwrite:
                     progress.warn(
-                        f"{job.output} is there and will be replaced (--overwrite does so silently)"
+                        f"{job.output} exists and will be replaced (--overwrite replaces it without this warning)"
                     )
             for source, found in self._files:
                 if isinstance(found, Job):
@@ -189,7 +189,7 @@ def _tell(outcome: Outcome, progress: RunProgress) -> None:
         seconds = {stage: round(value, 2) for stage, value in outcome.seconds.items()}
         progress.event("done", **files, num_frames=outcome.job.num_frames, seconds=seconds)
     elif outcome.status == "skipped":
-        progress.say(f"{outcome.output} is there: {outcome.source} is skipped")
+        progress.say(f"skipped: {outcome.source}: {outcome.output} exists")
         progress.event("skipped", **files)
     else:
         progress.say(f"failed: {outcome.source}: {outcome.reason}")

@@ -1,4 +1,4 @@
-"""Encodes and decodes whole clips, chunk after chunk, as their frames are read."""
+"""Encodes and decodes whole clips, one chunk after another, while their frames are read."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ ReadPieces = Callable[[int], Iterable[np.ndarray]]
 
 @dataclass(frozen=True)
 class ClipCoder:
-    """The autoencoder of a model at work on clips.
+    """Encodes and decodes clips with a model's autoencoder.
 
     Attributes:
       model: the model.
@@ -43,10 +43,10 @@ class ClipCoder:
     def encode(
         self, read: ReadPieces, num_frames: int, canvas: Canvas, key: jax.Array, window: int
     ) -> Iterator[tuple[int, jax.Array]]:
-        """Yields the number of frames encoded so far, and the latents [f, h, w, C] of the newest of them.
+        """Yields (number of frames encoded so far, latents [f, h, w, C] of the newest of these frames).
 
-        A short last chunk is filled up, so that it needs no program of its own. Where windows are clips of their
-        own, each is encoded by itself; their noise is that of the clip's latents at the same place.
+        A short last chunk is padded, so that it needs no separate program. If the model treats windows as separate
+        clips, each is encoded by itself, with the noise of the whole clip's latents at the same place.
         """
         model, rule = self.model, self.model.size_rule
         params = {name: self.params[name] for name in model.autoencoder_components}
@@ -81,12 +81,13 @@ class ClipCoder:
         settings: UpscaleSettings,
         skip: int,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the number of frames decoded so far, and the newest of them, uint8 [f, H, W, 3], after `skip`.
+        """Yields (number of frames decoded so far, the newest of these frames [f, H, W, 3]) after frame `skip`.
 
-        Chunks before that are decoded only where the next one takes something over from them.
+        Frames have the dtype of those that `read` gives. Earlier chunks are decoded only if the next chunk needs
+        their carry.
 
         Raises:
-          RunError: they are not finite.
+          RunError: the decoded values are not finite.
         """
         padded = self.model.size_rule.padded_frames(num_frames)
         chunks = self.model.decode_chunks(padded, settings.decode_overlap)
@@ -113,10 +114,10 @@ class ClipCoder:
         fidelity: float,
         skip: int,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """`decode` by the light decoder, which remembers the frame before: a short last chunk is filled up.
+        """Like `decode`, with the light decoder, whose carry is the previous frame; a short last chunk is padded.
 
         Raises:
-          RunError: they are not finite.
+          RunError: the decoded values are not finite.
         """
         params = {name: self.params[name] for name in self.model.light_components}
         finish = Finish(settings.color_fix, settings.strength)
@@ -144,16 +145,19 @@ class ClipCoder:
     def decode_piece(
         self, latents: jax.Array, chunk: Chunk, piece: np.ndarray, canvas: Canvas, finish: Finish
     ) -> np.ndarray:
-        """The frames of one chunk of a model whose chunks take nothing from those before.
+        """Decodes one chunk of a model whose chunks do not depend on earlier ones.
 
         Args:
           latents: clean latents [1, F, h, w, C] that the chunk's positions refer to.
           chunk: see `VideoModel.decode_chunks`.
-          piece: its low-resolution frames [f, H, W, 3].
-          canvas, finish: see there.
+          piece: low-resolution frames of the chunk [f, H, W, 3].
+          canvas, finish: see `Canvas` and `Finish`.
+
+        Returns:
+          frames [f, scale H, scale W, 3] of the dtype of `piece`.
 
         Raises:
-          RunError: they are not finite.
+          RunError: the decoded values are not finite.
         """
         frames, finite, _ = self._decode_chunk(latents, chunk, None, piece, canvas, finish)
         require_finite(finite, "decoding")
@@ -168,7 +172,7 @@ class ClipCoder:
         canvas: Canvas,
         finish: Finish,
     ) -> tuple[jax.Array, jax.Array, Carry]:
-        """Decodes the frames that `piece` has in low resolution, and says whether they are finite."""
+        """Decodes the frames of `piece`; returns (frames, whether they are finite, carry)."""
         start, stop = chunk.frames
         reference = fill_piece(piece, stop - start, at_end=True)
         frames, finite, carry = decode_chunk(
@@ -185,7 +189,7 @@ class ClipCoder:
 
 
 def _starts(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """(first frame, number of frames) of chunks one after the other."""
+    """(first frame, number of frames) of consecutive chunks."""
     first = 0
     for size in sizes:
         yield first, size
@@ -193,10 +197,10 @@ def _starts(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def require_finite(finite: jax.Array, stage: str) -> None:
-    """Ends a run whose numbers went wrong.
+    """Checks the result of a stage.
 
     Raises:
-      RunError: they are not finite.
+      RunError: `finite` is false.
     """
     if not bool(finite):
         raise RunError(

@@ -2,8 +2,8 @@
 
 Frames are [F, H, W, 3] in [-1, 1], the VAE's range. The methods come from the released script (adain) and its
 wavelet variant, after StableSR (arXiv 2305.07015): both work on values in [0, 1] and clip. `flat-wavelet` also
-leaves areas alone that have one colour in the input, such as the bars of a letterbox: whatever a network adds there
-is wrong.
+restores areas that have a single colour in the input, such as the bars of a letterbox, because any detail that a
+network adds there is wrong.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from star_jax.errors import InputError
 
 COLOR_FIXES = ("adain", "wavelet", "flat-wavelet", "none")
-ON_FULL_SIZE = ("wavelet", "flat-wavelet")  # which want a reference of the frames' size
+ON_FULL_SIZE = ("wavelet", "flat-wavelet")  # methods that need a reference of the frames' size
 
 ADAIN_EPSILON = 1e-5  # added to variances of values in [0, 1]
 WAVELET_LEVELS = 5
-FLAT_LEVELS = 1.0  # of 255: an area that varies by no more, within 8 pixels around, is flat
+FLAT_LEVELS = 1.0  # of 255: a pixel is flat if values within 8 pixels around it vary by no more
 FLAT_STEPS, FLAT_FADE = (1, 3, 4), (1, 2, 4)  # pixels; steps add up to 8, the fade to 7
 
 
@@ -29,13 +29,13 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
 
     Args:
       frames: upscaled frames [F, H, W, 3]; values outside [-1, 1] are clipped first.
-      reference: the input frames in [-1, 1]: [F, h, w, 3] of any size for `adain`, the size of `frames`
-        (upscaled by interpolation) for `wavelet` and `flat-wavelet`; not looked at by `none`.
-      method: `adain` (mean and deviation of every channel), `wavelet` (the part coarser
-        than about 64 pixels), `flat-wavelet` (the same, and flat areas as they are in the reference) or `none`.
+      reference: the input frames in [-1, 1]: [F, h, w, 3] of any size for `adain`, and of the size of `frames`
+        (upscaled by interpolation) for `wavelet` and `flat-wavelet`; ignored by `none`.
+      method: `adain` (mean and deviation of every channel), `wavelet` (the part coarser than about 64 pixels),
+        `flat-wavelet` (the same, and flat areas are copied from the reference) or `none`.
 
     Raises:
-      InputError: unknown method, or a reference of another shape than the frames for a wavelet.
+      InputError: the method is unknown, or the reference's shape does not suit the method.
     """
     if method not in COLOR_FIXES:
         raise InputError(f"color fix is {method!r}; choose one of {', '.join(COLOR_FIXES)}")
@@ -45,8 +45,8 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
     elif method in ON_FULL_SIZE:
         if reference.shape != frames.shape:
             raise InputError(
-                f"the {method} color fix got a reference of shape {reference.shape} for frames of shape "
-                f"{frames.shape}; resize the reference to the frames"
+                f"the reference of the {method} color fix has shape {reference.shape}, but the frames have "
+                f"{frames.shape}; resize the reference to the size of the frames"
             )
         unit = _to_unit(reference)
         target = _wavelet(target, unit)
@@ -56,12 +56,12 @@ def fix_colors(frames: jax.Array, reference: jax.Array, *, method: str = "adain"
 
 
 def keep_flat_areas(frames: jax.Array, reference: jax.Array, span: float = 2.0) -> jax.Array:
-    """Frames [F, H, W, 3] with the reference's value wherever that has one colour.
+    """Copies areas of a single colour from the reference into frames [F, H, W, 3].
 
     Args:
       frames: upscaled frames.
       reference: the input frames at the same size.
-      span: from black to white, 2 for values in [-1, 1].
+      span: difference between black and white, which is 2 for values in [-1, 1].
     """
     return frames + _flatness(reference / span) * (reference - frames)
 
@@ -87,15 +87,15 @@ def _channel_statistics(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _wavelet(target: jax.Array, reference: jax.Array) -> jax.Array:
     """Takes the coarse part from the reference and keeps the details of the target.
 
-    The details of all levels add up to target - coarse(target), and coarse() is linear: one pass is enough.
+    The details of all levels add up to target - coarse(target), and coarse() is linear, so one pass is enough.
     """
     return target + _coarse(reference - target)
 
 
 def _coarse(frames: jax.Array) -> jax.Array:
-    """Coarse part of frames: blurred with the kernel (1, 2, 1)/4 along both axes, its taps 1, 2, 4, 8, 16 apart.
+    """Coarse part of frames: blurred with the kernel (1, 2, 1)/4 along both axes, with taps 1, 2, 4, 8, 16 apart.
 
-    Shifted sums rather than a depthwise convolution, which XLA runs very slowly on a CPU.
+    The blur is a sum of shifted frames, because XLA runs depthwise convolutions very slowly on a CPU.
     """
     for level in range(WAVELET_LEVELS):
         for axis in (1, 2):
@@ -104,7 +104,7 @@ def _coarse(frames: jax.Array) -> jax.Array:
 
 
 def _flatness(frames: jax.Array) -> jax.Array:
-    """[F, H, W, 1]: 1 in flat areas, 0 up to a pixel from anything else, and a smooth ramp of 15 pixels between."""
+    """[F, H, W, 1]: 1 in flat areas, 0 within a pixel of anything else, and a smooth ramp of 15 pixels between."""
     span = _extremes(frames, jnp.maximum) - _extremes(frames, jnp.minimum)
     is_flat = jnp.max(span, axis=-1, keepdims=True) <= (FLAT_LEVELS + 0.01) / 255
     flatness = is_flat.astype(jnp.float32)

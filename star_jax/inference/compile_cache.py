@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next start with the same shapes does not compile."""
+"""A cache of compiled programs on disk, so that the next run with the same shapes does not compile."""
 
 import atexit
 import contextlib
@@ -23,17 +23,19 @@ _AUTOTUNING_FLAG = "--xla_gpu_per_fusion_autotune_cache_dir"
 
 
 def use_compile_cache(directory: str | os.PathLike | None) -> None:
-    """Takes compiled programs from `directory`, and adds this process's when it ends.
+    """Uses the compiled programs in `directory`, and adds this process's when it ends.
 
-    JAX writes a cache's files in place and never again: a process killed meanwhile would leave half a program, for
-    every later start to stumble over. So each process works in its own folder of links to the existing programs,
-    and moves its new programs in at its end. The next process removes the folder of a process that was killed.
+    JAX writes the files of a cache in place and only once: a process that is killed while writing would leave half
+    a program, which every later run would fail to read. So each process has a folder of links to the existing
+    programs, and moves its new programs into the cache when it ends. The next process removes the folder of a
+    process that was killed.
 
     Args:
-      directory: made if need be; None is DEFAULT_CACHE, which may fail with a warning only; '' keeps nothing.
+      directory: created if it does not exist; None is DEFAULT_CACHE, which gives only a warning if it cannot be
+        used; '' disables the cache.
 
     Raises:
-      InputError: the folder that was asked for cannot be made or written.
+      InputError: the given folder cannot be created or written to.
     """
     if directory is None:
         try:
@@ -57,7 +59,7 @@ def use_compile_cache(directory: str | os.PathLike | None) -> None:
     atexit.register(_keep_new_programs, session, root, os.getpid())
     jax.config.update("jax_compilation_cache_dir", os.fspath(session))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
-    # Of XLA's own caches JAX would make a folder within this process's, and a part of every program's key.
+    # JAX would put XLA's own caches into this process's folder, and their path into every program's key.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     _keep_autotuning(root / AUTOTUNING)
 
@@ -65,7 +67,8 @@ def use_compile_cache(directory: str | os.PathLike | None) -> None:
 def _keep_autotuning(directory: Path) -> None:
     """Has XLA remember which kernel was fastest for each fusion: new programs on a GPU then compile faster.
 
-    XLA reads its flags once, before the first program, and takes no folder with a space. It writes each file whole.
+    XLA reads its flags once, before the first program, and does not accept a path with a space. It writes each file
+    atomically.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _NVIDIA.exists() and _AUTOTUNING_FLAG not in flags and not any(map(str.isspace, os.fspath(directory))):

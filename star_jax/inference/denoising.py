@@ -1,4 +1,4 @@
-"""Denoises whole clips: what a prompt becomes, and the run of the sampler over a clip's latents."""
+"""Denoises whole clips: encodes prompts, and runs the sampler over a clip's latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from star_jax.inference.resume import NOTHING_KEPT, Kept, keep_state, kept_state
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.video_model import VideoModel
 
-# The text embeddings [1, L, D] of the prompt, and of the negative prompt where there is a second branch.
+# Text embeddings [1, L, D] of the prompt and, if there is an unconditional branch, of the negative prompt.
 Contexts = tuple[jax.Array, jax.Array | None]
 
 
 @dataclass(frozen=True)
 class ClipDenoiser:
-    """The networks of a model at work on the latents of clips.
+    """Denoises the latents of clips with a model's networks.
 
     Attributes:
       model: the model.
@@ -40,10 +40,10 @@ class ClipDenoiser:
     def encode_prompts(self, settings: UpscaleSettings) -> Contexts:
         """Text embeddings [1, L, D] of the prompt and of the negative prompt.
 
-        A model without text encoder has a null context, and no second branch to guide away from.
+        A model without a text encoder has a null context and no unconditional branch.
 
         Raises:
-          InputError: a prompt for a model without text encoder.
+          InputError: there is a prompt, but the model has no text encoder.
         """
         model = self.model
         if not model.has_text:
@@ -69,17 +69,27 @@ class ClipDenoiser:
         num_frames: int | None = None,
         first_latent: int | jax.Array = 0,
     ) -> jax.Array:
-        """Denoises: low-resolution latents [B, F, h, w, C] -> high-resolution latents, float32.
+        """Denoises a clip.
 
-        A model whose windows are clips of their own takes the latents of all windows, one window after the other;
-        `num_frames`, the number of the clip's frames, tells how many there are. None: all in one window.
-        `first_latent` is the position in the clip of the first of them, by which the start's noise is keyed.
+        With `progress`, each call of the compiled program evaluates the network once, and the sampler's state is
+        kept after each call; without it, one call runs the whole sampler.
 
-        With `progress`, one evaluation of the network per call of the compiled program; after each call the
-        sampler's state is kept; without it, all in one.
+        Args:
+          hint: low-resolution latents [B, F, h, w, C]. If the model treats windows as separate clips, these are the
+            latents of all windows, one window after the other.
+          contexts: see `encode_prompts`.
+          settings: see `UpscaleSettings`.
+          key: key of all noise.
+          progress: called with (evaluations done, total).
+          kept: store of the sampler's state.
+          num_frames: number of the clip's frames, from which the windows follow; None means a single window.
+          first_latent: position of the first latent in the clip, by which the initial noise is keyed.
+
+        Returns:
+          high-resolution latents, float32 [B, F, h, w, C].
 
         Raises:
-          RunError: non-finite latents.
+          RunError: the latents are not finite.
         """
         model = self.model
         table = model.solver_table(

@@ -1,7 +1,7 @@
 """Progress of upscales: one bar over all files and stages, lines in a log, or JSON for programs.
 
-The share done is counted in rough costs of the stages; the time left in what each stage has taken in this run.
-Compilation is neither: it is noted while it lasts, and comes once for each size and length.
+The share done is computed from rough costs of the stages, and the time left from the time that each stage has taken
+in this run. Compilation counts for neither: it is shown while it lasts, and happens once for each size and length.
 """
 
 import contextlib
@@ -28,22 +28,23 @@ _COSTS = {
     "encode": 1.0,
     "sample": 4.0,
     "decode": 2.0,
-}  # costs of a frame; for `sample`, of one evaluation
+}  # relative cost per frame; for `sample`, per frame and evaluation of the network
 _SECONDS_BETWEEN_EVENTS = 0.5
-_LONG_COMPILATION = 2.0  # seconds, from which on it is worth a note
+_LONG_COMPILATION = 2.0  # seconds after which a compilation is shown
 
 
 @dataclass
 class FileWork:
-    """One file's work.
+    """The work for one file.
 
     Attributes:
-      name: name that the user gave.
+      name: file name as the user gave it.
       num_frames: number of frames that are upscaled.
       pixels: number of pixels of an output frame.
       evaluations: number of evaluations of the network.
       done: number of frames done in each stage.
       seconds: seconds spent in each stage, without compilation.
+      is_over: whether the file is done or has failed.
     """
 
     name: str
@@ -55,7 +56,7 @@ class FileWork:
     is_over: bool = False
 
     def cost(self, stage: str) -> float:
-        """Cost of a frame."""
+        """Relative cost of a frame in a stage."""
         return _COSTS[stage] * self.pixels * (self.evaluations if stage == "sample" else 1)
 
 
@@ -63,11 +64,11 @@ class RunProgress:
     """Progress of a run over several files.
 
     Args:
-      files: work to be done.
+      files: the work for each file.
       show: `auto` (a bar on a terminal, lines elsewhere), `json` (lines on standard output) or `none`.
 
     Raises:
-      InputError: another word.
+      InputError: `show` has another value.
     """
 
     def __init__(self, files: Sequence[FileWork], show: str = "auto"):
@@ -94,55 +95,55 @@ class RunProgress:
             jax.monitoring.unregister_event_duration_listener(self._on_compilation)
 
     def begin(self, index: int) -> None:
-        """The file of that number is next."""
+        """Starts the file with the given index."""
         self.index, self.stage, self._last, self._compiled = index, "", time.monotonic(), 0.0
 
     def load(self) -> None:
-        """The model is loaded next."""
+        """Shows that the model is being loaded."""
         self.stage = "load"
 
     def advance(self, stage: str, frames: float) -> None:
-        """So many frames of the present file have passed a stage, in all."""
+        """Notes that `frames` frames of the current file, in total, have passed a stage."""
         file, now = self.files[self.index], time.monotonic()
         seconds = max(0.0, now - self._last - self._compiled)
         gained = frames - file.done.get(stage, 0.0)
         file.done[stage] = frames
         file.seconds[stage] = file.seconds.get(stage, 0.0) + seconds
-        if not self._compiled:  # else tracing and loading are in it, too
+        if not self._compiled:  # otherwise the time includes tracing and loading, too
             self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
             self._stage_costs[stage] = self._stage_costs.get(stage, 0.0) + gained * file.cost(stage)
         self.stage, self._last, self._compiled = stage, now, 0.0
         self._display.advanced(is_last=frames >= file.num_frames)
 
     def done(self, stage: str) -> float:
-        """Frames of the present file that have passed a stage."""
+        """Number of frames of the current file that have passed a stage."""
         return self.files[self.index].done.get(stage, 0.0)
 
     def end(self) -> None:
-        """The present file is done, or failed: it costs no more time."""
+        """Notes that the current file is done or has failed, and will take no more time."""
         file = self.files[self.index]
         file.is_over = True
         self._display.ended(file)
 
     def say(self, text: str) -> None:
-        """A line for people; programs get events."""
+        """Prints a line for people; programs get events instead."""
         if self.show == "auto":
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """A line that people see although they asked for no progress."""
+        """Prints a warning, even with `none`; programs get an event."""
         if self.show == "json":
             self.event("warning", text=text)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def result(self, text: str) -> None:
-        """The name of a file that is complete, on standard output."""
+        """Prints the name of a complete file to standard output."""
         if self.show == "auto":
             print(text, flush=True)
 
     def event(self, event: str, **content: Any) -> None:
-        """A line of JSON, for programs."""
+        """Prints a line of JSON for programs."""
         if self.show == "json":
             print(json.dumps({"event": event, **content}), flush=True)
 
@@ -166,7 +167,7 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the end of the run, once something is known about its speed."""
+        """Estimated seconds until the end of the run; None until a stage other than reading was timed."""
         known = [stage for stage, cost in self._stage_costs.items() if cost and stage != "read"]
         if not known:  # reading says nothing about the rest
             return None
@@ -182,12 +183,12 @@ class RunProgress:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames that the run gets through, all stages counted."""
+        """Frames per second, over all stages."""
         total = sum(file.num_frames for file in self.files)
         return total * self.share / max(self.elapsed, 1e-9)
 
     def snapshot(self) -> dict[str, Any]:
-        """All of this, for programs."""
+        """The state of the run, for programs."""
         file, left = self.files[self.index], self.seconds_left
         return {
             "file": self.index + 1,
@@ -204,7 +205,7 @@ class RunProgress:
         }
 
     def title(self) -> str:
-        """The present file and its stage."""
+        """The current file and its stage."""
         file = self.files[self.index]
         number = f"file {self.index + 1} of {len(self.files)}, " if len(self.files) > 1 else ""
         stage = {**STAGES, "load": "loading the model"}.get(self.stage, "starting").lower()
@@ -231,13 +232,13 @@ class RunProgress:
 
 
 class _Display:
-    """Shows nothing."""
+    """Shows nothing; the base of the other displays."""
 
     def advanced(self, *, is_last: bool) -> None:
-        """The present file got further."""
+        """Called when the current file has advanced; `is_last` says whether a stage is complete."""
 
     def ended(self, file: FileWork) -> None:
-        """The present file is over."""
+        """Called when the current file is over."""
 
 
 @contextlib.contextmanager
@@ -264,14 +265,14 @@ def _display(run: RunProgress) -> Iterator[_Display]:
 
 
 class _Column(ProgressColumn):
-    """Text that is made anew whenever the bar is drawn."""
+    """Text that is computed whenever the bar is drawn."""
 
     def __init__(self, text: Callable[[], str]):
         super().__init__()
         self._text = text
 
     def render(self, task: Task) -> Text:
-        """The text as it is now."""
+        """Computes the text."""
         del task
         return Text(self._text())
 
@@ -288,7 +289,7 @@ class _Bar(_Display):
 
 
 class _Lines(_Display):
-    """A line about every ten seconds, and one for each stage of a file that is over."""
+    """Prints a line about every ten seconds, and one for each stage when a file is over."""
 
     def __init__(self, run: RunProgress):
         self._run, self._last = run, time.monotonic()
@@ -310,7 +311,7 @@ class _Lines(_Display):
 
 
 class _Json(_Display):
-    """An event whenever something moved, at most two a second, and one every ten seconds in any case."""
+    """Prints an event after every advance, at most two per second, and at least one every ten seconds."""
 
     def __init__(self, run: RunProgress):
         self._run, self._last = run, 0.0

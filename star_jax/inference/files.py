@@ -1,4 +1,4 @@
-"""Upscales files into files, one after the other: every check first, then the work."""
+"""Upscales files one after the other; all checks come before the work."""
 
 import dataclasses
 import os
@@ -66,48 +66,48 @@ def upscale(
     progress: str = "auto",
     **settings: Any,
 ) -> Summary:
-    """Upscales videos, images and folders of these into files that appear when they are complete.
+    """Upscales videos, images, and folders of videos or images into files that appear when they are complete.
 
     Everything that can be checked is checked before the model is loaded. A run that was interrupted or killed, or
-    whose disk was full, goes on where it was when it is called again with the same arguments.
+    whose disk was full, resumes when this function is called again with the same arguments.
 
     Args:
       inputs: one path or several: videos, images, folders of images, folders of videos.
-      output: a file (.mp4, .mov, .mkv, or .png of one image), a pattern such as folder/%05d.png for a clip's frames
-        or out/{name}_x4.mkv for several clips, or a folder.
+      output: a file (.mp4, .mov, .mkv, or .png for one image), a pattern such as folder/%05d.png for a clip's
+        frames or out/{name}_x4.mkv for several clips, or a folder.
       checkpoint: directory made by `star_jax.convert`; by default tiny-star, the small model in the package.
-      resolution: pixels of the output's shorter side, in place of the setting `scale`.
+      resolution: pixels of the output's shorter side, instead of the setting `scale`.
       frame_rate: frame rate of folders of images; 24 by default.
       start: first frame to upscale, as a number or a time such as "2.5s" or "1:02:03".
-      frames: how much to upscale, in frames or as a time.
-      scene_cuts: `auto` finds them, `off` takes a clip for one scene; else a file, see `read_cuts`.
-      recursive: look for videos in folders of folders, too.
+      frames: length of the part to upscale, as a number of frames or a time.
+      scene_cuts: `auto` finds scene cuts, `off` treats a clip as one scene; or a file of cuts, see `read_cuts`.
+      recursive: whether to look for videos in subfolders.
       skip_existing: skip inputs whose output exists.
-      overwrite: replace outputs that exist without a warning.
-      resume: go on with an earlier run, and keep finished work until the output is complete.
-      truth: ground truth that the output of a single input is to be compared with: checked for its size and length.
-      color_source: where the colour fix takes colours from: `input`, or `truth`, as the released script of STAR on
-        CogVideoX does.
-      dtype: `float32`, `bfloat16`, `float16` or `auto`, see `StarPipeline.from_pretrained`.
-      attention: kernel of every attention site, see `star_jax.ops.attention`.
-      vae_dtype: dtype of the autoencoder, likewise.
+      overwrite: replace existing outputs without a warning.
+      resume: continue an earlier run, and keep finished work until the output is complete.
+      truth: ground truth to compare the output of a single input with; its size and length are checked here.
+      color_source: source of the colours for the colour fix: `input`, or `truth` as in the released script of STAR
+        on CogVideoX.
+      dtype: `float32`, `bfloat16`, `float16` or `auto`; see `StarPipeline.from_pretrained`.
+      attention: kernel of every attention layer; see `star_jax.ops.attention`.
+      vae_dtype: dtype of the autoencoder; see `StarPipeline.from_pretrained`.
       max_memory: largest amount of memory to use, in bytes or as "12GiB"; by default all that the device has.
-      compile_cache: folder of compiled programs; None is ~/.cache/star_jax, "" keeps none.
+      compile_cache: folder of compiled programs; None is ~/.cache/star_jax, and "" disables the cache.
       crf: x264's constant rate factor, 0 (lossless) to 51.
       preset: x264's preset.
-      codec, pixel_format, bit_depth: coding of the output, see `star_jax.video.encoders`; by default H.264, and
-        HEVC of 10 or 12 bits where the input has more than 8.
-      strict: refuse damaged inputs, whose damaged frames are otherwise left out.
+      codec, pixel_format, bit_depth: coding of the output; see `star_jax.video.encoders`. The default is H.264, or
+        HEVC with 10 or 12 bits if the input has more than 8.
+      strict: reject damaged inputs instead of leaving out their damaged frames.
       deinterlace: `auto` (frames that are flagged as interlaced), `on` or `off`.
-      progress: `auto`, `json` or `none`, see `RunProgress`.
-      **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
+      progress: `auto`, `json` or `none`; see `RunProgress`.
+      **settings: see `UpscaleSettings`; a checkpoint may have other defaults.
 
     Returns:
-      The outcome of every input. An input that fails does not end a run over several.
+      The outcome of every input. With several inputs, one that fails does not end the run.
 
     Raises:
-      InputError: a single input, an output or a setting that cannot be used, or too little memory.
-      RunError: with a single input: it is damaged, the disk is full, or numbers are not finite.
+      InputError: the only input, an output or a setting cannot be used, or there is too little memory.
+      RunError: the only input is damaged, the disk is full, or values are not finite.
     """
     config = read_config(checkpoint)
     kernels = AttentionKernels.all(attention)
@@ -118,13 +118,15 @@ def upscale(
     if color_source not in ("input", "truth"):
         raise InputError(f"--color-source is {color_source!r}; choose input or truth")
     if color_source == "truth" and truth is None:
-        raise InputError("--color-source is truth, but there is no ground truth; name it with --compare")
+        raise InputError("--color-source is truth, but there is no ground truth; give it with --compare")
     if color_source == "truth" and chosen.strength < 1:
         raise InputError(
-            f"--strength is {chosen.strength}, which mixes with the input; with --color-source truth choose 1"
+            f"--strength is {chosen.strength}, which blends in the input; with --color-source truth, choose 1"
         )
     if resolution is not None and resolution < 1:
-        raise InputError(f"--resolution is {resolution}; choose pixels of the shorter side, such as 1080")
+        raise InputError(
+            f"--resolution is {resolution}; choose the pixels of the output's shorter side, such as 1080"
+        )
     sources = find_sources([inputs] if isinstance(inputs, AnyPath) else inputs, recursive=recursive)
     outputs = output_paths(sources, os.fspath(output))
     if frame_rate and not any(is_images(source.path) for source in sources):
@@ -169,15 +171,15 @@ def upscale(
 
 
 def given_cuts(scene_cuts: AnyPath, *, num_inputs: int) -> list[int] | None:
-    """The cuts that the option names: None where they are to be looked for.
+    """The cuts that the option gives; None if they must be found.
 
     Raises:
-      InputError: a file that cannot be read, or one for several inputs.
+      InputError: a file cannot be read, or is given for several inputs.
     """
     if scene_cuts == "auto":
         return None
     if scene_cuts == "off":
         return []
     if num_inputs > 1:
-        raise InputError("--scene-cuts FILE applies to a single input; several take auto or off")
+        raise InputError("--scene-cuts FILE applies to a single input; with several, choose auto or off")
     return read_cuts(Path(scene_cuts))

@@ -20,7 +20,7 @@ from star_jax.video.part import part_of
 from star_jax.video.probe import VideoInfo
 from star_jax.video.reader import VideoReader
 
-_ROUNDING = 1e-3  # seconds, of the times of frames in Matroska
+_ROUNDING = 1e-3  # seconds to which Matroska rounds the times of frames
 Reader = VideoReader | ImageSequenceReader | AnimationReader
 _PLACES = ("{name}", "{folder}")  # placeholders in the name of an output
 
@@ -30,8 +30,8 @@ class Source:
     """A video, an image or a folder of images.
 
     Attributes:
-      path: path as the user wrote it, or a path below the folder that was named.
-      folder: its folder, relative to the folder that was named.
+      path: path as the user gave it, or a path below the folder that the user gave.
+      folder: folder of the source, relative to the folder that the user gave.
     """
 
     path: Path
@@ -39,13 +39,13 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Name without the extension; "." and ".." are resolved, as they have no name of their own."""
+        """Name without the extension; "." and ".." are resolved first, because they are not names."""
         real = self.path.resolve()
         return real.name if self.path.is_dir() else real.stem
 
     @property
     def is_image(self) -> bool:
-        """Whether the output is a single picture where nothing else is asked for."""
+        """Whether the output is a single picture by default."""
         return is_still(self.path)
 
 
@@ -54,23 +54,25 @@ class Part:
     """The part of each clip that is upscaled: frame numbers, or times such as 2.5s and 1:02:03.
 
     Attributes:
-      start: its first frame; None is the clip's first frame.
-      length: its length; None is everything that follows.
+      start: first frame; None is the clip's first frame.
+      length: length of the part; None is everything that follows.
     """
 
     start: str | None = None
     length: str | None = None
 
     def frames_of(self, info: VideoInfo, times: Sequence[int]) -> tuple[int, int]:
-        """First frame, and the one after the last, of a clip whose frames have these times in `info.time_base`.
+        """Range [first, last) of the part's frames, for a clip whose frames have these times in `info.time_base`.
 
         Raises:
-          InputError: neither a number nor a time, or a part behind the clip's end.
+          InputError: a value is neither a number nor a time, or the part begins after the clip's end.
         """
         seconds = [float((time - times[0]) * info.time_base) for time in times]
         start = 0 if self.start is None else _frame(self.start, seconds, 0.0, "--start")
         if start >= info.num_frames:
-            raise InputError(f"--start is {self.start}; {info.path} ends after {info.num_frames} frames")
+            raise InputError(
+                f"--start is {self.start}, but {info.path} has only {info.num_frames} frames; choose an earlier one"
+            )
         if self.length is None:
             return start, info.num_frames
         if self.length.isdigit():
@@ -90,11 +92,11 @@ class Job:
     """One clip to upscale.
 
     Attributes:
-      reader: reader of its frames.
+      reader: reader of the clip's frames.
       written: properties of the part that is upscaled.
-      output: file, or pattern of files, that its frames are written to.
-      settings: settings of this job; `scale` may be the clip's own.
-      frames: first frame, and the one after the last.
+      output: file, or pattern of files, to write.
+      settings: settings of this job; `scale` may differ from clip to clip.
+      frames: range [first, last) of the frames to upscale.
     """
 
     reader: Reader
@@ -115,7 +117,7 @@ class Job:
 
     @property
     def target(self) -> Path:
-        """The path that appears when the job is done: the output, or the folder of numbered images."""
+        """Path that appears when the job is done: the output file, or the folder of numbered images."""
         return _target(self.output)
 
     @property
@@ -129,32 +131,33 @@ def find_sources(inputs: Sequence[str | os.PathLike], *, recursive: bool = False
 
     Args:
       inputs: files and folders.
-      recursive: look into folders of folders, too.
+      recursive: whether to look into subfolders.
 
     Raises:
-      InputError: a folder with videos and images side by side.
+      InputError: an input is standard input, or a folder has videos and images side by side.
     """
     sources = []
     for path in map(Path, inputs):
         if str(path) == "-":
-            raise InputError("- is standard input, which cannot be read twice; save it to a file first")
+            raise InputError("standard input (-) cannot be read twice; save it to a file first")
         if not path.is_dir():
             sources.append(Source(path))
         elif found := _in_folder(path, recursive=recursive):
             sources += found
         else:
-            sources.append(Source(path))  # the reader says what is wrong with it
+            sources.append(Source(path))  # the reader reports what is wrong with it
     return sources
 
 
 def output_paths(sources: Sequence[Source], output: str) -> list[Path]:
-    """The output of each source.
+    """Determines the output path of each source.
 
-    A pattern such as `out/{folder}/{name}_x4.mkv` is filled in. One source goes to the file that is named; several
-    go into a folder, in the subfolders they come from: videos and folders of images as .mp4, images as .png.
+    A pattern such as `out/{folder}/{name}_x4.mkv` is filled in. One source is written to the given file. Several
+    are written into a folder, with the subfolders of the input: videos and folders of images as .mp4, images as
+    .png.
 
     Raises:
-      InputError: several inputs and no folder, or two inputs of the same name.
+      InputError: there are several inputs but no folder, or two inputs have the same output.
     """
     if any(place in output for place in _PLACES):
         paths = [Path(_in_place(output, source.folder).replace("{name}", source.name)) for source in sources]
@@ -175,8 +178,8 @@ def output_paths(sources: Sequence[Source], output: str) -> list[Path]:
     if len(set(paths)) < len(paths):
         double = next(path for path in paths if paths.count(path) > 1)
         raise InputError(
-            f"two inputs have the same name: both would be written to {double}; upscale them one by one, or write "
-            "{folder} in the output"
+            f"two inputs would both be written to {double}; upscale them one by one, or write {{folder}} in the "
+            "output"
         )
     return paths
 
@@ -194,9 +197,9 @@ def make_job(
 
     Args:
       source: the input.
-      output: the output; its folder is made if the source lies in a folder of a tree.
-      settings: `scale` gives way to `resolution`.
-      resolution: pixels of the output's shorter side.
+      output: the output; its folder is created if the source is in a subfolder of the input.
+      settings: settings of the upscale; `resolution` overrides `scale`.
+      resolution: pixels of the output's shorter side; None keeps `scale`.
       part: part of the clip to upscale.
       reading: arguments of `open_source`.
 
@@ -216,14 +219,14 @@ def make_job(
 
 
 def settings_for(info: VideoInfo, settings: UpscaleSettings, resolution: int | None) -> UpscaleSettings:
-    """The settings, with the scale that gives the shorter side `resolution` pixels, at least 1."""
+    """The settings, with the scale (at least 1) that gives the shorter side `resolution` pixels."""
     if resolution is None:
         return settings
     return dataclasses.replace(settings, scale=max(1.0, resolution / min(info.height, info.width)))
 
 
 def is_there(output: Path) -> bool:
-    """Whether an earlier run has written the output: unfinished ones never appear under their names."""
+    """Whether an earlier run has written the output; an unfinished output never has its final name."""
     if is_pattern(output):
         return output.parent.is_dir() and any(output.parent.iterdir())
     return output.exists()
@@ -232,31 +235,32 @@ def is_there(output: Path) -> bool:
 def check_outputs(
     sources: Sequence[Source], outputs: Sequence[Path], truth: str | os.PathLike | None
 ) -> None:
-    """Refuses outputs that would replace an input or each other; see `check_not_read`."""
+    """Rejects outputs that would replace an input or each other; see `check_not_read`."""
     pictures = [outputs[0].with_suffix(".png")] if truth else []
     read = [source.path for source in sources]
     check_not_read([*outputs, *pictures], [*read, *([truth] if truth else [])])
 
 
 def check_comparison(job: Job, truth: str | os.PathLike, *, num_inputs: int) -> None:
-    """Refuses, before anything starts, a ground truth that the output cannot be compared with.
+    """Checks, before the work starts, that the output can be compared with the ground truth.
 
     Raises:
-      InputError: several inputs, an output that is no video file, or another size or number of frames.
+      InputError: there are several inputs, the output is a picture, or size or number of frames differ.
     """
     if num_inputs > 1 or job.output.suffix.lower() == ".png":
-        raise InputError("--compare takes one input and an output that is a video file")
+        raise InputError("--compare needs a single input and a video file as output")
     theirs = open_source(truth).info
     size = job.settings.target_size(*job.size)
     if (theirs.num_frames, theirs.height, theirs.width) != (job.num_frames, *size):
         raise InputError(
-            f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}; the output will "
-            f"have {job.num_frames} of {size[0]}x{size[1]}"
+            f"--compare {truth} has {theirs.num_frames} frames of {theirs.height}x{theirs.width}, but the output "
+            f"will have {job.num_frames} of {size[0]}x{size[1]}; give a ground truth with the output's size and "
+            "length"
         )
 
 
 def _in_place(output: str, folder: Path) -> str:
-    """A pattern with the folder filled in; the folder that was named itself has none."""
+    """Fills in the folder of a pattern, which is empty for sources directly in the given folder."""
     if folder == Path():
         return output.replace("{folder}/", "").replace("{folder}", "")
     return output.replace("{folder}", str(folder))
@@ -267,7 +271,7 @@ def _target(output: Path) -> Path:
 
 
 def _in_folder(root: Path, *, recursive: bool) -> list[Source]:
-    """The videos of a folder, and with `recursive` those and the folders of images below it."""
+    """The videos in a folder; with `recursive`, also the videos and the folders of images below it."""
     found = []
     for path in sorted(root.rglob("*") if recursive else root.iterdir()):
         relative = path.relative_to(root)
@@ -278,7 +282,7 @@ def _in_folder(root: Path, *, recursive: bool) -> list[Source]:
             found.append(Source(path, relative.parent))
     if _has_images(root):
         if any(source.path.is_file() and source.folder == Path() for source in found):
-            raise InputError(f"{root} holds videos and images; give the files, or move one kind elsewhere")
+            raise InputError(f"{root} has both videos and images; give the files, or move one kind elsewhere")
         return [Source(root), *found] if recursive else [Source(root)]
     return found
 
@@ -290,7 +294,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _frame(text: str, seconds: Sequence[float], origin: float, option: str) -> int:
-    """`48` is the number of a frame; `2.5s`, `1:02` and `1:02:03.5` are the first one that late after `origin`."""
+    """Frame number of `48`, or of the first frame that is `2.5s`, `1:02` or `1:02:03.5` after `origin`."""
     if text.isascii() and text.isdigit():
         return int(text)
     match = re.fullmatch(r"(?:(\d+):)?(?:(\d+):)?(\d+(?:\.\d*)?)s?", text, re.ASCII)

@@ -1,7 +1,8 @@
-"""How much device memory an upscale needs, and the largest tiles that fit: a plan made before anything runs.
+"""Plans the device memory of an upscale before it runs: how much it needs, and the largest tiles that fit.
 
-The temporaries of the compiled programs grow in proportion to the pixels they see at once, and to the width of the
-finest level: `VideoModel.memory_use` says how much (tests/inference/test_memory.py compares with the compiler).
+The temporaries of the compiled programs grow in proportion to the pixels that they process at once, and to the
+width of the finest level: `VideoModel.memory_use` has the factors (tests/inference/test_memory.py compares them
+with the compiler).
 """
 
 import dataclasses
@@ -24,14 +25,14 @@ from star_jax.ops.platform import target_platform
 _CHANNELS = 3
 _LATENTS_HELD = 8  # copies of the clip's latents: solver, hint, noise, windows
 _FRAMES_HELD = 6  # copies of a decoded piece: canvas, colour fix, result
-_SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # divisors of a frame's sides, to get a tile's
+_SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # frame size over tile size
 _LEAST_WINDOW = 8
-_SHARE = 0.9  # share of the device's memory to plan with: the program itself and fragmentation take the rest
+_SHARE = 0.9  # share of the device's memory to plan with; the program and fragmentation take the rest
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Settings that fit, and their expected memory.
+    """Settings that fit, and the memory that they are expected to need.
 
     Attributes:
       settings: settings with tiles, window and guidance chosen.
@@ -39,7 +40,7 @@ class MemoryPlan:
       sampling: bytes of latents and temporaries while sampling.
       vae: bytes of latents and temporaries while encoding or decoding, whichever is more.
       budget: bytes that may be used.
-      frames: most frames denoised together: the last window may be a quarter longer than the others.
+      frames: largest number of frames denoised together; the last window may be a quarter longer than the others.
     """
 
     settings: UpscaleSettings
@@ -51,7 +52,7 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        """Bytes at the fullest moment."""
+        """Peak memory in bytes."""
         return self.weights + max(self.sampling, self.vae)
 
     def describe(self) -> str:
@@ -61,7 +62,7 @@ class MemoryPlan:
             "whole frames" if tile is None else f"tiles of {tile[0]}x{tile[1]}"
             for tile in (chosen.tile, chosen.vae_tile)
         )
-        branches = "" if chosen.batch_guidance else ", one branch of guidance after the other"
+        branches = "" if chosen.batch_guidance else ", the branches of guidance one after the other"
         return (
             f"memory: about {bytes_text(self.peak)} of {bytes_text(self.budget)} (weights "
             f"{bytes_text(self.weights)}, sampling {bytes_text(self.sampling)}, VAE {bytes_text(self.vae)}); "
@@ -77,21 +78,22 @@ def plan_memory(
     *,
     budget: int | None = None,
 ) -> MemoryPlan:
-    """Chooses the part to work on at once: everything where it fits, else as much as fits.
+    """Chooses how much to process at once: everything if it fits, else as much as fits.
 
-    First both branches of guidance run one after the other (the same result); then frames are cut into tiles and
-    windows are shortened, so that the largest number of pixels is seen at once. Tiles and a smaller window in
-    `settings` are taken as they are.
+    If memory is short, the branches of guidance run one after the other (with the same result). If that is not
+    enough, frames are cut into tiles and windows are shortened, so that as many pixels as possible are processed at
+    once. Given tiles are kept, and the window is an upper limit.
 
     Args:
-      model: model with the dtype that it runs in.
+      model: model with the dtype in which it runs.
       settings: settings that the user asked for.
       num_frames: number of the clip's frames.
       size: (height, width) of the input's frames.
-      budget: bytes to use at most; by default what the device has.
+      budget: largest number of bytes to use; by default all that the device has.
 
     Raises:
-      InputError: nothing fits; the message names the least that does. Or a tile is too small.
+      InputError: nothing fits, in which case the message gives the least memory that would do, or a tile is too
+        small.
     """
     rule = model.size_rule
     settings.check_tiles(rule)
@@ -126,14 +128,14 @@ def plan_memory(
 
 
 def latent_windows(rule: SizeRule, num_frames: int, window: int) -> Windows:
-    """The ranges of latents that are denoised together, of windows of `window` frames."""
+    """The ranges of latents that are denoised together, in windows of `window` frames."""
     if rule.starts_anew:
         return fresh_windows(rule.num_latents(num_frames), rule.num_latents(window))
     return make_windows(rule.num_latents(num_frames), max(2, window))
 
 
 def encoded_clips(rule: SizeRule, num_frames: int, window: int) -> Windows:
-    """The ranges of frames that are encoded as clips of their own: the windows of such a model, or all frames."""
+    """The ranges of frames that are encoded separately: the windows if the model starts anew in each, else all."""
     windows = latent_windows(rule, num_frames, window)
     if not rule.starts_anew or len(windows) == 1:
         return ((0, num_frames),)
@@ -157,7 +159,7 @@ def sampling_bytes(
     longest = _longest(latent_windows(rule, num_frames, settings.window))
     seen = branches * longest * math.prod(rule.latent_size(*_cut(rule, settings.tile, padded)))
     platform = target_platform()
-    # A CPU computes in float32 whatever the dtype.
+    # A CPU computes in float32, whatever the dtype is.
     itemsize = 4 if platform == "cpu" else model.dtype.itemsize
     temporaries = model.memory_use(platform).network * itemsize * seen
     return int(temporaries + _LATENTS_HELD * 4 * _latent_values(model, num_frames, padded))
@@ -194,7 +196,7 @@ def _latent_values(model: VideoModel, num_frames: int, padded: tuple[int, int]) 
 
 
 def device_memory() -> int:
-    """Bytes that one device has for an upscale, as its allocator reports; for a CPU, the machine's memory."""
+    """Bytes that one device has for an upscale, as its allocator reports; on a CPU, the machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(_SHARE * stats["bytes_limit"])
@@ -213,7 +215,7 @@ def host_memory() -> int:
 def _candidates(
     settings: UpscaleSettings, model: VideoModel, num_frames: int, padded: tuple[int, int]
 ) -> Iterator[UpscaleSettings]:
-    """Settings from the best to the most frugal."""
+    """Settings in the order of decreasing memory."""
     rule = model.size_rule
     if settings.batch_guidance and model.is_guided(settings.guidance_scale):
         yield settings
@@ -234,7 +236,7 @@ def _candidates(
 
 
 def _tiles(rule: SizeRule, padded: tuple[int, int]) -> list[tuple[int, int] | None]:
-    """None (whole frames) and ever smaller tiles of about the frame's shape, as the network takes them."""
+    """None (whole frames), then smaller and smaller tiles of about the frame's shape, which the network takes."""
     tiles: list[tuple[int, int] | None] = [None]
     for shrink in _SHRINKS[1:]:
         height, width = (

@@ -1,4 +1,4 @@
-"""Progress while inputs are opened: each video is decoded once, to find out about damage and odd times."""
+"""Progress while inputs are opened: each video is decoded once, to find damage and irregular times."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_DRAWS = 0.5
 
 
 class Opening:
-    """Says how far a video is read: on a terminal in one line that goes again, in a log every ten seconds.
+    """Shows how far a video is read: on a terminal in a line that is erased afterwards, in a log every ten seconds.
 
     Args:
       show: see `RunProgress`.
@@ -27,7 +27,7 @@ class Opening:
 
     @contextlib.contextmanager
     def of(self, path: Path) -> Iterator[None]:
-        """The input that is opened in the block."""
+        """Shows the progress of one input until the block ends."""
         self._name, self._number = str(path), self._number + 1
         self._start = self._last = monotonic()
         try:
@@ -37,7 +37,7 @@ class Opening:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def advance(self, done: int, total: int) -> None:
-        """So many of the present input's frames are read."""
+        """Notes that `done` of the current input's `total` frames are read."""
         now = monotonic()
         if now - self._last < (_SECONDS_BETWEEN_DRAWS if self._is_line else SECONDS_BETWEEN_LINES):
             return
@@ -49,7 +49,7 @@ class Opening:
             print(json.dumps({"event": "opening", **content}), flush=True)
         elif self._show == "auto":
             of = f"file {self._number} of {self._count}, " if self._count > 1 else ""
-            text = f"{of}{self._name}: looking through it, {100 * done // max(1, total)}%, {clock_text(left)} left"
+            text = f"{of}{self._name}: checking, {100 * done // max(1, total)}%, {clock_text(left)} left"
             print(
                 f"\r\033[K{text}" if self._is_line else text,
                 end="" if self._is_line else "\n",

@@ -1,7 +1,7 @@
-"""Host work beside the device's: an iterator that runs one ahead in a thread, a consumer that runs one behind.
+"""Host work in parallel with the device: an iterator that prefetches in a thread, and a writer in another thread.
 
-A thread works on files that the caller closes. So neither is left, however the work ends, before its thread has
-finished the item it is at: closing a file that a thread reads or writes ends the process without a word.
+The threads work on files that the caller closes. So both always wait until their thread has finished its current
+item, however the work ends: closing a file that a thread reads or writes crashes the process.
 """
 
 import threading
@@ -15,10 +15,10 @@ _END: Any = object()
 
 
 def read_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
-    """Yields the same items; a thread makes the next item while the caller works on this one.
+    """Yields the same items; a thread prefetches the next item while the caller works on this one.
 
-    An exception of the iterator is raised where its item would have come. Closing the generator waits for the item
-    being made, and closes the iterator.
+    An exception of the iterator is raised in place of its item. Closing the generator waits for the item that is
+    being prefetched, and closes the iterator.
     """
     iterator = iter(items)
     thread = _started("read-ahead")
@@ -27,7 +27,7 @@ def read_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
         while (item := upcoming.result()) is not _END:
             upcoming = thread.submit(next, iterator, _END)
             yield item
-            del item  # else it would live on while the caller waits for the next one
+            del item  # otherwise it would stay in memory while the caller waits for the next one
     finally:
         try:
             _end(thread)
@@ -37,10 +37,11 @@ def read_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
 
 
 class WriteBehind(Generic[Item]):
-    """Context manager: has `write` called with an item in a thread, once the item before is done.
+    """Context manager that calls `write` with each item in a thread, one item after another.
 
     An exception of `write` is raised by the next call, or at the end; leaving the context waits for the last item.
-    Who closes the file after it should call `wait` within it: an interrupt can cut off the first step of leaving.
+    A caller that closes the file afterwards should call `wait` within the context, because an interrupt can prevent
+    the wait while the context is left.
     """
 
     def __init__(self, write: Callable[[Item], None]):
@@ -49,7 +50,7 @@ class WriteBehind(Generic[Item]):
         self._pending: Future | None = None
 
     def __call__(self, item: Item) -> None:
-        """Hands an item over."""
+        """Waits for the previous item, then has the thread write this one."""
         self.wait()
         self._pending = self._thread.submit(self._write, item)
 
@@ -70,16 +71,16 @@ class WriteBehind(Generic[Item]):
 
 
 def _started(name: str) -> ThreadPoolExecutor:
-    """An executor whose thread runs already: one that is interrupted while it starts a thread loses track of it."""
+    """An executor whose thread is already running: an executor that is interrupted while starting it loses it."""
     thread = ThreadPoolExecutor(1, name)
     thread.submit(int).result()
     return thread
 
 
 def _end(thread: ThreadPoolExecutor) -> None:
-    """Waits for all that was submitted, and ends the thread; an interrupt in between is raised afterwards.
+    """Waits for everything that was submitted, and ends the thread; an interrupt in between is raised afterwards.
 
-    An event is waited for, not the thread's end: Python 3.11 takes a thread whose `join` was interrupted for ended.
+    It waits for an event, not for the thread: Python 3.11 considers a thread ended if its `join` was interrupted.
     """
     idle, interrupt, is_submitted = threading.Event(), None, False
     while not idle.is_set():
@@ -90,7 +91,7 @@ def _end(thread: ThreadPoolExecutor) -> None:
             idle.wait()
         except KeyboardInterrupt as another:
             interrupt = another
-        except RuntimeError:  # Python is ending, takes no more work, and has waited for its threads
+        except RuntimeError:  # Python is shutting down, accepts no more work, and has waited for its threads
             return
     thread.shutdown()
     if interrupt is not None:

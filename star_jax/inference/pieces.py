@@ -1,4 +1,4 @@
-"""Runs the pipeline's autoencoder on a clip: a chunk of frames at a time, whole or in tiles."""
+"""Runs the pipeline's autoencoder on a clip, one chunk of frames at a time, in whole frames or in tiles."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,13 +21,13 @@ from star_jax.video.geometry import Padding
 
 @dataclass(frozen=True)
 class Canvas:
-    """Layout of frames for the autoencoder; static in the compiled programs.
+    """Layout of frames for the autoencoder; a static argument of the compiled programs.
 
     Attributes:
       target: (height, width) of the output.
       padding: padding from `target` to a size that the network takes.
-      padding_value: constant to pad frames in [-1, 1] with; None repeats the border.
-      tiles: tiles that the autoencoder sees.
+      padding_value: constant that pads frames in [-1, 1]; None repeats the border.
+      tiles: tiles for the autoencoder.
     """
 
     target: tuple[int, int]
@@ -38,11 +38,11 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Finish:
-    """Treatment of decoded frames; static in the compiled programs.
+    """Treatment of decoded frames; a static argument of the compiled programs.
 
     Attributes:
       color_fix: `adain`, `wavelet`, `flat-wavelet` or `none`.
-      strength: share of the result in the output; the rest is the input, enlarged.
+      strength: share of the result in the output; the rest is the enlarged input.
     """
 
     color_fix: str = "none"
@@ -59,7 +59,10 @@ def encode_chunk(
     key: jax.Array,
     first_latent: jax.Array,
 ) -> tuple[jax.Array, Carry]:
-    """uint8 or uint16 [F, H, W, 3] -> latents [f, h, w, C] and the carry; noise is keyed by their position."""
+    """Encodes uint8 or uint16 [F, H, W, 3] to (latents [f, h, w, C], carry).
+
+    The noise depends on the position of the first latent in the clip.
+    """
     enlarged = canvas.padding.apply(model.enlarge(frames, canvas.target), canvas.padding_value)
 
     def moments(carry: Carry, frames: jax.Array) -> tuple[jax.Array, Carry]:
@@ -84,13 +87,13 @@ def decode_chunk(
     first: jax.Array,
     frames_lr: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Carry]:
-    """Decodes latents [1, f, h, w, C] and keeps the frames from `first` on, as many as `frames_lr` has.
+    """Decodes latents [1, f, h, w, C], and keeps as many frames from `first` on as `frames_lr` has.
 
-    `carry` is donated: what the next chunk takes over lies where it lay.
+    The buffer of `carry` is donated to the carry that is returned.
 
     Returns:
-      [k, H, W, 3] of the type and with the colours of frames_lr (uint8 or uint16 [k, H', W', 3]), blended with
-      those enlarged where the strength is below 1; whether all was finite; and the carry.
+      frames [k, H, W, 3] with the dtype and colours of `frames_lr` (uint8 or uint16 [k, H', W', 3]), blended with
+      the enlarged input if the strength is below 1; whether all values are finite; and the carry.
     """
 
     def decode(carry: Carry, latents: jax.Array) -> tuple[jax.Array, Carry]:
@@ -124,10 +127,10 @@ def decode_light_chunk(
     fidelity: jax.Array,
     frames_lr: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Carry]:
-    """`decode_chunk` by the light decoder, of as many frames as latents.
+    """Like `decode_chunk`, with the light decoder, which makes as many frames as there are latents.
 
-    One that sees the input has seen its colours: of a colour fix it needs no more than that flat areas stay as they
-    are.
+    A light decoder that sees the input keeps its colours, so the only part of a colour fix that it needs is that of
+    flat areas.
     """
     low = to_float(frames_lr)
     if not model.light_sees_frames:
@@ -141,8 +144,8 @@ def decode_light_chunk(
         return to_pixels(frames, frames_lr.dtype), jnp.isfinite(decoded).all(), carry
     grid = -(-canvas.target[0] // LOW_FACTOR), -(-canvas.target[1] // LOW_FACTOR)
     padding, (rows, columns) = canvas.padding, latents.shape[2:4]
-    # The input's pixels lie on the decoder's grid: at the trained scale nothing is resampled. Where the padding is
-    # no multiple of their size, the latents are off by less than one of them.
+    # The input's pixels lie on the decoder's grid: at the trained scale nothing is resampled. If the padding is not
+    # a multiple of an input pixel's size, the latents are off by less than one input pixel.
     top, left = padding.top // LOW_FACTOR, padding.left // LOW_FACTOR
     on_grid = low if low.shape[1:3] == grid else jax.image.resize(low, (len(low), *grid, 3), "bilinear")
     around = Padding(top, 2 * rows - grid[0] - top, left, 2 * columns - grid[1] - left)
@@ -168,8 +171,8 @@ def decode_light_chunk(
 def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[np.ndarray]:
     """Cuts a clip that comes in pieces [f, H, W, 3] into pieces of the given sizes; the last may be short.
 
-    A piece that has its size already is handed on as it is. At the end `pieces` is read to its own end, where a
-    reader says whether the clip was whole.
+    A piece that already has its size is not copied. Finally `pieces` is read to its end, where a reader reports
+    whether the clip was complete.
     """
     waiting: list[np.ndarray] = []
     pieces = iter(pieces)
@@ -183,7 +186,7 @@ def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[n
         if len(whole) > size:
             waiting.append(whole[size:])
             whole = whole[:size]
-        piece = None  # else this frame of the generator would keep the pixels while the next are read
+        piece = None  # otherwise the generator would keep these pixels while the next ones are read
         yield whole
         del whole
     for _ in pieces:
@@ -193,7 +196,7 @@ def cut_pieces(pieces: Iterable[np.ndarray], sizes: Sequence[int]) -> Iterator[n
 def cut_ranges(pieces: Iterable[np.ndarray], ranges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
     """Cuts a clip that comes in pieces [f, H, W, 3] into ranges [start, stop) that may overlap.
 
-    Like `cut_pieces`; no more than the frames that are still wanted are held.
+    Like `cut_pieces`; only frames that are still needed stay in memory.
     """
     pieces = iter(pieces)
     held: list[np.ndarray] = []
@@ -219,6 +222,6 @@ def cut_ranges(pieces: Iterable[np.ndarray], ranges: Sequence[tuple[int, int]]) 
 
 
 def fill_piece(frames: np.ndarray, count: int, *, at_end: bool) -> np.ndarray:
-    """Fills a short piece [f, H, W, 3] up to `count` frames by repeating its last (or first) one."""
+    """Pads a short piece [f, H, W, 3] to `count` frames by repeating its last (or first) frame."""
     missing = count - len(frames)
     return np.pad(frames, ((0, missing) if at_end else (missing, 0), (0, 0), (0, 0), (0, 0)), mode="edge")

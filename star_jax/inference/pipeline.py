@@ -1,8 +1,8 @@
-"""StarPipeline: low-resolution frames in, high-resolution frames out.
+"""StarPipeline turns low-resolution frames into high-resolution frames.
 
 encode (bilinear enlargement, padding, VAE) -> sample (the network sees the encoded input) -> decode (VAE, crop,
-colour fix). Frames come and go in small pieces, the chunks of the model's VAE: of a long clip, only the latents are
-held in memory.
+colour fix). Frames come and go in the chunks of the model's VAE, so that only the latents of a long clip are held
+in memory.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class StarPipeline:
     """A loaded model; calls with the same shapes share compiled programs, and so do pipelines of equal models."""
 
     def __init__(self, model: VideoModel, params: dict[str, Any], tokenizer: Any | None):
-        """Puts a pipeline together; see `from_pretrained` for loading one.
+        """Assembles a pipeline; `from_pretrained` loads one.
 
         Args:
           model: the model.
@@ -65,13 +65,14 @@ class StarPipeline:
         """Loads a checkpoint directory (see `star-jax convert`).
 
         Args:
-          directory: made by `star-jax convert`.
+          directory: directory made by `star-jax convert`.
           dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on TPUs and GPUs, float32 on a CPU.
-          attention: kernel for every site; see `star_jax.ops.attention`.
-          vae_dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32, but a GPU decodes in float16.
+          attention: kernel of every attention layer; see `star_jax.ops.attention`.
+          vae_dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32, but decoding on a GPU is in float16.
 
         Raises:
-          InputError: no such directory, not a checkpoint, a component missing or of other sizes.
+          InputError: the directory does not exist or is not a checkpoint, or a component is missing or has other
+            sizes.
         """
         kernels = AttentionKernels.all(attention)
         model = build_model(read_config(directory), dtype=dtype, kernels=kernels, vae_dtype=vae_dtype)
@@ -109,18 +110,19 @@ class StarPipeline:
         """Upscales a clip held in memory, in tiles and windows that fit the device.
 
         Args:
-          frames: uint8, or uint16 over its whole range, [F, H, W, 3] RGB.
-          prompt: what the clip shows.
-          max_memory: bytes, or such as "12GiB", to use at most; by default what the device has.
+          frames: RGB frames [F, H, W, 3], uint8, or uint16 with the full range.
+          prompt: description of the clip.
+          max_memory: largest amount of memory to use, in bytes or as "12GiB"; by default all that the device has.
           on_progress: called with (stage, done, total).
-          **settings: see `UpscaleSettings`; the checkpoint's own defaults come before those.
+          **settings: see `UpscaleSettings`; a checkpoint may have other defaults.
 
         Returns:
-          [F, scale H, scale W, 3] of the same type.
+          [F, scale H, scale W, 3] of the same dtype.
 
         Raises:
-          InputError: frames of another shape or dtype, a setting out of range, or too little memory.
-          RunError: the network produced non-finite numbers.
+          InputError: the frames have another shape or dtype, a setting is out of range, or there is too little
+            memory.
+          RunError: the network produced values that are not finite.
         """
         if (
             frames.ndim != 4
@@ -129,7 +131,7 @@ class StarPipeline:
             or 0 in frames.shape
         ):
             raise InputError(
-                f"frames are {frames.dtype} {frames.shape}; expected uint8 (or uint16) [F, H, W, 3]"
+                f"frames are {frames.dtype} {frames.shape}; give non-empty uint8 (or uint16) [F, H, W, 3]"
             )
 
         def read(size: int) -> Iterator[np.ndarray]:
@@ -160,22 +162,22 @@ class StarPipeline:
         """Upscales a clip that is read, and returned, in pieces.
 
         Args:
-          read: reads the clip from its start in pieces of the given number of frames; called twice, of a model of
-            one step once.
+          read: reads the clip from its start in pieces of the given number of frames; called twice, but only once
+            for a one-step model.
           num_frames: number of the clip's frames.
-          size: (height, width) of its frames.
+          size: (height, width) of the clip's frames.
           settings: see `UpscaleSettings`.
           on_progress: called with (stage, done, total).
-          kept: store in which latents are kept, and found again by a later call with the same arguments.
+          kept: store for latents, which a later call with the same arguments uses.
           skip: number of frames at the start that an earlier call has yielded, and that are not yielded again.
-          read_colors: reads the clip whose colours the result gets, of any size; None: the clip itself.
+          read_colors: reads the clip, of any size, that the result's colours come from; None takes the input.
 
         Yields:
-          [f, scale H, scale W, 3] of the type read, a chunk of the VAE after the other.
+          [f, scale H, scale W, 3] of the dtype read, one chunk of the VAE after another.
 
         Raises:
-          InputError: a prompt for a model without text encoder, or tiles that are too small.
-          RunError: the network produced non-finite numbers.
+          InputError: there is a prompt but no text encoder, or tiles are too small.
+          RunError: the network produced values that are not finite.
         """
         settings.check_tiles(self.model.size_rule)
         latents: Any = kept.load("latents")
@@ -209,7 +211,7 @@ class StarPipeline:
         on_progress: OnProgress = _no_progress,
         kept: Kept = NOTHING_KEPT,
     ) -> jax.Array:
-        """A clip's latents as they are decoded, float32 [1, F, h, w, C]; `stream` decodes them."""
+        """Encodes and denoises a clip to latents for the decoder, float32 [1, F, h, w, C]; see `stream`."""
         canvas, key = self.canvas(size, settings), noise_key(settings.seed)
         contexts = self.denoiser.encode_prompts(settings)
         hint = self._encode_clip(
@@ -232,7 +234,7 @@ class StarPipeline:
         on_progress: OnProgress,
         skip: int,
     ) -> Iterator[np.ndarray]:
-        """`stream` of a model of one step: every stage goes on as soon as it can, and nothing is read again."""
+        """`stream` for a one-step model: every stage works as soon as it can, and the clip is read only once."""
         session = StreamSession(
             self, size, settings, lambda stage, done: on_progress(stage, done, num_frames)
         )
@@ -243,7 +245,7 @@ class StarPipeline:
         yield from session.pieces(None)
 
     def canvas(self, size: tuple[int, int], settings: UpscaleSettings) -> Canvas:
-        """How the autoencoder sees frames of (height, width) `size`."""
+        """Layout of frames of (height, width) `size` for the autoencoder."""
         rule, target = self.model.size_rule, settings.target_size(*size)
         padding = settings.padding_of(rule, *target)
         return Canvas(
@@ -269,7 +271,7 @@ class StarPipeline:
             return jnp.asarray(array)
         latents, finished = [], 0
         for done, part in self.coder.encode(read, num_frames, canvas, key, window):
-            # The device works on this piece while the next is read; without a wait, all of them would queue up.
+            # The device works on this piece while the next is read; without waiting, all pieces would queue up.
             latents.append(part)
             jax.block_until_ready(latents[-2:-1])
             if finished:
@@ -288,19 +290,19 @@ class StarPipeline:
         max_memory: int | str | None = None,
         **settings: Any,
     ) -> StreamSession:
-        """A session that takes frames as they come, of a model of one step.
+        """Makes a session that upscales frames as they come, with a one-step model.
 
             session = pipeline.stream_session((180, 320), window=8)
             for frames in camera:
                 show(session.step(frames))
             show(session.flush())
 
-        It gives the frames that the pipeline gives for the whole clip with the same settings. `window` decides how
-        many frames are held back.
+        Its frames are those that the pipeline gives for the whole clip with the same settings. `window` determines
+        how many frames are held back.
 
         Args:
           size: (height, width) of the frames.
-          prompt, max_memory, settings: as for a call of the pipeline.
+          prompt, max_memory, settings: see `__call__`.
 
         Raises:
           InputError: the model takes several steps, a setting is out of range, or there is too little memory.

@@ -1,9 +1,8 @@
-"""Keeps the finished work of a long run beside its output, so that a run that was killed goes on where it was.
+"""Keeps the finished work of a long run beside its output, so that a run that was killed can resume.
 
 The folder `.OUT.star-jax` holds arrays by name (latents, frames), each in a file that appears when it is complete
-and carries its own checksums: a file that a power failure cut off is ignored. Work from other inputs,
-settings, weights or versions is removed. The folder is locked while a run works in it, and removed when the output
-is complete.
+and contains checksums: a file that a power failure cut off is ignored. Work with other inputs, settings, weights or
+versions is removed. The folder is locked while a run uses it, and removed when the output is complete.
 """
 
 import contextlib
@@ -35,15 +34,15 @@ class Kept:
         self._folder, self._prefix, self._with_frames = folder, prefix, with_frames
 
     def part(self, name: str) -> "Kept":
-        """A view that has its own names."""
+        """A view in which all names have a prefix."""
         return Kept(self._folder, f"{self._prefix}{name}.", with_frames=self._with_frames)
 
     def has(self, name: str) -> bool:
-        """Whether there is an array of that name; `load` finds out if it is whole."""
+        """Whether there is an array of that name; `load` checks whether it is complete."""
         return self._folder is not None and self._path(name).exists()
 
     def load(self, name: str) -> np.ndarray | None:
-        """The array of that name, if it was kept and is whole."""
+        """The array of that name; None if it was not kept or is damaged."""
         if self._folder is None:
             return None
         try:
@@ -66,7 +65,7 @@ class Kept:
         self._save(name, {"array": array})
 
     def save_frames(self, name: str, frames: np.ndarray) -> None:
-        """Keeps frames, uint8 or uint16 [f, H, W, C], as lossless pictures: about half the size.
+        """Keeps frames, uint8 or uint16 [f, H, W, C], as lossless pictures, which halves their size.
 
         Raises:
           DiskError: the disk is full.
@@ -75,7 +74,7 @@ class Kept:
             self._save(name, {str(i): cv2.imencode(".png", frame, _PNG)[1] for i, frame in enumerate(frames)})
 
     def drop(self, name: str) -> None:
-        """Forgets an array that is not needed any more, if it was there."""
+        """Removes an array if it exists."""
         if self._folder is not None:
             self._path(name).unlink(missing_ok=True)
 
@@ -97,8 +96,8 @@ class Kept:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise DiskError(
-                f"cannot keep finished work in {self._folder}: {error.strerror}; make room on the disk, and the "
-                "same command goes on from here (--no-resume keeps nothing)"
+                f"cannot keep finished work in {self._folder}: {error.strerror}; free disk space, and run the same "
+                "command again to resume (--no-resume keeps nothing)"
             ) from error
 
 
@@ -106,7 +105,7 @@ NOTHING_KEPT = Kept()
 
 
 def kept_state(kept: Kept, num_rows: int) -> tuple[int, SamplerState] | None:
-    """The rows of the solver's table that an earlier run has done, and its state."""
+    """(number of rows of the solver's table that an earlier run has done, the sampler's state), or None."""
     for row in range(num_rows - 1, 0, -1):
         if kept.has(f"state.{row}") and (state := kept.load(f"state.{row}")) is not None:
             return row, SamplerState(*map(jnp.asarray, state))
@@ -114,7 +113,7 @@ def kept_state(kept: Kept, num_rows: int) -> tuple[int, SamplerState] | None:
 
 
 def keep_state(kept: Kept, row: int, state: SamplerState | None) -> None:
-    """Keeps the state after a number of rows, in place of the one before."""
+    """Keeps the state after `row` rows, and removes the previous one."""
     if state is not None:
         kept.save(f"state.{row}", np.stack(state))
     kept.drop(f"state.{row - 1}")
@@ -124,19 +123,19 @@ def keep_state(kept: Kept, row: int, state: SamplerState | None) -> None:
 def work_folder(
     output: Path, job: dict[str, Any], *, resume: bool, with_frames: bool = True
 ) -> Iterator[Kept]:
-    """Makes, or finds, the folder of an output, and removes it when the output is there.
+    """Creates or finds the folder of an output, and removes it when the output is complete.
 
-    It also goes when nothing was kept, or when an error came that would come again. What remains are the folders of
-    runs that were interrupted, killed or short of disk.
+    The folder is also removed if nothing was kept, or after an error that would occur again. The folders of runs
+    that were interrupted or killed, or whose disk was full, remain.
 
     Args:
-      output: the file that is to be written.
+      output: the file to write.
       job: everything that the result depends on, in JSON types; work of another job is not used.
-      resume: use the work that is there, and keep new work; otherwise begin anew and keep nothing.
-      with_frames: keep finished frames, too, not the latents alone.
+      resume: use existing work, and keep new work; otherwise start from scratch and keep nothing.
+      with_frames: whether to keep finished frames besides latents.
 
     Raises:
-      InputError: another run writes the same output, or the folder cannot be made.
+      InputError: another run writes the same output, or the folder cannot be created.
     """
     folder = work_folder_path(output)
     with _locked(folder, output):
@@ -151,17 +150,17 @@ def work_folder(
             _remove_drafts(folder)
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(
-                    f"interrupted; nothing was left half-written, and the same command goes on from {folder}"
+                    f"interrupted; nothing was left half-written, and the same command resumes from {folder}"
                 ) from error
             raise
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_not_running(output: Path) -> None:
-    """To be asked before any work.
+    """Checks, before any work, that no other run writes the same output.
 
     Raises:
-      InputError: another run writes the same output.
+      InputError: another run does.
     """
     lock = work_folder_path(output) / _LOCK
     with contextlib.suppress(FileNotFoundError, PermissionError), lock.open("r+") as file:
@@ -169,7 +168,7 @@ def check_not_running(output: Path) -> None:
 
 
 def _begin(folder: Path, job: dict[str, Any], *, resume: bool) -> None:
-    """Removes files that are of no use from the folder."""
+    """Removes drafts, and the work of another job, from the folder."""
     _remove_drafts(folder)
     description, text = folder / _JOB, json.dumps(job, sort_keys=True, default=str)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -197,11 +196,11 @@ def _locked(folder: Path, output: Path) -> Iterator[None]:
         try:
             _make(folder)
             file = (folder / _LOCK).open("a+")
-        except FileNotFoundError:  # removed in between, by a run that is done
+        except FileNotFoundError:  # a run that is done has just removed it
             continue
         except OSError as error:
             raise InputError(
-                f"cannot write in {folder.parent}: {error.strerror}; choose another folder for {output}"
+                f"cannot write to {folder.parent}: {error.strerror}; choose another folder for {output}"
             ) from error
         with file:
             _lock(file.fileno(), output)
@@ -213,14 +212,16 @@ def _locked(folder: Path, output: Path) -> Iterator[None]:
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
-    except FileNotFoundError as error:  # also what some file systems say in which nothing can be made
-        raise InputError(f"no folder can be made in {folder.parent}; create it, or choose another") from error
+    except FileNotFoundError as error:  # some file systems that are not writable raise this, too
+        raise InputError(
+            f"cannot create a folder in {folder.parent}; create it, or choose another"
+        ) from error
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:  # removed in between, by a run that is done
+    except FileNotFoundError:  # a run that is done has just removed it
         return False
 
 
@@ -232,7 +233,7 @@ def _lock(descriptor: int, output: Path) -> None:
 
 
 def file_stamp(path: str | os.PathLike) -> list[Any]:
-    """Fingerprint of a file or a folder's files, to notice changes: names, sizes and times of change."""
+    """Fingerprint of a file, or of all files in a folder, to notice changes: names, sizes, modification times."""
     root = real_path(path)
     files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
     return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]

@@ -1,12 +1,13 @@
 """Scenes of a clip: the frames between one cut and the next. Each scene is upscaled by itself.
 
-A cut is where the picture changes at once and for good. Frames are compared as thumbnails, by their mean absolute
-difference d in levels. Between frames t-1 and t, the change across is
+At a cut, the picture changes abruptly and permanently. Frames are compared as thumbnails, by their mean absolute
+difference d in levels. The change across frames t-1 and t is
 
     across = min(d(t-1, t), d(t-1, t+1), d(t-2, t))
 
-so that a flash, which is gone with the next frame, is no cut. It is one where it stands out of the motion on both
-sides, max(d(t-2, t-1), d(t, t+1)), or is larger than any motion (slides, where every picture is a scene).
+so that a flash, which is gone in the next frame, is not a cut. Frame t begins a scene if this change stands out
+from the motion on both sides, max(d(t-2, t-1), d(t, t+1)), or is larger than any motion (as with slides, where
+every picture is a scene).
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -24,11 +25,11 @@ from star_jax.video.images import ImageSequenceReader
 from star_jax.video.reader import VideoReader
 
 _THUMBNAIL = 24  # pixels of a side: finer detail moves too much
-_LEAST_CHANGE = 12.0  # levels of 255
-_OVER_MOTION = 2.5  # times the change before and after
-_LARGEST_MOTION = 50.0  # levels
-# A program is compiled for each length. So many lengths keep the numbers of a clip of their own; of more, each is
-# rounded up to one of four in every octave.
+_LEAST_CHANGE = 12.0  # smallest change at a cut, in levels of 255
+_OVER_MOTION = 2.5  # smallest ratio of the change at a cut to the motion before and after it
+_LARGEST_MOTION = 50.0  # levels; a larger change is always a cut
+# A program is compiled for each length. A clip with up to this many different lengths keeps them; with more, each
+# is rounded up to one of four lengths per octave.
 _EXACT_LENGTHS = 8
 
 
@@ -46,13 +47,13 @@ class Scene:
 
 
 def scenes_between(cuts: Iterable[int], start: int, stop: int) -> list[Scene]:
-    """The scenes of frames [start, stop), given the numbers of the frames that begin a new one."""
+    """The scenes within frames [start, stop), given the numbers of the frames that begin a new scene."""
     edges = [start, *sorted({cut for cut in cuts if start < cut < stop}), stop]
     return [Scene(first, last) for first, last in pairwise(edges)]
 
 
 def common_lengths(scenes: Sequence[Scene]) -> list[int]:
-    """Number of frames that each scene is upscaled as, its last one repeated: few different numbers."""
+    """Number of frames to which each scene is padded by its last frame, so that there are few different lengths."""
     lengths = [scene.num_frames for scene in scenes]
     return lengths if len(set(lengths)) <= _EXACT_LENGTHS else [_rounded_up(length) for length in lengths]
 
@@ -60,7 +61,7 @@ def common_lengths(scenes: Sequence[Scene]) -> list[int]:
 def find_cuts(pieces: Iterable[np.ndarray]) -> list[int]:
     """Numbers of the frames that begin a new scene, from frames uint8 or uint16 [f, H, W, C] in pieces."""
     cuts: list[int] = []
-    seen: list[Any] = [None, None]  # then the thumbnails of frames 0, 1, ..., and None at the end
+    seen: list[Any] = [None, None]  # followed by the thumbnails of frames 0, 1, ..., and None at the end
     for number, thumbnail in enumerate(_with_end(_thumbnails(pieces))):
         seen = [*seen[-3:], thumbnail]
         if number >= 2 and _is_cut(*seen):
@@ -69,12 +70,12 @@ def find_cuts(pieces: Iterable[np.ndarray]) -> list[int]:
 
 
 def read_cuts(path: Path) -> list[int]:
-    """Reads a file of cuts: the number of the first frame of each new scene, counted from 0, one on a line.
+    """Reads a file of cuts: one line for each new scene, with the number of its first frame, counted from 0.
 
-    Empty lines, and what follows a #, are passed over.
+    Empty lines and comments (#) are ignored.
 
     Raises:
-      InputError: the file cannot be read, or a line is no frame number.
+      InputError: the file cannot be read, or a line is not a frame number.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -89,17 +90,17 @@ def read_cuts(path: Path) -> list[int]:
             continue
         if not text.isascii() or not text.isdigit():
             raise InputError(
-                f"{path}, line {number}: {text!r} is not a frame number; write the first frame of each new scene"
+                f"line {number} of {path} is {text!r}, not a frame number; write the first frame of each new scene"
             )
         cuts.append(int(text))
     return cuts
 
 
 class SceneReader:
-    """Reads scenes in order, by passes that follow each other from scene to scene; each decodes the clip once.
+    """Reads scenes in order; a pass that has read one scene continues with the next, so each decodes the clip once.
 
     Attributes:
-      times: timestamps of the frames read so far, by their numbers.
+      times: frame number -> timestamp of the frames read so far.
     """
 
     def __init__(self, reader: VideoReader | ImageSequenceReader | AnimationReader):
@@ -108,7 +109,7 @@ class SceneReader:
         self._passes: list[_Pass] = []
 
     def close(self) -> None:
-        """Closes the clip, which must not be read at that time."""
+        """Closes the clip; no thread may be reading it."""
         while self._passes:
             self._passes.pop().close()
 
@@ -134,7 +135,7 @@ class SceneReader:
                 frames, times = zip(*(one.next() for _ in numbers), strict=True)
                 self.times.update(zip(numbers, times, strict=True))
                 yield np.stack(frames)
-        except BaseException:  # left early, too
+        except BaseException:  # including GeneratorExit, if the caller stops early
             one.close()
             raise
         self._passes.append(one)
@@ -159,7 +160,7 @@ class _Pass:
 
 
 def _rounded_up(length: int) -> int:
-    """The next of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
+    """Rounds up to one of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
     step = 1 << max(0, (length - 1).bit_length() - 3)
     return -(-length // step) * step
 
@@ -191,5 +192,5 @@ def _is_cut(
 
 
 def _change(a: np.ndarray | None, b: np.ndarray | None) -> float | None:
-    """Mean absolute difference, where there are two frames to compare."""
+    """Mean absolute difference; None if one of the frames does not exist."""
     return None if a is None or b is None else float(np.abs(a - b).mean())

@@ -1,4 +1,4 @@
-"""Settings of an upscale, checked before anything starts."""
+"""Settings of an upscale, which are checked before it starts."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from star_jax.models.size_rule import SizeRule
 from star_jax.models.video_model import VideoModel
 from star_jax.video.geometry import Padding, fit_padding, pad_to_fit_original
 
-# The released script's prompts, to the letter (the double spaces too).
+# The released script's prompts, to the letter (including the multiple spaces).
 POSITIVE_PROMPT = (
     "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera,   hyper detailed photo - "
     "realistic maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing,  skin pore detailing, "
@@ -25,9 +25,9 @@ NEGATIVE_PROMPT = (
 )
 PADDINGS = ("fit", "original")
 DECODERS = ("auto", "tiny", "full")
-LIGHT_SCALE = 4  # light decoders are trained for it
-MAX_STEPS = 1000  # the schedule's timesteps
-MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of it: larger ones would repeat smaller ones' noise
+LIGHT_SCALE = 4  # the scale that light decoders are trained for
+MAX_STEPS = 1000  # number of timesteps of the schedule
+MAX_SEED = 2**32 - 1  # JAX's keys use 32 bits: a larger seed would repeat the noise of a smaller one
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,37 @@ class UpscaleSettings:
     """Settings of one upscale.
 
     Attributes:
-      prompt: description of what the clip shows; `positive_prompt` is appended to it.
+      prompt: description of the clip; `positive_prompt` is appended to it.
       negative_prompt: text of the unconditional branch.
-      positive_prompt: quality words appended to every prompt.
-      num_inference_steps: denoising steps.
-      spacing: `fast` (4 coarse and 11 fine steps, the released default), `normal` (any number, evenly), or `auto`:
-        fast for 15 steps, normal for any other number.
+      positive_prompt: quality words that are appended to every prompt.
+      num_inference_steps: number of denoising steps, 1 to 1000.
+      spacing: `fast` (4 coarse and 11 fine steps, the released default), `normal` (any number of steps, evenly
+        spaced), or `auto`: fast for 15 steps, normal for any other number.
       solver: `dpmpp_2m_sde` or `heun`.
-      guidance_scale: weight of the prompt, 1 runs the conditional branch alone.
+      guidance_scale: weight of the prompt; 1 runs the conditional branch alone.
       seed: seed of all noise, 0 to 2^32 - 1.
       scale: output size over input size, at least 1.
-      window: frames denoised together, in the last window up to a quarter more; longer clips are cut into
-        half-overlapping windows.
+      window: number of frames denoised together, with up to a quarter more in the last window; longer clips are cut
+        into half-overlapping windows.
       color_fix: `adain`, `wavelet`, `flat-wavelet` or `none`.
-      strength: share of the result in the output, 0 to 1; the rest is the input, enlarged (against over-sharp
+      strength: share of the result in the output, 0 to 1; the rest is the enlarged input (against over-sharp
         pictures).
-      tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to what the
-        network takes; None takes frames whole. Tiles overlap by a quarter and are blended at every step.
-      vae_tile: the same for the VAE.
-      batch_guidance: evaluate both branches of guidance at once; one after the other takes half the memory.
-      decode_overlap: frames decoded before and after each group of three, to be dropped; 0 decodes groups by
-        themselves, as the released system does.
-      padding: `fit` (repeats the border up to the next size the network takes) or `original` (white, at least
-        720x1280, as the released script does).
-      decoder: `full` (the autoencoder's own), `tiny` (the checkpoint's light decoder) or `auto`: tiny where the
-        checkpoint has one that sees the input and the scale is near that which it was trained for.
-      fidelity: of the tiny decoder: 0 (detail that looks right) to 1 (nearness to what was there); None is the
-        checkpoint's. A tiny decoder that sees the input keeps its colours, and gets no colour fix.
-      exact_size: let outputs have odd sizes, as images may; else they are rounded to even ones.
+      tile: (height, width) in pixels of the parts of a frame that are denoised together, rounded up to sizes that
+        the network takes; None denoises whole frames. Tiles overlap by a quarter and are blended at every step.
+      vae_tile: (height, width) in pixels of the VAE's tiles; None takes whole frames.
+      batch_guidance: evaluate both branches of guidance at once; one after the other needs half the memory.
+      decode_overlap: number of frames that are decoded before and after each group of three and then dropped; 0
+        decodes groups by themselves, as the released system does.
+      padding: `fit` (repeats the border up to the next size that the network takes) or `original` (pads with white
+        to at least 720x1280, as the released script does).
+      decoder: `full` (the autoencoder's decoder), `tiny` (the checkpoint's light decoder) or `auto`: tiny if the
+        checkpoint has a light decoder that sees the input and the scale is near the one it was trained for.
+      fidelity: fidelity of the tiny decoder, from 0 (detail that looks right) to 1 (close to the original); None
+        takes the checkpoint's. A tiny decoder that sees the input keeps its colours, and gets no colour fix.
+      exact_size: allow odd sizes, as images have; otherwise sizes are rounded to even numbers.
+
+    Raises:
+      InputError: a value is out of range or not one of the choices.
     """
 
     prompt: str = ""
@@ -101,17 +104,15 @@ class UpscaleSettings:
         _check_least("seed", self.seed, 0)
         _check_least("decode_overlap", self.decode_overlap, 0)
         if not 0 <= self.strength <= 1:
-            raise InputError(f"strength is {self.strength}; choose 0 (the input, enlarged) to 1 (the result)")
+            raise InputError(f"strength is {self.strength}; choose 0 (the enlarged input) to 1 (the result)")
         if self.fidelity is not None and not 0 <= self.fidelity <= 1:
-            raise InputError(
-                f"fidelity is {self.fidelity}; choose 0 (detail) to 1 (nearness to what was there)"
-            )
+            raise InputError(f"fidelity is {self.fidelity}; choose 0 (detail) to 1 (close to the original)")
         if self.seed > MAX_SEED:
             raise InputError(f"seed is {self.seed}; choose at most {MAX_SEED}")
         if self.spacing == "fast" and self.num_inference_steps != sum(FAST_STEPS):
             raise InputError(
-                f"num_inference_steps is {self.num_inference_steps}, but spacing 'fast' always takes "
-                f"{sum(FAST_STEPS)}; choose spacing 'normal'"
+                f"num_inference_steps is {self.num_inference_steps}, but spacing 'fast' always has "
+                f"{sum(FAST_STEPS)} steps; choose spacing 'normal'"
             )
 
     @property
@@ -122,60 +123,62 @@ class UpscaleSettings:
         return "fast" if self.num_inference_steps == sum(FAST_STEPS) else "normal"
 
     def light_fidelity(self, model: VideoModel) -> float | None:
-        """The light decoder's fidelity; None where the autoencoder's own decoder is used.
+        """The light decoder's fidelity; None if the autoencoder's own decoder is used.
 
         Raises:
-          InputError: the model has no light decoder, but the settings ask for one.
+          InputError: the settings need a light decoder, but the model has none, or none with a fidelity.
         """
         if self.decoder == "tiny" or (self.fidelity is not None and self.decoder == "auto"):
-            default = model.default_fidelity  # refuses a model without
+            default = model.default_fidelity  # raises if the model has no light decoder
             if self.fidelity is not None and not model.light_sees_frames:
                 raise InputError("this checkpoint's tiny decoder has no fidelity to choose; leave it out")
             return default if self.fidelity is None else self.fidelity
         if self.fidelity is not None:
-            raise InputError("fidelity is a knob of the tiny decoder; choose decoder tiny, or leave it out")
+            raise InputError(
+                "fidelity is a setting of the tiny decoder; choose decoder tiny, or leave it out"
+            )
         is_made_for = model.light_sees_frames and abs(math.log2(self.scale / LIGHT_SCALE)) < 0.5
         is_light = self.decoder == "auto" and model.light_components and is_made_for
         return model.default_fidelity if is_light else None
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Output (height, width) of an input size, rounded to even numbers (H.264 takes no odd ones)."""
+        """Output (height, width) for an input size; rounded to even numbers for H.264, unless `exact_size`."""
         if self.exact_size:
             return round(height * self.scale), round(width * self.scale)
         return 2 * round(height * self.scale / 2), 2 * round(width * self.scale / 2)
 
     def check_tiles(self, rule: SizeRule) -> None:
-        """Refuses tiles that a network does not take.
+        """Checks that the network supports the tiles.
 
         Raises:
-          InputError: one is too small, or another than the only one that the network takes.
+          InputError: a tile is too small, or not the only size that the network supports.
         """
         least, only = rule.least_tile, rule.only_tile
         if only is not None and self.tile not in (None, only):
             raise InputError(
-                f"tile is {self.tile[0]}x{self.tile[1]}; this checkpoint takes {only[0]}x{only[1]} alone "
-                "(transformer.other_grids in its config.json is exact)"
+                f"tile is {self.tile[0]}x{self.tile[1]}, but this checkpoint supports only {only[0]}x{only[1]} "
+                "(transformer.other_grids in its config.json is exact); leave it out"
             )
         for name, tile in (("tile", self.tile), ("vae_tile", self.vae_tile)):
             if tile is not None and (tile[0] < least[0] or tile[1] < least[1]):
                 raise InputError(f"{name} is {tile[0]}x{tile[1]}; choose at least {least[0]}x{least[1]}")
 
     def padding_of(self, rule: SizeRule, height: int, width: int) -> Padding:
-        """Padding of an output size to one that the network takes."""
+        """Padding from an output size to a size that the network takes."""
         pad = fit_padding if self.padding == "fit" else pad_to_fit_original
         return pad(rule, height, width)
 
     @property
     def padding_value(self) -> float | None:
-        """Constant to pad frames in [-1, 1] with; None repeats the border."""
+        """Constant that pads frames in [-1, 1]; None repeats the border."""
         return None if self.padding == "fit" else 1.0
 
     def tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
-        """The tiles that the network sees of latents of (height, width)."""
+        """Tiles of latents of (height, width) for the network."""
         return _tiles(rule, latent_size, self.tile or rule.only_tile)
 
     def vae_tiles_of(self, rule: SizeRule, latent_size: tuple[int, int]) -> Tiles:
-        """The tiles that the autoencoder sees of latents of (height, width)."""
+        """Tiles of latents of (height, width) for the autoencoder."""
         return _tiles(rule, latent_size, self.vae_tile)
 
 

@@ -1,10 +1,11 @@
-"""Upscaling of frames as they come, for models of one step: each comes out a bounded number of frames later.
+"""Upscales frames as they come with a one-step model: each frame is returned a bounded number of frames later.
 
-    frames -> chunks, encoded -> windows, denoised -> chunks, decoded -> frames
+    frames -> encoded chunks -> denoised windows -> decoded chunks -> frames
 
-Every stage works as soon as it has what it needs, on the chunks and windows that `StarPipeline` would cut the whole
-clip into: a window may begin once it is known not to be the last one, which takes a quarter of a window more. With
-more steps than one, windows exchange their overlaps after each, so that the first frame would wait for the last.
+Every stage works as soon as it has its input, on the same chunks and windows into which `StarPipeline` would cut
+the whole clip. A window can begin once it is known not to be the last one, which takes a quarter of a window more.
+With more than one step, windows exchange their overlaps after each step, and the first frame would wait for the
+last.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,23 +25,23 @@ from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.chunks import Chunk, moved
 from star_jax.models.video_model import VideoModel
 
-_AT_ONCE = 5  # chunks of a clip that are looked at together: the first ones are cut in another way
+_AT_ONCE = 5  # number of chunks that are computed together: the first ones of a clip are cut differently
 
 
 def takes_frames_as_they_come(model: VideoModel, settings: UpscaleSettings) -> bool:
-    """Whether a session takes the model with these settings; it decodes with the autoencoder's own decoder."""
+    """Whether a session supports the model with these settings; it decodes with the autoencoder's own decoder."""
     is_full = settings.light_fidelity(model) is None
     return is_full and settings.num_inference_steps == 1 and model.size_rule.frames_per_latent == 1
 
 
 class StreamSession:
-    """One clip; `StarPipeline.stream_session` makes it.
+    """Upscales one clip after another as frames come; `StarPipeline.stream_session` makes a session.
 
     `step` takes frames and returns those that are done; `flush` ends the clip and returns the rest. Afterwards the
     next clip may begin.
 
     Raises:
-      InputError: the model takes several steps, or several frames make one latent.
+      InputError: the settings have several steps or the light decoder, or several frames make one latent.
     """
 
     def __init__(
@@ -50,21 +51,19 @@ class StreamSession:
         settings: UpscaleSettings,
         on_progress: Callable[[str, int], None] = lambda stage, frames: None,
     ):
-        """See `StarPipeline.stream_session`; `on_progress` is told how many frames have passed a stage."""
+        """See `StarPipeline.stream_session`; `on_progress` is called with (stage, number of frames done)."""
         model = pipeline.model
         if settings.light_fidelity(model) is not None:
-            raise InputError(
-                "frames that come one by one are decoded by the full decoder; set decoder='full'"
-            )
+            raise InputError("a stream session decodes with the full decoder; set decoder='full'")
         if settings.num_inference_steps != 1:
             raise InputError(
-                f"num_inference_steps is {settings.num_inference_steps}; frames can be upscaled as they come in "
-                "one step only, by a model that was distilled to it (docs/distillation.md)"
+                f"num_inference_steps is {settings.num_inference_steps}; a stream session needs a model that was "
+                "distilled to one step (docs/distillation.md)"
             )
         if model.size_rule.frames_per_latent != 1:
             raise InputError(
-                f"preset {model.config.preset!r} makes one latent of several frames; frames can be upscaled as "
-                "they come by a model with a latent for each"
+                f"preset {model.config.preset!r} makes one latent of several frames; a stream session needs a "
+                "model with one latent per frame"
             )
         settings.check_tiles(model.size_rule)
         self._pipeline, self._model, self._settings = pipeline, model, settings
@@ -77,18 +76,18 @@ class StreamSession:
         self._begin()
 
     def _begin(self) -> None:
-        self._frames = _Buffer()  # of which the next ones to be decoded are the first
+        self._frames = _Buffer()  # starts with the next frames to be decoded
         self._hint, self._latents = _Buffer(axis=1), _Buffer(axis=1)
         self._window = 0  # first frame of the next window
         self._chunk = 0  # number of the next chunk to be decoded
 
     def skip(self, done: int, num_frames: int) -> None:
-        """Leaves out what an earlier run has given; called before the first frames, which come from the start.
+        """Skips frames that an earlier run has returned. Call it first; frames are still given from the start.
 
-        Nothing is computed that only those frames need.
+        Nothing is computed that only the skipped frames need.
 
         Args:
-          done: number of frames at the start that are left out, whole chunks.
+          done: number of frames at the start to skip; a whole number of chunks.
           num_frames: number of the clip's frames.
         """
         self._chunk = done // self._chunk_size
@@ -107,7 +106,7 @@ class StreamSession:
 
     @property
     def delay(self) -> int:
-        """The most frames that are held back after a step."""
+        """Largest number of frames that are held back after a step."""
         chunk = self._chunk_size + 2 * self._settings.decode_overlap
         return int(LAST_WINDOW_STRETCH * self._settings.window) + self._encode_size - 1 + chunk
 
@@ -115,14 +114,14 @@ class StreamSession:
         """Takes the next frames of the clip.
 
         Args:
-          frames: uint8 or uint16 [f, H, W, 3], of the session's size; any number of them.
+          frames: any number of frames of the session's size, uint8 or uint16 [f, H, W, 3].
 
         Returns:
-          [k, scale H, scale W, 3] of the same type: the next frames that are done, often none or more than came in.
+          [k, scale H, scale W, 3] of the same dtype: the next frames that are done; k may be 0, or above f.
 
         Raises:
-          InputError: frames of another shape or type.
-          RunError: the network produced non-finite numbers.
+          InputError: the frames have another shape or dtype.
+          RunError: the network produced values that are not finite.
         """
         if (
             frames.ndim != 4
@@ -130,7 +129,7 @@ class StreamSession:
             or frames.dtype not in (np.uint8, np.uint16)
         ):
             raise InputError(
-                f"frames are {frames.dtype} {frames.shape}; expected uint8 (or uint16) "
+                f"frames are {frames.dtype} {frames.shape}; give uint8 (or uint16) "
                 f"[F, {self._size[0]}, {self._size[1]}, 3]"
             )
         return self._joined(self.pieces(frames))
@@ -142,14 +141,14 @@ class StreamSession:
           [k, scale H, scale W, 3]: the frames that were held back.
 
         Raises:
-          RunError: the network produced non-finite numbers.
+          RunError: the network produced values that are not finite.
         """
         rest = self._joined(self.pieces(None))
         self._begin()
         return rest
 
     def pieces(self, frames: np.ndarray | None) -> Iterator[np.ndarray]:
-        """The same frames as `step` (None: as `flush`, after which the session is over), chunk by chunk."""
+        """Yields the frames of `step` chunk by chunk; None gives those of `flush`, but ends the session."""
         ended = frames is None
         if frames is not None:
             self._dtype = frames.dtype
@@ -164,7 +163,7 @@ class StreamSession:
         return np.concatenate([*pieces, np.zeros((0, height, width, 3), self._dtype)])
 
     def _encode(self, *, ended: bool) -> None:
-        """Encodes whole chunks; a short last one is filled up."""
+        """Encodes whole chunks; a short last one is padded."""
         size = self._encode_size
         while (waiting := self._frames.stop - self._hint.stop) >= size or (ended and waiting > 0):
             first = self._hint.stop
@@ -174,12 +173,12 @@ class StreamSession:
             latents, _ = encode_chunk(
                 self._model, self._canvas, params, filled, None, self._key, np.int32(first)
             )
-            latents.block_until_ready()  # else pieces would queue up, and the time left be told from no work
+            latents.block_until_ready()  # otherwise pieces would queue up, and the time left would be wrong
             self._hint.add(latents[None, : len(piece)])
             self._on_progress("encode", self._hint.stop)
 
     def _denoise(self, *, ended: bool) -> None:
-        """Denoises the windows that are whole; each decides the frames up to the middle of the next overlap."""
+        """Denoises complete windows; each determines the frames up to the middle of the next overlap."""
         length = self._settings.window
         overlap = length // 2
         while self._hint.stop > self._window + LAST_WINDOW_STRETCH * length:
@@ -202,7 +201,7 @@ class StreamSession:
         self._on_progress("sample", self._latents.stop)
 
     def _decode(self, *, ended: bool) -> Iterator[np.ndarray]:
-        """Decodes the chunks that have the latents that they see, and will have in a longer clip."""
+        """Decodes the chunks whose latents are known, and would be the same in a longer clip."""
         while (chunk := self._next_chunk(ended=ended)) is not None:
             (start, stop), offset = chunk.frames, self._latents.start
             yield self._pipeline.coder.decode_piece(
@@ -214,14 +213,14 @@ class StreamSession:
             )
             self._chunk += 1
             self._frames.drop(stop)
-            # Where the clip's end shifts the last chunk, it sees another overlap further back than this one.
+            # If the clip's end shifts the last chunk back, that chunk needs one more overlap before this one.
             self._latents.drop(chunk.latents[0] - self._settings.decode_overlap)
             self._on_progress("decode", stop)
 
     def _next_chunk(self, *, ended: bool) -> Chunk | None:
-        """The next chunk of the clip; None where it is not settled yet, or the clip has no more."""
+        """The next chunk of the clip; None if it is not known yet, or there is none."""
         known = self._latents.stop
-        skipped = max(0, self._chunk - _AT_ONCE + 1)  # chunks repeat, so those long gone need not be listed
+        skipped = max(0, self._chunk - _AT_ONCE + 1)  # chunks repeat, so early ones need not be computed
         number, shift = self._chunk - skipped, skipped * self._chunk_size
         now = self._chunks(known - shift)
         if number >= len(now):
@@ -250,10 +249,10 @@ class StreamSession:
 
 
 class _Buffer:
-    """Frames or latents of a clip from one position on; the oldest are dropped.
+    """Consecutive frames or latents of a clip, from which the oldest are dropped.
 
     Attributes:
-      start, stop: positions in the clip of the first that is there, and behind the last.
+      start, stop: range [start, stop) of positions in the clip that the buffer holds.
     """
 
     def __init__(self, start: int = 0, axis: int = 0):
@@ -262,13 +261,13 @@ class _Buffer:
         self._axis = axis
 
     def add(self, part: np.ndarray | jax.Array) -> None:
-        """Adds what comes next."""
+        """Appends the next frames or latents."""
         if part.shape[self._axis]:
             self.parts.append(part)
             self.stop += part.shape[self._axis]
 
     def part(self, start: int, stop: int):
-        """What is at [start, stop)."""
+        """The frames or latents at positions [start, stop)."""
         if len(self.parts) > 1:
             join = np.concatenate if isinstance(self.parts[0], np.ndarray) else jnp.concatenate
             self.parts = [join(self.parts, axis=self._axis)]
@@ -276,7 +275,7 @@ class _Buffer:
         return self.parts[0][where] if self._axis == 0 else self.parts[0][:, where]
 
     def drop(self, position: int) -> None:
-        """Drops what is before a position."""
+        """Drops everything before a position."""
         if position > self.start:
             rest = self.part(position, self.stop)
             self.parts = [rest] if rest.shape[self._axis] else []

@@ -31,22 +31,22 @@ from star_jax.video.images import open_source, open_target
 
 AnyPath = str | os.PathLike
 ReadScene = Callable[[int], Generator[np.ndarray, None, None]]  # (frames per piece) -> pieces
-_READ_AT_ONCE = 8  # frames, while cuts are looked for
+_READ_AT_ONCE = 8  # number of frames read at once while searching for cuts
 _VERSIONS = ("star_jax", "jax", "jaxlib")
 
 
 @dataclass
 class Upscaler:
-    """Upscales one clip after the other; the model is loaded for the first one that can be upscaled.
+    """Upscales one clip after another; the model is loaded for the first clip that can be upscaled.
 
     Attributes:
       checkpoint, attention: see `StarPipeline.from_pretrained`.
-      model: model of the checkpoint, in the dtype that it runs in.
-      budget: bytes to use at most, or None.
-      cuts: numbers of the frames that begin a scene; None to look for them.
+      model: model of the checkpoint, with the dtype in which it runs.
+      budget: largest number of bytes to use; None is all that the device has.
+      cuts: numbers of the frames that begin a scene; None finds them.
       resume: see `work_folder`.
       quality: coding of outputs.
-      colors: video or images that outputs get their colours from, a frame for each of theirs; None: the input.
+      colors: video or images, frame by frame, that the outputs' colours come from; None takes the input.
     """
 
     checkpoint: AnyPath
@@ -60,12 +60,12 @@ class Upscaler:
 
     @cached_property
     def pipeline(self) -> StarPipeline:
-        """The model."""
+        """The pipeline with the loaded model."""
         dtypes: dict[str, Any] = {"dtype": self.model.dtype, "vae_dtype": self.model.vae_dtypes}
         return StarPipeline.from_pretrained(self.checkpoint, attention=self.attention, **dtypes)
 
     def __call__(self, job: Job, progress: RunProgress) -> UpscaleSettings:
-        """Upscales a clip, and returns the settings with the tiles and the window that fit."""
+        """Upscales a clip; returns the settings, including the tiles and the window that fit."""
         with closing(SceneReader(job.reader)) as frames:
             return self._upscale(job, frames, progress)
 
@@ -79,14 +79,16 @@ class Upscaler:
         progress.say(f"{job.info.path}: {job.num_frames} frames{several}, {size}")
         if len(set(lengths)) < len({scene.num_frames for scene in scenes}):
             progress.say(
-                f"scenes are lengthened to {len(set(lengths))} lengths, each of which is compiled once"
+                f"scenes are padded to {len(set(lengths))} different lengths, and each length is compiled once"
             )
         progress.say(plan.describe())
         progress.load()
         pipeline = self.pipeline
         with_frames = _has_room(job, height * width)
         if self.resume and not with_frames:
-            progress.say("the disk has little room: latents are kept for resuming, finished frames are not")
+            progress.say(
+                "the disk has little free space: latents are kept for resuming, but finished frames are not"
+            )
         description = self._description(job, scenes, lengths, plan.settings)
         with (
             work_folder(job.target, description, resume=self.resume, with_frames=with_frames) as kept,
@@ -111,7 +113,7 @@ class Upscaler:
     def _description(
         self, job: Job, scenes: list[Scene], lengths: list[int], settings: UpscaleSettings
     ) -> dict[str, Any]:
-        """All that the frames depend on, as `work_folder` compares it."""
+        """Everything that the frames depend on, for `work_folder` to compare."""
         vae = [str(dtype) for dtype in self.model.vae_dtypes]
         return {
             "input": file_stamp(job.info.path),
@@ -126,7 +128,7 @@ class Upscaler:
             "attention": self.attention,
             **(
                 {} if set(vae) == {"float32"} else {"vae_dtypes": vae}
-            ),  # work begun before there was a choice
+            ),  # left out for float32, as in work that was begun before there was a choice
             **({} if self.colors is None else {"colors": file_stamp(Path(self.colors))}),
             "device": jax.devices()[0].device_kind,
             "versions": {name: metadata.version(name) for name in _VERSIONS},
@@ -147,24 +149,24 @@ def upscale_video(
 ) -> None:
     """Upscales a clip scene by scene into a file, keeping its timing, sound and subtitles.
 
-    The clip is read twice, a few frames at a time: once to encode it, once more for the colour fix while the result
-    is decoded and written. Reading and writing go on in threads while the device works.
+    The clip is read twice, a few frames at a time: first to encode it, then for the colour fix while the result is
+    decoded and written. Threads read and write while the device works.
 
     Args:
       pipeline: a loaded model.
       job: the clip and its output.
       frames: reader of the clip's frames.
       scenes: scenes to upscale, in order.
-      lengths: number of frames that each is upscaled as, see `common_lengths`.
+      lengths: number of frames to which each scene is padded; see `common_lengths`.
       settings: see `UpscaleSettings`.
-      kept: work that an earlier run has done.
-      progress: display that receives the state of each stage.
+      kept: store of finished work, which may have that of an earlier run.
+      progress: shows the progress of each stage.
       quality: coding of the output.
-      colors: reader of the clip that colours come from; its first frame is the output's.
+      colors: reader of the clip that colours come from; its first frame belongs to the output's first.
 
     Raises:
-      InputError: the output cannot be written there, or the prompt cannot be used.
-      RunError: a damaged input, a full disk, non-finite numbers.
+      InputError: the output cannot be written, or the prompt cannot be used.
+      RunError: the input is damaged, the disk is full, or values are not finite.
     """
     info, (height, width) = job.written, settings.target_size(*job.size)
     target = open_target(
@@ -192,7 +194,7 @@ def upscale_video(
                     write((piece, frames.times_of(done, done + len(piece))))
                     done += len(piece)
                     progress.advance("decode", done - job.frames[0])
-                    del piece  # it is the writer's now
+                    del piece  # the writer has it now
         write.wait()
 
 
@@ -207,7 +209,7 @@ def _scene_pieces(
     progress: RunProgress,
     colors: ReadScene | None,
 ) -> Generator[np.ndarray, None, None]:
-    """Yields a scene's upscaled frames: those that were kept, then those that are made now."""
+    """Yields a scene's upscaled frames: first those that an earlier run kept, then new ones."""
     before = {stage: progress.done(stage) for stage in ("encode", "sample")}
 
     def advance(stage: str, done: int, total: int) -> None:
@@ -248,7 +250,7 @@ def _scene_pieces(
 
 
 def _lengthened(pieces: Generator[np.ndarray, None, None], missing: int) -> Generator[np.ndarray, None, None]:
-    """The same pieces, then the last frame so many times more."""
+    """Yields the same pieces, then `missing` copies of the last frame."""
     last = np.empty(0)
     with closing(pieces):
         for piece in pieces:
@@ -269,6 +271,6 @@ def _counted(pieces: Iterator[np.ndarray], progress: RunProgress) -> Generator[n
 
 
 def _has_room(job: Job, pixels: int) -> bool:
-    """Whether the disk holds the finished frames beside the output, with as much again left."""
+    """Whether the disk has twice the space that the finished frames of the output need."""
     free = shutil.disk_usage(real_path(job.target).parent).free
     return free > 2 * 3 * pixels * job.num_frames

@@ -1,4 +1,4 @@
-"""Training, on one device or many, which resumes exactly where it stopped.
+"""Training on one device or many; a run resumes exactly where it stopped.
 
 The package can be called: `star_jax.train(config, workdir)` is `run.train`.
 """

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no number, or too large: the run stops at one, or skips it and counts."""
+"""Steps whose loss or gradient is not finite or too large: the run stops, or skips and counts them."""
 
 import logging
 import math
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 class BadSteps:
-    """Judges every step before anything of it is logged or saved.
+    """Judges every step before it is logged or saved.
 
     Args:
-      config: what is too large, and how many bad steps in a row are skipped (the step itself leaves the weights
-        as they were).
-      checkpoints: of the run, to name the last good one.
-      saved: what `state` returned for the checkpoint that this start goes on from; empty for a new run.
+      config: has the largest norm of the gradient, and how many bad steps in a row are skipped (a bad step leaves
+        the weights as they were).
+      checkpoints: checkpoints of the run, to name the last good one.
+      saved: value of `state` in the checkpoint from which the run resumes; empty for a new run.
     """
 
     def __init__(self, config: TrainConfig, checkpoints: TrainCheckpoints, saved: Mapping[str, Any]):
@@ -27,14 +27,14 @@ class BadSteps:
         self.in_a_row: int = saved.get("skipped_in_a_row", 0)
 
     def state(self) -> dict[str, int]:
-        """How many steps in a row were skipped just now, to be saved with a checkpoint."""
+        """Number of steps in a row that were just skipped, to be saved in a checkpoint."""
         return {"skipped_in_a_row": self.in_a_row} if self.in_a_row else {}
 
     def is_bad(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether this step was skipped.
 
         Raises:
-          RunError: it may not be, or too many were.
+          RunError: the step is bad, and as many in a row as allowed were skipped already.
         """
         reason = self._reason(metrics)
         if reason is None:
@@ -43,7 +43,7 @@ class BadSteps:
         self.in_a_row += 1
         if self.in_a_row > self._config.skip_bad_steps:
             raise self._stop(step, reason)
-        logger.warning("step %d is skipped: %s", step, reason)
+        logger.warning("skipped step %d: %s", step, reason)
         return True
 
     def _reason(self, metrics: Mapping[str, float]) -> str | None:

@@ -1,4 +1,4 @@
-"""From the loader's batches to arrays on the mesh, for training and for validation."""
+"""Turns the loader's batches into arrays on the mesh, for training and for validation."""
 
 import dataclasses
 from typing import Any
@@ -20,8 +20,8 @@ class TrainBatches:
     """Loads, prepares and places this process's share of the batches of a run.
 
     Raises:
-      InputError: the mesh does not divide the batch, the source cannot be used, or it ends although there are
-        several processes.
+      InputError: the mesh does not divide the batch, the source cannot be used, or several processes have a
+        limited number of epochs.
     """
 
     def __init__(self, objective: Objective, config: DataConfig, train: TrainConfig, mesh: Mesh):
@@ -30,27 +30,27 @@ class TrainBatches:
         if self._share.count > 1 and config.num_epochs is not None:
             raise InputError(
                 f"data.num_epochs is {config.num_epochs}, but the shares of {self._share.count} processes do not "
-                "end together; set it to None, and train.num_steps to where training is to end"
+                "end together; set it to None, and limit the run by train.num_steps"
             )
         self._shardings = batch_shardings(mesh, objective.abstract_batch(train.batch_size))
         # With accumulation, the mesh splits each piece.
         batch_shardings(mesh, objective.abstract_batch(train.batch_size // train.grad_accumulation))
         self._validation: list[dict[str, Any]] | None = None
         if train.validate_every_steps:
-            self._validation_loader().close()  # an unusable source is refused now, not at the first validation
+            self._validation_loader().close()  # rejects an unusable source now, not at the first validation
 
     def loader(self) -> ClipLoader:
-        """The loader of the training data, at its start."""
+        """A loader of the training data, at the first batch."""
         return self._loader(self._config)
 
     def place(self, host_batch: dict[str, Any]) -> Batch:
-        """Prepares a batch of the loader and puts this process's part of it on its devices."""
+        """Prepares a batch from the loader, which is this process's share, and places it on the mesh."""
         return place_batch(self._objective.prepare_batch(host_batch), self._shardings, self._share)
 
     def validation(self) -> list[Batch]:
         """The batches to validate on: the same clips, windows and degradations at every call.
 
-        They are kept on the host between validations, prepared.
+        The prepared batches stay in host memory between validations.
         """
         if self._validation is None:
             loader = self._validation_loader()

@@ -3,7 +3,7 @@
     WORKDIR/checkpoints/STEP/{state,data,meta}     a step appears under its name only when it is complete
     WORKDIR/damaged/STEP                           a checkpoint that could not be read, moved out of the way
 
-The only file of training that uses Orbax.
+This is the only file of training that uses Orbax.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ _PARTS = ("step", "params", "ema_params", "opt_state")
 
 
 class TrainCheckpoints:
-    """The checkpoints of one work directory; every process makes one and calls the same methods.
+    """The checkpoints of one work directory; every process creates this object and calls the same methods.
 
     Args:
       workdir: a path, gs://bucket/run or s3://bucket/run.
-      config: says how many are kept.
+      config: has the number of checkpoints to keep.
     """
 
     def __init__(self, workdir: str | os.PathLike, config: TrainConfig):
@@ -51,7 +51,7 @@ class TrainCheckpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep_checkpoints,
             keep_period=config.keep_every_steps or None,
-            cleanup_tmp_directories=True,  # what a killed save left
+            cleanup_tmp_directories=True,  # those of a save that was killed
             enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options, handler_registry=_handlers())
@@ -61,7 +61,7 @@ class TrainCheckpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, batches: grain.DatasetIterator, meta: dict[str, Any]) -> None:
-        """Saves after a step; returns when the devices' memory is copied, and writes in the background.
+        """Saves after a step; returns once the state is copied from the devices, and writes in the background.
 
         Raises:
           RunError: this save, or the one before it, could not be written.
@@ -83,22 +83,22 @@ class TrainCheckpoints:
             raise self._unwritable(error) from error
 
     def restore(self, abstract_state: TrainState, batches: grain.DatasetIterator) -> Restored | None:
-        """Restores the newest good checkpoint, and sets the data to the batch after it.
+        """Restores the newest good checkpoint, and moves the loader to the batch after it.
 
-        A checkpoint is damaged where a file is missing or cannot be read, or its numbers are not those that were
-        saved, in any process. It is named in the log and the one before it is taken; then the damaged one is moved
-        to WORKDIR/damaged, so that its step can be saved again.
+        A checkpoint is damaged if, in any process, a file is missing or cannot be read, or the numbers are not
+        those that were saved. The log names it, the one before it is restored, and the damaged one is moved to
+        WORKDIR/damaged, so that its step can be saved again.
 
         Args:
-          abstract_state: shapes and shardings, which may be others than those it was saved with.
+          abstract_state: shapes and shardings; the shardings may differ from those of the saved state.
           batches: the loader.
 
         Returns:
-          (state, meta), or None where there is no checkpoint.
+          (state, meta), or None if there is no checkpoint.
 
         Raises:
-          InputError: the run had other weights.
-          RunError: there are checkpoints, but none can be read, or their data is not this run's.
+          InputError: the checkpoint has other weights than this run.
+          RunError: there are checkpoints, but none can be read, or they belong to other data.
         """
         damaged: list[int] = []
         reason = ""
@@ -107,7 +107,7 @@ class TrainCheckpoints:
             if restored is not None:
                 self._set_aside(damaged)
                 return restored
-            logger.warning("checkpoint %d is damaged (%s); trying the one before", step, reason)
+            logger.warning("checkpoint %d is damaged (%s); trying the one before it", step, reason)
             damaged.append(step)
         if damaged:
             raise RunError(
@@ -117,14 +117,14 @@ class TrainCheckpoints:
         return None
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether all processes of a run on several machines are to save and stop after this step."""
+        """Whether all processes of a run on several machines must save and stop after this step."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
 
         Raises:
-          RunError: it could not be written.
+          RunError: the save could not be written.
         """
         try:
             self._manager.wait_until_finished()
@@ -139,32 +139,32 @@ class TrainCheckpoints:
     def _try(
         self, step: int, abstract_state: TrainState, batches: grain.DatasetIterator
     ) -> tuple[Restored | None, str]:
-        """A checkpoint, or None and why it cannot be used; the processes agree."""
+        """(checkpoint, ""), or (None, why it cannot be used); the same in every process."""
         restored, reason = None, ""
         try:
             restored = self._restore(self._directory / str(step), abstract_state, batches)
         except StarError:
             raise
-        except Exception as error:  # Orbax raises whatever its parts raise, Exception itself among it
-            if "RESOURCE_EXHAUSTED" in str(error):  # the memory is too small, the checkpoint is good
+        except Exception as error:  # Orbax raises errors of any class, even Exception itself
+            if "RESOURCE_EXHAUSTED" in str(error):  # there is too little memory; the checkpoint is good
                 raise
             logger.debug("checkpoint %d", step, exc_info=True)
             reason = first_line(error)
         reason = next(filter(None, gather_texts(reason)), "")
         if not reason and (parts := _changed(restored)):
-            reason = f"the numbers of its {', '.join(parts)} are not those that were saved"
+            reason = f"the values of {', '.join(parts)} are not those that were saved"
         return (None, reason) if reason else (restored, "")
 
     def _restore(
         self, folder: epath.Path, abstract_state: TrainState, batches: grain.DatasetIterator
     ) -> Restored:
-        """Reads with the items' handlers: Orbax's manager would wait for processes that failed to read."""
+        """Reads with the items' handlers, because Orbax's manager would wait for processes that failed to read."""
         meta = ocp.JsonCheckpointHandler().restore(folder / "meta", args=ocp.args.JsonRestore())
         check_seal(meta)
         if meta["structure"] != _structure(abstract_state):
             raise InputError(
                 f"checkpoint {folder.name} of {self._directory} holds other weights than this configuration trains "
-                "(another model, or train.ema_decay on or off); choose another --workdir"
+                "(the model differs, or only one has train.ema_decay); choose another --workdir"
             )
         state = ocp.StandardCheckpointHandler().restore(
             folder / "state", args=ocp.args.StandardRestore(abstract_state)
@@ -188,7 +188,7 @@ class TrainCheckpoints:
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
-    """Steps with a checkpoint, oldest first."""
+    """Steps that have a checkpoint, oldest first."""
     directory = absolute(workdir) / CHECKPOINTS
     return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
 
@@ -201,32 +201,34 @@ def restore_weights(
     Args:
       workdir: work directory of the run.
       abstract: shapes of the weights.
-      step: step of the checkpoint, the newest by default.
-      ema: restore the moving average instead.
+      step: step of the checkpoint; the newest by default.
+      ema: whether to restore the moving average instead.
 
     Returns:
       (step, weights).
 
     Raises:
-      InputError: no checkpoint of that step, or it cannot be read.
+      InputError: there is no checkpoint of that step, or it is damaged.
     """
     directory, steps = absolute(workdir) / CHECKPOINTS, saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
-        raise InputError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}; it has {steps}")
+        raise InputError(
+            f"{directory} has no checkpoint{'' if step is None else f' of step {step}'}; it has those of {steps}"
+        )
     chosen = steps[-1] if step is None else step
     part = "ema_params" if ema else "params"
     weights = restore_tree(directory / str(chosen) / "state", {part: abstract})[part]
     if digest(weights) != _read_meta(directory / str(chosen)).get("digests", {}).get(part, digest(weights)):
         others = ", ".join(str(step) for step in steps if step != chosen)
         raise InputError(
-            f"checkpoint {chosen} of {directory} is damaged: its weights are not those that were saved; choose "
+            f"checkpoint {chosen} of {directory} is damaged: the weights are not those that were saved; choose "
             f"another step{f' ({others})' if others else ''}"
         )
     return chosen, weights
 
 
 def _read_meta(folder: epath.Path) -> dict[str, Any]:
-    """What was saved beside the arrays; {} where it cannot be read."""
+    """The metadata of a checkpoint; {} if it cannot be read."""
     try:
         return dict(ocp.JsonCheckpointHandler().restore(folder / "meta", args=ocp.args.JsonRestore()))
     except (OSError, ValueError, TypeError):
@@ -234,7 +236,7 @@ def _read_meta(folder: epath.Path) -> dict[str, Any]:
 
 
 def _changed(restored: Restored | None) -> list[str]:
-    """Parts of a state whose numbers are not those that were saved; checkpoints of old have no digests."""
+    """Parts of a state whose values are not those that were saved; old checkpoints have no digests to compare."""
     if restored is None:
         return []
     state, meta = restored
@@ -243,19 +245,19 @@ def _changed(restored: Restored | None) -> list[str]:
 
 
 def _position(folder: epath.Path, saved_by: int) -> dict[str, Any]:
-    """The data's state of this process, dealt anew where another number of processes saved it."""
+    """The state of this process's loader; it is dealt anew if another number of processes saved it."""
 
     def read(index: int) -> dict[str, Any]:
         return json.loads((folder / f"process_{index}-of-{saved_by}.json").read_text())
 
     if saved_by == jax.process_count():
         return read(jax.process_index())
-    logger.info("%d processes go on where %d were", jax.process_count(), saved_by)
+    logger.info("resuming a run of %d processes with %d", saved_by, jax.process_count())
     return deal_anew([read(index) for index in range(saved_by)])
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-    """One handler per item, for managers that restore only some of them."""
+    """One handler per item, so that a manager can restore some of the items only."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     kinds = {
         "state": (ocp.StandardCheckpointHandler(), ocp.args.StandardSave, ocp.args.StandardRestore),
@@ -273,7 +275,7 @@ def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
 
 
 def _structure(state: TrainState) -> str:
-    """A digest of the paths and shapes of all leaves, which tells another model from a damaged file."""
+    """A digest of the paths and shapes of all leaves; it distinguishes another model from a damaged file."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     text = "\n".join(f"{jax.tree_util.keystr(path)} {tuple(leaf.shape)}" for path, leaf in leaves)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

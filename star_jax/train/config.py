@@ -1,7 +1,7 @@
 """Settings of a training run: one frozen dataclass per group, which checks its own values.
 
 A file in configs/ returns an `ExperimentConfig` from `get_config()`; launch/experiment.py applies the command
-line's `--config.group.key=value`; a work directory records the whole as JSON, which `from_groups` reads back.
+line's `--config.group.key=value`; a work directory records the configuration as JSON, which `from_groups` reads.
 """
 
 import dataclasses
@@ -28,20 +28,20 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run: how long it is, what an update takes, and what is kept and reported."""
+    """Length of the run, size of an update, and what is saved and reported."""
 
-    # Number of updates of the weights in the whole run, those before a resume included.
+    # Number of updates of the weights in the whole run, including those before a resume.
     num_steps: int
     # Number of clips per update, over all devices and processes.
     batch_size: int
-    # Number of pieces that a batch is cut into; they are computed one after the other, in the memory of one.
+    # Number of pieces that a batch is split into; they are computed one after the other, in the memory of one.
     grad_accumulation: int = 1
-    # Seed of timesteps, noise, dropout and fresh weights. (data.seed is that of the data.)
+    # Seed of timesteps, noise, dropout and fresh weights (data.seed is the seed of the data).
     seed: int = 0
     # Decay of the moving average of the weights; 0 keeps no average.
     ema_decay: float = 0.0
-    # What the backward pass computes again: `none`, `dots` (all but matrix products), `attention` (all but flash
-    # attention on TPUs) or `full`.
+    # Activations that the backward pass recomputes: `none`, `dots` (all but matrix products), `attention` (all but
+    # flash attention on TPUs) or `full`.
     remat: str = "full"
     # Number of steps whose metrics are averaged into one line of the log.
     log_every_steps: int = 10
@@ -49,24 +49,24 @@ class TrainConfig:
     checkpoint_every_steps: int = 500
     # Number of newest checkpoints that are kept.
     keep_checkpoints: int = 3
-    # Checkpoints at multiples of this step are kept for ever; 0 keeps none.
+    # Checkpoints at multiples of this number of steps are kept for ever; 0 keeps none.
     keep_every_steps: int = 0
     # Steps between validations; 0 never validates.
     validate_every_steps: int = 0
-    # Clips to validate on, written like data.source; None takes those of the training, without random changes.
+    # Clips to validate on, in the form of data.source; None takes the training clips, without random changes.
     validation_source: str | None = None
     # Number of batches in a validation; they are the same every time.
     validation_batches: int = 1
-    # Steps with a gradient of a larger norm than this are bad, as are those whose loss or gradient is not finite.
+    # A step is bad if its gradient has a larger norm than this, or if its loss or gradient is not finite.
     largest_grad_norm: float | None = None
-    # Number of bad steps in a row that are skipped and counted: they leave weights and optimizer as they were. 0
-    # stops the run at the first.
+    # Number of bad steps in a row that are skipped and counted; they leave weights and optimizer as they were. 0
+    # stops the run at the first bad step.
     skip_bad_steps: int = 0
-    # Seconds without any progress after which the run ends, as something hangs; 0 waits for ever.
+    # Seconds without any progress after which the run ends, because something hangs; 0 waits for ever.
     stall_seconds: int = 3600
-    # Project of Weights & Biases that metrics are sent to as well; None sends nothing.
+    # Weights & Biases project that also gets the metrics; None sends nothing.
     wandb: str | None = None
-    # Draws WORKDIR/curves.html at the end, where matplotlib is installed.
+    # Draws WORKDIR/curves.html at the end if matplotlib is installed.
     curves: bool = True
     # First step that jax.profiler records into WORKDIR/profile.
     profile_start_step: int = 10
@@ -106,37 +106,41 @@ class TrainConfig:
                 f"train.batch_size={self.batch_size}"
             )
         if not 0 <= self.ema_decay < 1:
-            raise InputError(f"train.ema_decay is {self.ema_decay}; choose 0 (none) up to, but not, 1")
+            raise InputError(
+                f"train.ema_decay is {self.ema_decay}; it must be at least 0 (none) and less than 1"
+            )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks that are trained, and the weights that training starts from."""
+    """The networks that are trained, and the weights from which training starts."""
 
     # Name of the networks' sizes in `star_jax.presets.PRESETS`.
     preset: str = "i2vgen-xl"
     # Directory made by `star-jax convert`. Training starts from its weights, and every start reads the frozen ones
     # from it. None starts from fresh weights, which are written to WORKDIR/initial.
     checkpoint: str | None = None
-    # Directory whose autoencoder fresh networks get (`tiny-star`: the one in the package); None makes a fresh one.
+    # Directory with an autoencoder for fresh networks (`tiny-star` is the one in the package); None makes a fresh
+    # autoencoder.
     vae_checkpoint: str | None = None
     # Dtype of the computation and of the frozen weights; `auto` is bfloat16 on accelerators and float32 on a CPU.
     # Trained weights are float32.
     dtype: str = "auto"
-    # Attention kernel of every layer, see `star_jax.ops.attention`.
+    # Attention kernel of every layer; see `star_jax.ops.attention`.
     attention: str = "auto"
-    # The paper's ablations of LIEM, see `LiemConfig`.
+    # The paper's ablations of LIEM; see `LiemConfig`.
     liem_spatial: bool = True
     liem_temporal: bool = True
     liem_position: str = LIEM_POSITIONS[0]
     # Also trains the base UNet, for a model that starts from random weights.
     train_base: bool = False
-    # Rank of low-rank updates (LoRA) of all kernels of the networks, which are trained instead of the weights
-    # themselves; 0 trains the weights.
+    # Rank of low-rank updates (LoRA) of all kernels of the networks, which are trained instead of the weights;
+    # 0 trains the weights.
     lora_rank: int = 0
     # The updates are multiplied by lora_alpha / lora_rank; None multiplies by 1.
     lora_alpha: float | None = None
-    # File of updates that training starts from (`star-jax assemble RUN FILE.safetensors`); None starts from none.
+    # File of low-rank updates from which training starts (`star-jax assemble RUN FILE.safetensors`); None starts
+    # from fresh ones.
     lora: str | None = None
 
     def __post_init__(self):
@@ -145,7 +149,7 @@ class ModelConfig:
         if self.lora is not None and not self.lora_rank:
             raise InputError("model.lora is set, but model.lora_rank is 0; set it to the rank of that file")
         if self.lora_rank and self.train_base:
-            raise InputError("model.train_base and model.lora_rank exclude each other; choose one")
+            raise InputError("model.train_base and model.lora_rank exclude each other; set only one of them")
         _check_choice("model", self, "dtype", DTYPES)
         self.star_config()
 
@@ -153,7 +157,7 @@ class ModelConfig:
         """The preset with the ablations applied.
 
         Raises:
-          InputError: no such preset or LIEM position.
+          InputError: there is no such preset or LIEM position.
         """
         preset = get_preset(self.preset)
         liem = LiemConfig(self.liem_spatial, self.liem_temporal, self.liem_position)
@@ -171,8 +175,8 @@ class OptimizerConfig:
     # Number of steps over which the learning rate rises linearly from 0.
     warmup_steps: int = 0
     # Other values for some of the weights: `PATTERN:key=value,...;PATTERN:...`, where a pattern matches paths such
-    # as unet/down_blocks/0/liem1/kernel and keys are learning_rate, schedule, warmup_steps and weight_decay, as in
-    # `*liem*:learning_rate=2e-4,warmup_steps=500`. The first pattern that matches counts.
+    # as unet/down_blocks/0/liem1/kernel, and keys are learning_rate, schedule, warmup_steps and weight_decay, as in
+    # `*liem*:learning_rate=2e-4,warmup_steps=500`. The first pattern that matches applies.
     groups: str = ""
     # Adam's constants.
     b1: float = 0.9
@@ -180,8 +184,8 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     # Decoupled decay of all trained weights.
     weight_decay: float = 1e-2
-    # Largest norm of the gradient over all trained weights (the released script leaves the base UNet's LIEM out of
-    # it); None does not clip.
+    # Largest norm of the gradient over all trained weights, above which it is clipped (the released script leaves
+    # out the base UNet's LIEM); None does not clip.
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
@@ -191,7 +195,9 @@ class OptimizerConfig:
             _check_least("optimizer", self, name, 0)
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"optimizer.{name} is {getattr(self, name)}; choose 0 up to, but not, 1")
+                raise InputError(
+                    f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and less than 1"
+                )
         self.parse_groups()
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"optimizer.clip_norm is {self.clip_norm}; choose a positive number, or None")
@@ -200,7 +206,7 @@ class OptimizerConfig:
         """The settings of each pattern of `groups`, in order.
 
         Raises:
-          InputError: it is not written as the comment on `groups` says.
+          InputError: `groups` does not have the form in the comment on it.
         """
         found = {}
         for group in filter(None, self.groups.split(";")):
@@ -221,7 +227,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """A training run of STAR; the groups of a config file."""
+    """A training run of STAR; the fields are the groups of a config file."""
 
     train: TrainConfig
     data: DataConfig
@@ -236,26 +242,26 @@ def from_groups(kind: type, groups: Mapping[str, Mapping[str, Any]]) -> Any:
 
     Args:
       kind: dataclass of groups, such as `ExperimentConfig`.
-      groups: group -> key -> value; what is left out has its default.
+      groups: group -> key -> value; missing keys get their defaults.
 
     Raises:
-      InputError: an unknown, missing or badly typed key, or a value out of range; the key is named.
+      InputError: a key is unknown or missing, or its value has the wrong type or is out of range.
     """
     kinds = typing.get_type_hints(kind)
     for group, keys in groups.items():
         if group not in kinds:
             raise InputError(f"config has an unknown group {group!r}{suggestion(group, kinds)}")
         if not isinstance(keys, Mapping):
-            raise InputError(f"config.{group} is {keys!r}; expected a group of keys")
+            raise InputError(f"config.{group} is {keys!r}; it must be a group of keys")
     required = [f.name for f in dataclasses.fields(kind) if f.default_factory is dataclasses.MISSING]
     given = {**{name: {} for name in required}, **groups}
     return kind(**{group: _build(kinds[group], group, keys) for group, keys in given.items()})
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest known one, or all of them."""
+    """End of an error message about an unknown name: the most similar known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+    return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"
 
 
 def _build(kind: type, group: str, keys: Mapping[str, Any]) -> Any:
@@ -270,7 +276,7 @@ def _build(kind: type, group: str, keys: Mapping[str, Any]) -> Any:
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
-    """The value, where it has the key's type; an int becomes a float, and JSON's list a tuple."""
+    """Checks that a value has the key's type; an int may become a float, and a list from JSON a tuple."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         kind = typing.get_origin(option) or option

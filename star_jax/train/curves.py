@@ -1,4 +1,4 @@
-"""A page of a run: the curves of its metrics.jsonl, and links to what its validations show."""
+"""Web page of a run: curves of metrics.jsonl, and the pictures and videos of its validations."""
 
 import html
 import io
@@ -21,9 +21,9 @@ _STYLE = (
 
 
 def write_curves(root: epath.Path, title: str) -> None:
-    """Writes WORKDIR/curves.html: a plot of every metric over the steps, then what the validations show.
+    """Writes WORKDIR/curves.html: a plot of every metric over the steps, then the results of the validations.
 
-    The curves are inside the page; pictures and videos are found beside it, in WORKDIR/validation.
+    The curves are part of the page; pictures and videos are links to WORKDIR/validation.
 
     Raises:
       InputError: matplotlib is not installed.
@@ -39,7 +39,7 @@ def write_curves(root: epath.Path, title: str) -> None:
 
 
 def read_curves(lines: str) -> dict[str, list[tuple[int, float]]]:
-    """Metric -> (step, value), in the order in which metrics first appear; what is no number is left out."""
+    """Metric -> [(step, value)], in the order in which metrics first appear; null values are left out."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in lines.splitlines():
         values = json.loads(line)
@@ -52,7 +52,7 @@ def read_curves(lines: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def _validation(root: epath.Path) -> str:
-    """The last validation's picture and videos, and links to those before."""
+    """The last validation's picture and videos, and links to those of the earlier ones."""
     folder = root / VALIDATION
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     steps = sorted({name[:7] for name in names if name[:7].isdigit()}, reverse=True)

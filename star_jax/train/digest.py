@@ -1,8 +1,8 @@
-"""A digest of the numbers of a state, by which a damaged checkpoint is told from a good one.
+"""A digest of all values of a state, which tells a damaged checkpoint from a good one.
 
-Neither Orbax nor its array files notice every flipped bit: weights hardly compress, and what is not compressed
-carries no checksum. The digest is taken on the devices before a save and again after a restore, so that it covers
-everything in between, and it is the same however the arrays are split.
+Neither Orbax nor its array files notice every flipped bit: weights hardly compress, and uncompressed data has no
+checksum. The digest is computed on the devices before a save and again after a restore, so that it covers
+everything in between, and it does not depend on how the arrays are sharded.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ import numpy as np
 
 
 def digest(tree: Any) -> str:
-    """Names the numbers of a tree of arrays, bit for bit; the structure is not part of it.
+    """Digest of the bits of all arrays in a tree; it does not cover the tree's structure.
 
-    One sum after the other: each adds up over devices, and processes whose devices meet for several sums at once,
-    in another order in each process, wait for each other for ever.
+    The sums are computed one after the other. Each is a reduction over devices, and processes that start several
+    reductions at once, each in another order, would wait for each other for ever.
     """
     sums = [jax.device_get(_sum(leaf)) for leaf in jax.tree.leaves(tree)]
     return hashlib.sha256(np.asarray(sums, np.uint32).tobytes()).hexdigest()[:16]
@@ -25,7 +25,7 @@ def digest(tree: Any) -> str:
 
 @jax.jit
 def _sum(x: jax.Array) -> jax.Array:
-    """Sum of all numbers' bits modulo 2^32, each times an odd number of its own: any one changed bit changes it."""
+    """Sum modulo 2^32 of all values' bits, each times a different odd number: any changed bit changes the sum."""
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
     place = jnp.zeros(x.shape, jnp.uint32)
     for axis, size in enumerate(x.shape):

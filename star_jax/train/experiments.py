@@ -1,4 +1,4 @@
-"""The kinds of training runs: which configuration has which objective."""
+"""The kinds of training runs: the objective for each class of configuration."""
 
 import os
 from typing import Any
@@ -19,10 +19,10 @@ _RUNGS: dict[str, tuple[type[ExperimentConfig], Any]] = {
 
 
 def make_objective(config: ExperimentConfig) -> StarObjective:
-    """The objective of a configuration.
+    """Makes the objective of a configuration.
 
     Raises:
-      InputError: sizes that the networks do not take, or a checkpoint that does not fit.
+      InputError: the networks do not support the data's sizes, or the checkpoint does not fit.
     """
     for kind, objective in _RUNGS.values():
         if type(config) is kind:
@@ -31,10 +31,10 @@ def make_objective(config: ExperimentConfig) -> StarObjective:
 
 
 def read_experiment_config(workdir: str | os.PathLike) -> ExperimentConfig:
-    """The configuration that a run was begun with.
+    """Reads the configuration of a run's last start.
 
     Raises:
-      InputError: not a work directory of `star-jax train`.
+      InputError: `workdir` is not a work directory of `star-jax train`.
     """
     groups = read_workdir_config(workdir)
     rung = groups.get("distill", {}).get("rung")

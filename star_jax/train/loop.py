@@ -39,7 +39,7 @@ from star_jax.train.workdir import VALIDATION, held_workdir, open_workdir
 
 logger = logging.getLogger(__name__)
 
-# A disk or quota that is full or gone, or a file that became too large.
+# A disk is full or gone, a quota is used up, or a file has become too large.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
@@ -49,7 +49,7 @@ class Outcome:
 
     Attributes:
       step: step of the last checkpoint.
-      finished: whether all steps are done; if not, the run was told to stop (SIGTERM) and can be resumed.
+      finished: whether all steps are done; otherwise SIGTERM stopped the run, and it can be resumed.
     """
 
     step: int
@@ -65,19 +65,19 @@ def train(
     allow_changed_config: bool = False,
     quiet: bool = False,
 ) -> Outcome:
-    """Trains until config.train.num_steps, from the newest checkpoint of `workdir` where there is one.
+    """Trains until config.train.num_steps, starting from the newest checkpoint of `workdir` if there is one.
 
     Every process of a run calls this function. A resumed run continues exactly as an uninterrupted one would have:
-    on as many devices and processes, its weights, metrics and data are bit-identical.
+    with the same number of devices and processes, its weights, metrics and data are bit-identical.
 
     Args:
-      objective: the task.
-      config: dataclass with the groups `train`, `data`, `optimizer` and `mesh`; all of it is recorded.
+      objective: the training task.
+      config: dataclass with the groups `train`, `data`, `optimizer` and `mesh`; all groups are recorded.
       workdir: see `star_jax.train.workdir`.
       flops_per_step: operations of one update on all devices together, for MFU. The default is the compiler's
-        count, which includes what is computed twice and counts the body of a loop once.
+        count, which includes recomputation and counts the body of a loop once.
       allow_changed_config: resume although `workdir` was begun with another configuration.
-      quiet: no progress bar.
+      quiet: show no progress bar.
 
     Raises:
       InputError: the configuration does not fit the devices, the data or `workdir`.
@@ -91,17 +91,17 @@ def train(
 
 @contextlib.contextmanager
 def _explained(workdir: str | os.PathLike) -> Iterator[None]:
-    """Logs an unexpected exception with its traceback: the command line prints one line of it.
+    """Logs the traceback of an unexpected exception, because the command line prints only one line.
 
     Raises:
-      DiskError: something could not be written, such as a line of metrics or a picture.
+      DiskError: the run cannot write, for example a line of metrics or a picture.
     """
     try:
         yield
     except StarError:
         raise
     except Exception as error:
-        logger.exception("the run ends")
+        logger.exception("the run ends with an unexpected error")
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise DiskError(
                 f"cannot write to --workdir {workdir}: {error.strerror}; free disk space or raise the quota, then "
@@ -113,14 +113,14 @@ def _explained(workdir: str | os.PathLike) -> Iterator[None]:
 def _run(
     objective: Objective, config: RunConfig, root: epath.Path, mesh: Mesh, flops: float | None, *, quiet: bool
 ) -> Outcome:
-    """One start of a run, from loading to the last step.
+    """Starts or resumes a run: loads everything, and trains until the last step.
 
-    The order within the loop is what makes a resumed run exact:
+    The order within the loop makes a resumed run exact:
 
-    1. The next batch is taken AFTER the last save, so that a checkpoint holds the position behind its own batch.
-    2. Numbers are checked BEFORE anything is logged or saved, so that every checkpoint is good.
-    3. The log takes a step's metrics BEFORE the save, as its sums since the last line are part of a checkpoint.
-    4. The save comes LAST: what a stop leaves behind is a whole number of whole steps.
+    1. The next batch is drawn AFTER the last save, so that a checkpoint has the position after its own batch.
+    2. Metrics are checked BEFORE anything is logged or saved, so that every checkpoint is good.
+    3. The log gets a step's metrics BEFORE the save, because its sums since the last line are part of a checkpoint.
+    4. The save comes LAST, so that a stopped run leaves a whole number of complete steps.
     """
     settings, stages = config.train, Stages()
     num_steps = settings.num_steps
@@ -176,7 +176,7 @@ def _run(
                 if stopping or step == num_steps or step % settings.checkpoint_every_steps == 0:
                     checkpoints.save(state, batches, meta)
             checkpoints.wait()
-            logger.info("time of this start, %s", stages.summary())
+            logger.info("time since the start: %s", stages.summary())
     if settings.curves:
         _draw_curves(root, step)
     return Outcome(step, finished=step >= num_steps)
@@ -190,7 +190,7 @@ def _data_ended(
     batches: grain.DatasetIterator,
     meta: dict[str, Any],
 ) -> RunError:
-    """Saves what is done; returns what to raise."""
+    """Saves the last step; returns the error to raise."""
     if step not in checkpoints.steps():
         checkpoints.save(state, batches, meta)
     checkpoints.wait()
@@ -207,7 +207,7 @@ def _validate(
     root: epath.Path,
     step: int,
 ) -> dict[str, float]:
-    """Figures of the averaged weights where the run keeps some, and a picture in WORKDIR/validation."""
+    """Validates the averaged weights if the run keeps an average; writes a picture to WORKDIR/validation."""
     image = None
     if jax.process_index() == 0:
         image = root / VALIDATION / f"{step:07d}.png"
@@ -217,6 +217,6 @@ def _validate(
 
 
 def _draw_curves(root: epath.Path, step: int) -> None:
-    """The metrics up to a step as a picture, where matplotlib is installed."""
+    """Writes the page of curves if matplotlib is installed."""
     if jax.process_index() == 0 and importlib.util.find_spec("matplotlib"):
         write_curves(root, f"{root.name}: {step} steps")

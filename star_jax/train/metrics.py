@@ -1,6 +1,6 @@
-"""Writers of metrics to the console, JSON lines and TensorBoard, with the interface of clu's MetricWriter.
+"""Writers of metrics to the console, JSON lines, TensorBoard and Weights & Biases.
 
-clu's own writers import TensorFlow; these do not.
+They have the interface of clu's MetricWriter, but do not import TensorFlow as clu's writers do.
 """
 
 import hashlib
@@ -23,29 +23,28 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricWriter(Protocol):
-    """Takes scalars of a step; the part of clu.metric_writers.MetricWriter that training needs."""
+    """Writes scalars of a step: the part of clu.metric_writers.MetricWriter that training needs."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the values of one step."""
 
     def flush(self) -> None:
-        """Makes what was written readable for others."""
+        """Makes everything written so far readable for others."""
 
     def close(self) -> None:
-        """Ends the writer."""
+        """Closes the writer."""
 
 
 def create_writer(workdir: epath.Path, first_step: int, wandb: str | None = None) -> MetricWriter:
-    """Makes every available writer; TensorBoard needs tensorboardX.
+    """Makes all available writers; TensorBoard needs tensorboardX.
 
     Args:
       workdir: directory of metrics.jsonl and tensorboard/.
-      first_step: number of steps done before this start. Lines of later steps, which an earlier start wrote and
-        this one will write again, are dropped.
-      wandb: project of Weights & Biases to write to as well.
+      first_step: number of steps done so far. Lines of later steps, which the run will write again, are dropped.
+      wandb: Weights & Biases project to write to as well.
 
     Raises:
-      InputError: `wandb` is given, and the library is not installed.
+      InputError: `wandb` is given, but the library is not installed.
     """
     writers: list[MetricWriter] = [ConsoleWriter(), JsonLinesWriter(workdir / METRICS_FILE, first_step)]
     if importlib.util.find_spec("tensorboardX"):
@@ -56,7 +55,7 @@ def create_writer(workdir: epath.Path, first_step: int, wandb: str | None = None
 
 
 class MultiWriter:
-    """Hands everything to several writers."""
+    """Writes to several writers."""
 
     def __init__(self, writers: Sequence[MetricWriter]):
         self._writers = writers
@@ -75,7 +74,7 @@ class MultiWriter:
 
 
 class ConsoleWriter:
-    """One line per step on standard output; shares of the time, goodput but for them, are in the files only."""
+    """Prints one line per step to standard output, without the shares of the time (except goodput)."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         shown = {name: value for name, value in scalars.items() if not name.endswith("_share")}
@@ -83,14 +82,14 @@ class ConsoleWriter:
         print(f"step {step}  {values}", flush=True)
 
     def flush(self) -> None:
-        """Every line is flushed as it is written."""
+        """Does nothing: every line is flushed when it is written."""
 
     def close(self) -> None:
-        """Standard output stays open."""
+        """Does nothing: standard output stays open."""
 
 
 class JsonLinesWriter:
-    """One JSON object per call: {"step": 10, "loss": ...}. Numbers that are not finite become null."""
+    """Writes one JSON object per call: {"step": 10, "loss": ...}. Values that are not finite become null."""
 
     def __init__(self, path: epath.Path, first_step: int):
         self._path = path
@@ -103,7 +102,7 @@ class JsonLinesWriter:
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         line = json.dumps({"step": step, **values})
-        if self._remote:  # object stores do not append
+        if self._remote:  # object stores cannot append
             self._lines.append(line)
             self._path.write_text("\n".join(self._lines) + "\n")
             return
@@ -111,20 +110,20 @@ class JsonLinesWriter:
             file.write(line + "\n")
 
     def flush(self) -> None:
-        """Every line is on disk as it is written."""
+        """Does nothing: no line is buffered."""
 
     def close(self) -> None:
-        """No file is open between lines."""
+        """Does nothing: no file is open between lines."""
 
 
 def _lines_before(path: epath.Path, first_step: int) -> list[str]:
-    """Complete lines of steps up to the resumed one; a killed process may have cut the last line."""
+    """Complete lines of steps up to the resumed one; the last line may be cut off if a process was killed."""
     kept = []
     for line in path.read_text().splitlines():
         try:
             values = json.loads(line)
         except ValueError:
-            logger.warning("dropped an incomplete line of %s", path)
+            logger.warning("dropped an incomplete line in %s", path)
             continue
         if values["step"] <= first_step:
             kept.append(line)
@@ -132,10 +131,10 @@ def _lines_before(path: epath.Path, first_step: int) -> list[str]:
 
 
 class TensorBoardWriter:
-    """Event files, through tensorboardX.
+    """Writes event files through tensorboardX.
 
-    Its SummaryWriter writes in a thread, which dies unheard when the disk is full; then the queue before it fills
-    up, and the run waits for ever. This writes at once.
+    tensorboardX's SummaryWriter writes in a thread, which dies silently when the disk is full; then its queue fills
+    up, and the run waits for ever. This class writes in the caller's thread.
     """
 
     def __init__(self, directory: epath.Path, first_step: int):
@@ -145,7 +144,7 @@ class TensorBoardWriter:
         self._event = event_pb2.Event
         directory.mkdir(parents=True, exist_ok=True)
         self._writer: Any = EventsWriter(str(directory / "events"))
-        if first_step:  # drop what an earlier start wrote after this step
+        if first_step:  # drops events of later steps, which the run will write again
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=first_step + 1, session_log=start)
 
@@ -166,7 +165,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Weights & Biases; a run that is resumed goes on there, too.
+    """Writes to Weights & Biases; a resumed run continues the same run there.
 
     Raises:
       InputError: the library is not installed.
@@ -176,7 +175,7 @@ class WandbWriter:
         try:
             import wandb
         except ImportError as error:
-            raise InputError("train.wandb needs the library: pip install 'star_jax[wandb]'") from error
+            raise InputError("train.wandb needs wandb; run pip install 'star_jax[wandb]'") from error
         self._run: Any = wandb.init(
             project=project,
             name=workdir.name,
@@ -190,7 +189,7 @@ class WandbWriter:
         self._run.log(dict(scalars), step=step)
 
     def flush(self) -> None:
-        """The library sends by itself."""
+        """Does nothing: the library sends in the background."""
 
     def close(self) -> None:
         self._run.finish()
@@ -199,14 +198,14 @@ class WandbWriter:
 class MetricWindow:
     """Sums metrics between two lines of the log; its state is saved, so that a resumed run logs the same means.
 
-    A metric that is NaN was not measured at that step, and its mean is that of the others.
+    A metric that is NaN was not measured at that step; its mean is over the other steps.
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None):
         state = state or {}
         self.count: int = state.get("count", 0)
         self.sums: dict[str, float] = dict(state.get("sums", {}))
-        self.missing: dict[str, int] = dict(state.get("missing", {}))  # steps without a metric, by its name
+        self.missing: dict[str, int] = dict(state.get("missing", {}))  # number of steps without each metric
         self.skipped: int = state.get("skipped", 0)
 
     def add(self, metrics: Mapping[str, float]) -> None:
@@ -218,11 +217,11 @@ class MetricWindow:
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def skip(self) -> None:
-        """Counts a step that changed nothing and whose metrics are no use."""
+        """Counts a skipped step, without its metrics."""
         self.skipped += 1
 
     def take(self) -> dict[str, float]:
-        """Means since the last call, and the number of skipped steps where there were any."""
+        """Means since the last call, and the number of skipped steps if there were any."""
         means = {name: total / (self.count - self.missing.get(name, 0)) for name, total in self.sums.items()}
         if self.skipped:
             means["skipped_steps"] = self.skipped
@@ -230,7 +229,7 @@ class MetricWindow:
         return means
 
     def state(self) -> dict[str, Any]:
-        """JSON for the constructor."""
+        """The state as JSON values, for the constructor."""
         state: dict[str, Any] = {"count": self.count, "sums": self.sums}
         counts = {"missing": self.missing, "skipped": self.skipped}
         return state | {name: value for name, value in counts.items() if value}

@@ -1,4 +1,4 @@
-"""What the training loop asks of a training task."""
+"""Interface between the training loop and a training task."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,10 +9,10 @@ Tree = dict[str, Any]
 
 
 class Objective(Protocol):
-    """One task: which weights it trains, what a batch is, and its loss.
+    """A training task: the weights that it trains, its batches, and its loss.
 
-    Parameter trees are keyed by the model's components. Methods that take only shapes work without memory and
-    without a device.
+    Parameter trees are keyed by the model's components. The methods that return shapes need no memory and no
+    device.
     """
 
     def abstract_params(self) -> tuple[Tree, Tree]:
@@ -22,20 +22,20 @@ class Objective(Protocol):
         """Reads both trees from the initial checkpoint, placed by the shardings of the given leaves."""
 
     def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, Any]:
-        """Host side: a batch of the loader -> arrays for `loss`, the batch on the first axis of each."""
+        """Turns a batch of the loader into arrays for `loss`, on the host; the first axis of each is the batch."""
 
     def abstract_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of what `prepare_batch` returns for that many samples."""
+        """Shapes of the arrays that `prepare_batch` returns for `batch_size` samples."""
 
     def loss(
         self, trainable: Tree, frozen: Tree, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss over the batch and scalar metrics; pure, differentiable in `trainable`.
+        """Mean loss over the batch, and scalar metrics; a pure function, differentiable in `trainable`.
 
-        Every draw is folded in from `key`, which is the step's.
+        All random draws are derived from `key`, the key of the step.
         """
 
     def validate(
         self, trainable: Tree, frozen: Tree, batches: list[dict[str, Any]], image_path: Path | None
     ) -> dict[str, float]:
-        """Metrics over prepared batches that do not change; writes a picture to `image_path` if there is one."""
+        """Metrics over a fixed set of prepared batches; also writes a picture unless `image_path` is None."""

@@ -14,12 +14,12 @@ from star_jax.train.turns import turns_of
 
 
 def step_flops(objective: Objective, batch_size: int) -> float:
-    """Operations of one update on all devices together, without what remat computes twice.
+    """Operations of one update on all devices together, without the recomputation of remat.
 
-    Where parts of the weights take turns, the mean over a cycle.
+    If parts of the weights take turns, this is the mean over a cycle.
 
     Args:
-      objective: asked for shapes and for the loss.
+      objective: provides the shapes and the loss.
       batch_size: clips per update.
     """
     trainable, frozen = objective.abstract_params()

@@ -1,4 +1,4 @@
-"""AdamW, its schedule and the clipping of gradients, by optax."""
+"""AdamW with a learning-rate schedule and gradient clipping, built with optax."""
 
 import fnmatch
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ _OTHERS = "others"  # label of weights that no pattern matches
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What turns gradients into updates.
+    """Turns gradients into updates.
 
     Attributes:
-      transform: optax's; its state has the shapes of the trained weights.
+      transform: the optax transformation; its state has the shapes of the trained weights.
       learning_rate: step -> learning rate of the weights that are in no group, for the metrics.
     """
 
@@ -30,7 +30,7 @@ class Optimizer:
 def make_optimizer(config: OptimizerConfig, num_steps: int, turns: Turns | None = None) -> Optimizer:
     """Builds the optimizer of a run of `num_steps`; gradients are clipped over all groups at once.
 
-    Where parts of the weights take turns, `turns` has the settings of each part's own optimizer, whose schedule
+    If parts of the weights take turns, `turns` has the settings of an optimizer for each part, whose schedule
     counts the updates of that part.
     """
     if turns is None:

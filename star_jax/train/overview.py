@@ -1,4 +1,4 @@
-"""What a run trains and what it leaves as it is, by component."""
+"""Table of the trained and frozen weights of a run, by component."""
 
 import math
 
@@ -9,7 +9,7 @@ from star_jax.train.state import Tree
 
 
 def overview(trainable: Tree, frozen: Tree) -> str:
-    """A table of the numbers of weights.
+    """A table with the number of trained and frozen weights of each component.
 
     Args:
       trainable, frozen: trees of shapes by component.
@@ -19,7 +19,7 @@ def overview(trainable: Tree, frozen: Tree) -> str:
     """
     trees = [flatten(tree) for tree in (trainable, frozen)]
     if both := sorted(trees[0].keys() & trees[1].keys()):
-        raise ValueError(f"{both[0]} is both trained and frozen ({len(both)} leaves are)")
+        raise ValueError(f"{len(both)} leaves are both trained and frozen; the first is {both[0]}")
     components = sorted({path.split("/")[0] for leaves in trees for path in leaves})
     rows = [(name, _count(trees[0], name), _count(trees[1], name)) for name in components]
     total = ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))

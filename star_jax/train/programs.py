@@ -1,7 +1,8 @@
-"""Compiled programs that a process keeps, so that a second run of the same step finds the first one's.
+"""A cache of compiled programs, so that a second run of the same step in a process need not compile again.
 
-Two programs are the same if their lowered texts are: these have every operation, constant, sharding and donation,
-whatever objects they were traced from. So nothing has to say what it depends on, and no objective is kept alive.
+Two programs are the same if their lowered texts are equal: a text contains every operation, constant, sharding and
+donation, whatever objects it was traced from. So no code has to list its dependencies, and no objective is kept
+alive.
 """
 
 import hashlib
@@ -12,14 +13,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-_KEPT = 8  # the last ones used
+_KEPT = 8  # number of most recently used programs
 _programs: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
 
 
 def jit_and_find(function: Callable[..., Any]) -> Callable[..., Any]:
     """`jax.jit` for the methods of an objective: an equal method of another objective finds the same programs.
 
-    `jax.jit` alone looks for a program by the function, and a method of another object is another function.
+    `jax.jit` alone caches programs by function, and a method of another object is another function.
     """
     jitted = jax.jit(function)
     found: dict[Hashable, jax.stages.Compiled] = {}
@@ -42,7 +43,7 @@ def compile_or_find(
 ) -> jax.stages.Compiled:
     """Compiles a program for a mesh or for single devices, unless this process has compiled the same one before."""
     text = lowered.as_text()
-    if "callback" in text:  # the text does not say what is called
+    if "callback" in text:  # the text does not identify the function that is called
         return lowered.compile()
     key = (hashlib.sha256(text.encode()).digest(), lowered.in_tree, lowered.out_tree, devices)
     if key not in _programs:

@@ -1,4 +1,4 @@
-"""A rehearsal of a run: everything up to two steps on real data, thrown away; nothing is written."""
+"""A rehearsal of a run: two steps on real data, whose results are discarded; nothing is written."""
 
 import contextlib
 import os
@@ -32,11 +32,11 @@ def rehearse(
     """Loads weights and data, compiles the step, and takes two steps that change nothing on disk.
 
     Args:
-      objective, config, workdir: as `star_jax.train.loop.train` takes them.
+      objective, config, workdir: see `star_jax.train.loop.train`.
       flops: operations of one step on all devices; by default the compiler's count.
 
     Returns:
-      What was found and measured, and what follows for the run: a line per subject.
+      A report of several lines, with what was measured and what it means for the run.
 
     Raises:
       InputError: the configuration does not fit the devices or the data.
@@ -107,12 +107,12 @@ def _axes(mesh: Mesh) -> str:
 
 
 def _memory(step: jax.stages.Compiled) -> str:
-    """Plan of the compiler for one device, and what it has."""
+    """Memory that the compiler plans on one device, and the device's memory if it is known."""
     plan = step.memory_analysis()
     if plan is None:
-        return "the compiler tells no plan"
+        return "the compiler reports no plan"
     weights, working = plan.argument_size_in_bytes, plan.temp_size_in_bytes
-    text = f"{bytes_text(weights)} of weights, state and batch and {bytes_text(working)} of work on a device"
+    text = f"{bytes_text(weights)} for weights, state and batch, and {bytes_text(working)} for work, on each device"
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return f"{text}; it has {bytes_text(limit)}" if limit else text
 

@@ -1,4 +1,4 @@
-"""Training of STAR from a configuration, as `star-jax train` runs it."""
+"""Trains STAR from a configuration, as `star-jax train` does."""
 
 import dataclasses
 import os
@@ -23,26 +23,26 @@ def train(
     allow_changed_config: bool = False,
     quiet: bool = False,
 ) -> Outcome:
-    """Trains the ControlNet and LIEM; the same call goes on from the newest checkpoint of `workdir`.
+    """Trains the ControlNet and LIEM; the same call resumes from the newest checkpoint of `workdir`.
 
     Args:
-      config: see `star_jax.train.config`. Where it names no checkpoint, the run begins with fresh weights.
+      config: see `star_jax.train.config`. If it names no checkpoint, the run begins with fresh weights.
       workdir: folder of checkpoints, metrics and pictures; a path, gs://... or s3://...
       allow_changed_config: resume although `workdir` was begun with other values.
       quiet: show no progress.
 
     Returns:
-      The step that was reached, and whether it was the last.
+      The last step that was done, and whether the run is finished.
 
     Raises:
       InputError: the configuration does not fit the devices, the data or `workdir`.
       RunError: the loss is not finite, the data ended or is bad, or the disk is full.
     """
-    make_mesh(config.mesh)  # refused before weights are drawn
+    make_mesh(config.mesh)  # rejects a wrong mesh before fresh weights are made
     with held_workdir(workdir):
         config = _with_checkpoint(config, workdir)
         objective = make_objective(config)
-        # Counting takes a while, so only where it gives a share of the device's peak.
+        # Counting takes a while, so it is done only if the device's peak is known.
         flops = None if device_peak_tflops() is None else step_flops(objective, config.train.batch_size)
         return run_loop(
             objective,
@@ -55,13 +55,13 @@ def train(
 
 
 def rehearse(config: ExperimentConfig, workdir: str | os.PathLike) -> str:
-    """Says what `train` will do, from two trial steps that are thrown away; nothing is written to `workdir`.
+    """Reports what `train` will do, from two trial steps that are discarded; nothing is written to `workdir`.
 
     Returns:
-      A line per subject: data, batch, weights, devices, memory, step, checkpoint, times.
+      A report of several lines: data, batch, weights, devices, memory, step, checkpoint, times.
 
     Raises:
-      InputError: as `train`.
+      InputError: see `train`.
     """
     make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def rehearse(config: ExperimentConfig, workdir: str | os.PathLike) -> str:
 
 
 def _with_checkpoint(config: ExperimentConfig, workdir: str | os.PathLike) -> ExperimentConfig:
-    """The configuration with a checkpoint of fresh weights where it names none."""
+    """The configuration with a checkpoint; one of fresh weights is made if the configuration names none."""
     if config.model.checkpoint is not None:
         return config
     directory = fresh_checkpoint(

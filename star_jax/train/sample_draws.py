@@ -1,4 +1,4 @@
-"""Random draws that depend on a sample's position in the data, and not on its batch, piece of a batch or device."""
+"""Random draws that depend on a sample's position in the data, but not on its batch, its piece or its device."""
 
 from collections.abc import Mapping
 
@@ -13,5 +13,5 @@ def sample_keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def sample_noise(keys: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise, float32 `shape` = [B, F, h, w, C], with a key per sample."""
+    """Standard normal noise, float32 of shape [B, F, h, w, C], with one key per sample."""
     return jax.vmap(lambda key: frame_noise(key, name, (1, *shape[1:]))[0])(keys)

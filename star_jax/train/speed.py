@@ -1,4 +1,4 @@
-"""How fast a run is, and what its time and memory go into."""
+"""Measures the speed of a run, and how it spends time and memory."""
 
 import resource
 
@@ -8,7 +8,7 @@ from star_jax.parallel.peaks import mfu
 from star_jax.train.stages import SHARES, Stages
 from star_jax.train.start import RunConfig
 
-# Metrics that are measured, and so differ between two runs that compute the same.
+# Metrics that are measured and therefore differ between two otherwise identical runs.
 MEASURED = frozenset(
     {
         "seconds_per_step",
@@ -27,9 +27,9 @@ class Speed:
     """Means over the steps between two lines of the log, without compilation and validation.
 
     Args:
-      config: of the run.
-      stages: what the loop is doing.
-      flops: operations of one step on all devices together; None where they are not known.
+      config: configuration of the run.
+      stages: times of the stages of the loop.
+      flops: operations of one step on all devices together; None if they are not known.
     """
 
     def __init__(self, config: RunConfig, stages: Stages, flops: float | None):
@@ -38,7 +38,7 @@ class Speed:
         self._count, self._seconds, self._waited = 0, 0.0, 0.0
 
     def add(self, seconds: float, waited: float) -> None:
-        """Counts a step: its seconds, and how many of them it waited for its batch."""
+        """Counts a step, its seconds, and the seconds of these spent waiting for the batch."""
         self._count += 1
         self._seconds += seconds
         self._waited += waited
@@ -60,7 +60,7 @@ class Speed:
 
 
 def _memory() -> dict[str, float]:
-    """Most memory that was in use so far: of this process, and of its fullest device where it tells."""
+    """Peak memory of this process, and of its fullest device if devices report it."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     known = [peak for peak in peaks if peak is not None]
     return {

@@ -1,4 +1,4 @@
-"""A watch over the loop: a run in which something hangs ends, so that it can be started again."""
+"""Watchdog of the loop: it ends a run that hangs, so that the run can be started again."""
 
 import contextlib
 import faulthandler
@@ -22,14 +22,14 @@ _HINTS = {
 
 
 class StallWatch(contextlib.AbstractContextManager):
-    """Ends the process where a stage of the loop takes too long: what hangs cannot be asked to stop.
+    """Ends the process if a stage of the loop takes too long, because a hanging call cannot be interrupted.
 
-    Where it hung is written to WORKDIR/logs/stalled_PID.txt, as the stack of every thread.
+    The stack of every thread is written to WORKDIR/logs/stalled_PID.txt.
 
     Args:
       root: work directory.
-      seconds: the longest that a stage may take; 0 watches nothing.
-      stages: what the loop is doing.
+      seconds: longest time that a stage may take; 0 disables the watchdog.
+      stages: the loop's current stage.
     """
 
     def __init__(self, root: epath.Path, seconds: float, stages: Stages):

@@ -1,4 +1,4 @@
-"""What a run does before its first step: weights and state on the devices, and the step as a program."""
+"""Preparation of a run before its first step: loads weights and state onto the devices, and compiles the step."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ Restore = Callable[[TrainState], tuple[TrainState, dict[str, Any]] | None]
 
 
 class RunConfig(Protocol):
-    """What the loop reads of a configuration; `ExperimentConfig` is one."""
+    """The groups of a configuration that the loop needs; `ExperimentConfig` is an example."""
 
     @property
     def train(self) -> TrainConfig: ...
@@ -44,10 +44,10 @@ class RunConfig(Protocol):
 def load_state(
     objective: Objective, optimizer: Optimizer, config: TrainConfig, mesh: Mesh, restore: Restore
 ) -> tuple[TrainState, Tree, dict[str, Any]]:
-    """Reads the weights, then what `restore` makes of the state's shapes and shardings, or makes a new state.
+    """Reads the weights, then restores the state, or makes a new one if `restore` returns None.
 
     Returns:
-      (state, frozen weights, what else was saved with the state).
+      (state, frozen weights, metadata that was saved with the state).
     """
     trainable, frozen = (
         with_shardings(tree, param_shardings(mesh, tree)) for tree in objective.abstract_params()
@@ -75,7 +75,7 @@ def compile_step(
     mesh: Mesh,
     arguments: tuple[TrainState, Tree, jax.Array],
 ) -> jax.stages.Compiled:
-    """The step of `star_jax.train.step` as a program for this state, these frozen weights and this key."""
+    """Compiles the step of `star_jax.train.step` for the given state, frozen weights and key."""
     state, frozen, key = arguments
     started = time.perf_counter()
     step = jit_train_step(make_train_step(objective, optimizer, config), mesh, jax.eval_shape(lambda: state))
@@ -87,6 +87,6 @@ def compile_step(
 
 
 def program_flops(program: jax.stages.Compiled, mesh: Mesh) -> float | None:
-    """The compiler's count for all devices together; it counts what is computed twice, and a loop's body once."""
+    """The compiler's count for all devices together, with recomputation and with each loop's body once."""
     of_device = compiled_flops(program)
     return None if of_device is None else of_device * mesh.size

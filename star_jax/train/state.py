@@ -1,4 +1,4 @@
-"""The state that training changes, and the decision which weights are trained."""
+"""The state that training updates, and the split into trained and frozen weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ class TrainState:
     Attributes:
       step: number of updates so far, int32.
       params: trained weights by component, float32.
-      ema_params: moving average of the trained weights; None where the run keeps none.
+      ema_params: moving average of the trained weights; None if the run keeps none.
       opt_state: state of the optax optimizer.
     """
 
@@ -33,7 +33,7 @@ class TrainState:
 
 
 def split_trainable(params: Mapping[Any, Any], predicate: Callable[[str], bool]) -> tuple[Tree, Tree]:
-    """Splits trees by component into (trainable, frozen); every leaf goes to one of them."""
+    """Splits trees by component into (trainable, frozen); leaves whose path satisfies `predicate` are trainable."""
     leaves = flatten(params)
     trainable = {path: leaf for path, leaf in leaves.items() if predicate(path)}
     return unflatten(trainable), unflatten({path: leaves[path] for path in leaves if path not in trainable})
@@ -45,21 +45,21 @@ def merge_params(trainable: Mapping[Any, Any], frozen: Mapping[Any, Any]) -> Tre
 
 
 def new_state(params: Tree, optimizer: Optimizer, *, ema_decay: float = 0.0) -> TrainState:
-    """The state before the first step; under `jax.jit` and `jax.eval_shape`."""
-    # A copy: two leaves of one buffer could not both be donated.
+    """The state before the first step; for use within `jax.jit` or `jax.eval_shape`."""
+    # This is a copy, because two leaves that share a buffer cannot both be donated.
     ema_params = jax.tree.map(jnp.copy, params) if ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.transform.init(params))
 
 
 def abstract_state(abstract_trainable: Tree, optimizer: Optimizer, *, ema_decay: float = 0.0) -> TrainState:
-    """Shapes of the state, without memory and without shardings."""
+    """Shapes of the state, without memory or shardings."""
     return jax.eval_shape(
         lambda params: new_state(params, optimizer, ema_decay=ema_decay), abstract_trainable
     )
 
 
 def keep_idle(turns: Turns, old: TrainState, new: TrainState) -> TrainState:
-    """The new state, with everything of the parts that were not updated (weights, average, optimizer) as it was."""
+    """The new state, but with the old weights, average and optimizer state of all parts whose turn it was not."""
     active = turns.active(old.step)
 
     def chosen(part: str, before: Any, after: Any) -> Any:

@@ -28,12 +28,12 @@ TrainStep = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Met
 def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainConfig) -> TrainStep:
     """Builds step(state, frozen, batch, key) -> (state, metrics).
 
-    `key` is the key of the run; the number of the step is folded into it here. The metrics are those of the
-    objective, `loss`, `grad_norm` (before clipping) and `learning_rate`. With train.skip_bad_steps, a bad step
-    leaves all but the number of the step as it was. The step is a pure function; `jit_train_step` compiles it.
+    `key` is the key of the run; the step folds its own number into it. The metrics are those of the objective,
+    `loss`, `grad_norm` (before clipping) and `learning_rate`. With train.skip_bad_steps, a bad step changes only
+    the number of the step. The step is a pure function; `jit_train_step` compiles it.
 
-    Where parts of the weights take turns, a step computes and updates those whose turn it is; metrics of the other
-    turns are NaN.
+    If parts of the weights take turns, a step computes and updates only the parts whose turn it is; metrics of
+    the other turns are NaN.
     """
     turns = turns_of(objective)
 
@@ -65,18 +65,18 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
 
 
 def _is_good(metrics: Metrics, largest_grad_norm: float | None) -> jax.Array:
-    """The rule of `star_jax.train.bad_steps`, on the devices."""
+    """The rule of `star_jax.train.bad_steps`, computed on the devices."""
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     return finite if largest_grad_norm is None else finite & (metrics["grad_norm"] <= largest_grad_norm)
 
 
-# A product with a weight that is split over devices gathers the weight first. The compiler's other way, a loop of
-# partial products (for large activations), takes up to eight times the memory (docs/benchmarks.md).
+# A product with a weight that is sharded over devices gathers the weight first. The compiler's alternative for
+# large activations, a loop of partial products, takes up to eight times the memory (docs/benchmarks.md).
 _TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def jit_train_step(step: TrainStep, mesh: Mesh, abstract_state: TrainState) -> Any:
-    """The step as a program for a mesh, which reuses the state's memory. Call and lower it under `jax.set_mesh`."""
+    """Jits the step for a mesh and donates the state's memory. Call and lower the result under `jax.set_mesh`."""
     shardings = param_shardings(mesh, abstract_state)
     return jax.jit(
         step,
@@ -87,14 +87,14 @@ def jit_train_step(step: TrainStep, mesh: Mesh, abstract_state: TrainState) -> A
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
-    """Shapes with shardings, to load, restore or lower with."""
+    """Adds shardings to shapes, for loading, restoring or lowering."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
 
 
 def abstract_arguments(
     objective: Objective, abstract_state: TrainState, batch_size: int, mesh: Mesh
 ) -> tuple[TrainState, Tree, Batch, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of the step's arguments, to lower it without memory."""
+    """Shapes and shardings of the step's arguments, for lowering it without memory."""
     frozen = objective.abstract_params()[1]
     batch = objective.abstract_batch(batch_size)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
@@ -115,9 +115,9 @@ def _gradients(
     key: jax.Array,
     kind: jax.Array | None,
 ) -> tuple[Tree, Metrics]:
-    """Gradient of the mean loss over the batch, taken in `pieces` one after the other.
+    """Gradient of the mean loss over the batch, computed in `pieces` one after the other.
 
-    All pieces get the same key, as an objective's draws depend on the sample, not on its place in the batch.
+    All pieces get the same key: an objective's draws depend on the sample, not on its place in the batch.
     """
 
     def of_piece(piece: Batch) -> tuple[Tree, Metrics]:
@@ -141,7 +141,7 @@ def _gradients(
 
 
 def _gradient(loss: Callable, params: Tree, *arguments: Any) -> tuple[Tree, Metrics]:
-    """Gradient of `loss` in its first argument, and its metrics with the loss itself."""
+    """Gradient of `loss` with respect to its first argument, and its metrics, including the loss."""
 
     def with_metrics(params: Tree) -> tuple[jax.Array, Metrics]:
         value, metrics = loss(params, *arguments)
@@ -151,7 +151,7 @@ def _gradient(loss: Callable, params: Tree, *arguments: Any) -> tuple[Tree, Metr
 
 
 def _gradient_of_turn(objective: Any, kind: jax.Array, params: Tree, *arguments: Any) -> tuple[Tree, Metrics]:
-    """The gradient of the turn's loss; gradients are taken in branches: memory holds one kind's activations.
+    """The gradient of the loss of a turn; each branch has its own, so that memory holds one kind's activations.
 
     Metrics of the other kinds are NaN.
     """
@@ -172,5 +172,5 @@ def _gradient_of_turn(objective: Any, kind: jax.Array, params: Tree, *arguments:
 
 
 def _cut(x: jax.Array, pieces: int) -> jax.Array:
-    """[B, ...] -> [pieces, B / pieces, ...]; every piece takes rows of every device's share."""
+    """[B, ...] -> [pieces, B / pieces, ...]; every piece has rows of every device's share."""
     return rearrange(x, "(b pieces) ... -> pieces b ...", pieces=pieces)

@@ -1,4 +1,4 @@
-"""What a run writes about its steps: means of metrics, speed, and the figures of validations."""
+"""The log of a run's steps: means of metrics, speed, and the figures of validations."""
 
 import contextlib
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ class StepLog(contextlib.AbstractContextManager):
 
     Args:
       root: work directory.
-      config: how often a line is written.
-      first_step: number of steps that were done before this start.
-      saved: what `state` returned for the checkpoint that this start goes on from; empty for a new run.
+      config: has the number of steps between two lines.
+      first_step: number of steps done so far.
+      saved: value of `state` in the checkpoint from which the run resumes; empty for a new run.
       speed: measures the steps.
     """
 
@@ -37,7 +37,14 @@ class StepLog(contextlib.AbstractContextManager):
         self._writer = create_writer(root, first_step, config.wandb) if is_first else MultiWriter([])
 
     def add(self, step: int, metrics: Mapping[str, float] | None, seconds: float, waited: float) -> None:
-        """Takes the metrics of a step (None: it was skipped), its seconds, and how many it waited for its batch."""
+        """Adds a step.
+
+        Args:
+          step: number of steps done, including this one.
+          metrics: metrics of the step; None if it was skipped.
+          seconds: duration of the step.
+          waited: seconds of these spent waiting for the batch.
+        """
         if metrics is None:
             self._window.skip()
         else:
@@ -47,7 +54,7 @@ class StepLog(contextlib.AbstractContextManager):
             self.write(step, {**self._window.take(), **self._speed.take()})
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes other figures of a step, such as those of a validation."""
+        """Writes figures of a step, such as those of a validation."""
         self._writer.write_scalars(step, scalars)
         self._writer.flush()
 

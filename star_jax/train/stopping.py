@@ -1,4 +1,4 @@
-"""When a run is told to stop: SIGTERM in one process, JAX's own notice of preemption in several."""
+"""Requests to stop a run: SIGTERM with one process, JAX's notice of preemption with several."""
 
 import contextlib
 import signal
@@ -13,10 +13,10 @@ from star_jax.train.checkpoints import TrainCheckpoints
 
 @contextlib.contextmanager
 def stop_requests(checkpoints: TrainCheckpoints) -> Iterator[Callable[[int], bool]]:
-    """Yields a function that says whether the run is to save and stop after a step, the same in every process.
+    """Yields a function that tells, equally in every process, whether the run must save and stop after a step.
 
-    With several processes JAX's own handler of SIGTERM tells all of them, so it is left in place. Python delivers
-    signals to the main thread only; in another thread nothing stops the run.
+    With several processes, JAX's handler of SIGTERM notifies all of them, so it is left in place. Python delivers
+    signals to the main thread only, so in another thread nothing stops the run.
     """
     came = False
 

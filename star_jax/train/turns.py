@@ -1,7 +1,7 @@
-"""Parts of the trained weights that take turns: those that are not updated at a step stay exactly as they are.
+"""Parts of the trained weights that take turns: parts that a step does not update stay exactly as they are.
 
-A generator and the networks that judge it are trained so. Every kind of turn has a loss of its own, and every part
-an optimizer of its own, whose moments, schedule and clipping see that part alone.
+A generator and its discriminators are trained like this. Every kind of turn has its own loss, and every part has
+its own optimizer, whose moments, schedule and clipping cover that part alone.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Part:
 
     Attributes:
       components: names of the components.
-      turn: kind of the turns at which they are updated.
+      turn: kind of turn at which they are updated.
       optimizer: settings of their optimizer.
     """
 
@@ -34,11 +34,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Turns:
-    """Who is updated when.
+    """The schedule of updates.
 
     Attributes:
-      order: kinds of turns of a cycle, one a step.
-      parts: the parts by name; every trained component is in one of them. The first one's learning rate is logged.
+      order: kind of turn of each step of a cycle.
+      parts: the parts by name; every trained component is in one of them. The first part's learning rate is logged.
     """
 
     order: tuple[str, ...]
@@ -46,16 +46,16 @@ class Turns:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of turns, each once."""
+        """The different kinds of turns."""
         return tuple(dict.fromkeys(self.order))
 
     def kind_at(self, step: jax.Array) -> jax.Array:
-        """The turn's kind at a step, as a position in `kinds`."""
+        """The kind of turn at a step, as an index into `kinds`."""
         positions = jnp.array([self.kinds.index(kind) for kind in self.order], jnp.int32)
         return positions[step % len(self.order)]
 
     def updates(self, part: str, steps: int) -> int:
-        """Number of updates of a part within a number of steps from the first."""
+        """Number of updates of a part within the first `steps` steps."""
         cycles, rest = divmod(steps, len(self.order))
         turn = self.parts[part].turn
         return cycles * self.order.count(turn) + self.order[:rest].count(turn)
@@ -65,7 +65,7 @@ class Turns:
         return next(name for name, part in self.parts.items() if component in part.components)
 
     def active(self, step: jax.Array) -> dict[str, jax.Array]:
-        """Which parts a step updates, bool scalars."""
+        """Whether a step updates each part, as bool scalars."""
         kind = self.kind_at(step)
         return {name: kind == self.kinds.index(part.turn) for name, part in self.parts.items()}
 
@@ -78,9 +78,9 @@ class Alternating(Objective, Protocol):
     def loss_of_turn(
         self, kind: str, trainable: Tree, frozen: Tree, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Like `Objective.loss`; its gradient reaches only what is updated at that kind of turn."""
+        """Like `Objective.loss`; the gradient reaches only the parts that this kind of turn updates."""
 
 
 def turns_of(objective: Objective) -> Turns | None:
-    """The turns of an objective; None where all weights are updated at every step."""
+    """The turns of an objective; None if every step updates all weights."""
     return getattr(objective, "turns", None)

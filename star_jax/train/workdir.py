@@ -1,6 +1,6 @@
-"""The work directory of a run, and the configuration that the run began with.
+"""The work directory of a run, and the configuration of the run.
 
-WORKDIR/.lock             held by process 0 of the run that is going on
+WORKDIR/.lock             held by process 0 of a running run
 WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
 WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it
@@ -26,10 +26,10 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 VALIDATION = "validation"
 _LOCK = ".lock"
-_held: set[str] = set()  # by this process; a system lock would not let it in a second time
+_held: set[str] = set()  # directories that this process has locked, and may enter again
 
-# Keys that may change when a run is resumed. They say how long (at a constant learning rate) and how fast the run
-# computes, where things are, and what is reported; every other key changes what is computed.
+# Keys that may change when a run is resumed. They determine how long (at a constant learning rate) and how fast the
+# run computes, where files are, and what is reported; every other key changes the result.
 FREE_KEYS = frozenset(
     {
         "train.num_steps",
@@ -41,14 +41,14 @@ FREE_KEYS = frozenset(
         "train.validate_every_steps",
         "train.validation_source",
         "train.validation_batches",
-        "train.largest_grad_norm",  # a run that met a bad step must be able to go on past it
+        "train.largest_grad_norm",  # a run that stopped at a bad step must be able to continue
         "train.skip_bad_steps",
         "train.stall_seconds",
         "train.wandb",
         "train.curves",
         "train.profile_start_step",
         "train.profile_steps",
-        "data.source",  # the loader compares what is in it
+        "data.source",  # the loader compares the contents
         "data.num_workers",
         "data.read_threads",
         "data.worker_buffer",
@@ -67,15 +67,15 @@ FREE_KEYS = frozenset(
 def open_workdir(
     workdir: str | os.PathLike, config: Any, *, allow_changed_config: bool = False
 ) -> epath.Path:
-    """Makes the directory, or checks that it belongs to this configuration once it has a checkpoint.
+    """Creates the directory, or checks that it has the same configuration if it has a checkpoint.
 
     Args:
       workdir: a path, gs://bucket/run or s3://bucket/run.
       config: dataclass of groups.
-      allow_changed_config: accept a directory of another configuration, and record the new one.
+      allow_changed_config: accept a directory with another configuration, and record the new one.
 
     Raises:
-      InputError: it was begun with another configuration, or cannot be made.
+      InputError: the directory was begun with another configuration, or cannot be created.
     """
     root = absolute(workdir)
     ours = _flat(dataclasses.asdict(config))
@@ -85,13 +85,13 @@ def open_workdir(
         free = FREE_KEYS
         decays = ours.get("optimizer.schedule", "constant") != "constant"
         if decays or "schedule" in ours.get("optimizer.groups", ""):
-            free -= {"train.num_steps"}  # the learning rate of every step follows from it
+            free -= {"train.num_steps"}  # the learning rate of every step depends on it
         for key in sorted(ours.keys() | theirs.keys()):
-            # Keys that one version has and the other not are at their defaults.
+            # A key that only one of the two versions knows has its default value.
             if key in ours and key in theirs and key not in free and ours[key] != theirs[key]:
                 raise InputError(
                     f"{workdir} was begun with {key}={theirs[key]!r}, this configuration has {ours[key]!r}; choose "
-                    "another --workdir, or pass --allow-changed-config to go on with the new value"
+                    "another --workdir, or pass --allow-changed-config to continue with the new value"
                 )
     if jax.process_index() == 0:
         try:
@@ -107,16 +107,16 @@ def open_workdir(
 def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
     """Keeps other runs out of a work directory; a run that was killed leaves no lock behind.
 
-    Process 0 holds it for all processes of a run. Buckets have no locks.
+    Process 0 holds the lock for all processes of a run. Buckets have no locks.
 
     Raises:
-      InputError: another run is at work there, or nothing can be written there.
+      InputError: another run uses the directory, or it cannot be written to.
     """
     root = absolute(workdir)
     name = os.fspath(root)
     if is_url(name) and not name.startswith(BUCKETS):
         raise InputError(
-            f"--workdir {workdir}: checkpoints can be written to a path, gs:// or s3://; mount other buckets"
+            f"--workdir {workdir} cannot hold checkpoints; give a path, gs:// or s3://, or mount the bucket"
         )
     if is_url(name) or jax.process_index() > 0 or name in _held:
         yield
@@ -143,25 +143,27 @@ def held_workdir(workdir: str | os.PathLike) -> Iterator[None]:
 
 
 def has_checkpoint(root: epath.Path) -> bool:
-    """Whether the run can be resumed. Until then its configuration may still be changed."""
+    """Whether the run has a checkpoint to resume from; until then its configuration may be changed."""
     folder = root / CHECKPOINTS
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def absolute(workdir: str | os.PathLike) -> epath.Path:
-    """The absolute path that Orbax asks for; URLs stay as they are."""
+    """An absolute path, which Orbax needs; URLs stay unchanged."""
     return epath.Path(workdir if is_url(workdir) else os.path.abspath(workdir))
 
 
 def read_workdir_config(workdir: str | os.PathLike) -> dict[str, Any]:
-    """The configuration that a run was begun with, as groups of keys.
+    """Reads the configuration of a run's last start, as groups of keys.
 
     Raises:
-      InputError: not a work directory.
+      InputError: `workdir` is not a work directory, or the file is damaged.
     """
     path = epath.Path(workdir) / CONFIG_FILE
     if not path.exists():
-        raise InputError(f"{workdir} is not a work directory of star-jax train (it has no {CONFIG_FILE})")
+        raise InputError(
+            f"{workdir} is not a work directory of star-jax train (it has no {CONFIG_FILE}); check the path"
+        )
     return _read(path)
 
 
@@ -174,4 +176,4 @@ def _read(path: epath.Path) -> dict[str, Any]:
 
 def _flat(groups: dict[str, Any]) -> dict[str, Any]:
     values = {f"{group}.{key}": value for group, keys in groups.items() for key, value in keys.items()}
-    return json.loads(json.dumps(values))  # tuples as lists, as they come back from the file
+    return json.loads(json.dumps(values))  # tuples become lists, as in the file

@@ -1,8 +1,8 @@
-"""Videos and images as frames, uint8 [F, H, W, 3] RGB, with everything around the picture.
+"""Videos and images as RGB frames, uint8 [F, H, W, 3], with sound, subtitles, times and tags.
 
-reader.VideoReader, images.ImageSequenceReader   reading
-writer.VideoWriter, images.ImageSequenceWriter   writing, with the source's times, sound, subtitles and tags
+reader.VideoReader, images.ImageSequenceReader   read frames
+writer.VideoWriter, images.ImageSequenceWriter   write frames, with the source's times, sound, subtitles and tags
 probe                                            properties of a file
-outputs                                          what must hold before any work starts
+outputs                                          checks of an output before any work starts
 geometry                                         padding to the sizes that a network takes
 """

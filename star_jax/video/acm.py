@@ -1,7 +1,8 @@
-"""Windows' sound codecs in Matroska: tracks of kind A_MS/ACM, with a WAVEFORMATEX as private data.
+"""Windows sound codecs in Matroska: tracks of kind A_MS/ACM, with a WAVEFORMATEX as private data.
 
-FFmpeg writes them only when asked to be lax, which PyAV cannot. The track is therefore declared as another codec
-whose name has as many letters and whose packets the muxer leaves alone, and the name is put right in the header.
+FFmpeg writes them only in a lax mode that PyAV cannot set. The track is therefore declared as another codec whose
+name has the same length and whose packets the muxer does not change, and the name in the header is corrected
+afterwards.
 """
 
 import io
@@ -16,11 +17,11 @@ STAND_IN, CODEC_ID = b"A_TRUEHD", b"A_MS/ACM"
 
 
 class AcmTrack:
-    """A track of such sound in an output.
+    """A sound track of kind A_MS/ACM in an output.
 
     Args:
         stream: stream of the source; see `takes_acm`.
-        output: Matroska, before its header is written.
+        output: a Matroska output before its header is written.
     """
 
     def __init__(self, stream: av.AudioStream, output: av.container.OutputContainer):
@@ -31,16 +32,16 @@ class AcmTrack:
 
 
 def takes_acm(stream: av.AudioStream) -> bool:
-    """Whether a stream's codec has a name in WAVEFORMATEX."""
+    """Whether WAVEFORMATEX has a name for a stream's codec."""
     return wave_format(stream) is not None
 
 
 def name_codecs(path: Path, tracks: list[AcmTrack]) -> None:
-    """Puts the codecs' names right in the header of a finished file."""
+    """Corrects the codecs' names in the header of a finished file."""
     with path.open("r+b") as file:
         head = file.read(1 << 20)
         for track in tracks:
-            # The name nearest to the track's private data is its own.
+            # The track's name is the one nearest to its private data.
             at = head.find(track.private)
             before, after = head.rfind(STAND_IN, 0, at), head.find(STAND_IN, at)
             name = before if after < 0 or 0 <= at - before < after - at else after
@@ -50,7 +51,7 @@ def name_codecs(path: Path, tracks: list[AcmTrack]) -> None:
 
 
 def wave_format(stream: av.AudioStream) -> bytes | None:
-    """WAVEFORMATEX of a stream, as FFmpeg writes it into a WAV file; None if FFmpeg cannot write it."""
+    """The WAVEFORMATEX that FFmpeg writes into a WAV file of a stream; None if it cannot write one."""
     if stream.codec_context is None:
         return None
     with io.BytesIO() as memory:
@@ -66,7 +67,7 @@ def wave_format(stream: av.AudioStream) -> bytes | None:
 
 
 def _header(private: bytes, sample_rate: int, channels: int) -> bytes:
-    """A Matroska file of one sound track and no packets."""
+    """A Matroska file with one sound track and no packets."""
     audio = element(0xE1, element(0xB5, struct.pack(">d", sample_rate)), element(0x9F, bytes([channels])))
     track = element(
         0xAE,
@@ -77,10 +78,10 @@ def _header(private: bytes, sample_rate: int, channels: int) -> bytes:
         element(0x63A2, private),
         audio,
     )
-    cluster = element(0x1F43B675, element(0xE7, b"\0"))  # demuxers look for one
+    cluster = element(0x1F43B675, element(0xE7, b"\0"))  # demuxers need a cluster
     return ebml_header() + element(0x18538067, element(0x1654AE6B, track), cluster)
 
 
 def ebml_header() -> bytes:
-    """The header that every Matroska file begins with."""
+    """The header at the start of every Matroska file."""
     return element(0x1A45DFA3, element(0x4282, b"matroska"), element(0x4287, b"\4"), element(0x4285, b"\2"))

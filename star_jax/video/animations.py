@@ -1,4 +1,4 @@
-"""Animated pictures (WebP, PNG, AVIF) and TIFF files of several pages, as frames with their times."""
+"""Animated pictures (WebP, PNG, AVIF) and TIFF files of several pages as frames with times."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,17 +17,17 @@ TIME_BASE = Fraction(1, 1000)
 class AnimationReader:
     """The pictures of an animation as RGB frames, with the interface of `VideoReader`.
 
-    Each picture is complete, whatever part of it the file stores. Pages of a TIFF follow each other at
-    `frame_rate`; so do pictures of an animation that gives no times. Frames are uint8, or with `depth` None uint16
-    where the pages of a TIFF have more than 8 bits. Transparency is not in the frames; see `picture`.
+    Each frame is a complete picture, even if the file stores only a part of it. Pages of a TIFF, and pictures of an
+    animation without times, follow each other at `frame_rate`. Frames are uint8; with `depth` None they are uint16
+    if the pages of a TIFF have more than 8 bits. Transparency is not in the frames; see `picture`.
 
     Args:
-        path: the file.
+        path: path of the file.
         frame_rate: pages per second.
         depth: 8, or None for the depth of the pages.
 
     Raises:
-        InputError: see `inspect_picture`; also for a picture that cannot be decoded.
+        InputError: as in `inspect_picture`, or a picture cannot be decoded.
     """
 
     def __init__(self, path: str | Path, *, frame_rate: Fraction = Fraction(24), depth: int | None = 8):
@@ -38,11 +38,11 @@ class AnimationReader:
         with open_picture(self.path) as image:
             is_tiff = image.format == "TIFF"
             self._by_cv2 = is_tiff and image.mode != "CMYK"
-            # An animated PNG may have a picture of its own for programs that know no animations.
+            # An animated PNG may have a separate picture for programs that do not support animations.
             self._first = 1 if getattr(image, "default_image", False) else 0
             for number in range(self._first, facts.num_frames):
                 image.seek(number)
-                image.load()  # WebP tells a picture's time when it is decoded
+                image.load()  # a WebP picture has its time only after decoding
                 has_alpha |= "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
                 milliseconds = image.info.get("duration") or 0
                 durations.append(Fraction(milliseconds).limit_denominator(1000) * TIME_BASE or step)
@@ -69,7 +69,7 @@ class AnimationReader:
             has_alpha=has_alpha,
         )
         if facts.bit_depth > 8 and not is_tiff:
-            note(f"{self.path} has over 8 bits per sample; its pictures are read as 8 bits")
+            note(f"{self.path} has over 8 bits per sample; its pictures are read with 8 bits")
 
     def times(self) -> list[int]:
         """Timestamps of all frames in `info.time_base`."""
@@ -93,15 +93,15 @@ class AnimationReader:
         wanted = range(start, start + count * stride, stride)
         if count < 1 or wanted[-1] >= total:
             raise InputError(
-                f"{self.path} has {total} pictures; {start} to {wanted.stop - stride} were asked"
+                f"{self.path} has {total} pictures, but {start} to {wanted.stop - stride} were requested"
             )
         return self._load(wanted)
 
     def picture(self, number: int) -> Picture:
-        """One picture, with its transparency.
+        """Reads one picture, with its transparency.
 
         Raises:
-            InputError: it cannot be decoded.
+            InputError: the picture cannot be decoded.
         """
         return next(self._pictures(range(number, number + 1)))
 

@@ -1,4 +1,4 @@
-"""Closed captions travel in the side data of pictures (CEA-608 and 708), from where encoders take them."""
+"""Closed captions (CEA-608 and 708), which are in the side data of frames and which encoders read from there."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -11,15 +11,15 @@ from star_jax.video.decoding import Damage, decode_frames
 
 
 class CaptionCarrier:
-    """Decodes the source along with the output and hands each frame's side data on.
+    """Decodes the source in parallel with the output, and passes on the side data of each frame.
 
     PyAV cannot attach side data to a frame, but FFmpeg's filters keep it: the source's frame is scaled to the
     output's format, and its pixels are replaced.
 
     Args:
-        path: the source.
-        width, height, pixel_format: size and format of the frames to be dressed.
-        first_frame: number of the first of these.
+        path: path of the source.
+        width, height, pixel_format: size and format of the output's frames.
+        first_frame: number of the source's frame that belongs to the output's first.
     """
 
     def __init__(self, path: Path, width: int, height: int, pixel_format: str, first_frame: int = 0):
@@ -34,7 +34,7 @@ class CaptionCarrier:
         self._shape: tuple | None = None
 
     def dress(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """`frame` with the side data of the source's next frame."""
+        """Returns `frame` with the side data of the source's next frame."""
         carrier = next(self._frames, None)
         if carrier is None or "A53_CC" not in {data.type.name for data in carrier.side_data}:
             return frame

@@ -1,8 +1,8 @@
-"""Colour of videos: the matrix and range that a file means, and conversion to and from RGB without an 8-bit step.
+"""Colour of videos: the matrix and range of a file, and conversion to and from RGB without an 8-bit step.
 
-Code points follow ITU-T H.273. Transfer curve and primaries are never touched: RGB values are in the file's own
-curve, and the tags travel with them. Eight-bit pictures are converted by swscale, which is exact to half a
-level; deeper ones here, in float32, because swscale loses up to four of 1024 levels.
+Code points follow ITU-T H.273. Transfer curve and primaries are never changed: RGB values are on the file's own
+curve, and the output gets the same tags. Eight-bit pictures are converted by swscale, which is exact to half a
+level; deeper pictures are converted here, in float32, because swscale loses up to four of 1024 levels.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ REFUSED = {
     16: "YCgCo-Re",
     17: "YCgCo-Ro",
 }
-# Untagged video of more lines or columns than this is taken for HD, as players do.
+# Untagged video with more lines than SD_LINES, or a width of at least HD_WIDTH, is treated as HD, as players do.
 SD_LINES, HD_WIDTH = 576, 1280
 # Interpolated chroma and exact rounding: swscale's fast path repeats chroma samples and darkens by 0.7 levels.
 SWSCALE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -46,27 +46,27 @@ ToRGB = Callable[[av.VideoFrame], np.ndarray]
 
 
 def matrix_of(tag: int, width: int, height: int) -> int:
-    """The matrix that a file means; untagged HD is BT.709, as players show it, and untagged SD BT.601."""
+    """The matrix of a file: untagged HD is BT.709 and untagged SD is BT.601, as in players."""
     if tag in WEIGHTS or tag == YCGCO:
         return tag
     return BT709 if height > SD_LINES or width >= HD_WIDTH else BT601
 
 
 def check_matrix(name: str, tag: int, is_rgb: bool) -> None:
-    """Refuses matrices that are not linear functions of RGB values, or whose values would be lost.
+    """Rejects matrices that are not linear functions of RGB values, or that would lose values.
 
     Raises:
-        InputError: names the matrix and a way to convert.
+        InputError: the matrix is in REFUSED; the message gives a command that converts the file.
     """
     if tag in REFUSED and not is_rgb:
         raise InputError(
-            f"{name} has the colour matrix {REFUSED[tag]}, which is not read here; convert it first: "
+            f"{name} has the colour matrix {REFUSED[tag]}, which is not supported; convert it first: "
             f"ffmpeg -i {name} -vf zscale=matrix=709 -crf 10 converted.mp4"
         )
 
 
 def from_matrix(matrix: int) -> np.ndarray:
-    """[3, 3]: from (Y in 0..1, Cb and Cr in -0.5..0.5) to RGB in 0..1 (ITU-T H.273, equations 38 to 45)."""
+    """Matrix [3, 3] from (Y in 0..1, Cb and Cr in -0.5..0.5) to RGB in 0..1 (ITU-T H.273, equations 38 to 45)."""
     if matrix == YCGCO:
         return np.array([[1, -1, 1], [1, 1, 0], [1, -1, -1]], np.float64)  # columns: Y, Cg, Co
     red, blue = WEIGHTS[matrix]
@@ -81,9 +81,9 @@ def from_matrix(matrix: int) -> np.ndarray:
 
 
 def planes_to_rgb(planes: list[np.ndarray], bits: int, matrix: int, is_full: bool) -> np.ndarray:
-    """Planes of one picture (Y [H, W]; Cb and Cr there or subsampled; or Y alone) to float32 [H, W, 3] in 0..1.
+    """Converts planes (Y [H, W], Cb and Cr, which may be subsampled; or Y alone) to float32 [H, W, 3] in 0..1.
 
-    Subsampled chroma lies on the left, midway between lines, and is interpolated bicubically.
+    Subsampled chroma is on the left, midway between lines, and is interpolated bicubically.
     """
     luma = _from_levels(planes[0], bits, is_full, is_chroma=False)
     if len(planes) == 1:
@@ -98,7 +98,10 @@ def planes_to_rgb(planes: list[np.ndarray], bits: int, matrix: int, is_full: boo
 def rgb_to_planes(
     rgb: np.ndarray, bits: int, matrix: int, is_full: bool, subsampling: tuple[int, int]
 ) -> list[np.ndarray]:
-    """float32 [H, W, 3] in 0..1 to planes uint16 (Y, Cb, Cr); `subsampling` (2, 2) is 4:2:0, (1, 1) 4:4:4."""
+    """Converts float32 [H, W, 3] in 0..1 to planes uint16 (Y, Cb, Cr).
+
+    A `subsampling` of (2, 2) is 4:2:0, and (1, 1) is 4:4:4.
+    """
     luma, *chroma = cv2.split(cv2.transform(rgb, np.linalg.inv(from_matrix(matrix))))
     planes = [_to_levels(luma, bits, is_full, is_chroma=False)]
     for plane in chroma:
@@ -107,14 +110,14 @@ def rgb_to_planes(
 
 
 def to_float(frames: np.ndarray) -> np.ndarray:
-    """Frames uint8 or uint16 (0 to all) or float to float32 in 0..1."""
+    """Converts frames to float32 in 0..1: uint8 or uint16 with the full range, or floats, which are clipped."""
     if frames.dtype == np.uint8 or frames.dtype == np.uint16:
         return frames.astype(np.float32) / np.iinfo(frames.dtype).max
     return np.clip(frames.astype(np.float32), 0, 1)
 
 
 def to_depth(frames: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Frames of any type to uint8 or uint16 over the whole range of that type."""
+    """Converts frames of any dtype to uint8 or uint16 with the full range."""
     if frames.dtype == dtype:
         return frames
     return np.round(to_float(frames) * np.iinfo(dtype).max).astype(dtype)
@@ -126,7 +129,7 @@ def is_deep(pixel_format: av.VideoFormat) -> bool:
 
 
 def read_rgb(frame: av.VideoFrame, matrix: int, is_full: bool, reformatter: VideoReformatter) -> np.ndarray:
-    """A decoded frame as RGB [H, W, 3]: uint8, or uint16 where it has more than 8 bits."""
+    """Converts a decoded frame to RGB [H, W, 3]: uint8, or uint16 if it has more than 8 bits."""
     if not is_deep(frame.format) and matrix != YCGCO:
         if not frame.format.is_rgb:
             frame.colorspace = matrix
@@ -144,7 +147,7 @@ def read_rgb(frame: av.VideoFrame, matrix: int, is_full: bool, reformatter: Vide
 
 
 def planes_to_frame(planes: list[np.ndarray], pixel_format: str) -> av.VideoFrame:
-    """A frame of a planar pixel format with these planes."""
+    """Makes a frame of a planar pixel format from planes."""
     frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], pixel_format)
     itemsize = 2 if is_deep(frame.format) else 1
     for target, plane in zip(frame.planes, planes, strict=True):
@@ -166,11 +169,11 @@ def _read_deep_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.nd
 
 
 def _planar_name(pixel_format: av.VideoFormat) -> str:
-    """The planar pixel format of the same depth and subsampling."""
+    """The planar pixel format with the same depth and subsampling."""
     bits = pixel_format.components[0].bits
     if len(pixel_format.components) < 3:
         return "gray" if bits == 8 else f"gray{bits}le"
-    # Width and height of chroma for 8x8 pixels tell the subsampling.
+    # The size of chroma for 8x8 pixels gives the subsampling.
     across, down = 8 // pixel_format.chroma_width(8), 8 // pixel_format.chroma_height(8)
     layout = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}[
         across, down
@@ -203,11 +206,11 @@ def _to_levels(plane: np.ndarray, bits: int, is_full: bool, *, is_chroma: bool) 
 
 
 def _enlarge(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Chroma at the positions of luma: on the left across, midway between lines down."""
+    """Interpolates chroma at the positions of luma; a chroma sample is on the left, midway between lines."""
     if plane.shape == size:
         return plane
     across, down = -(-size[1] // plane.shape[1]), -(-size[0] // plane.shape[0])
-    # cv2 wants the position in the source of each pixel of the target.
+    # cv2 needs the source position of each target pixel.
     inverse = np.array([[1 / across, 0, 0], [0, 1 / down, (1 / down - 1) / 2]])
     return cv2.warpAffine(
         plane,

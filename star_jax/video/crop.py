@@ -1,4 +1,4 @@
-"""Rows and columns that a container cuts off the coded pictures before they are shown."""
+"""Rows and columns that a container crops from the coded pictures before they are shown."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ SIDES = {"top": 0x54BB, "bottom": 0x54AA, "left": 0x54CC, "right": 0x54DD}
 
 @dataclass(frozen=True)
 class Crop:
-    """Pixels to cut off each side of a coded picture."""
+    """Pixels to crop from each side of a coded picture."""
 
     top: int = 0
     bottom: int = 0
@@ -21,20 +21,20 @@ class Crop:
     right: int = 0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the part that is left."""
+        """Width and height after cropping."""
         return width - self.left - self.right, height - self.top - self.bottom
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Cuts an image [H, W, C]; a view, not a copy."""
+        """Crops an image [H, W, C]; returns a view, not a copy."""
         height, width = image.shape[:2]
         return image[self.top : height - self.bottom, self.left : width - self.right]
 
 
 def container_crop(stream: av.VideoStream) -> Crop:
-    """Reads the crop of a stream; a crop that leaves nothing of the picture is taken for damage and not applied.
+    """Reads the crop of a stream; a crop that would leave no pixels is treated as damage and ignored.
 
-    FFmpeg knows the crop of Matroska's tracks and of MP4's `clap` boxes, and writes it into Matroska headers, from
-    where it is read here.
+    FFmpeg reads the crop of Matroska tracks and of MP4's `clap` boxes, but PyAV does not expose it. It is therefore
+    read from a Matroska header that FFmpeg writes for the stream.
     """
     header = video_header(stream)
     found = {

@@ -1,7 +1,7 @@
-"""Decodes the pictures of a file one by one, each with the number of the packet that it came from.
+"""Decodes the frames of a file one by one, each with the number of its packet.
 
-Times are kept out of the decoder: the times in a file may repeat, go back or be missing, while the number
-of its packet says for certain which picture a frame is (see timeline.py).
+The decoder never sees times: the times in a file may repeat, go back or be missing, while the number of its packet
+identifies a frame reliably (see timeline.py).
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ class Damage:
     """Errors while decoding.
 
     Attributes:
-        errors: packets that the decoder refused.
-        shown: frames that came out although parts of them were missing.
+        errors: number of packets that the decoder rejected.
+        shown: number of frames that were decoded with parts missing.
         first: the first error.
     """
 
@@ -30,13 +30,13 @@ class Damage:
 def decode_frames(
     container: av.container.InputContainer, stream: av.VideoStream, damage: Damage | None = None
 ) -> Iterator[tuple[int | None, av.VideoFrame]]:
-    """Yields (number of its packet, frame) in the order of showing, from where the container stands.
+    """Yields (packet number, frame) in presentation order, from the container's current position.
 
-    Packets of no bytes repeat the picture before them and give no frame.
+    Packets without bytes repeat the previous picture and give no frame.
 
     Args:
         container, stream: an open file.
-        damage: counts what cannot be decoded, and goes on after it; None raises at the first error.
+        damage: counts errors, after which decoding continues; None raises the first error.
 
     Raises:
         av.FFmpegError: a packet cannot be read or decoded, and `damage` is None.
@@ -56,7 +56,7 @@ def decode_frames(
             packet.pts = packet.dts = number
         try:
             frames = stream.decode(packet if packet is not None and not _is_end(packet) else None)
-        except av.EOFError:  # nothing is left to flush
+        except av.EOFError:  # there is nothing left to flush
             frames = []
         except av.FFmpegError as error:
             _count(damage, error)

@@ -1,4 +1,4 @@
-"""Makes whole pictures of interlaced ones: each frame's own lines of one field, the other half interpolated."""
+"""Deinterlaces frames: each output frame has the lines of one field, and the other lines are interpolated."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 
 CHOICES = ("auto", "on", "off")
-# The motion-adaptive filter of the BBC and yadif; one frame out for each one in.
+# Motion-adaptive filter by the BBC and yadif, which makes one output frame for each input frame.
 FILTER = "bwdif"
 TIME_BASE = Fraction(1, 1000)
 
@@ -15,11 +15,11 @@ NumberedFrames = Iterable[tuple[int | None, av.VideoFrame]]
 
 
 def deinterlaced(frames: NumberedFrames, choice: str) -> Iterator[tuple[int | None, av.VideoFrame]]:
-    """Passes numbered frames through the filter; the count and the numbers stay.
+    """Passes numbered frames through the filter, which keeps their count and their numbers.
 
     Args:
-        frames: frames in the order of showing.
-        choice: `auto` works on frames that the file flags as interlaced, `on` on all.
+        frames: frames in presentation order.
+        choice: `auto` filters frames that the file flags as interlaced, `on` filters all.
     """
     which = "interlaced" if choice == "auto" else "all"
     graph, shape = None, None

@@ -1,7 +1,7 @@
 """Coding of pictures: one row per codec, and the choice of depth, pixel format and colour tags.
 
-Eight-bit sources become H.264, deeper ones HEVC of 10 or 12 bits; BT.2020, PQ and HLG are kept, with the
-mastering display's and the light level's data.
+Eight-bit sources become H.264, deeper ones HEVC with 10 or 12 bits; BT.2020, PQ and HLG are kept, with the data of
+the mastering display and the light level.
 """
 
 import os
@@ -16,7 +16,7 @@ from star_jax.errors import InputError
 from star_jax.video import color
 from star_jax.video.probe import VideoInfo
 
-os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 reads it when it is first used
+os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 reads it at its first use
 PRESETS = (
     "ultrafast",
     "superfast",
@@ -31,15 +31,19 @@ PRESETS = (
 )
 SVT_PRESETS = dict(zip(PRESETS, (12, 11, 10, 9, 8, 6, 4, 3, 2, 1), strict=True))
 MAX_CRF = 51
-# x265 4.2 looks ahead at blocks that narrower frames do not have, and writes past the end of its memory.
+# In narrower frames, the lookahead of x265 4.2 uses blocks that do not exist, and writes past its memory.
 _CUTREE_WIDTH = 64
-# Code points of primaries and transfer curve that say nothing: unspecified and reserved.
+# Code points of primaries and transfer curve without a meaning: unspecified and reserved.
 UNKNOWN = {0, 2, 3}
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Choices of the user; see `choose_encoding`."""
+    """The user's choices; None leaves a choice to `choose_encoding`.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
 
     crf: float = 17
     preset: str = "medium"
@@ -49,9 +53,9 @@ class Quality:
 
     def __post_init__(self):
         if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+            raise InputError(f"preset {self.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
         if not 0 <= self.crf <= MAX_CRF:
-            raise InputError(f"crf is {self.crf}; expected 0 (lossless) to {MAX_CRF} (smallest file)")
+            raise InputError(f"crf is {self.crf}; choose 0 (lossless) to {MAX_CRF} (smallest file)")
         if self.codec is not None and self.codec not in CODECS:
             raise InputError(f"codec is {self.codec!r}; choose one of {', '.join(CODECS)}")
         if self.bit_depth not in (None, 8, 10, 12):
@@ -68,9 +72,9 @@ class Encoding:
         pixel_format: pixel format of the coded pictures.
         bits: bits per sample.
         subsampling: pixels per chroma sample, across and down.
-        matrix, color_primaries, color_trc: code points; the range is limited.
+        matrix, color_primaries, color_trc: code points; the range is always limited.
         options: options of the encoder.
-        tag: four characters that name the codec in MP4, where players want certain ones.
+        tag: four characters that name the codec in MP4, for codecs where players expect certain ones.
     """
 
     codec: str
@@ -87,7 +91,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Codec:
-    """A row of CODECS: the encoder, where it goes, its greatest and its least side, and how it takes options."""
+    """A row of CODECS: the encoder, its containers, the largest and smallest side in pixels, and its options."""
 
     title: str
     encoder: str
@@ -120,8 +124,8 @@ def _x265(quality: Quality, has_b_frames: bool, display: str | None, light: str 
 
 
 def _svt_av1(quality: Quality, has_b_frames: bool, display: str | None, light: str | None) -> dict[str, str]:
-    del has_b_frames  # AV1's packets are in the order of showing
-    if display:  # SVT-AV1 takes numbers in nits and shares of 1
+    del has_b_frames  # AV1's packets are in presentation order
+    if display:  # SVT-AV1 expects luminances in nits and chromaticities from 0 to 1
         display = _display_text(display, 50_000, 10_000)
     params = [f"mastering-display={display}"] * bool(display) + [f"content-light={light}"] * bool(light)
     options = {"crf": str(round(quality.crf)), "preset": str(SVT_PRESETS[quality.preset])}
@@ -145,7 +149,7 @@ def _no_options(
 CODECS = {
     "h264": Codec("H.264", "libx264", ("mp4", "mov", "matroska"), 16_384, _x264),
     "hevc": Codec("HEVC", "libx265", ("mp4", "mov", "matroska"), 8_192 * 2, _x265, 16, tag="hvc1"),
-    "av1": Codec("AV1", "libsvtav1", ("mp4", "matroska"), 16_384, _svt_av1, 32),  # with less, it may hang
+    "av1": Codec("AV1", "libsvtav1", ("mp4", "matroska"), 16_384, _svt_av1, 32),  # smaller frames may hang it
     "vp9": Codec("VP9", "libvpx-vp9", ("mp4", "matroska"), 65_536, _vp9),
     "prores": Codec("ProRes", "prores_ks", ("mov", "matroska"), 65_535, _no_options),
     "ffv1": Codec("FFV1", "ffv1", ("matroska",), 65_535, _no_options),
@@ -158,13 +162,14 @@ def choose_encoding(
     """Chooses codec, depth, pixel format and colour tags.
 
     Args:
-        quality: choices of the user; the source's depth decides where it has None.
+        quality: the user's choices; values that are None follow from the source's depth.
         container: `mp4`, `mov` or `matroska`.
-        width, height: size of the frames.
+        width, height: size of the frames in pixels.
         source: properties of the input.
 
     Raises:
-        InputError: a codec, pixel format and container that do not go together, or frames too large.
+        InputError: codec, pixel format, depth and container do not fit together, or the frames are too large or
+            too small.
     """
     asked = _format(quality.pixel_format) if quality.pixel_format else None
     deep = max(8, source.bit_depth) if source is not None else 8
@@ -177,17 +182,17 @@ def choose_encoding(
     codec = CODECS[name]
     if container not in codec.containers:
         raise InputError(
-            f"{codec.title} does not go into .{'mkv' if container == 'matroska' else container}; choose another "
+            f".{'mkv' if container == 'matroska' else container} cannot hold {codec.title}; choose another "
             f"codec, or write {' or '.join('.mkv' if c == 'matroska' else f'.{c}' for c in codec.containers)}"
         )
     if max(width, height) > codec.max_side:
         raise InputError(
-            f"{width}x{height} is too large for {codec.title} (up to {codec.max_side}); lower the scale, or write "
-            "to %05d.png"
+            f"{width}x{height} is too large for {codec.title} (at most {codec.max_side}); lower the scale, or "
+            "write to folder/%05d.png"
         )
     if min(width, height) < codec.min_side:
         raise InputError(
-            f"{width}x{height} is too small for {codec.title} (from {codec.min_side} on); choose another --codec, "
+            f"{width}x{height} is too small for {codec.title} (at least {codec.min_side}); choose another --codec, "
             "such as h264, or a larger scale"
         )
     known = {fmt.name: fmt for fmt in av.Codec(codec.encoder, "w").video_formats}
@@ -199,16 +204,18 @@ def choose_encoding(
     ):
         planar = [n for n in known if n.startswith("yuv4") or n.startswith("gray")]
         raise InputError(
-            f"{codec.title} takes no pixel format {pixel_format}; choose another codec, or one of "
+            f"{codec.title} does not support the pixel format {pixel_format}; choose another codec, or one of "
             f"{', '.join(planar)}"
         )
     if quality.bit_depth is not None and asked is not None and quality.bit_depth != bits:
-        raise InputError(f"{pixel_format} has {bits} bits, not {quality.bit_depth}; give one of the two")
+        raise InputError(
+            f"{pixel_format} has {bits} bits, not {quality.bit_depth}; give only one of pixel format and bit depth"
+        )
     fmt = known[pixel_format]
     subsampling = (8 // fmt.chroma_width(8), 8 // fmt.chroma_height(8)) if len(fmt.components) > 1 else (1, 1)
     if width % subsampling[0] or height % subsampling[1]:
         raise InputError(
-            f"frames are {width}x{height}, and {pixel_format} takes even sizes only; choose yuv444p"
+            f"frames are {width}x{height}, but {pixel_format} needs even sizes; choose yuv444p"
             f"{'' if bits == 8 else f'{bits}le'}, or another scale"
         )
     encoding = _with_color(codec, name, quality, pixel_format, bits, subsampling, source)
@@ -234,8 +241,8 @@ def _with_color(
         display = mastering_display(source.side_data.get("MASTERING_DISPLAY_METADATA", b""))
         light = light_level(source.side_data.get("CONTENT_LIGHT_LEVEL", b""))
     is_wide = color.BT2020 in (primaries, source.colorspace if source else 0) or trc in (color.PQ, color.HLG)
-    # With B-frames, MP4 says from decoding to decoding how long frames last, and not how long the last is shown.
-    # A stream copied for its marks (see marks.py) does not tell the muxer of frames out of order.
+    # With B-frames, MP4 stores the time from one decoding to the next, but not how long the last frame is shown.
+    # The muxer does not learn of reordered frames from a stream that was copied for its marks (see marks.py).
     is_marked = source is not None and bool({"SPHERICAL", "STEREO3D"} & source.side_data.keys())
     has_b_frames = source is None or not (source.is_variable_rate or is_marked)
     return Encoding(
@@ -253,7 +260,7 @@ def _with_color(
 
 
 def mastering_display(data: bytes) -> str | None:
-    """FFmpeg's AVMasteringDisplayMetadata in x265's words: chromaticities in 0.00002, luminance in 0.0001 nits."""
+    """Converts FFmpeg's AVMasteringDisplayMetadata to x265's text (units: 0.00002 of chromaticity, 0.0001 nits)."""
     if len(data) < 88:
         return None
     numbers = struct.unpack("<20i2i", data[:88])
@@ -267,14 +274,14 @@ def mastering_display(data: bytes) -> str | None:
 
 
 def light_level(data: bytes) -> str | None:
-    """FFmpeg's AVContentLightMetadata as "MaxCLL,MaxFALL" in nits."""
+    """Converts FFmpeg's AVContentLightMetadata to "MaxCLL,MaxFALL" in nits."""
     if len(data) < 8:
         return None
     return "{},{}".format(*struct.unpack("<2I", data[:8]))
 
 
 def _display_text(text: str, chromaticity: int, luminance: int) -> str:
-    """The text with chromaticities in shares of 1 and luminances in nits."""
+    """Converts x265's text: chromaticities from 0 to 1, luminances in nits."""
     parts = []
     for part in text.split(")")[:-1]:
         name, numbers = part.split("(")
@@ -284,7 +291,7 @@ def _display_text(text: str, chromaticity: int, luminance: int) -> str:
 
 
 def _default_format(known: dict[str, av.VideoFormat], bits: int, is_even: bool) -> str:
-    """4:2:0 where both sides are even, else 4:4:4: the least that keeps the size."""
+    """4:2:0 if both sides are even, else 4:4:4, which keeps the size."""
     depth = "" if bits == 8 else f"{bits}le"
     choices = ["yuv420p", "yuv422p", "yuv444p"] if is_even else ["yuv444p"]
     return next((choice + depth for choice in choices if choice + depth in known), choices[-1] + depth)

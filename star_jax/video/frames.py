@@ -1,4 +1,4 @@
-"""Makes an encoder's frames of RGB arrays."""
+"""Converts RGB arrays to an encoder's frames."""
 
 from fractions import Fraction
 
@@ -8,7 +8,7 @@ import numpy as np
 from star_jax.video import color
 from star_jax.video.encoders import Encoding
 
-# H.264 players take chroma samples to lie on the left; swscale alone would centre them, and move colours.
+# H.264 players assume that chroma samples are on the left; by default swscale would centre them, and shift colours.
 CONVERSION = (
     "out_color_matrix={matrix}:out_range=limited:out_chroma_loc=left:"
     "flags=bicubic+accurate_rnd+full_chroma_inp"
@@ -24,7 +24,7 @@ class FrameMaker:
         self._graph: av.filter.Graph | None = None
 
     def make(self, image: np.ndarray) -> av.VideoFrame:
-        """A frame without a time."""
+        """Makes a frame without a time from an image [H, W, 3]."""
         encoding = self._encoding
         if encoding.bits == 8 and image.dtype == np.uint8:
             return self._by_swscale(image)
@@ -44,7 +44,7 @@ class FrameMaker:
 
 
 def _converter(width: int, height: int, encoding: Encoding) -> av.filter.Graph:
-    """Converts RGB frames to the encoder's pixel format."""
+    """Makes a filter that converts RGB frames to the encoder's pixel format."""
     graph = av.filter.Graph()
     source = graph.add_buffer(
         width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 90_000)

@@ -1,4 +1,4 @@
-"""Padding of frames to sizes that the network takes, and back."""
+"""Padding of frames to sizes that the network takes, and cropping back."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,11 +29,11 @@ class Padding:
         return height + self.top + self.bottom, width + self.left + self.right
 
     def apply(self, frames: Frames, value: float | None = None) -> Frames:
-        """Pads frames [..., H, W, C], numpy or JAX.
+        """Pads frames [..., H, W, C], a NumPy or JAX array.
 
         Args:
-          frames: frames in any range of values.
-          value: constant to pad with (white is 1 for frames in [-1, 1], 255 for uint8); None repeats the
+          frames: frames with any range of values.
+          value: constant padding value (white is 1 for frames in [-1, 1], and 255 for uint8); None repeats the
             border pixels.
         """
         sides = [(0, 0)] * (frames.ndim - 3) + [(self.top, self.bottom), (self.left, self.right), (0, 0)]
@@ -43,16 +43,16 @@ class Padding:
         return pad(frames, sides, constant_values=value)
 
     def crop(self, frames: Frames) -> Frames:
-        """Takes the padding off frames [..., H, W, C] again."""
+        """Removes the padding from frames [..., H, W, C]."""
         height, width = frames.shape[-3:-1]
         return frames[..., self.top : height - self.bottom, self.left : width - self.right, :]
 
 
 def fit_padding(rule: SizeRule, height: int, width: int) -> Padding:
-    """The least padding to a size that the network takes, split evenly between opposite sides.
+    """The smallest padding to a size that the network takes, split evenly between opposite sides.
 
     Raises:
-      InputError: an empty frame.
+      InputError: the frame is empty.
     """
     _check_size(height, width)
     padded_height, padded_width = rule.padded_size(height, width)
@@ -60,13 +60,13 @@ def fit_padding(rule: SizeRule, height: int, width: int) -> Padding:
 
 
 def pad_to_fit_original(rule: SizeRule, height: int, width: int) -> Padding:
-    """The released script's sizes, which it pads with white.
+    """The padding of the released script, which pads with white.
 
-    A side below 720 x 1280 is centred in that; a longer one is padded at its end, to the next size that the
-    network takes, or by a whole step where it already is one.
+    A side of up to 720 (height) or 1280 (width) is centred in that length; a longer side is padded at its end to
+    the next larger size that the network takes, even if it already has such a size.
 
     Raises:
-      InputError: an empty frame.
+      InputError: the frame is empty.
     """
     _check_size(height, width)
     next_height, next_width = rule.padded_size(height + 1, width + 1)

@@ -1,7 +1,7 @@
-"""HEIC pictures of phones, where pillow-heif is installed (`pip install star_jax[heic]`).
+"""HEIC pictures, as phones take them, if pillow-heif is installed (`pip install star_jax[heic]`).
 
-libheif puts the tiles of a picture together and turns it upright; of several pictures in a file it gives the
-primary one first.
+libheif assembles the tiles of a picture and turns it upright; if a file has several pictures, the primary one comes
+first.
 """
 
 import contextlib
@@ -20,9 +20,7 @@ with contextlib.suppress(ImportError):
 
 
 def read_deep(file: Path, bits: int) -> np.ndarray:
-    """Pixels of a picture with more than 8 bits: uint16 over the whole range [H, W, 3], or [H, W, 4] with alpha."""
+    """Reads a picture with more than 8 bits: uint16 with the full range, [H, W, 3], or [H, W, 4] with alpha."""
     pixels = np.asarray(pillow_heif.open_heif(file, convert_hdr_to_8bit=False))
-    levels = (pixels >> (16 - bits)).astype(
-        np.float64
-    )  # pillow-heif moves the bits up, and leaves zeros below
+    levels = (pixels >> (16 - bits)).astype(np.float64)  # pillow-heif shifts the bits to the top
     return np.round(levels * 65535 / (2**bits - 1)).astype(np.uint16)

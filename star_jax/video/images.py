@@ -1,4 +1,4 @@
-"""Images as a source and a target of frames: PNG or JPEG files in a folder, or a single one."""
+"""Images as a source and a target of frames: files in a folder, or a single image."""
 
 import os
 import re
@@ -31,7 +31,7 @@ DEFAULT_FRAME_RATE = Fraction(24)
 
 
 def is_still(path: Path) -> bool:
-    """Whether a path is a single picture, and no animation; of a damaged one its name is all that is known."""
+    """Whether a path is a single picture, not an animation; if the file is damaged, only its name decides."""
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
         return False
     try:
@@ -41,7 +41,7 @@ def is_still(path: Path) -> bool:
 
 
 def is_images(path: Path) -> bool:
-    """Whether a path is read as images: a folder, or an image's name."""
+    """Whether a path is read as images: it is a folder, or has the suffix of an image."""
     return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
@@ -55,13 +55,13 @@ def open_source(
     deinterlace: str = "auto",
     on_scan: OnScan | None = None,
 ) -> "VideoReader | ImageSequenceReader | AnimationReader":
-    """Opens a video file, a folder of images, or an image; the kind of `path` decides.
+    """Opens a video file, a folder of images, or an image.
 
     Args:
         path: file or folder.
         frame_rate: frame rate of images; a video has its own.
-        num_threads: decoder threads for a video; 0 takes all cores.
-        depth, strict, deinterlace, on_scan: see `VideoReader`; the file is decoded once to find anything odd.
+        num_threads: number of decoder threads for a video; 0 uses all cores.
+        depth, strict, deinterlace, on_scan: see `VideoReader`; a video is decoded once to find irregularities.
 
     Raises:
         InputError: see `VideoReader` and `ImageSequenceReader`.
@@ -93,7 +93,7 @@ def open_target(
     source: VideoInfo | None = None,
     quality: Quality | None = None,
 ) -> "VideoWriter | ImageSequenceWriter":
-    """Opens a writer by the extension of `path`; arguments and errors as for `VideoWriter`."""
+    """Opens a writer according to the extension of `path`; see `VideoWriter` for arguments and errors."""
     if Path(path).suffix.lower() == ".png":
         return ImageSequenceWriter(path, width=width, height=height, source=source)
     return VideoWriter(
@@ -111,19 +111,19 @@ def open_target(
 class ImageSequenceReader:
     """Images of one size as RGB frames, with the interface of `VideoReader`.
 
-    A folder's images are taken in natural order (frame2 before frame10). EXIF orientation is applied, and grey
-    becomes RGB. Frames are uint8, or with `depth` None uint16 where the images have more than 8 bits. Transparency
-    is not in the frames; the writer of images takes it from the files.
+    A folder's images are read in natural order (frame2 before frame10). EXIF orientation is applied, and grey
+    becomes RGB. Frames are uint8; with `depth` None they are uint16 if the images have more than 8 bits.
+    Transparency is not in the frames; the writer of images reads it from the files.
 
     Args:
-        path: a folder, or one image file; an animation gives its pictures.
-        frame_rate: frames per second of the sequence; an animation has its own times.
+        path: a folder, or one image file.
+        frame_rate: frames per second of the sequence.
         depth: 8, or None for the depth of the images.
-        strict: read all images at once, and refuse damaged ones.
+        strict: whether to read all images first, and reject damaged ones.
 
     Raises:
-        InputError: no such path, no images in the folder, no permission, one that is not an image, or of another
-            size than the first.
+        InputError: the path is missing or unreadable, the folder has no images, or a file is not an image or has
+            another size than the first.
     """
 
     def __init__(
@@ -138,15 +138,15 @@ class ImageSequenceReader:
         self._files = _list_images(self.path) if self.path.is_dir() else [self.path]
         if not self._files:
             raise InputError(
-                f"{self.path} is a folder without images; expected {', '.join(sorted(SUFFIXES))} files in it"
+                f"{self.path} is a folder without images; give one with {', '.join(sorted(SUFFIXES))} files"
             )
         self._facts = [inspect_picture(file) for file in self._files]
         first = self._facts[0]
         for file, facts in zip(self._files, self._facts, strict=True):
             if (facts.width, facts.height) != (first.width, first.height):
                 raise InputError(
-                    f"{file} is {facts.width}x{facts.height}, the first image {first.width}x{first.height}; all "
-                    "images of a folder must have one size"
+                    f"{file} is {facts.width}x{facts.height}, but the first image is {first.width}x{first.height}; "
+                    "all images in a folder must have the same size"
                 )
         if strict:
             for file in self._files:
@@ -194,7 +194,7 @@ class ImageSequenceReader:
         wanted = range(start, start + count * stride, stride)
         if count < 1 or wanted[-1] >= total:
             raise InputError(
-                f"{self.path} has {total} images; numbers {start} to {wanted.stop - stride} were asked"
+                f"{self.path} has {total} images, but {start} to {wanted.stop - stride} were requested"
             )
         return self._load(wanted)
 
@@ -204,22 +204,22 @@ class ImageSequenceReader:
     def _image(self, number: int) -> np.ndarray:
         rgb = read_picture(self._files[number], depth=self._depth).rgb
         if rgb.shape != (self.info.height, self.info.width, 3):
-            raise RunError(f"{self._files[number]} has changed its size since it was opened; start again")
+            raise RunError(f"the size of {self._files[number]} has changed since it was opened; start again")
         return rgb
 
 
 class ImageSequenceWriter:
     """Context manager that writes frames as PNG: `folder/%05d.png` numbered from 0, or one image.
 
-    The folder (or the file) appears under its name only when all went well.
+    The folder (or the file) appears under its name only when everything is written.
 
     Args:
         path: pattern in a new or empty folder, or the name of a single image.
         width, height: size of the frames in pixels.
-        source: the input, for the checks.
+        source: properties of the input; transparency, profile and EXIF data come from its files.
 
     Raises:
-        InputError: see `check_output_path`.
+        InputError: see `check_output_path`; also for too many pixels.
     """
 
     def __init__(self, path: str | Path, *, width: int, height: int, source: VideoInfo | None = None):
@@ -236,9 +236,9 @@ class ImageSequenceWriter:
             self._animation, self._first = AnimationReader(source.path, depth=None), source.first_frame
         self._is_deep = source is not None and source.bit_depth > 8
         if source is not None and source.has_alpha and not is_animation:
-            note(f"{source.path}: transparency is left out; only that of images and animations is kept")
+            note(f"{source.path}: transparency is left out; it is kept for images and animations only")
         if width * height > MAX_PNG_PIXELS:
-            raise InputError(f"{width}x{height} pixels are too many for a PNG here; lower the scale")
+            raise InputError(f"{width}x{height} pixels are too many for a PNG; lower the scale")
 
     def __enter__(self) -> "ImageSequenceWriter":
         self._discard()
@@ -247,13 +247,13 @@ class ImageSequenceWriter:
         return self
 
     def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
-        """Writes frames [f, H, W, 3], RGB: uint8, uint16 (16-bit PNG) or float in 0 to 1.
+        """Writes RGB frames [f, H, W, 3]: uint8, uint16 (16-bit PNG) or float in 0 to 1.
 
-        Images have no times, so `pts` is not used. Transparency, colour profile and EXIF data come from the
-        source's image of the same number, of an animation the transparency; that is enlarged bicubically.
+        Images have no times, so `pts` is ignored. Transparency (enlarged bicubically), colour profile and EXIF data
+        come from the source's image with the same number; an animation has transparency only.
 
         Raises:
-            RunError: a second frame for a single image, or a file that cannot be written.
+            RunError: there is a second frame for a single image, or a file cannot be written.
         """
         if frames.dtype.kind not in "uf" or frames.shape[1:] != self._shape:
             raise ValueError(
@@ -263,7 +263,7 @@ class ImageSequenceWriter:
             frames = to_depth(frames, np.uint16 if self._is_deep else np.uint8)
         for image in frames:
             if self.num_frames and not self._is_pattern:
-                raise RunError(f"{self.path} is one image for several frames; write to a folder/%05d.png")
+                raise RunError(f"{self.path} can hold only one of several frames; write to folder/%05d.png")
             file = (
                 self.partial_path / numbered(self.path.name, self.num_frames)
                 if self._is_pattern
@@ -286,8 +286,8 @@ class ImageSequenceWriter:
             return
         if not self.num_frames:
             self._discard()
-            raise RunError(f"{self.path} was not written: it got no frames")
-        # An empty folder of that name is replaced; one with content was refused at the start.
+            raise RunError(f"{self.path} was not written, because there were no frames")
+        # An empty folder of that name is replaced; a folder with content was rejected at the start.
         self.partial_path.replace(real_path(self._target))
 
     def _encode(self, image: np.ndarray) -> bytes:
@@ -309,7 +309,7 @@ class ImageSequenceWriter:
 
 
 def _enlarged(alpha: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:
-    """Transparency in the size and type of a picture."""
+    """Transparency enlarged to the size and dtype of a picture."""
     if alpha is None:
         return None
     enlarged = cv2.resize(to_float(alpha), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)

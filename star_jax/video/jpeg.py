@@ -1,6 +1,6 @@
-"""JPEG pictures whose data are damaged: OpenCV does not tell, but simplejpeg does, and gives the same pixels.
+"""Decodes JPEG pictures with simplejpeg, which reports damage, unlike OpenCV, and gives the same pixels.
 
-Where simplejpeg is not installed, OpenCV decodes; then only libjpeg's own line on stderr tells of damage.
+If simplejpeg is not installed, OpenCV decodes them; then only libjpeg's line on stderr reports damage.
 """
 
 import contextlib
@@ -11,13 +11,15 @@ import numpy as np
 with contextlib.suppress(ImportError):
     import simplejpeg
 TELLS_OF_DAMAGE = "simplejpeg" in globals()
-END = b"\xff\xd9"  # some cameras leave it out
+END = b"\xff\xd9"  # end marker, which some cameras leave out
 
 
 def decode_jpeg(data: bytes) -> tuple[np.ndarray | None, bool]:
-    """RGB pixels uint8 [H, W, 3], not turned upright, and whether the data are damaged; None if there are none.
+    """Decodes a JPEG without applying its orientation.
 
-    A file that is cut off gives none.
+    Returns:
+        RGB pixels uint8 [H, W, 3], or None if the file is cut off or cannot be decoded; and whether the data are
+        damaged.
     """
     if not TELLS_OF_DAMAGE:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)

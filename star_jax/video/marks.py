@@ -1,7 +1,8 @@
 """Marks of a film that only its container holds: 360-degree projections and the layout of stereo pairs.
 
-PyAV lets nobody set them, but copies them with a stream. FFmpeg writes them into Matroska headers; so the source's
-are taken from a header that it writes of the source, and put into one from which the output's stream is copied.
+PyAV cannot set them, but it copies them with a stream, and FFmpeg writes them into Matroska headers. So the
+source's marks are read from a header that FFmpeg writes for the source, and put into another header, from which the
+output's stream is copied.
 """
 
 import io
@@ -25,13 +26,13 @@ CODEC_IDS = {
 
 @dataclass(frozen=True)
 class Marks:
-    """Contents of Matroska elements by identifier."""
+    """Matroska elements as (identifier, content)."""
 
     elements: tuple[tuple[int, bytes], ...] = ()
 
 
 def video_header(stream: av.VideoStream) -> bytes:
-    """The Matroska header that FFmpeg writes of a stream; empty where it writes none."""
+    """The Matroska header that FFmpeg writes for a stream; empty if it cannot write one."""
     with io.BytesIO() as memory:
         try:
             with av.open(memory, "w", format="matroska") as trial:
@@ -43,12 +44,12 @@ def video_header(stream: av.VideoStream) -> bytes:
 
 
 def read_marks(stream: av.VideoStream) -> Marks:
-    """The marks of a source's stream."""
+    """Reads the marks of a source's stream."""
     header = video_header(stream)
     found = []
     for identifier in (PROJECTION, STEREO_MODE):
         for content in find_elements(header, (*TRACK, VIDEO, identifier))[:1]:
-            # A flat projection is how Matroska says that a picture is turned, which the reader undoes.
+            # In Matroska, a flat projection means that the picture is rotated, which the reader undoes.
             is_flat = identifier == PROJECTION and not any(
                 b"".join(find_elements(content, (PROJECTION_TYPE,)))
             )
@@ -60,7 +61,7 @@ def read_marks(stream: av.VideoStream) -> Marks:
 def add_marked_stream(
     output: av.container.OutputContainer, encoder: av.VideoCodecContext, codec: str, marks: Marks
 ) -> av.VideoStream:
-    """A stream of an output for packets of `encoder`, which is open, with the marks of another."""
+    """Adds a stream with marks to an output, for packets of `encoder`, which is open."""
     video = element(
         VIDEO,
         element(0xB0, encoder.width.to_bytes(4)),
@@ -88,9 +89,9 @@ def add_marked_stream(
 
 
 def drop_second_marks(path: Path) -> None:
-    """Hides one of the two descriptions that FFmpeg writes of a film into MP4.
+    """Hides one of the two descriptions of a film that FFmpeg writes into MP4.
 
-    Readers believe the later one (`vexu`), which has neither the pose nor the layout of stereo pairs.
+    Readers use the later one (`vexu`), which has neither the pose nor the layout of stereo pairs.
     """
     with path.open("r+b") as file:
         head = file.read(1 << 22)

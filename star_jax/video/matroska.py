@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 
 def find_elements(data: bytes, path: tuple[int, ...]) -> list[bytes]:
-    """Contents of all elements at a path of identifiers, such as (Segment, Tracks, TrackEntry)."""
+    """Returns the contents of all elements at a path of identifiers, such as (Segment, Tracks, TrackEntry)."""
     if not path:
         return [data]
     found = []
@@ -15,9 +15,9 @@ def find_elements(data: bytes, path: tuple[int, ...]) -> list[bytes]:
 
 
 def element(identifier: int, *content: bytes) -> bytes:
-    """An element: identifier, size, content."""
+    """Makes an element: identifier, size, content."""
     body = b"".join(content)
-    size = (1 << 56 | len(body)).to_bytes(8)  # eight bytes can hold any size
+    size = (1 << 56 | len(body)).to_bytes(8)  # eight bytes are enough for any size
     return identifier.to_bytes((identifier.bit_length() + 7) // 8) + size + body
 
 
@@ -34,7 +34,7 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         size = int.from_bytes(data[at : at + length]) & ((1 << 7 * length) - 1)
         at += length
-        if size == (1 << 7 * length) - 1:  # unknown: up to the end
+        if size == (1 << 7 * length) - 1:  # an unknown size: the element reaches to the end
             size = len(data) - at
         yield identifier, data[at : at + size]
         at += size

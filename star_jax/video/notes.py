@@ -1,4 +1,4 @@
-"""Notes for the user about a file that are no errors: one line each, once."""
+"""Notes for the user about a file that are not errors; each is one line, and appears once."""
 
 import sys
 

@@ -28,7 +28,7 @@ class Turn:
 
     @property
     def degrees(self) -> int:
-        """Rotation counter-clockwise in degrees: 0, 90, 180 or 270 (mirroring left out)."""
+        """Counter-clockwise rotation in degrees: 0, 90, 180 or 270 (without the mirroring)."""
         if self.transpose:
             return 90 if self.flip_y else 270
         return 180 if self.flip_y else 0
@@ -38,6 +38,6 @@ class Turn:
         return (height, width) if self.transpose else (width, height)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Turns an image [H, W, 3]; a view, not a copy."""
+        """Turns an image [H, W, 3]; returns a view, not a copy."""
         image = image.swapaxes(0, 1) if self.transpose else image
         return image[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]

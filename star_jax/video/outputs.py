@@ -1,4 +1,4 @@
-"""Checks of an output path, all made before any work starts."""
+"""Checks of an output path, which are made before any work starts."""
 
 import os
 import re
@@ -18,14 +18,15 @@ def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path
 
     Args:
         path: .mp4, .mov, .mkv; `folder/%05d.png` for a folder of images; .png for a single image.
-        source: the input.
+        source: properties of the input.
 
     Returns:
         `path` as a Path.
 
     Raises:
-        InputError: unknown extension, a folder, folder missing or not writable, the input itself, sound that the
-            container cannot carry, a folder of images that has content, or one image for several frames.
+        InputError: the extension is unknown, the path is a folder or the input itself, its folder is missing or not
+            writable, the container cannot hold the input's sound, a folder for images is not empty, or there are
+            several frames for one image.
     """
     path = Path(path)
     if path.is_dir():
@@ -36,7 +37,7 @@ def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path
         return path
     if suffix not in FORMATS:
         raise InputError(
-            f"{path} has the extension {suffix or '(none)'}; expected {', '.join(FORMATS)} or {IMAGE_SUFFIX}"
+            f"{path} has the extension {suffix or '(none)'}; choose {', '.join(FORMATS)} or {IMAGE_SUFFIX}"
         )
     _check_folder(path.parent)
     if source is not None and path.exists() and source.path.exists() and path.samefile(source.path):
@@ -49,24 +50,24 @@ def check_output_path(path: str | Path, source: VideoInfo | None = None) -> Path
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path such as `folder/%05d.png` names numbered images; `50%.png` is a name like any other."""
+    """Whether a path is a pattern for numbered images, such as `folder/%05d.png` (`50%.png` is not)."""
     return path.suffix.lower() == IMAGE_SUFFIX and NUMBER.search(path.name) is not None
 
 
 def numbered(name: str, number: int) -> str:
-    """The name of an image of a pattern."""
+    """Fills a number into a pattern."""
     return NUMBER.sub(lambda found: found[0] % number, name)
 
 
 def check_not_read(written: Sequence[str | Path], read: Sequence[str | os.PathLike]) -> None:
-    """Refuses outputs that would replace an input or each other.
+    """Rejects outputs that would replace an input or each other.
 
     Args:
-        written: files, or patterns in folders of their own.
+        written: files, or patterns in separate folders.
         read: files and folders of images.
 
     Raises:
-        InputError: one of `written` is one of `read`, lies in a folder of these, or is given twice.
+        InputError: one of `written` is one of `read` or lies in one, or is given twice.
     """
     sources = {Path(path).resolve() for path in read}
     taken: set[Path] = set()
@@ -75,7 +76,7 @@ def check_not_read(written: Sequence[str | Path], read: Sequence[str | os.PathLi
         if target in sources or target.parent in sources:
             raise InputError(f"{path} is the input itself or lies in it; choose another output name")
         if target in taken:
-            raise InputError(f"{target} is to be written twice; give each output a place of its own")
+            raise InputError(f"{target} would be written twice; give each output a different name")
         taken.add(target)
 
 
@@ -84,7 +85,7 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"folder {folder} does not exist; create it with: mkdir -p {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
-            f"no permission to write in {folder}; choose another folder, or change its permissions"
+            f"no permission to write to {folder}; choose another folder, or change its permissions"
         )
 
 
@@ -97,7 +98,7 @@ def _check_images(path: Path, source: VideoInfo | None) -> None:
         if source is not None and source.num_frames > 1:
             folder = path.with_suffix("")
             raise InputError(
-                f"{path} is one image for {source.num_frames} frames; write to {folder}/%05d.png"
+                f"{path} can hold only one of {source.num_frames} frames; write to {folder}/%05d.png"
             )
         _check_folder(path.parent)
         if source is not None and path.exists() and path.samefile(source.path):

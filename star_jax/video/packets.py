@@ -1,4 +1,4 @@
-"""One pass over the packets of a file, without decoding: their times, and where these start again."""
+"""One pass over the packets of a file, without decoding: their times, and where times start again."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,25 +11,27 @@ from star_jax.errors import InputError
 from star_jax.video.notes import note
 from star_jax.video.repair import odd_times
 
-# Containers whose header holds the duration; others leave it to be guessed.
+# Containers whose header has the duration; for others it is a guess.
 KNOW_DURATION = ("mov", "matroska", "avi", "flv")
-# Seconds by which such a file may end early, and from which on that is worth a line.
+# Seconds by which such a file may end early, and the smallest number of missing seconds that is reported.
 DURATION_TOLERANCE, MISSING = 1.0, 0.1
-# Recordings joined byte by byte: times go back by at least so many seconds, and stay there.
+# If recordings were joined byte by byte, times go back by at least this many seconds, and stay there.
 BACKWARD_JUMP = Fraction(1, 10)
-# Containers of broadcasts, in which times may also jump ahead; so many seconds are no pause.
+# Containers of broadcasts, in which times may also jump ahead, and the seconds from which on that is not a pause.
 JUMPING_FORMATS = {"mpegts", "mpeg"}
 FORWARD_JUMP = Fraction(10)
 # Seconds by which the sound of a recording may reach into the next one.
 OVERLAP = Fraction(1, 10)
-# Seconds of sound that start a decoder at most (Opus: 0.08); a longer start that is not heard was cut off.
+# Longest sound in seconds that only primes a decoder (Opus: 0.08); a longer discarded start was cut off.
 LONGEST_PRIMING = Fraction(1, 10)
-LASTING = 3  # packets after a jump that must agree with it: one odd stamp is no new recording
+LASTING = (
+    3  # number of packets after a jump that must agree with it: a single odd time is not a new recording
+)
 
 
 @dataclass
 class PacketList:
-    """Packets of one stream in the order of the file; times in units of its time base."""
+    """Packets of one stream in the order of the file; times are in units of `time_base`."""
 
     time_base: Fraction
     pts: list[int | None] = field(default_factory=list)
@@ -48,19 +50,19 @@ class PacketList:
         self.is_empty.append(packet.size == 0)
 
     def time(self, number: int) -> int | None:
-        """When a packet is shown, as far as the file says."""
+        """Time at which a packet is shown, else its decoding time, else None."""
         return self.pts[number] if self.pts[number] is not None else self.dts[number]
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds to add to each packet's times, where recordings are joined and their times start again.
+    """Corrections of packet times in a file of several joined recordings, whose times start again.
 
     Attributes:
         starts: stream -> numbers of the packets at which the second, third, ... recording begins.
-        shifts: seconds to add in each recording, the first included.
-        repaired: stream -> number of a packet of sound -> its time, in place of one that goes back or jumps ahead.
-        cut: stream -> number of packets of sound that MP4's edit list cuts off at the start.
+        shifts: seconds to add in each recording, including the first.
+        repaired: stream -> number of a sound packet -> time that replaces one that goes back or jumps ahead.
+        cut: stream -> number of sound packets that MP4's edit list cuts off at the start.
     """
 
     starts: dict[int, list[int]] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Clock:
     cut: dict[int, int] = field(default_factory=dict)
 
     def recording(self, stream_index: int, number: int) -> int:
-        """Recording that a packet belongs to."""
+        """Number of the recording that a packet belongs to."""
         return sum(number >= start for start in self.starts.get(stream_index, ()))
 
     def shift(self, stream_index: int, number: int) -> Fraction:
@@ -78,7 +80,7 @@ class Clock:
 
 
 def is_empty(packet: av.Packet) -> bool:
-    """Whether a packet has a time and no bytes; without a time, it is the demuxer's sign for the end."""
+    """Whether a packet has a time but no bytes; one without a time is the demuxer's end marker."""
     return packet.size == 0 and (packet.pts is not None or packet.dts is not None)
 
 
@@ -90,15 +92,16 @@ def list_packets(
     strict: bool = True,
     thorough: bool = False,
 ) -> tuple[PacketList, Clock]:
-    """Lists the packets of the video stream, and puts the recordings in the file one after the other.
+    """Lists the packets of the video stream, and places the recordings in the file one after another.
 
     Args:
         path, container, stream: an open file.
-        strict: refuse a file that is damaged or cut off; else a line says so, and what is there is listed.
-        thorough: also look for packets that came in part, and be exact about where the file ends.
+        strict: whether to reject a file that is damaged or cut off; otherwise a note reports it, and the existing
+            packets are listed.
+        thorough: whether to report incomplete packets, too, and to be exact about where the file ends.
 
     Raises:
-        InputError: see `strict`.
+        InputError: `strict` is set, and the file is damaged or cut off.
     """
     lists: dict[int, PacketList] = {}
     end, is_cut, partial = 0.0, False, 0
@@ -125,17 +128,17 @@ def list_packets(
         after = f"{path} is cut off after {_count(lists, stream)} frames"
         if strict:
             raise InputError(
-                f"{after}; copy it again, or keep what is there with: ffmpeg -i {path.name} -c copy repaired.mkv"
+                f"{after}; copy it again, or keep these with: ffmpeg -i {path.name} -c copy repaired.mkv"
             )
-        note(f"{after}; what is there is kept (--strict stops instead)")
+        note(f"{after}, which are kept (--strict stops instead)")
     elif not strict and missing > MISSING:
-        note(f"{path} ends {missing:.2f} s before its header says so; what is there is kept")
+        note(f"{path} ends {missing:.2f} s before the end in its header; all its frames are kept")
     if thorough and (partial := partial - is_cut):
-        number = "one packet" if partial == 1 else f"{partial} packets"
-        damage = f"{path}: {number} of its picture came in part, as after a bad transmission"
+        number = "one video packet is" if partial == 1 else f"{partial} video packets are"
+        damage = f"{path}: {number} incomplete, as after a bad transmission"
         if strict:
             raise InputError(f"{damage}; copy it again")
-        note(f"{damage}; what is there is kept (--strict stops instead)")
+        note(f"{damage}; their data is decoded as far as possible (--strict stops instead)")
     kinds = {s.index: s.type for s in container.streams}
     timed = {index: packets for index, packets in lists.items() if kinds.get(index) in ("video", "audio")}
     clock = join_recordings(timed, stream.index, container.format.name in JUMPING_FORMATS)
@@ -150,14 +153,14 @@ def list_packets(
 
 
 def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> Clock:
-    """Shifts every recording after the first so that its picture begins where the one before ends.
+    """Shifts every recording after the first so that its picture begins where that of the previous one ends.
 
-    Picture and sound of a recording move together. Sound may reach a little into what follows (a codec's packets
-    do not end with the picture); where it reaches further, the picture waits for it.
+    Picture and sound of a recording move together. Sound may reach a little into the next recording (a codec's
+    packets do not end with the picture); if it reaches further, the picture waits for it.
 
     Args:
-        lists: packets of the pictures and sounds, by stream.
-        film: the stream whose pictures are shown.
+        lists: packets of the video and audio streams, by stream.
+        film: index of the video stream that is shown.
         may_jump: whether times may also jump ahead.
     """
     starts = {index: _restarts(packets, may_jump) for index, packets in lists.items()}
@@ -177,7 +180,7 @@ def join_recordings(lists: dict[int, PacketList], film: int, may_jump: bool) -> 
 
 
 def _odd_sound(packets: PacketList, clock: Clock, index: int) -> dict[int, int]:
-    """Times to put in place of odd ones, see `odd_times`."""
+    """Times that replace odd ones; see `odd_times`."""
     shifts = [round(shift / packets.time_base) for shift in clock.shifts]
     if len(shifts) == 1:
         moves = shifts * len(packets.pts)
@@ -191,13 +194,13 @@ def _odd_sound(packets: PacketList, clock: Clock, index: int) -> dict[int, int]:
 
 
 def _cut_off(packets: PacketList) -> int:
-    """Number of packets at the start that are not to be heard; 0 where they only start the decoder."""
+    """Number of packets at the start that must not be heard; 0 if they only prime the decoder."""
     count = next((n for n, is_cut in enumerate(packets.is_discarded) if not is_cut), 0)
     return count if sum(packets.durations[:count]) * packets.time_base > LONGEST_PRIMING else 0
 
 
 def _restarts(packets: PacketList, may_jump: bool) -> list[int]:
-    """Numbers of the packets from which on all times are others."""
+    """Numbers of the packets at which times start again."""
     known = [(number, dts * packets.time_base) for number, dts in enumerate(packets.dts) if dts is not None]
     found: list[int] = []
     highest: Fraction | None = None
@@ -227,11 +230,11 @@ def _span(packets: PacketList, starts: list[int], recording: int) -> tuple[Fract
 
 
 def _announced(container: av.container.InputContainer) -> float:
-    """When the file ends, in seconds, by its header; 0 where that does not say."""
+    """End of the file in seconds according to its header; 0 if the header has none."""
     name, duration = container.format.name, container.duration
     if not name.startswith(KNOW_DURATION) or not duration:
         return 0.0
-    # Matroska's duration is the time of the end, whatever the start.
+    # Matroska's duration is the time of the end, whatever the start is.
     return ((0 if "matroska" in name else container.start_time or 0) + duration) / av.time_base
 
 

@@ -1,4 +1,4 @@
-"""A part of a file: the facts that the writer needs to keep its sound, subtitles and chapters in step."""
+"""A part of a file: the properties that the writer needs to keep sound, subtitles and chapters in sync."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from star_jax.video.probe import VideoInfo
 
 
 def part_of(info: VideoInfo, times: Sequence[int], start: int, stop: int) -> VideoInfo:
-    """Properties of frames [start, stop) of a file, whose frames have these times in `info.time_base`."""
+    """Properties of frames [start, stop) of a file whose frames have these times in `info.time_base`."""
     if (start, stop) == (0, info.num_frames):
         return info
     begin = times[start] * info.time_base

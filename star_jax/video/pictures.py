@@ -1,4 +1,4 @@
-"""One picture file: its header, and its pixels with everything that belongs to them."""
+"""Reads one picture file: its header, and its pixels with transparency, profile and EXIF data."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ from star_jax.video.notes import note
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"}
 SUFFIXES |= heif.SUFFIXES if heif.IS_READ else set()
-# Formats whose further pictures are an animation; a phone's JPEG may hold others, such as depth.
+# Formats in which several pictures are an animation; a phone's JPEG may hold other pictures, such as depth.
 ANIMATED_FORMATS = {"WEBP", "PNG", "AVIF", "TIFF", "GIF"}
 MAX_PIXELS = 1 << 27  # 134 million: more than any camera's, and 400 MB as RGB
 ORIENTATION = 0x0112  # EXIF
@@ -32,15 +32,15 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """Facts from a picture's header.
+    """Properties from a picture's header.
 
     Attributes:
         width, height: size in pixels, upright.
-        bit_depth: bits of a sample: 8, or 16 for anything above.
+        bit_depth: 8, or 16 if a sample has more than 8 bits.
         has_alpha: whether it has transparency.
         num_frames: number of frames; 1 unless it is an animation.
         profile: ICC profile of RGB pixels.
-        exif: EXIF data, upright.
+        exif: EXIF data, with the orientation set to upright.
     """
 
     width: int
@@ -54,7 +54,7 @@ class PictureFacts:
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels: `rgb` uint8 or uint16 [H, W, 3], `alpha` of the same type [H, W] or None."""
+    """Pixels: `rgb` uint8 or uint16 [H, W, 3], and `alpha` of the same dtype [H, W] or None."""
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
@@ -64,14 +64,16 @@ def inspect_picture(file: Path) -> PictureFacts:
     """Reads a picture's header.
 
     Raises:
-        InputError: no such file, no permission, no picture, or more pixels than can be worked on.
+        InputError: the file is missing or unreadable, is not a supported picture, or has too many pixels.
     """
     with open_picture(file) as image:
         profile = image.info.get("icc_profile")
         exif = image.getexif()
-        turned = exif.get(ORIENTATION, 1) >= 5 and image.format != "TIFF"  # whose size Pillow gives upright
+        turned = (
+            exif.get(ORIENTATION, 1) >= 5 and image.format != "TIFF"
+        )  # Pillow's size of a TIFF is upright
         exif[ORIENTATION] = 1
-        if image.format == "TIFF":  # whose tags also describe how the pixels of this file are stored
+        if image.format == "TIFF":  # its tags also describe how the pixels are stored
             for tag in TIFF_LAYOUT & exif.keys():
                 del exif[tag]
         width, height = image.size[::-1] if turned else image.size
@@ -86,20 +88,20 @@ def inspect_picture(file: Path) -> PictureFacts:
         )
         _note_what_is_left(file, image)
         if image.format == "TIFF" and facts.num_frames > 1 and not _pages_of_one_size(image):
-            return replace(facts, num_frames=1)  # a picture with its small copies
+            return replace(facts, num_frames=1)  # a picture with smaller copies
         return facts
 
 
 def read_picture(file: Path, *, depth: int | None = 8, strict: bool = False) -> Picture:
-    """Reads a picture, upright; fully transparent pixels take the colours around them.
+    """Reads a picture, upright; fully transparent pixels get the colours around them.
 
     Args:
-        file: the picture.
-        depth: 8, or None for 16 bits where it has more than 8.
-        strict: refuse a JPEG whose data are damaged; else a line says so.
+        file: path of the picture.
+        depth: 8, or None for 16 bits if it has more than 8.
+        strict: whether to reject a JPEG whose data are damaged; otherwise a note reports it.
 
     Raises:
-        InputError: see `inspect_picture`; also for pixels that cannot be decoded.
+        InputError: as in `inspect_picture`, or the pixels cannot be decoded.
     """
     facts = inspect_picture(file)
     deep = depth is None and facts.bit_depth > 8
@@ -109,7 +111,7 @@ def read_picture(file: Path, *, depth: int | None = 8, strict: bool = False) -> 
         is_jpeg = image.format in ("JPEG", "MPO")
         by_cv2 = is_jpeg or image.format in ("BMP", "TIFF", "WEBP") or facts.bit_depth > 8
         bits = _avif_bits(file) if image.format == "AVIF" else 16
-        # OpenCV turns a TIFF upright, whatever it is asked for.
+        # OpenCV always turns a TIFF upright.
         orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
         if not by_cv2 or image.mode == "CMYK" or (image.mode == "P" and image.format != "TIFF"):
             return from_pillow(ImageOps.exif_transpose(image))
@@ -121,15 +123,15 @@ def read_picture(file: Path, *, depth: int | None = 8, strict: bool = False) -> 
         return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
     pixels = _decode(file, data, cv2.IMREAD_UNCHANGED)
     if pixels.dtype.kind == "f" and np.nanmax(pixels) > 1:
-        note(f"{file} has values up to {np.nanmax(pixels):.3g}; 1 is white, and what is above is cut off")
+        note(f"{file} has values up to {np.nanmax(pixels):.3g}; 1 is white, and larger values are clipped")
     return _of_levels(_upright(pixels, orientation), deep, bits)
 
 
 def read_page(file: Path, number: int, *, deep: bool, has_alpha: bool) -> Picture:
-    """One page of a TIFF, counted from 0, upright; `deep` in 16 bits.
+    """Reads one page of a TIFF, counted from 0, upright; `deep` keeps 16 bits.
 
     Raises:
-        InputError: it cannot be decoded.
+        InputError: the page cannot be decoded.
     """
     flags = cv2.IMREAD_UNCHANGED if deep or has_alpha else cv2.IMREAD_COLOR
     try:
@@ -142,7 +144,7 @@ def read_page(file: Path, number: int, *, deep: bool, has_alpha: bool) -> Pictur
 
 
 def _of_levels(pixels: np.ndarray, deep: bool, bits: int = 16) -> Picture:
-    """Pixels that OpenCV has decoded, of so many bits, as a picture; `deep` in 16 bits."""
+    """Converts pixels with `bits` bits from OpenCV to a picture; `deep` keeps 16 bits."""
     if pixels.dtype not in (np.uint8, np.uint16):  # float: 1 is white
         pixels = np.round(np.clip(np.nan_to_num(pixels.astype(np.float32)), 0, 1) * 65535).astype(np.uint16)
     if pixels.dtype == np.uint16:
@@ -157,7 +159,7 @@ def _of_levels(pixels: np.ndarray, deep: bool, bits: int = 16) -> Picture:
 
 
 def from_pillow(image: Image.Image) -> Picture:
-    """Pixels of an image that Pillow has decoded, eight bits."""
+    """Converts an image that Pillow has decoded to a picture with 8 bits."""
     if image.mode == "CMYK" and image.info.get("icc_profile"):
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
             profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
@@ -170,7 +172,7 @@ def from_pillow(image: Image.Image) -> Picture:
 
 
 def _with_alpha(pixels: np.ndarray) -> Picture:
-    """RGB or RGBA pixels as a picture."""
+    """Converts RGB or RGBA pixels to a picture."""
     if pixels.shape[-1] == 3:
         return Picture(pixels)
     rgb, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
@@ -180,7 +182,7 @@ def _with_alpha(pixels: np.ndarray) -> Picture:
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Gives fully transparent pixels the colours of the visible pixels around them.
 
-    The pixels that a file stores there are never seen, but would bleed into the picture when it is enlarged.
+    The colours that a file stores there are never seen, but would bleed into the picture when it is enlarged.
     """
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
@@ -206,32 +208,32 @@ def open_picture(file: Path) -> Any:
         InputError: see `inspect_picture`.
     """
     check_readable(file)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours names the size
-    warnings.filterwarnings("ignore", module="PIL")  # of tags that are damaged, and not read
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the check below has a better message
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged tags, which are not used
     try:
         image = Image.open(file)
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError, OverflowError) as error:
         if file.suffix.lower() in heif.SUFFIXES:
             raise InputError(
-                f"{file} is a HEIC picture; pip install pillow-heif, or convert it to PNG"
+                f"{file} is a HEIC picture; run pip install pillow-heif, or convert it to PNG"
             ) from error
         with file.open("rb") as data:
             is_tiff = data.read(4) in (b"II*\0", b"MM\0*")
         if is_tiff:
             raise InputError(
-                f"cannot read {file}: it is damaged, or a kind of TIFF that is not read here (such as RGB in "
-                "floating point); convert it to a TIFF or PNG of 16 bits per sample"
+                f"cannot read {file}: it is damaged, or a kind of TIFF that is not supported (such as RGB in "
+                "floating point); convert it to a TIFF or PNG with 16 bits per sample"
             ) from error
         raise InputError(
-            f"cannot read {file} as an image; it is damaged or no image: replace or remove it"
+            f"cannot read {file} as an image: it is damaged or not an image; replace or remove it"
         ) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
-                f"{file} has {image.width}x{image.height} pixels, over {MAX_PIXELS // 10**6} million; cut it into "
-                "parts, or make it smaller"
+                f"{file} has {image.width}x{image.height} pixels, but at most {MAX_PIXELS // 10**6} million are "
+                "supported; cut it into parts, or make it smaller"
             )
         try:
             yield image
@@ -246,7 +248,7 @@ def open_picture(file: Path) -> Any:
             TypeError,
         ) as error:
             raise InputError(
-                f"cannot read {file} as an image; it is damaged or no image: replace or remove it"
+                f"cannot read {file} as an image: it is damaged or not an image; replace or remove it"
             ) from error
 
 
@@ -256,26 +258,30 @@ def _decode(file: Path, data: np.ndarray, flags: int) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise InputError(f"cannot read {file} as an image; it is damaged or no image: replace or remove it")
+        raise InputError(
+            f"cannot read {file} as an image: it is damaged or not an image; replace or remove it"
+        )
     return pixels
 
 
 def _read_jpeg(file: Path, strict: bool) -> np.ndarray:
     pixels, is_damaged = decode_jpeg(file.read_bytes())
     if pixels is None or (strict and is_damaged):
-        raise InputError(f"cannot read {file} as an image; it is damaged or no image: replace or remove it")
+        raise InputError(
+            f"cannot read {file} as an image: it is damaged or not an image; replace or remove it"
+        )
     if is_damaged:
-        note(f"{file} is damaged inside, and upscaled as viewers show it (--strict stops instead)")
+        note(f"{file} has damaged data, and is upscaled as viewers show it (--strict stops instead)")
     return pixels
 
 
 def _from_bits(levels: np.ndarray, bits: int) -> np.ndarray:
-    """Levels of so many bits to uint16 over the whole range."""
+    """Converts levels with `bits` bits to uint16 with the full range."""
     return np.round(levels * (65535 / (2**bits - 1))).astype(np.uint16)
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes the EXIF orientation: bits for transposing and for mirroring along each axis."""
+    """Turns pixels upright according to the EXIF orientation (1 to 8)."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -286,7 +292,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _bit_depth(file: Path, image: Image.Image) -> int:
-    if image.format == "PNG":  # Pillow does not say
+    if image.format == "PNG":  # Pillow does not report it
         with file.open("rb") as png:
             return 16 if png.read(25)[24:] == b"\x10" else 8
     if image.format == "HEIF":
@@ -295,7 +301,9 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
         return 16 if _avif_bits(file) > 8 and cv2.haveImageReader(str(file)) else 8
     if image.format == "TIFF":
         if image.mode == "I":
-            raise InputError(f"{file} has integers of 32 bits, of which none is white; convert it to 16 bits")
+            raise InputError(
+                f"{file} has 32-bit integers, for which white is not defined; convert it to 16 bits"
+            )
         assert isinstance(image, TiffImagePlugin.TiffImageFile)
         bits = image.tag_v2.get(258, (8,))
         return 16 if max(bits if isinstance(bits, tuple) else (bits,)) > 8 else 8
@@ -303,16 +311,16 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
 
 
 def _note_what_is_left(file: Path, image: Image.Image) -> None:
-    """Names the further pictures of a HEIC file, and the bits of an AVIF file that OpenCV cannot read."""
+    """Notes the other pictures of a HEIC file, and the bits of an AVIF file that OpenCV cannot read."""
     num_pictures = getattr(image, "n_frames", 1)
     if image.format == "HEIF" and num_pictures > 1:
-        note(f"{file} holds {num_pictures} pictures; the first is taken")
+        note(f"{file} has {num_pictures} pictures; only the first is read")
     if image.format == "AVIF" and _avif_bits(file) > 8 and not cv2.haveImageReader(str(file)):
-        note(f"{file} has over 8 bits per sample; it is read as 8 bits (newer versions of OpenCV read them)")
+        note(f"{file} has over 8 bits per sample; it is read with 8 bits (newer versions of OpenCV read all)")
 
 
 def _avif_bits(file: Path) -> int:
-    """Bits of a sample of an AVIF picture, by the settings of its decoder."""
+    """Bits per sample of an AVIF picture, from its decoder settings (av1C)."""
     with file.open("rb") as data:
         _, _, settings = data.read(1 << 16).partition(b"av1C")
     if len(settings) < 3 or not settings[2] & 0x40:

@@ -1,4 +1,4 @@
-"""Writes PNG files with what OpenCV leaves out: the colour profile and EXIF data."""
+"""Encodes PNG files with the colour profile and EXIF data, which OpenCV leaves out."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ from star_jax.video.pictures import Picture, PictureFacts
 
 
 def encode_png(picture: Picture, facts: PictureFacts | None = None) -> bytes:
-    """A PNG file, with the colour profile and the EXIF data of the picture that it was made of."""
+    """Encodes a picture as a PNG file, with the colour profile and the EXIF data in `facts`."""
     channels = picture.rgb[..., ::-1]
     if picture.alpha is not None:
         channels = np.concatenate([channels, picture.alpha[..., None]], axis=-1)

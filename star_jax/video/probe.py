@@ -1,6 +1,6 @@
 """Properties of a video file: exact frame count, rate, times, orientation, colour and other data in its pictures.
 
-One pass over the packets gives the times (see timeline.py); the first frame, decoded, gives the rest.
+One pass over the packets gives the times (see timeline.py); the decoded first frame gives the rest.
 """
 
 import dataclasses
@@ -23,31 +23,35 @@ from star_jax.video.timeline import FrameTable, OnScan, frame_rate, list_frames
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Properties of a source of frames, as they come out of the reader (cropped, rotation applied, RGB).
+    """Properties of a source of frames as the reader returns them (cropped, rotated, RGB).
 
     Attributes:
         path: the file or, for images, the folder.
-        width, height: size in pixels after the crop and the rotation of the metadata.
-        frame_rate: frames per second, exact (24000/1001); the mean where the rate is variable.
+        width, height: size in pixels after cropping and rotating as the metadata says.
+        frame_rate: exact number of frames per second (such as 24000/1001); the mean if the rate is variable.
         time_base: seconds per unit of the timestamps that the reader returns.
         start_time: time of the first frame in seconds, on the clock that the file's audio shares.
         num_frames: exact number of frames.
         duration: seconds from the first frame to the end of the last.
-        is_variable_rate: whether the frames leave the grid of `frame_rate` by over 0.1 frame.
+        is_variable_rate: whether frames are off the grid of `frame_rate` by over 0.1 frame.
         last_duration: seconds for which the last frame is shown.
+        is_images: whether the source is images or an animation, not a video.
+        has_audio: whether the file has sound.
+        codec: FFmpeg's name of the codec, or `image`.
         pix_fmt, bit_depth: pixel format and bit depth of the coded pictures.
-        is_interlaced: whether the first picture is flagged so.
+        is_interlaced: whether the first picture is flagged as interlaced.
         has_alpha: whether pictures have transparency.
-        rotation: degrees counter-clockwise by which the coded pictures are turned.
-        crop: rows and columns that the container cuts off the coded pictures.
+        rotation: counter-clockwise rotation of the coded pictures in degrees.
+        crop: rows and columns that the container crops from the coded pictures.
         sample_aspect_ratio: width over height of a pixel, after rotation.
         color_primaries, color_trc, colorspace, color_range: code points of the file (ITU-T H.273; 2 = unspecified;
             range: 0 unspecified, 1 limited, 2 full).
-        side_data: bytes of the first picture's data about the film, by FFmpeg's name (such as
-            MASTERING_DISPLAY_METADATA, CONTENT_LIGHT_LEVEL, SPHERICAL); empty where only later pictures have it.
-        lost_frames: frames of the file that cannot be decoded.
-        clock: places where the times of the file's streams start again.
-        first_frame: for a part, the number of its first frame in the file; see part.py.
+        side_data: bytes of the first picture's side data, by FFmpeg's name (such as MASTERING_DISPLAY_METADATA,
+            CONTENT_LIGHT_LEVEL, SPHERICAL); empty bytes if only later pictures have it.
+        lost_frames: number of frames of the file that cannot be decoded.
+        clock: corrections of the times of the file's streams.
+        part: for a part, its start and end in seconds; see part.py.
+        first_frame: for a part, the number of its first frame in the file.
         pictures: files of a sequence of images, one for each frame.
         has_profile: whether images have an ICC profile.
     """
@@ -86,22 +90,22 @@ class VideoInfo:
 
     @property
     def matrix(self) -> int:
-        """Code point of the matrix that the file means; see `color.matrix_of`."""
+        """Code point of the file's colour matrix; see `color.matrix_of`."""
         return color.matrix_of(self.colorspace, self.width, self.height)
 
 
 def probe_video(
     path: Path, *, scan: bool = False, strict: bool = True, on_scan: OnScan | None = None
 ) -> tuple[VideoInfo, FrameTable]:
-    """Measures a video file: a pass over its packets, then one decoded frame.
+    """Measures a video file from all its packets and its decoded first frame.
 
     Args:
-        path: the file.
+        path: path of the file.
         scan, strict, on_scan: see `list_frames`.
 
     Raises:
-        InputError: see `open_video`; also for zero frames, for a file that is cut off, for one whose first frame
-            cannot be decoded, and for a colour matrix that is not read here.
+        InputError: as in `open_video`, or the file has no frames or is cut off, its first frame cannot be decoded,
+            or its colour matrix is not supported.
     """
     frame = _first_frame(path, strict)
     table = list_frames(path, frame, scan=scan, strict=strict, on_scan=on_scan)
@@ -146,7 +150,7 @@ def probe_video(
 
 
 def note_damage(info: VideoInfo, table: FrameTable) -> None:
-    """Says how many frames cannot be decoded or are shown with parts missing, and whether sizes change."""
+    """Notes how many frames cannot be decoded or have parts missing, and whether sizes change."""
     if table.lost:
         note(
             f"{info.path}: {table.lost} frames cannot be decoded and are left out; the other {info.num_frames} "
@@ -154,15 +158,15 @@ def note_damage(info: VideoInfo, table: FrameTable) -> None:
         )
     if len(table.sizes) > 1:
         sizes = ", ".join(f"{width}x{height}" for width, height in sorted(table.sizes))
-        note(f"{info.path}: its pictures change their size ({sizes}); all are brought to that of the first")
+        note(f"{info.path}: frames differ in size ({sizes}); all are resized to the size of the first")
     if table.damage is not None and table.damage.shown:
         note(f"{info.path}: {table.damage.shown} frames are damaged, and upscaled as players show them")
 
 
 def _has_alpha(frame: av.VideoFrame, stream: av.VideoStream) -> bool:
-    if stream.codec_context.name == "gif":  # which is decoded with transparency whether it has any or not
+    if stream.codec_context.name == "gif":  # a GIF is always decoded with an alpha channel
         return bool(frame.to_ndarray(format="bgra")[..., 3].min() < 255)
-    # WebM keeps transparency beside the pictures, where the decoder does not look.
+    # WebM stores transparency separately from the pictures, where the decoder does not read it.
     is_beside = "1" in [value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"]
     return is_beside or any(component.is_alpha for component in frame.format.components)
 

@@ -1,4 +1,4 @@
-"""Reads video files: RGB frames in pieces for the upscaler, frame-accurate clips for training."""
+"""Reads video files: RGB frames in pieces for the upscaler, and frame-accurate clips for training."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -21,25 +21,27 @@ __all__ = ["VideoInfo", "VideoReader"]
 
 
 class VideoReader:
-    """A video file as RGB frames, upright, in the order of showing.
+    """A video file as upright RGB frames in presentation order.
 
-    Frames are uint8 [F, H, W, 3]. With `depth` None, a file of more than 8 bits gives uint16 over the whole range
-    of that type, without an 8-bit step. Colour follows the tags of the file (matrix, range); an untagged file is
-    limited range, BT.709 where it has over 576 lines or is at least 1280 wide, else BT.601. Transfer curve and
-    primaries are left as they are.
+    Frames are uint8 [F, H, W, 3]. With `depth` None, a file with more than 8 bits gives uint16 with the full range,
+    without an 8-bit step. Colours follow the tags of the file (matrix, range). An untagged file has limited range;
+    it is BT.709 if it has over 576 lines or is at least 1280 wide, else BT.601. Transfer curve and primaries are
+    not changed.
 
     Args:
         path: a file that FFmpeg can read.
-        num_threads: decoder threads; 0 takes all cores, a data loader's worker wants 1.
+        num_threads: number of decoder threads; 0 uses all cores, and a data loader's worker should use 1.
         depth: 8, or None for the depth of the file.
-        scan: decode the whole file first, which finds damage and odd times wherever they are; else its packets
-            are looked at only.
-        strict: refuse damage; else what can be decoded is given, and a line says how many frames are lost.
+        scan: whether to decode the whole file first, which finds damage and irregular times anywhere; otherwise
+            only its packets are read.
+        strict: whether to reject a damaged file; otherwise all frames that can be decoded are returned, and a note
+            says how many are lost.
         deinterlace: `auto` (flagged frames), `on` (all) or `off`.
-        on_scan: called with (frames decoded, frames in all) during the scan.
+        on_scan: called with (number of frames decoded, total number of frames) during the scan.
 
     Raises:
-        InputError: no such file, a folder, no permission, not a video, no video stream, no frames, cut off.
+        InputError: the path is missing, a folder or unreadable, or the file is not a video, has no video stream or
+            no frames, or is cut off.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class VideoReader:
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the frames: uint8 or uint16."""
+        """Dtype of the frames: uint8 or uint16."""
         return np.dtype(np.uint16 if self._is_deep else np.uint8)
 
     def chunks(self, size: int) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -77,11 +79,11 @@ class VideoReader:
         Memory holds one piece and the decoder's few frames.
 
         Yields:
-            frames uint8 or uint16 [f, H, W, 3], f = size except in the last piece; their timestamps in
+            frames uint8 or uint16 [f, H, W, 3], where f = size except in the last piece, and their timestamps in
             `info.time_base`.
 
         Raises:
-            RunError: a frame cannot be decoded, or fewer frames come out than the file announced.
+            RunError: a frame cannot be decoded, or the number of frames is not the one that was counted.
         """
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
@@ -98,20 +100,26 @@ class VideoReader:
             yield np.stack(images), self._pts(count - len(images), count)
         if count != self.info.num_frames:
             raise RunError(
-                f"{self.path} gave {count} of its {self.info.num_frames} frames; it is damaged: copy it again"
+                f"{self.path} is damaged: only {count} of {self.info.num_frames} frames were decoded; copy it again"
             )
 
     def read(self, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
-        """Decodes frames start, start + stride, ... (`count` of them; None: up to the end).
+        """Decodes frames start, start + stride, ...
 
-        Seeks to the key frame before `start`; only the frames asked for are converted to RGB.
+        It seeks to the key frame before `start`, and converts only the requested frames to RGB.
+
+        Args:
+            start: number of the first frame.
+            count: number of frames; None reads to the end.
+            stride: step from one frame number to the next.
 
         Returns:
             uint8 or uint16 [F, H, W, 3].
 
         Raises:
-            InputError: the range leaves the video.
+            InputError: the range exceeds the video.
             RunError: a frame cannot be decoded.
+            ValueError: `start` is negative, or `stride` is less than 1.
         """
         total = self.info.num_frames
         if start < 0 or stride < 1:
@@ -121,7 +129,7 @@ class VideoReader:
         wanted = range(start, start + count * stride, stride)
         if count < 1 or wanted[-1] >= total:
             raise InputError(
-                f"{self.path} has {total} frames; frames {start} to {start + (count - 1) * stride} asked"
+                f"{self.path} has {total} frames, but {start} to {start + (count - 1) * stride} were requested"
             )
         rgb = _RGBConverter(self.info, self.dtype)
         images = []
@@ -131,7 +139,9 @@ class VideoReader:
             if index >= wanted[-1]:
                 break
         if len(images) != count:
-            raise RunError(f"{self.path} gave {len(images)} of the {count} frames asked; it is damaged")
+            raise RunError(
+                f"{self.path} is damaged: only {len(images)} of {count} frames were decoded; copy it again"
+            )
         return np.stack(images)
 
     def times(self) -> list[int]:
@@ -142,7 +152,7 @@ class VideoReader:
         return self._table.pts[start:stop].tolist()
 
     def _all_frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes the file from its start: exactly the frames of the table."""
+        """Decodes the file from the start; the frames are exactly those of the table."""
         damage = Damage() if self._table.damage is not None else None
         with open_video(self.path, self.num_threads) as (container, stream):
             frames = self._renamed(decode_frames(container, stream, damage))
@@ -154,7 +164,7 @@ class VideoReader:
     def _renamed(
         self, frames: Iterator[tuple[int | None, av.VideoFrame]], count: int = 0
     ) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """Yields the same frames; an error says where decoding failed. `count` frames were decoded before."""
+        """Yields the same frames; an error says where decoding failed, given that `count` frames came before."""
         try:
             for numbered in frames:
                 yield numbered
@@ -170,7 +180,7 @@ class VideoReader:
         keys = np.flatnonzero(self._table.is_key[: start + 1])
         if self._table.stamps is not None and self._deinterlace == "off" and len(keys) and keys[-1] > 0:
             with open_video(self.path, self.num_threads) as (container, stream):
-                # A demuxer may land behind the key frame (it compares decoding times): then one key frame earlier.
+                # A demuxer compares decoding times and may seek past the key frame; then try the one before it.
                 for target in keys[-2:][::-1].tolist():
                     container.seek(int(self._table.stamps[target]), stream=stream)
                     decoded = ((None, frame) for frame in container.decode(stream))
@@ -180,11 +190,11 @@ class VideoReader:
                     if number is not None and number <= keys[-1]:
                         yield from enumerate(chain([first], frames), number)
                         return
-        # Some containers make up other timestamps after a seek; their frames can only be counted from the start.
+        # Some containers have other timestamps after a seek; their frames can only be counted from the start.
         yield from enumerate(self._all_frames())
 
     def _number_of(self, frame: av.VideoFrame | None) -> int | None:
-        """Number of a decoded frame by its timestamp; None where no frame has that one."""
+        """Number of a decoded frame by its timestamp; None if no frame has this timestamp."""
         if frame is None or frame.pts is None:
             return None
         index = int(np.searchsorted(self._table.stamps, frame.pts))
@@ -192,7 +202,7 @@ class VideoReader:
 
 
 class _RGBConverter:
-    """Turns decoded frames into upright RGB arrays of one size; keeps swscale's context between frames."""
+    """Converts decoded frames to upright RGB arrays of one size; keeps swscale's context between frames."""
 
     def __init__(self, info: VideoInfo, dtype: np.dtype):
         self._info, self._dtype = info, dtype
@@ -204,7 +214,7 @@ class _RGBConverter:
         if self._turn is None:
             self._turn, self._size = Turn.of(frame), (frame.width, frame.height)
         if (frame.width, frame.height) != self._size:
-            # A stream may change its size midway; swscale brings every frame to the first one's.
+            # A stream may change its size midway; swscale resizes every frame to the size of the first.
             width, height = self._size
             is_full = frame.color_range
             frame = self._reformatter.reformat(

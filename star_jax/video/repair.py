@@ -1,4 +1,4 @@
-"""Odd times among good ones: the longest run that increases is kept, and the others are replaced one by one."""
+"""Repairs irregular times: the longest increasing subsequence is kept, and the other times are replaced."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -7,24 +7,25 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-# Two frames are never nearer than this where times are repaired.
+# Smallest distance in seconds between two frames whose times are repaired.
 TICK = Fraction(1, 1000)
-_LASTING = 3  # so many packets that agree are no odd ones
+_LASTING = 3  # more packets in a row than this are not considered odd
 
 
 def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) -> tuple[list[int], int]:
-    """Makes times strictly increasing, and changes no more of them than it must.
+    """Makes times strictly increasing, and changes as few of them as possible.
 
-    The longest run of times that increase is kept. Of the others, one that repeats the time before it comes a tick
-    later, and what goes back, jumps ahead or is missing is spread evenly between its neighbours.
+    The longest increasing subsequence is kept. A time that repeats the one before it becomes a tick later, and
+    times that go back, jump ahead or are missing are spread evenly between their neighbours.
 
     Args:
-        times: times in the order of showing, in units of `time_base`; None where the file says nothing.
+        times: times in presentation order, in units of `time_base`; None for missing times.
         time_base: seconds per unit.
-        step: usual time between two frames.
+        step: usual time between two frames, in units.
 
     Returns:
-        The times in units of `time_base` / factor, and the factor: 1 unless a unit is too long to fit frames in.
+        The times in units of `time_base` / factor, and the factor, which is 1 unless units are too long for frames
+        to fit in between.
     """
     kept = _increasing(times)
     if len(kept) == len(times):
@@ -54,12 +55,12 @@ def repair_times(times: Sequence[int | None], time_base: Fraction, step: int) ->
 
 
 def odd_times(times: Sequence[int | None], step: int, limit: int) -> dict[int, int]:
-    """Replacements for the times of sound that go back or jump ahead, by position; times that repeat stay.
+    """Replacements, by position, for times of sound that go back or jump ahead; times that repeat are kept.
 
     Args:
         times: decoding times in the order of the file.
         step: usual time between two packets.
-        limit: longest pause next to the first or the last few packets; what lies beyond it is odd.
+        limit: longest pause after the first or before the last few packets; packets beyond a longer pause are odd.
     """
     kept = _increasing(times, strictly=False)
     few = range(1, min(_LASTING, (len(kept) - 1) // 2) + 1)
@@ -82,8 +83,8 @@ def odd_times(times: Sequence[int | None], step: int, limit: int) -> dict[int, i
 
 
 def _increasing(times: Sequence[int | None], *, strictly: bool = True) -> list[int]:
-    """Positions of the longest increasing run; `strictly`, it has the first of equal times only."""
-    lows: list[int] = []  # lowest last time of a run of each length
+    """Positions of the longest increasing subsequence; if `strictly`, it has only the first of equal times."""
+    lows: list[int] = []  # smallest last time of a subsequence of each length
     at: list[int] = []
     before: dict[int, int | None] = {}
     for index, time in enumerate(times):

@@ -1,4 +1,4 @@
-"""Copies everything that is not the picture into an output, packet by packet; tracks.py decides what is kept."""
+"""Copies everything but the picture into an output, packet by packet; tracks.py decides what is kept."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,15 +19,15 @@ from star_jax.video.tracks import COVER_TYPES, Track, add_copy, plan_tracks
 
 
 class StreamCopier:
-    """Feeds all that is kept of `source` into `output`, in step with the video.
+    """Copies the tracks of a source that are kept into an output, in sync with the video.
 
-    Packets keep their bytes; their times move by `offset` only, so that the earliest of picture and sound is at 0
-    (a broadcast recording may start at hours). A time that is not later than the one before it comes a tick later
-    where the container wants that; one that goes back or jumps ahead is replaced.
+    Packets keep their bytes. Their times are shifted by `offset`, so that the earliest picture or sound is at 0 (a
+    broadcast recording may start after hours). A time that is not later than the one before it is moved a tick
+    later if the container needs that; a time that goes back or jumps ahead is replaced.
 
     Args:
-        source: the video file that the streams come from; checked by `check_streams` before.
-        target: format of the output, `mp4`, `mov` or `matroska`.
+        source: the video file with the streams, which `check_streams` has checked.
+        target: format of the output: `mp4`, `mov` or `matroska`.
     """
 
     def __init__(self, source: VideoInfo, target: str):
@@ -60,9 +60,10 @@ class StreamCopier:
         tracks = plan_tracks(self._input, self._format, self._film.index)
         self._free_keys = [] if self._format == "matroska" else free_keys(self.tags)
         is_cover = [self._input.streams[t.index].type == "video" for t in tracks if t.fate == "copy"]
-        if self._free_keys and any(is_cover):  # MP4 has either its own list, with the cover, or free keys
+        # MP4 has either its own list of tags, with the cover, or free keys.
+        if self._free_keys and any(is_cover):
             note(
-                f"{self._path}: of its tags, {', '.join(self._free_keys)} cannot stand beside a cover picture, and "
+                f"{self._path}: the tags {', '.join(self._free_keys)} cannot be combined with a cover picture, and "
                 "are left out; .mkv keeps them"
             )
             self._free_keys = []
@@ -78,11 +79,11 @@ class StreamCopier:
             self._packets = self._input.demux(copied)
 
     def needs_free_keys(self) -> bool:
-        """Whether MP4's own list of tags would drop one that is kept."""
+        """Whether the output has tags that MP4's own list of tags would drop."""
         return bool(self._free_keys)
 
     def copy_until(self, seconds: Fraction | None) -> None:
-        """Copies packets up to a time of the output; None copies all that are left."""
+        """Copies packets up to a time of the output in seconds; None copies all remaining packets."""
         while True:
             packet, shift = self._pending or self._next()
             self._pending = None
@@ -129,7 +130,7 @@ class StreamCopier:
     def _next(self) -> tuple[av.Packet | None, Fraction]:
         """The next packet with bytes, and the shift of its times in seconds."""
         while (packet := self._demuxed()) is not None:
-            if packet.size == 0 and not is_empty(packet):  # the demuxer's sign for the end of a stream
+            if packet.size == 0 and not is_empty(packet):  # the demuxer's marker for the end of a stream
                 continue
             index = packet.stream_index
             number = self._counts[index] = self._counts.get(index, -1) + 1
@@ -139,7 +140,7 @@ class StreamCopier:
                 packet.pts = packet.dts = time
             shift = self._clock.shifts[self._recording] - self.offset
             if self._format == "matroska" and number < self._clock.cut.get(index, 0):
-                continue  # Matroska has no list that says so, and would play them
+                continue  # Matroska has no edit list, so players would play them
             if packet.size and self._is_wanted(packet, shift):
                 return packet, shift
         return None, Fraction(0)
@@ -147,23 +148,23 @@ class StreamCopier:
     def _demuxed(self) -> av.Packet | None:
         try:
             return next(self._packets, None)
-        except av.FFmpegError:  # a file that is cut off, as was said when it was opened
+        except av.FFmpegError:  # the file is cut off, which was noted when it was opened
             return None
 
     def _is_wanted(self, packet: av.Packet, shift: Fraction) -> bool:
-        """Whether a packet begins within the part that is taken."""
+        """Whether a packet begins within the part that is upscaled."""
         stamp = packet.pts if packet.pts is not None else packet.dts
         if self._part is None or stamp is None:
             return True
         return 0 <= stamp * packet.time_base + shift < self._part[1] - self._part[0]
 
     def _is_in(self, chapter: dict[str, Any]) -> bool:
-        """Whether a shifted chapter begins before the end of the part that is taken."""
+        """Whether a shifted chapter begins before the end of the part that is upscaled."""
         return self._part is None or chapter["start"] * chapter["time_base"] < self._part[1] - self._part[0]
 
     def _mux(self, packet: av.Packet, target: av.stream.Stream, shift: Fraction) -> None:
-        """Writes a packet with its times in the output's own ticks, each later than the last."""
-        self._output.start_encoding()  # settles the time bases
+        """Writes a packet with its times in ticks of the output, in increasing order."""
+        self._output.start_encoding()  # fixes the time bases
         tick = target.time_base
         scale = packet.time_base / tick
         pts, dts = (None if t is None else round(t * scale + shift / tick) for t in (packet.pts, packet.dts))
@@ -172,7 +173,7 @@ class StreamCopier:
         if target.type == "subtitle":
             dts = max(dts, 0)
         if last is not None:
-            # Matroska takes equal times, and needs them: there may be several packets in a millisecond.
+            # Matroska allows equal times, and needs them: there may be several packets in a millisecond.
             dts = max(dts, last if self._format == "matroska" else last + 1)
         packet.duration = round((packet.duration or 0) * scale)
         packet.time_base = tick
@@ -188,14 +189,14 @@ class StreamCopier:
 
 def _track_tags(stream: av.stream.Stream, target: str) -> dict[str, str]:
     tags = kept_tags(stream.metadata)
-    if "name" in tags:  # where MP4 keeps the title of a track; its muxer wants it by the usual word
+    if "name" in tags:  # MP4's key for the title of a track; its muxer expects `title`
         tags.setdefault("title", tags.pop("name"))
     if target == "mov" and "language" in tags:
         tags["language"] = QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])
         if tags["language"] not in KNOWN_TO_QUICKTIME:
             note(f"QuickTime has no code for language {tags['language']}; .mp4 and .mkv keep it")
     if target == "matroska" and "handler_name" in tags:
-        # MP4's handler is a title where it is not one of its muxers' own.
+        # MP4's handler name is a title, unless it is a muxer's default.
         name = tags.pop("handler_name")
         if "title" not in tags and not name.lower().endswith(("handler", "handle")) and name.isprintable():
             tags["title"] = name
@@ -203,7 +204,7 @@ def _track_tags(stream: av.stream.Stream, target: str) -> dict[str, str]:
 
 
 def _cover(stream: av.stream.Stream) -> bytes | None:
-    """The bytes of an attached picture."""
+    """Reads the bytes of an attached picture."""
     with open_container(Path(stream.container.name.removeprefix("file:"))) as container:
         packets = container.demux(container.streams[stream.index])
         return next((bytes(packet) for packet in packets if packet.size), None)

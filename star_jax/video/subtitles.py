@@ -1,4 +1,4 @@
-"""Text subtitles have a form in every container: SubRip, ASS and WebVTT in Matroska, mov_text in MP4 and MOV."""
+"""Converts text subtitles to a container's form: SubRip, ASS and WebVTT in Matroska, mov_text in MP4 and MOV."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 
 TEXT_CODECS = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
-# What text becomes where a container does not take its own form.
+# Form of text in each container that does not support the original form.
 TEXT_FORM = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip"}
 ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+
@@ -23,11 +23,11 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 
 
 class TextConverter:
-    """Turns packets of one text subtitle stream into packets of another form.
+    """Converts packets of a text subtitle stream to another form.
 
     Args:
-        source: the stream that packets come from.
-        output: the container that they go to, before its header is written.
+        source: stream of the packets.
+        output: the output before its header is written.
         container: `mp4`, `mov` or `matroska`.
     """
 
@@ -39,7 +39,7 @@ class TextConverter:
         self._encoder.time_base = self.target.time_base = Fraction(1, 1000)
 
     def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
-        """Yields the packet in its new form, at the same time; a text that cannot be read yields nothing."""
+        """Yields the packet in its new form, with the same time; a text that cannot be decoded yields nothing."""
         try:
             text = self._decoder.decode2(packet)
             new = self._encoder.encode_subtitle(text) if text is not None else None

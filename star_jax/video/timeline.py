@@ -1,8 +1,8 @@
-"""Times at which frames are shown: every frame keeps its own time, and an odd time does not change the others.
+"""Times at which frames are shown: every frame keeps its time, and an irregular time does not change the others.
 
-The packets tell the times of most files. Where they do not say which of them are shown, or say odd things (a time
-twice, going back or missing), the file is decoded once, which gives the true order of the frames; a time that does
-not fit between those around it is then replaced, one by one (`repair_times`).
+For most files, the packets give the times. If packets do not tell which frames are shown, or have irregular times
+(repeated, going back or missing), the file is decoded once, which gives the true order of the frames. Each time
+that does not fit between its neighbours is then replaced (`repair_times`).
 """
 
 import dataclasses
@@ -21,35 +21,36 @@ from star_jax.video.decoding import Damage, decode_frames
 from star_jax.video.packets import Clock, PacketList, list_packets
 from star_jax.video.repair import repair_times
 
-# One packet of these is one shown frame; for other codecs, and for fields, frames are counted by decoding.
+# Codecs with one shown frame per packet; for others, and for fields, frames are counted by decoding.
 PACKET_IS_FRAME = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg", "ffv1", "png", "prores", "dnxhd", "gif"}
-# Containers without showing times, whose frames follow each other at the stream's rate.
+# Containers without presentation times, whose frames follow each other at the stream's rate.
 NO_TIMESTAMPS = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
-# Containers in which libavformat makes up other times after a seek.
+# Containers for which libavformat gives other times after a seek.
 NO_SEEK = {*NO_TIMESTAMPS, "avi"}
-# (frames decoded, frames in all): called while a file is looked through.
+# Called with (number of frames decoded, total number of frames) while a file is decoded.
 OnScan = Callable[[int, int], None]
 USUAL_RATES = [Fraction(rate) for rate in (12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 USUAL_RATES += [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120)]
-_NANOSECOND_OF_A_FRAME = 1e-6  # more than that, at 120 frames per second; 24 and 23.976 are 1e-3 apart
+# Relative tolerance of a rate: above a nanosecond at 120 frames per second, and far below 24 to 23.976 (1e-3).
+_NANOSECOND_OF_A_FRAME = 1e-6
 
 
 @dataclass(frozen=True)
 class FrameTable:
-    """Times of all frames in the order of showing, in units of `time_base`.
+    """Times of all frames in presentation order, in units of `time_base`.
 
     Attributes:
-        pts: int64 [F], strictly increasing.
+        pts: times int64 [F], strictly increasing.
         end: end of the last frame.
-        is_key: bool [F], frames at which decoding can start.
+        is_key: bool [F], whether decoding can start at a frame.
         time_base: seconds per unit.
-        stamps: int64 [F], timestamps of the decoded frames themselves; None where the file cannot be sought in.
-        packets: numbers of the packets that the frames come from; None where not decoded.
-        damage: parts that could not be decoded; None where not decoded.
-        lost: frames that the file has and that do not come out.
-        side_data: kinds of data that decoded frames carry.
+        stamps: int64 [F], timestamps of the decoded frames; None if seeking is not reliable in the file.
+        packets: numbers of the frames' packets; None if the file was not decoded.
+        damage: errors while decoding; None if the file was not decoded.
+        lost: number of frames of the file that cannot be decoded.
+        side_data: kinds of side data in decoded frames.
         sizes: (width, height) of the decoded frames.
-        clock: shifts of the other streams' times.
+        clock: corrections of the times of the file's streams.
     """
 
     pts: np.ndarray
@@ -76,10 +77,11 @@ def list_frames(
     """Lists the frames of a video whose first frame was decoded as `first`.
 
     Args:
-        path: the file.
-        first: tells whether the pictures are interlaced.
-        scan: decode the whole file, which finds out about damage; else only where packets do not tell the times.
-        strict: refuse what cannot be decoded; else the frames that can be are listed.
+        path: path of the file.
+        first: the first frame, which shows whether the pictures are interlaced.
+        scan: whether to decode the whole file, which finds damage; otherwise it is decoded only if packets do not
+            give the times.
+        strict: whether to reject a damaged file; otherwise the frames that can be decoded are listed.
         on_scan: called while the file is decoded.
 
     Raises:
@@ -98,7 +100,7 @@ def list_frames(
     is_plain = codec in PACKET_IS_FRAME and not first.interlaced_frame and _is_plain(packets, shown)
     if scan or not is_plain:
         numbers, damage, side_data, sizes = _decode(path, strict, len(shown), on_scan)
-        # Where a packet is no frame, those that the decoder refused are all that is known of the lost ones.
+        # If packets are not frames, the number of rejected packets is all that is known about lost frames.
         lost = (
             max(0, len(shown) - len(numbers))
             if codec in PACKET_IS_FRAME and not first.interlaced_frame
@@ -120,21 +122,21 @@ def list_frames(
 
 
 def _is_plain(packets: PacketList, shown: list[int]) -> bool:
-    """Whether the packets alone tell which frames are shown, and when."""
+    """Whether the packets alone determine which frames are shown, and when."""
     times = [packets.pts[number] for number in shown]
     if not shown or any(packets.is_empty) or not packets.is_key[shown[0]]:
         return False
-    if None in times:  # without times of showing, decoding times in order are as good
+    if None in times:  # without presentation times, decoding times in order are as good
         times = sorted(packets.dts[number] for number in shown if packets.dts[number] is not None)
         return len(times) == len(set(times)) == len(shown)
-    # Frames shown before the first key frame refer to a part that was cut off.
+    # Frames before the first key frame refer to a part that was cut off.
     return len(set(times)) == len(times) and min(times) == times[0]
 
 
 def _decode(
     path: Path, strict: bool, total: int, on_scan: OnScan | None
 ) -> tuple[list[int | None], Damage, frozenset[str], frozenset[tuple[int, int]]]:
-    """Numbers of the packets whose frames come out, in the order of showing; their damage, side data and sizes."""
+    """Decodes a file; returns the packet number of each frame in presentation order, damage, side data, sizes."""
     damage = Damage()
     for num_threads in (0, 1):
         numbers, sizes, damage = [], set(), Damage()
@@ -149,7 +151,7 @@ def _decode(
                         on_scan(len(numbers), total)
             except av.FFmpegError as error:
                 raise InputError(f"{path} is damaged near frame {len(numbers)}; copy it again") from error
-        if not damage.errors:  # else which frames come out may depend on how threads share the work
+        if not damage.errors:  # otherwise the decoded frames may depend on how threads share the work
             break
     return numbers, damage, frozenset(kinds), frozenset(sizes)
 
@@ -157,7 +159,7 @@ def _decode(
 def _table(
     packets: PacketList, numbers: Sequence[int | None], shifts: list[Fraction], format_name: str, step: int
 ) -> FrameTable:
-    """Times of the frames that come from packets `numbers`, in the order of showing; `shifts` in seconds."""
+    """Times of the frames from packets `numbers`, in presentation order; `shifts` are in seconds."""
     is_key = np.array([number is not None and packets.is_key[number] for number in numbers], bool)
     if format_name in NO_TIMESTAMPS:
         evenly = np.arange(len(numbers)) * step
@@ -188,7 +190,7 @@ def _table(
 
 
 def _are_of_decoding(numbers: Sequence[int | None], stamps: Sequence[int | None]) -> bool:
-    """Whether times go up from packet to packet although frames are shown in another order, as in AVI."""
+    """Whether times increase from packet to packet although frames are shown in another order, as in AVI."""
     if None in numbers or None in stamps or list(numbers) == sorted(numbers):
         return False
     in_file = [stamp for _, stamp in sorted(zip(numbers, stamps, strict=True))]
@@ -196,7 +198,7 @@ def _are_of_decoding(numbers: Sequence[int | None], stamps: Sequence[int | None]
 
 
 def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_name: str, step: int) -> int:
-    """Duration of the last frame, with the repetitions that follow it."""
+    """Duration of the last frame, including the repetitions that follow it."""
     last = numbers[-1]
     if last is None:
         return step
@@ -210,12 +212,12 @@ def _last_duration(packets: PacketList, numbers: Sequence[int | None], format_na
 
 
 def _usual(rate: Fraction) -> Fraction:
-    """The usual rate that was meant: Matroska holds a duration in whole nanoseconds, so 59.94 is 19001/317."""
+    """The usual rate that a rate stands for: Matroska rounds durations to nanoseconds, so 59.94 is 19001/317."""
     return next((usual for usual in USUAL_RATES if abs(rate / usual - 1) < _NANOSECOND_OF_A_FRAME), rate)
 
 
 def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, bool]:
-    """Exact rate, the file's own where the timestamps agree with it; and whether they leave its grid."""
+    """(exact rate, whether timestamps are off its grid); it is the file's own rate if the timestamps agree."""
     said = [_usual(rate) for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
     steps = len(table.pts) - 1
     if not steps:
@@ -224,7 +226,7 @@ def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, boo
     mean = steps / span
     unit = max(table.time_base, stream.time_base)
     fitting = [rate for rate in said if abs(span - steps / rate) <= 2 * unit]
-    # A container that says nothing of the rate has it estimated, and of few frames badly.
+    # If a container has no rate, FFmpeg estimates it, badly if there are few frames.
     usual = [rate for rate in USUAL_RATES if abs(span - steps / rate) <= unit]
     rate = next((rate for rate in fitting if rate in USUAL_RATES), None)
     if rate is None and usual:
@@ -232,6 +234,6 @@ def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, boo
     rate = rate or next(iter(fitting), mean.limit_denominator(1001))
     ticks = float(1 / (mean * table.time_base))
     grid = table.pts[0] + np.arange(steps + 1) * ticks
-    # Matroska rounds to milliseconds: two units are no variable rate unless they are much of a frame.
+    # Matroska rounds to milliseconds: two units do not make a rate variable unless they are much of a frame.
     tolerance = max(0.1 * ticks, min(2.0 * float(unit / table.time_base), 0.5 * ticks))
     return rate, bool(np.abs(table.pts - grid).max() > tolerance)

@@ -1,6 +1,6 @@
-"""The plan for every track of a source that is not the film: kept, or named with the reason for leaving it out.
+"""Plans what happens to every track of a source except the film: it is kept, or left out with a note of the reason.
 
-`plan_tracks` decides by asking the output's own muxer; streams.py carries it out.
+`plan_tracks` decides by trying the output's muxer; streams.py carries out the plan.
 """
 
 import io
@@ -20,11 +20,11 @@ from star_jax.video.subtitles import TEXT_CODECS
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-# Streams that repeat kept information in another form (MP4's chapter titles and its timecode), or that mean nothing
+# Streams that repeat information in another form (MP4's chapter titles and timecode), or that have no meaning
 # outside of their disc (a DVD's navigation).
 REPEATED = {"bin_data", "tmcd", "dvd_nav_packet"}
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
-# Side data that is carried, or that describes data that is made anew.
+# Side data that is carried over, or that describes coded data, which is made anew.
 HANDLED_SIDE_DATA = {
     "DISPLAYMATRIX",
     "SEI_UNREGISTERED",
@@ -44,13 +44,13 @@ HANDLED_SIDE_DATA = {
     "AFD",
     "PANSCAN",
 }
-# Marks of tracks that a container has no place for.
+# Marks of tracks that a container cannot store.
 UNMARKED = {
     "mp4": Disposition.original | Disposition.lyrics | Disposition.karaoke,
     "mov": ~(Disposition.default | Disposition.attached_pic),
     "matroska": Disposition.lyrics | Disposition.karaoke | Disposition.captions | Disposition.descriptions,
 }
-# Kinds of side data, the codecs that take them, and their name.
+# Kinds of side data, the codecs that can write them, and their name.
 PICTURE_DATA = (
     ({"A53_CC"}, {"h264", "hevc"}, "captions in the pictures"),
     (
@@ -76,7 +76,7 @@ class Track:
     Attributes:
         index: index of the stream.
         fate: `copy`, `convert` (text subtitles), `acm` (Windows sound in Matroska), `attach` (a cover), or `drop`.
-        reason: reason for dropping it.
+        reason: reason for dropping it, or "" for a drop that needs no note.
     """
 
     index: int
@@ -85,7 +85,7 @@ class Track:
 
 
 def plan_tracks(container: av.container.InputContainer, target: str, film: int) -> list[Track]:
-    """Plans every stream except the film's.
+    """Plans every stream except the film.
 
     Args:
         container: the source.
@@ -96,10 +96,10 @@ def plan_tracks(container: av.container.InputContainer, target: str, film: int) 
 
 
 def check_streams(path: Path, source: VideoInfo) -> None:
-    """Names the parts of `source` that the container of `path` cannot carry.
+    """Notes the parts of `source` that the container of `path` cannot hold.
 
     Raises:
-        InputError: sound that the container does not allow.
+        InputError: the container cannot hold the sound.
     """
     target = FORMATS[path.suffix.lower()]
     with open_container(source.path) as container:
@@ -108,7 +108,9 @@ def check_streams(path: Path, source: VideoInfo) -> None:
             stream = container.streams[track.index]
             if track.fate != "drop":
                 if lost := stream.disposition & UNMARKED[target]:
-                    note(f"{source.path}: {path.suffix} has no mark {lost.name} for the track {track.index}")
+                    note(
+                        f"{source.path}: {path.suffix} cannot store the mark {lost.name} of track {track.index}"
+                    )
                 continue
             if stream.type == "audio":
                 raise InputError(_sound_refusal(path, source.path, stream, target))
@@ -118,11 +120,11 @@ def check_streams(path: Path, source: VideoInfo) -> None:
         if kind in SIDE_DATA_NAMES:
             note(f"{source.path}: {SIDE_DATA_NAMES[kind]} cannot be carried over, and is left out")
     if source.has_alpha:
-        note(f"{source.path}: transparency is left out; {path.suffix} is written without")
+        note(f"{source.path}: transparency is left out, because {path.suffix} is written without it")
 
 
 def note_codec(source: VideoInfo, codec: str, title: str) -> None:
-    """Names the data of the pictures that an encoder does not write."""
+    """Notes the side data of pictures that an encoder cannot write."""
     for kinds, codecs, name in PICTURE_DATA:
         if kinds & source.side_data.keys() and codec not in codecs:
             note(
@@ -131,12 +133,12 @@ def note_codec(source: VideoInfo, codec: str, title: str) -> None:
 
 
 def note_pictures(path: Path, source: VideoInfo) -> None:
-    """Names the properties of images that a video of them does not carry."""
+    """Notes the properties of images that a video cannot hold."""
     if source.has_alpha:
         remedy = "write .png" if source.pictures else "write folder/%05d.png"
         note(f"{source.path}: transparency is left out; {remedy} to keep it")
     if source.has_profile:
-        note(f"{source.path}: the colour profile has no place in {path.suffix}; write .png to keep it")
+        note(f"{source.path}: {path.suffix} cannot hold the colour profile; write .png to keep it")
 
 
 def _plan(stream: av.stream.Stream, target: str) -> Track:
@@ -149,18 +151,18 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
                 if stream.codec_context
                 else "unknown"
             )
-            return Track(index, "drop", f"of several video streams, number {index} ({size}) is left out")
+            return Track(index, "drop", f"video stream {index} ({size}) of several is left out")
         if (
             target == "matroska"
             and stream.codec_context is not None
             and stream.codec_context.name in COVER_TYPES
         ):
             return Track(index, "attach")
-        kept = target == "mp4" and _takes(stream, target)  # QuickTime's muxer takes it, and forgets it
+        kept = target == "mp4" and _takes(
+            stream, target
+        )  # QuickTime's muxer accepts it, but does not write it
         return (
-            Track(index, "copy")
-            if kept
-            else Track(index, "drop", f"its cover picture has no place in {suffix}")
+            Track(index, "copy") if kept else Track(index, "drop", f"{suffix} cannot hold the cover picture")
         )
     if stream.type == "data" and (stream.name in REPEATED or "timecode" in stream.metadata):
         return Track(index, "drop")
@@ -185,7 +187,7 @@ def _kept_by_matroska(stream: av.stream.Stream) -> bool:
 
 
 def _title(stream: av.stream.Stream) -> str:
-    """A stream in a user's words."""
+    """Description of a stream for the user."""
     codec = _codec(stream)
     language = stream.metadata.get("language")
     name = f" ({language})" if language and language != "und" else ""
@@ -198,20 +200,20 @@ def _title(stream: av.stream.Stream) -> str:
 
 
 def _codec(stream: av.stream.Stream) -> str:
-    """Name of a stream's codec; FFmpeg may not know one."""
+    """Name of a stream's codec, or `unknown` if FFmpeg does not know it."""
     context = stream.codec_context
     return (context.name if context is not None else getattr(stream, "name", None)) or "unknown"
 
 
 def add_copy(stream: av.stream.Stream, output: av.container.OutputContainer) -> av.stream.Stream:
-    """A stream of an output for the packets of another as they are."""
+    """Adds a stream to an output for unchanged packets of another stream."""
     copy = output.add_stream_from_template(stream, opaque=True)
     if (
         stream.type == "audio"
         and stream.codec_context is not None
         and stream.layout.name.endswith("channels")
     ):
-        # WAV and AVI count channels and do not say where they are; MP4 wants to know.
+        # WAV and AVI only have the number of channels; MP4 needs their layout.
         layout = USUAL_LAYOUTS.get(stream.layout.nb_channels)
         if layout is not None:
             copy.codec_context.layout = layout
@@ -219,7 +221,7 @@ def add_copy(stream: av.stream.Stream, output: av.container.OutputContainer) -> 
 
 
 def _takes(stream: av.stream.Stream, target: str) -> bool:
-    """Whether that container takes a stream as it is: the muxer says so when it writes a header."""
+    """Whether a container can hold a stream unchanged, which the muxer checks when it writes a header."""
     with io.BytesIO() as memory:
         try:
             with av.open(memory, "w", format=target) as trial:
@@ -236,4 +238,4 @@ def _sound_refusal(path: Path, source: Path, stream: av.stream.Stream, target: s
     convert = f"convert the sound first: ffmpeg -i {source.name} -c:v copy -c:a aac converted.mkv"
     by_mkv = target != "matroska" and (_takes(stream, "matroska") or takes_acm(stream))
     remedy = f"write .mkv, or {convert}" if by_mkv else convert
-    return f"{path.suffix} cannot carry the {codec} sound of {source}; {remedy}"
+    return f"{path.suffix} cannot hold the {codec} sound of {source}; {remedy}"

@@ -1,4 +1,4 @@
-"""Writes videos from RGB frames, with the source's times and all that is not the picture."""
+"""Writes videos from RGB frames, with the source's times, sound, subtitles and tags."""
 
 import contextlib
 import os
@@ -26,56 +26,56 @@ from star_jax.video.tracks import FORMATS, note_codec
 
 __all__ = ["PRESETS", "Quality", "VideoWriter", "check_output_path"]
 
-# Ticks per second at least, so that a start time is kept to about 10 microseconds.
+# Smallest number of ticks per second, so that a start time is exact to about 10 microseconds.
 MIN_TIMESCALE = 90_000
 
 
 class Nowhere:
-    """A file that forgets what is written; it knows only where it is."""
+    """A file that discards everything written to it and keeps only its position."""
 
     def __init__(self) -> None:
         self._place = self._size = 0
 
     def write(self, data: bytes) -> int:
-        """Takes bytes, and returns their number."""
+        """Discards bytes; returns their number."""
         self._place += len(data)
         self._size = max(self._size, self._place)
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves as a file does, and returns the place."""
+        """Moves like a file; returns the new position."""
         self._place = offset + (0, self._place, self._size)[whence]
         return self._place
 
     def tell(self) -> int:
-        """The place."""
+        """The position."""
         return self._place
 
 
 class VideoWriter:
-    """Context manager that writes frames to a video; the file appears under its name only when all went well.
+    """Context manager that writes frames to a video; the file appears under its name only when it is complete.
 
-    H.264 of 8 bits for an 8-bit source, HEVC of 10 or 12 for a deeper one, unless `quality` says otherwise: 4:2:0,
-    or 4:4:4 where width or height is odd (the size is kept; some hardware players do not take it). The matrix is
-    BT.709, or BT.2020 for a source of wide gamut or high dynamic range, limited range, and tagged so; primaries
-    and transfer curve come from the source where it names them (RGB values pass through unchanged), else BT.709.
-    A source of constant rate gives exactly equal steps of 1 / `frame_rate` from its start time on; one of variable
-    rate keeps its timestamps and the duration of its last frame. Sound is copied without re-encoding; for the rest
-    see streams.py.
+    The default is H.264 with 8 bits for an 8-bit source, and HEVC with 10 or 12 bits for a deeper source: 4:2:0, or
+    4:4:4 if width or height is odd (which keeps the size, but some hardware players do not support it). The range
+    is limited, and the matrix is BT.709, or BT.2020 for a source with wide gamut or high dynamic range; both are
+    tagged. Primaries and transfer curve come from the source if it has them (RGB values are not changed), else they
+    are BT.709. A source with constant rate gives exactly equal steps of 1 / `frame_rate` from its start time on; a
+    source with variable rate keeps its timestamps and the duration of its last frame. Sound is copied without
+    re-encoding; for the other streams see streams.py.
 
-    Entering makes a trial first, whose bytes go nowhere: the header, the first and the last time, and all packets
-    of the other streams.
+    Entering the context first makes a trial whose bytes are discarded: the header, black pictures at the first and
+    the last time, and all packets of the other streams.
 
     Args:
         path: .mp4, .mov or .mkv; an existing file is replaced.
         width, height: size of the frames in pixels.
-        frame_rate: frames per second, exact.
+        frame_rate: exact number of frames per second.
         crf, preset: quality and effort, if `quality` is not given.
         source: video that timing, sound, subtitles, pixel aspect and colour tags come from.
-        quality: codec, depth and pixel format, as far as the user asks for one.
+        quality: the user's choices of codec, depth and pixel format.
 
     Raises:
-        InputError: see `check_output_path` and `choose_encoding`; also an unknown preset or a crf out of range.
+        InputError: see `check_output_path`, `choose_encoding` and `Quality`; on entering, the trial failed.
     """
 
     def __init__(
@@ -118,14 +118,15 @@ class VideoWriter:
         return self
 
     def write(self, frames: np.ndarray, pts: Sequence[int] | None = None) -> None:
-        """Encodes frames [f, H, W, 3], RGB: uint8 or uint16 over their whole range, or float in 0 to 1.
+        """Encodes RGB frames [f, H, W, 3]: uint8 or uint16 with the full range, or float in 0 to 1.
 
         Args:
-            frames: frames in the order of showing.
-            pts: their timestamps in `source.time_base`; used where the source has a variable rate.
+            frames: frames in presentation order.
+            pts: timestamps of the frames in `source.time_base`; needed if the source has a variable rate, else
+                ignored.
 
         Raises:
-            RunError: the file cannot be written (a full disk, say).
+            RunError: the file cannot be written, for example because the disk is full.
         """
         if frames.dtype.kind not in "uf" or frames.shape[1:] != (*self._size, 3):
             raise ValueError(
@@ -155,7 +156,7 @@ class VideoWriter:
             raise
 
     def _try(self) -> None:
-        """Writes all but the pictures to nowhere, to find out before any work if something cannot be written."""
+        """Writes everything but the pictures to nowhere, to find out before any work whether it can be written."""
         try:
             self._open(Nowhere())
             image = np.zeros((*self._size, 3), np.uint8)
@@ -174,7 +175,7 @@ class VideoWriter:
             self._container, self.num_frames = None, 0
 
     def _trial_times(self) -> list[int | None]:
-        """Timestamps of the first and the last frame; None where they are counted."""
+        """Timestamps of the first and the last frame; [None] if timestamps follow from the frame rate."""
         source = self._source
         if not self._keeps_pts:
             return [None]
@@ -201,9 +202,11 @@ class VideoWriter:
             self._copier.attach(self._container)
         if self._format != "matroska":
             flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
-            flags += ["faststart"] * isinstance(target, str)  # which reads the file again
+            flags += ["faststart"] * isinstance(
+                target, str
+            )  # it reads the file again, so it needs a real file
             self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
-            self._container.container_options["strict"] = "unofficial"  # for marks of 360-degree films
+            self._container.container_options["strict"] = "unofficial"  # for the marks of 360-degree films
         self._maker = FrameMaker(encoding)
         self._last_pts: int | None = None
 
@@ -234,10 +237,10 @@ class VideoWriter:
         return stream
 
     def _set_time_base(self, start: Fraction) -> None:
-        """Ticks of the output, in which the first frame is shown at `start` seconds."""
+        """Chooses the ticks of the output, whose first frame is shown at `start` seconds."""
         source = self._source
         if self._keeps_pts:
-            # Finer than the source's, so that the sound's place beside it is kept, too.
+            # Finer than the source's, so that sound keeps its offset to the picture, too.
             factor = -(-MIN_TIMESCALE // source.time_base.denominator)
             self._time_base = Fraction(1, source.time_base.denominator * factor)
             self._ticks = source.time_base / self._time_base
@@ -272,14 +275,14 @@ class VideoWriter:
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
-            # Sound up to here first: the muxer needs both to interleave, and holds back what runs ahead.
+            # Sound up to here comes first: the muxer interleaves both, and holds back the stream that is ahead.
             if self._copier is not None:
                 self._copier.copy_until(packet.dts * packet.time_base)
             self._container.mux(packet)
 
     def _finish(self) -> None:
         if not self.num_frames:
-            raise RunError(f"{self.path} was not written: it got no frames")
+            raise RunError(f"{self.path} was not written, because there were no frames")
         packets = self._packets(None)
         for packet in packets:
             if self._keeps_pts and packet.pts == self._last_pts:
@@ -304,7 +307,7 @@ class VideoWriter:
 
     def _discard(self) -> None:
         self._close_sources()
-        # Removed before closing, which would first complete the file, and fails again on a full disk.
+        # The file is removed before it is closed: closing would first complete it, and fails again on a full disk.
         self.partial_path.unlink(missing_ok=True)
         if self._container is not None:
             with contextlib.suppress(av.FFmpegError):
@@ -316,7 +319,7 @@ class VideoWriter:
 
 
 def _set_decoding_times(packets: list[av.Packet]) -> None:
-    """Sets `dts` of a whole film from `pts`: x265 leaves it undefined where it has fewer frames than its delay."""
+    """Sets `dts` of all packets from `pts`: x265 leaves it undefined if there are fewer frames than its delay."""
     in_order = sorted(packet.pts for packet in packets)
     delay = max((time - packet.pts for time, packet in zip(in_order, packets, strict=True)), default=0)
     for time, packet in zip(in_order, packets, strict=True):

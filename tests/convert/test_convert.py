@@ -274,7 +274,7 @@ def test_command_line(tmp_path, vae_file, capsys):
     assert main(["inspect", str(tmp_path / "random")]) == 0
     capsys.readouterr()
     for argv, words in (
-        (["convert", str(vae_file)], "name a source and the directory to make"),
+        (["convert", str(vae_file)], "add the directory to make"),
         (["convert", "/no/such.pt", str(tmp_path / "new")], "/no/such.pt does not exist"),
         (["convert", str(vae_file), made], "exists; choose another name, or pass --force"),
         (["convert", str(vae_file), str(tmp_path / "new"), "--format", "sd3"], "format is 'sd3'"),

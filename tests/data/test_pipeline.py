@@ -56,7 +56,7 @@ def test_workers_change_nothing_not_even_when_they_are_killed(num_workers, caplo
         worker.kill()
     with caplog.at_level(logging.WARNING):
         assert_equal_batches(take(with_workers, 8), expected[2:10])
-    assert "a loader worker was killed (exit code -9); workers start again" in caplog.text
+    assert "a loader worker was killed (exit code -9); starting the workers again" in caplog.text
     state = json.loads(json.dumps(with_workers.get_state()))
     with_workers.close()
     resumed = loader(read_threads=3)  # in this process: the number of workers is no part of the state
@@ -151,9 +151,9 @@ def test_the_last_elements_go_to_the_first_processes():
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"process_count": 2}, "process_count=1, this run 2"),
-        ({"seed": 9}, "seed=5, this run 9"),
-        ({"batch_size": 3}, "batch_size=2, this run 3"),
+        ({"process_count": 2}, "process_count=1, but this run has 2"),
+        ({"seed": 9}, "seed=5, but this run has 9"),
+        ({"batch_size": 3}, "batch_size=2, but this run has 3"),
         ({"source": "synthetic:6"}, "source_sha256="),
     ],
 )
@@ -238,7 +238,7 @@ def test_bad_files_are_skipped_counted_and_named(mixed_folder, caplog):
 def test_too_many_bad_files_stop_the_run(mixed_folder):
     batches = loader(mixed_folder, batch_size=1, num_workers=1)
     with pytest.raises(
-        RunError, match=r"6 of 12 clips .* more than data\.max_bad_share=0\.1 allows; the last: bad_"
+        RunError, match=r"6 of 12 clips .* more than data\.max_bad_share=0\.1 allows; the last one was bad_"
     ):
         take(batches, 50)
     batches.close()

@@ -160,7 +160,7 @@ def test_resume_keeps_finished_shards(dataset, videos, tmp_path):
     manifest = prepare(config, encoder)
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     assert shard_hashes(manifest) == shard_hashes(dataset[1])
-    with pytest.raises(InputError, match="begun with another seed"):
+    with pytest.raises(InputError, match=r"begun with other settings \(seed\)"):
         prepare(dataclasses.replace(config, data=dataclasses.replace(config.data, seed=6)), encoder)
 
 

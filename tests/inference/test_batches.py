@@ -94,7 +94,7 @@ def test_a_part_has_its_own_frames_and_sound(model, clip, tmp_path, start, lengt
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"start": "15"}, "--start is 15; .* ends after 15 frames"),
+        ({"start": "15"}, "--start is 15, but .* has only 15 frames"),
         ({"start": "soon"}, "--start is 'soon'; give a number of frames, or a time"),
         ({"frames": "0"}, "--frames is 0; choose at least one frame"),
         ({"start": "2.5"}, "give a number of frames, or a time such as 2.5s"),
@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_file(model, clip, tmp_pat
     with pytest.raises(KeyboardInterrupt) as caught:
         upscale(clip, output)
     assert work_folder_path(output).exists() == bool(moment)
-    assert ("goes on from" in str(caught.value)) == bool(moment)
+    assert ("resumes from" in str(caught.value)) == bool(moment)
     model.fails_after = np.inf
     upscale(clip, output)
     assert model.decoded == 6  # no piece was made twice
@@ -155,7 +155,7 @@ def test_with_little_room_frames_are_not_kept(model, clip, tmp_path, monkeypatch
     model.fails_after = 4
     with pytest.raises(KeyboardInterrupt):
         upscale(clip, tmp_path / "out.mp4", progress="auto")
-    assert "the disk has little room" in capsys.readouterr().err
+    assert "the disk has little free space" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["clip.mp4"]
 
 
@@ -206,7 +206,7 @@ def test_folders_of_videos_keep_their_tree(model, tmp_path):
         "one.mp4",
     ]
     cv2.imwrite(str(films / "still.png"), WAVES[0])
-    with pytest.raises(InputError, match="holds videos and images"):
+    with pytest.raises(InputError, match="has both videos and images"):
         find_sources([films])
 
 
@@ -217,7 +217,7 @@ def test_patterns_name_the_outputs(tmp_path):
         Path("out/a_x4.mkv"),
         Path("out/b/c_x4.mkv"),
     ]
-    with pytest.raises(InputError, match="two inputs have the same name"):
+    with pytest.raises(InputError, match="two inputs would both be written to"):
         output_paths([Source(Path("in/a.mp4")), Source(Path("b/a.mp4"))], "out/{name}.mkv")
 
 
@@ -225,7 +225,7 @@ def test_replacing_a_file_is_said_unless_asked_for(model, clip, tmp_path, capsys
     output = tmp_path / "out.mp4"
     output.write_bytes(b"the result of yesterday")
     upscale(clip, output)
-    assert f"{output} is there and will be replaced" in capsys.readouterr().err
+    assert f"{output} exists and will be replaced" in capsys.readouterr().err
     upscale(clip, output, overwrite=True)
     assert capsys.readouterr() == ("", "")
 

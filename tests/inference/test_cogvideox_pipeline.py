@@ -98,5 +98,5 @@ def test_exact_positions_mean_tiles_of_the_networks_own_size():
     assert plan.settings.tile == (480, 720)
     tiles = CHOSEN.tiles_of(rule, (90, 160))
     assert tiles.size == (60, 90) and len(tiles) == 6
-    with pytest.raises(InputError, match="tile is 480x480; this checkpoint takes 480x720 alone"):
+    with pytest.raises(InputError, match="tile is 480x480, but this checkpoint supports only 480x720"):
         plan_memory(model, dataclasses.replace(CHOSEN, tile=(480, 480)), 9, (180, 320))

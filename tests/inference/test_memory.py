@@ -171,7 +171,7 @@ def test_what_the_user_chose_stays():
 def test_the_plan_in_one_line():
     line = plan(16).describe()
     assert "\n" not in line and line.startswith("memory: about ") and "of 16 GiB" in line
-    assert "tiles of" in line and "one branch of guidance after the other" in line
+    assert "tiles of" in line and "the branches of guidance one after the other" in line
     assert "whole frames; VAE on whole frames" in plan(2000).describe()
 
 

@@ -26,7 +26,7 @@ def test_long_looks_through_a_file_are_told_of(tmp_path, clock, capsys, show):
         assert open_source(clip, on_scan=told.advance).info.num_frames == 40
     out, err = capsys.readouterr()
     if show == "auto":
-        assert err.splitlines()[0] == f"file 1 of 2, {clip}: looking through it, 25%, 0:00:30 left"
+        assert err.splitlines()[0] == f"file 1 of 2, {clip}: checking, 25%, 0:00:30 left"
         assert len(err.splitlines()) == 4 and not out
     elif show == "json":
         events = [json.loads(line) for line in out.splitlines()]

@@ -80,7 +80,7 @@ def test_padding_reaches_a_size_that_the_network_takes(padding, value, target, p
         ({"solver": "ddim"}, "solver is 'ddim'; choose one of"),
         ({"padding": "white"}, "padding is 'white'; choose one of fit, original"),
         ({"spacing": "trailing"}, "spacing is 'trailing'; choose one of auto, fast, normal"),
-        ({"spacing": "fast", "num_inference_steps": 20}, "always takes 15; choose spacing 'normal'"),
+        ({"spacing": "fast", "num_inference_steps": 20}, "always has 15 steps; choose spacing 'normal'"),
     ],
 )
 def test_settings_out_of_range_are_named_with_the_remedy(settings, message):

@@ -189,7 +189,7 @@ def test_a_prompt_needs_a_text_encoder():
     ],
 )
 def test_frames_of_another_kind_are_refused(tiny_pipeline, frames):
-    with pytest.raises(InputError, match=r"expected uint8 \(or uint16\) \[F, H, W, 3\]"):
+    with pytest.raises(InputError, match=r"non-empty uint8 \(or uint16\) \[F, H, W, 3\]"):
         tiny_pipeline(frames)
 
 

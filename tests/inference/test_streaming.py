@@ -156,7 +156,7 @@ def test_deep_frames_stay_deep(pipeline, clip):
 
 
 def test_what_cannot_be_streamed_is_refused(pipeline, clip):
-    with pytest.raises(InputError, match=r"num_inference_steps is 15; .* in one step only"):
+    with pytest.raises(InputError, match=r"num_inference_steps is 15; .* distilled to one step"):
         pipeline.stream_session(SIZE, num_inference_steps=15)
     several = StarPipeline(build_model(ToyConfig("toy")), {}, None)
     with pytest.raises(InputError, match=r"preset 'toy' makes one latent of several frames"):

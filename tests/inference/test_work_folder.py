@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_done(output, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(DiskError, match="No space left on device; make room"):  # noqa: SIM117
+    with pytest.raises(DiskError, match="No space left on device; free disk space"):  # noqa: SIM117
         with work_folder(output, JOB, resume=True) as kept:
             kept.save("hint", np.ones(3))
             monkeypatch.setattr(np, "savez", full)
@@ -155,5 +155,5 @@ def test_where_no_folder_can_be_made(output, monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(InputError, match="no folder can be made in"), work_folder(output, JOB, resume=True):
+    with pytest.raises(InputError, match="cannot create a folder in"), work_folder(output, JOB, resume=True):
         pass

@@ -177,7 +177,7 @@ def test_tpu_run_asks_for_another_slice_and_resumes(machines):
     machines.answer("docker wait", "|", "0|0")
     result = machines.run("tpu/pod.sh", "run", *ARGUMENTS, **POD, ACCELERATOR_TYPE="v6e-16")
     assert result.returncode == 0, result.stderr
-    assert "taken away" in result.stderr and "done" in result.stderr
+    assert "preempted" in result.stderr and "done" in result.stderr
     created = machines.calls("queued-resources", "create")
     assert len(created) == 2 and len(machines.calls("queued-resources", "delete")) == 1
     assert {"--accelerator-type=v6e-16", "--runtime-version=v2-alpha-tpuv6e", "--spot"} <= set(created[0])

@@ -64,7 +64,7 @@ def test_degrade_draws_a_contact_sheet(clip, tmp_path):
     ("arguments", "message"),
     [
         (["--recipe", "strong"], "no degradation recipe 'strong'; choose one of realbasicvsr"),
-        (["--start", "12"], "has 12 frames; --start is 12"),
+        (["--start", "12"], "--start is 12, but"),
         (["--scale", "100"], "too small for --scale 100"),
         (["--seed", "-1"], "must not be negative"),
     ],
@@ -87,9 +87,9 @@ def test_degrade_keeps_its_input(clip, capsys):
     ("output", "truth", "message"),
     [
         ("low.mp4", "no/truth.mp4", "create it with"),
-        ("low.mp4", "low.mp4", "is to be written twice"),
-        ("low/%05d.png", "low/truth%d.png", "is to be written twice"),
-        ("low.mp4", "truth.png", "is one image; give a video, or"),
+        ("low.mp4", "low.mp4", "would be written twice"),
+        ("low/%05d.png", "low/truth%d.png", "would be written twice"),
+        ("low.mp4", "truth.png", "is a single image; give a video, or"),
     ],
 )
 def test_degrade_checks_both_outputs_first(clip, tmp_path, capsys, output, truth, message):
@@ -135,7 +135,7 @@ def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     assert main(measure) == 0
     assert set(json.loads(capsys.readouterr().out)["stages"]) == {"decode", "batch", "other"}
     assert main([*command, "--seed", "3"]) == 2
-    assert "begun with another seed" in capsys.readouterr().err
+    assert "begun with other settings (seed)" in capsys.readouterr().err
     assert main([*command, "--process", "2/2"]) == 2
 
 
@@ -143,7 +143,7 @@ def test_prepare_with_two_jobs_and_again(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--runner=FlinkRunner"], "unknown argument '--runner=FlinkRunner'"),
-        (["--beam", "--process", "1/2"], "--process is 1/2, but with --beam the runner shares the work"),
+        (["--beam", "--process", "1/2"], "--process is 1/2, but with --beam the runner distributes the work"),
         (["--beam"], r"--beam needs Apache Beam"),
     ],
 )
@@ -160,7 +160,7 @@ def test_benchmark_data_reports_every_stage(tmp_path, capsys):
     command = ["benchmark", "data", "--size", "64x96", "--frames", "3", "--clips", "3"]
     command += ["--json", str(tmp_path / "data.json")]
     assert main([*command, "--batch-size", "4", "--step-seconds", "0.001"]) == 0
-    assert "cores that feed one accelerator" in capsys.readouterr().out
+    assert "cores needed for one accelerator" in capsys.readouterr().out
     report = json.loads((tmp_path / "data.json").read_text())
     assert {"decode", "resize and crop", "round 1: blur", "round 1: codec", "round 2: noise", "batch"} <= set(
         report["stages"]
@@ -178,9 +178,9 @@ def test_benchmark_data_prints_a_table(capsys):
         == 0
     )
     out = capsys.readouterr().out
-    assert "decode" in out and "cores that feed one accelerator" in out
+    assert "decode" in out and "cores needed for one accelerator" in out
     assert main(["benchmark", "data", "--size", "720p"]) == 2
-    assert "is not HEIGHTxWIDTH" in capsys.readouterr().err
+    assert "write HEIGHTxWIDTH" in capsys.readouterr().err
 
 
 def test_degrade_keeps_times_sound_and_the_shape_of_pixels(tmp_path):
@@ -213,5 +213,5 @@ def test_degrade_keeps_times_sound_and_the_shape_of_pixels(tmp_path):
 def test_degrade_says_that_deep_colours_become_eight_bits(tmp_path, capsys):
     clip = write_video(tmp_path / "deep.mp4", moving_frames(4), pix_fmt="yuv420p10le")
     assert main(["degrade", str(clip), "-o", str(tmp_path / "low.mp4"), "--recipe", "none"]) == 0
-    assert "recipes work on 8 bits, so that 10 become 8" in capsys.readouterr().err
+    assert "recipes work with 8 bits, so 10 bits become 8" in capsys.readouterr().err
     assert VideoReader(tmp_path / "low.mp4").info.bit_depth == 8

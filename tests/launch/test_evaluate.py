@@ -140,7 +140,7 @@ def test_the_zoomed_part_is_where_the_truth_has_most_detail():
         ),
         (["results", "truth", "--picture", "p.png"], "--picture shows one clip, not 2"),
         (["results/cat", "truth/cat", "--picture", "p.jpg"], "ends in .png"),
-        (["results/cat", "truth/cat", "--picture", "p.png", "--frame", "5"], "the clip has frames 0 to 4"),
+        (["results/cat", "truth/cat", "--picture", "p.png", "--frame", "5"], "choose 0 to 4"),
         (["results/cat", "truth/cat", "--frame", "1"], "add --picture"),
         (["results", "truth", "--json", "nowhere/s.json"], "give a file in a folder that exists"),
         (["results", "nothing"], "no such file or folder"),

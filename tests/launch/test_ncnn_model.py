@@ -64,7 +64,7 @@ def test_a_model_runs_with_ncnn(clips):
 
 def test_mistakes_are_named_in_one_line(clips, monkeypatch, capsys):
     cases = [
-        (["nowhere/model", "low", "out"], "no model nowhere/model.param and nowhere/model.bin"),
+        (["nowhere/model", "low", "out"], "cannot find nowhere/model.param and nowhere/model.bin"),
         (["nearest", "low", "out", "--frames", "0"], "--frames is 0; give at least 1"),
         (["nearest", "low", "out"], "pip install 'star_jax[peers]'"),
     ]

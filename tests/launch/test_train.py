@@ -19,7 +19,7 @@ def test_from_nothing_to_a_clip(tmp_path, capsys):
     assert main([*train, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "4 clips in synthetic:4" in said and "gt 4x4x12x8x3 uint8" in said and "at step 0 of 2" in said
-    assert "free at" in said and "first checkpoint after" in said and "of work on a device" in said
+    assert "free at" in said and "first checkpoint after" in said and "for work, on each device" in said
     assert not run.exists()
     assert main([*train, "--config.train.num_steps=1"]) == 0
     assert main(train) == 0

@@ -106,7 +106,7 @@ def test_images_become_images_or_a_video_of_the_rate_asked_for(tmp_path, upscale
         ("clip.mp4", "truth.mp4", "truth.mp4", "truth.mp4 is the input itself or lies in it"),
         ("one.png", "one.mp4", "large.png", "one.png is the input itself or lies in it"),
         ("shots", "shots/0.mp4", "truth.mp4", "0.mp4 is the input itself or lies in it"),
-        ("one.png", "new.png", "large.png", "an output that is a video file"),
+        ("one.png", "new.png", "large.png", "a video file as output"),
     ],
 )
 def test_what_is_read_is_not_replaced(clip, tmp_path, refused, source, output, truth, words):
@@ -141,7 +141,7 @@ def test_an_interrupted_batch_goes_on(clip, tmp_path, upscale, capfd):
     out.mkdir()
     (out / "clip.mp4").write_bytes(b"the result of yesterday")
     assert upscale(clip, other, "-o", out, "--skip-existing") == 0
-    assert f"{out / 'clip.mp4'} is there: {clip} is skipped" in capfd.readouterr().err
+    assert f"skipped: {clip}: {out / 'clip.mp4'} exists" in capfd.readouterr().err
     assert (out / "clip.mp4").read_bytes() == b"the result of yesterday"
     assert VideoReader(out / "other.mp4").info.num_frames == 6
     assert not is_there(out / "100%.mp4") and is_there(out / "%05d.png")

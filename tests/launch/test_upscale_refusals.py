@@ -36,9 +36,9 @@ def test_bad_inputs(tmp_path, refused):
     (tmp_path / "folder").mkdir()
     for path, words in {
         tmp_path / "missing.mp4": "no such file: {}; check the path",
-        tmp_path / "text.mp4": "cannot open {} as a video: it is damaged, cut off, or no video; give",
+        tmp_path / "text.mp4": "cannot open {} as a video: it is damaged, cut off or not a video; give",
         tmp_path / "empty.mp4": "{} is empty (0 bytes); copy or download it again",
-        tmp_path / "folder": "{} is a folder without images; expected .avif, .bmp",
+        tmp_path / "folder": "{} is a folder without images; give one with .avif, .bmp",
         no_frames(tmp_path / "nothing.avi"): "{} has no frames; give a video that plays",
         write_sound(tmp_path / "sound.m4a"): "{} has no video stream (it has audio); give",
     }.items():
@@ -66,14 +66,14 @@ def test_bad_outputs(clip, tmp_path, refused):
         tmp_path / "none" / "out.mp4": "does not exist; create it with: mkdir -p",
         clip: "is the input itself; choose another output name",
         tmp_path: "is the input itself; choose another output name",  # a folder gets clip.mp4
-        tmp_path / "out.avi": "has the extension .avi; expected .mp4",
-        tmp_path / "out": "has the extension (none); expected .mp4",
-        tmp_path / "out.png": "is one image for 6 frames; write to",
+        tmp_path / "out.avi": "has the extension .avi; choose .mp4",
+        tmp_path / "out": "has the extension (none); choose .mp4",
+        tmp_path / "out.png": "can hold only one of 6 frames; write to",
         tmp_path / "full" / "%05d.png": "is not empty; give a new folder",
     }.items():
         assert words in refused(clip, "-o", output)
     assert "there are 2 inputs; create the folder first" in refused(clip, clip, "-o", tmp_path / "both.mp4")
-    assert "two inputs have the same name" in refused(clip, clip, "-o", tmp_path / "full")
+    assert "two inputs would both be written to" in refused(clip, clip, "-o", tmp_path / "full")
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_bad_outputs(clip, tmp_path, refused):
         (["--steps", "5000"], "num_inference_steps is 5000; choose at most 1000"),
         (["--frame-rate", "25"], "--frame-rate applies to folders of images"),
         (["--guidance", "-1"], "guidance_scale is -1.0; choose"),
-        (["--strength", "1.5"], "strength is 1.5; choose 0 (the input, enlarged) to 1"),
-        (["--resolution", "0"], "--resolution is 0; choose pixels"),
+        (["--strength", "1.5"], "strength is 1.5; choose 0 (the enlarged input) to 1"),
+        (["--resolution", "0"], "--resolution is 0; choose the pixels"),
         (["--window", "1"], "window is 1; choose a number of at least 2"),
         (["--seed", "18446744073709551616"], "choose at most 4294967295"),
         (["--color-fix", "teal"], "color_fix is 'teal'; choose one of adain, wavelet, flat-wavelet, none"),
-        (["--color-source", "truth"], "there is no ground truth; name it with --compare"),
+        (["--color-source", "truth"], "there is no ground truth; give it with --compare"),
         (["--color-source", "neither"], "--color-source is 'neither'; choose input or truth"),
         (["--solver", "ddim"], "solver is 'ddim'; choose one of dpmpp_2m_sde, heun"),
         (["--padding", "black"], "padding is 'black'; choose one of fit, original"),
-        (["--spacing", "fast", "--steps", "20"], "always takes 15; choose spacing 'normal'"),
+        (["--spacing", "fast", "--steps", "20"], "always has 15 steps; choose spacing 'normal'"),
         (["--crf", "60"], "--crf is 60.0; choose 0 (lossless) to 51"),
         (["--compile-cache", os.devnull], "choose another --compile-cache, or ''"),
     ],
@@ -130,7 +130,7 @@ def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkp
     assert "copy or convert the checkpoint again" in refused(*arguments, checkpoint=made)
     shutil.rmtree(made / "unet")
     assert main(["inspect", str(made)]) == 0
-    assert "missing: unet; it cannot upscale" in capfd.readouterr().out
+    assert "missing: unet; upscaling needs them" in capfd.readouterr().out
     assert f"{made} has no unet; convert it again" in refused(*arguments, checkpoint=made)
 
 

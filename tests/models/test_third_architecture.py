@@ -161,9 +161,9 @@ def test_operations_of_a_training_step(checkpoint):
 
 def test_clips_that_training_does_not_take(checkpoint):
     config = experiment(checkpoint)
-    with pytest.raises(InputError, match="decodes all 3 latents of a clip together"):
+    with pytest.raises(InputError, match="decodes all latents of a clip together; set it to 3"):
         objective_of(dataclasses.replace(config, diffusion=LossConfig(decode_group=2)))
-    with pytest.raises(InputError, match=r"num_frames is 4, which the model does not take; .* such as 5"):
+    with pytest.raises(InputError, match=r"num_frames is 4, which the model does not support; .* such as 5"):
         objective_of(experiment(checkpoint, num_frames=4))
-    with pytest.raises(InputError, match=r"width is 20, which the network does not take; .* such as 16"):
+    with pytest.raises(InputError, match=r"width is 20, which the network does not support; .* such as 16"):
         objective_of(experiment(checkpoint, width=20))

@@ -83,7 +83,7 @@ def test_the_search_keeps_the_fastest(monkeypatch):
 
 def test_the_command_wants_a_tpu(capsys):
     assert main(["benchmark", "blocks"]) == 2
-    assert "are of TPUs' flash attention, and this is a cpu" in capsys.readouterr().err
+    assert "are for flash attention on TPUs, but this is a cpu" in capsys.readouterr().err
     assert main(["benchmark", "blocks", "--lengths", "960"]) == 2
     assert "write TOKENS:HEADS" in capsys.readouterr().err
 

@@ -181,5 +181,5 @@ def test_a_command_reads_and_writes_buckets(bucket, tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out == f"{bucket}/out/joined.txt\n"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     run.inputs[1] = f"{bucket}/other"
-    with pytest.raises(InputError, match=f"{bucket}/other does not exist; check the address"):
+    with pytest.raises(InputError, match=f"{bucket}/other does not exist; check the URL"):
         joined(run)

@@ -95,7 +95,7 @@ def test_the_command_goes_on_and_refuses_clips_of_other_settings(trained, capsys
     assert main(command) == 0  # made again, the very same
     assert lost.read_bytes() == content
     assert main([*command, "--config.clips.count=4", "--allow-changed-config"]) == 2
-    assert "clips of other settings" in capsys.readouterr().err
+    assert "clips made with other settings" in capsys.readouterr().err
 
 
 def test_the_checkpoint_upscales_with_either_decoder(trained):
@@ -120,7 +120,7 @@ def test_which_decoder_and_what_fidelity():
     for settings in (UpscaleSettings(decoder="tiny"), UpscaleSettings(fidelity=0.5)):
         with pytest.raises(InputError, match="no light decoder"):
             settings.light_fidelity(without)
-    with pytest.raises(InputError, match="knob of the tiny decoder"):
+    with pytest.raises(InputError, match="setting of the tiny decoder"):
         UpscaleSettings(decoder="full", fidelity=0.5).light_fidelity(light)
     with pytest.raises(InputError, match="choose 0"):
         UpscaleSettings(fidelity=1.5)
@@ -258,7 +258,7 @@ def test_fidelities_are_drawn_as_the_shares_say(checkpoint):
     ("groups", "message"),
     [
         ({"data": {"height": 36}}, "choose 40x32"),
-        ({"loss": {"fidelity_share": 0.7, "detail_share": 0.6}}, "over 1"),
+        ({"loss": {"fidelity_share": 0.7, "detail_share": 0.6}}, "above 1"),
         ({"clips": {"mild_recipe": "nothing"}}, "no degradation recipe"),
         ({"clips": {"count": 0}}, "clips.count is 0"),
         ({"loss": {"perceptual_weight": 0.1, "metric_weights": "nowhere"}}, "nowhere"),

@@ -228,14 +228,14 @@ def test_mistakes_are_named(checkpoint, tmp_path):
         OneStepConfig("guidance")
     config = experiment("one_step", checkpoint)
     silent = OneStepConfig(latent_weight=0.0)
-    with pytest.raises(InputError, match="all weights of distill are 0"):
+    with pytest.raises(InputError, match="all weights in distill are 0"):
         make_objective(dataclasses.replace(config, diffusion=RUNGS["guidance"][2], distill=silent))
     other = tmp_path / "other"
     random_checkpoint(other, PRESET, seed=1)
     model = {"lora_rank": 2}
     config = experiment("guidance", checkpoint, model=model)
     changed = dataclasses.replace(config.distill, teacher=str(other))
-    with pytest.raises(InputError, match=r"differs from model.checkpoint .* in network/.* is shared by both"):
+    with pytest.raises(InputError, match=r"differs from model.checkpoint .* in network/.* both share"):
         loaded(dataclasses.replace(config, distill=changed))
 
 

@@ -48,7 +48,7 @@ def test_a_work_directory_takes_one_run_at_a_time(tmp_path):
 
 def test_a_bucket_that_takes_no_checkpoints_is_refused_at_the_start():
     with pytest.raises(
-        InputError, match="az://bucket/run: checkpoints can be written to a path, gs:// or s3://"
+        InputError, match="az://bucket/run cannot hold checkpoints; give a path, gs:// or s3://"
     ):
         run("az://bucket/run")
 
@@ -76,7 +76,7 @@ def test_a_spike_is_a_bad_step_and_many_in_a_row_stop_the_run(skipping, tmp_path
         run(tmp_path / "stops", **limit)
     with caplog.at_level(logging.WARNING), pytest.raises(RunError, match="at step 4 after 3 skipped steps"):
         run(tmp_path / "skips", skip_bad_steps=3, **limit)
-    assert "step 3 is skipped: grad_norm is" in caplog.text
+    assert "skipped step 3: grad_norm is" in caplog.text
     # The steps in a row are part of a checkpoint: a restart does not begin to count anew.
     with pytest.raises(RunError, match="at step 4 after 3 skipped steps; the checkpoint of step 3 is good"):
         run(tmp_path / "skips", skip_bad_steps=3, **limit)

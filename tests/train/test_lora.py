@@ -138,7 +138,7 @@ def test_training_starts_from_a_file(trained, file):
     with pytest.raises(InputError, match=r"expected \(.*3\); set model.lora_rank to the file's rank"):
         other.load(*other.abstract_params())
     scaled = make_objective(experiment("lora", trained[0], model={"lora": str(file), "lora_alpha": 1.0}))
-    with pytest.raises(InputError, match=r"was trained with alpha 4; set model.lora_alpha to that"):
+    with pytest.raises(InputError, match=r"was trained with another alpha; set model.lora_alpha=4"):
         scaled.load(*scaled.abstract_params())
 
 

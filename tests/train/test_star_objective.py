@@ -269,7 +269,7 @@ def test_validation_on_clips_of_a_training_on_latents_is_refused(tmp_path):
         return StarObjective(ModelConfig("one-level"), LossConfig(), data, settings)
 
     with pytest.raises(
-        InputError, match=r"data.source has latents, train.validation_source synthetic:4 clips"
+        InputError, match=r"data.source has latents, but train.validation_source synthetic:4 has clips"
     ):
         objective_of(tmp_path, "synthetic:4")
     with pytest.raises(InputError, match=r"no data source at .*elsewhere"):

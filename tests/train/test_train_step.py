@@ -169,7 +169,7 @@ def test_the_overview_counts_by_component():
         ["unet", "2", "768"],
         ["total", "16,514", "768"],
     ]
-    with pytest.raises(ValueError, match="unet/out is both trained and frozen"):
+    with pytest.raises(ValueError, match="both trained and frozen; the first is unet/out"):
         overview({"unet": {"out": frozen["unet"]["out"]}}, frozen)
 
 

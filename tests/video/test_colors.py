@@ -179,8 +179,12 @@ def test_interlaced_pictures_are_made_whole(tmp_path, choice, is_flagged, combs)
     ("quality", "suffix", "message"),
     [
         ({"codec": "h263"}, ".mp4", "codec is 'h263'; choose one of h264, hevc, av1"),
-        ({"codec": "prores"}, ".mp4", r"ProRes does not go into .mp4; .* write .mov or .mkv"),
-        ({"codec": "h264", "pixel_format": "yuv420p12le"}, ".mp4", "H.264 takes no pixel format yuv420p12le"),
+        ({"codec": "prores"}, ".mp4", r"\.mp4 cannot hold ProRes; .* write .mov or .mkv"),
+        (
+            {"codec": "h264", "pixel_format": "yuv420p12le"},
+            ".mp4",
+            "H.264 does not support the pixel format yuv420p12le",
+        ),
         ({"pixel_format": "what"}, ".mp4", "pixel format 'what' is unknown"),
         ({"bit_depth": 9}, ".mp4", "bit depth is 9; choose 8, 10 or 12"),
         ({"bit_depth": 8, "pixel_format": "yuv420p10le"}, ".mp4", "has 10 bits, not 8"),

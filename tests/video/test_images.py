@@ -62,7 +62,7 @@ def test_bad_images_are_named(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             open_source(path)
-    with pytest.raises(InputError, match=r"frame2\.png is 16x8, the first image 16x16"):
+    with pytest.raises(InputError, match=r"frame2\.png is 16x8, but the first image is 16x16"):
         open_source(mixed).read()
 
 
@@ -83,7 +83,7 @@ def test_one_image(tmp_path):
         writer.write(frame)
     np.testing.assert_array_equal(open_source(tmp_path / "one.png").read(), frame)
     with (
-        pytest.raises(RunError, match="one image for several frames"),
+        pytest.raises(RunError, match="can hold only one of several frames"),
         ImageSequenceWriter(tmp_path / "two.png", width=96, height=64) as writer,
     ):
         writer.write(moving_frames(2))
@@ -111,7 +111,7 @@ def test_refused_image_outputs(tmp_path):
         "new/%q.png": "is not a pattern",
         "new/%s%s.png": "is not a pattern",
         "a/b/%05d.png": "mkdir -p",
-        "one.png": "one image for 2 frames; write to .*one/%05d.png",
+        "one.png": "can hold only one of 2 frames; write to .*one/%05d.png",
     }.items():
         with pytest.raises(InputError, match=message):
             check_output_path(tmp_path / name, source)

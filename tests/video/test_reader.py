@@ -79,7 +79,7 @@ def test_frames_before_the_first_key_frame_do_not_count(tmp_path, suffix):
 
 def test_read_beyond_the_end_names_the_range(tmp_path):
     reader = VideoReader(write_video(tmp_path / "clip.mp4", moving_frames(10)))
-    with pytest.raises(InputError, match="has 10 frames; frames 8 to 12"):
+    with pytest.raises(InputError, match="has 10 frames, but 8 to 12"):
         reader.read(8, 3, 2)
     with pytest.raises(InputError, match="has 10 frames"):
         reader.read(10)
@@ -165,10 +165,10 @@ def make_bad_files(folder: Path) -> dict[str, Path]:
         "no such file": folder / "missing.mp4",
         "is a folder": folder,
         "is empty": folder / "empty.mp4",
-        "no video": folder / "text.mp4",
+        "not a video": folder / "text.mp4",
         "has no video stream": write_sound(folder / "sound.m4a"),
         "is cut off after": cut(good, 0.6, "cut_start.mp4"),
-        "cut off, or no video": cut(at_end, 0.6, "cut_end.mp4"),
+        "cut off or not a video": cut(at_end, 0.6, "cut_end.mp4"),
         "cut off": cut(long_mkv, 0.4, "cut.mkv"),
     }
 

@@ -283,10 +283,8 @@ def test_packets_that_came_in_part_are_counted(tmp_path, capsys):
     source = tmp_path / "in.ts"
     source.write_bytes(np.delete(parts, len(parts) // 2, axis=0).tobytes())
     assert open_source(source).info.num_frames in (24, 25)
-    assert (
-        f"note: {source}: one packet of its picture came in part, as after a bad" in capsys.readouterr().err
-    )
-    with pytest.raises(InputError, match="one packet of its picture came in part"):
+    assert f"note: {source}: one video packet is incomplete, as after a bad" in capsys.readouterr().err
+    with pytest.raises(InputError, match="one video packet is incomplete"):
         open_source(source, strict=True)
 
 

@@ -94,7 +94,7 @@ def test_pictures_that_change_their_size_are_named(tmp_path, capsys):
     two = write_video(tmp_path / "two.ts", moving_frames(10, 96, 64), rate=Fraction(25)).read_bytes()
     (tmp_path / "in.ts").write_bytes(one + two)
     assert open_source(tmp_path / "in.ts").read().shape == (20, 48, 64, 3)
-    assert "in.ts: its pictures change their size (64x48, 96x64); all are" in capsys.readouterr().err
+    assert "in.ts: frames differ in size (64x48, 96x64); all are" in capsys.readouterr().err
 
 
 def test_nothing_narrow_is_written_past_the_memory_of_x265(tmp_path):

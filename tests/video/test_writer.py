@@ -229,7 +229,7 @@ def test_nothing_is_left_after_an_error(tmp_path):
 
 def test_no_frames_leave_nothing(tmp_path):
     with (
-        pytest.raises(RunError, match="it got no frames"),
+        pytest.raises(RunError, match="because there were no frames"),
         VideoWriter(tmp_path / "out.mp4", width=8, height=8, frame_rate=Fraction(24)),
     ):
         pass
@@ -266,7 +266,7 @@ def test_refused_outputs(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "link.mp4").symlink_to(tmp_path / "in.mp4")
     for name, message in {
-        "out.webm": "extension .webm; expected .mp4, .mov, .mkv",
+        "out.webm": "extension .webm; choose .mp4, .mov, .mkv",
         "out": r"extension \(none\)",
         "missing/out.mp4": "mkdir -p",
         "folder.mp4": "is a folder; give a file name",
@@ -289,7 +289,7 @@ def test_folder_without_permission_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("codec", "suffix"), [("wavpack", ".mp4"), ("flac", ".mov")])
 def test_sound_that_the_container_cannot_carry_is_refused_before_work(tmp_path, codec, suffix):
     source = write_video(tmp_path / "in.mkv", moving_frames(5), audio=codec)
-    with pytest.raises(InputError, match=f"{suffix} cannot carry the {codec} sound of .*; write .mkv"):
+    with pytest.raises(InputError, match=f"{suffix} cannot hold the {codec} sound of .*; write .mkv"):
         check_output_path(tmp_path / f"out{suffix}", VideoReader(source).info)
     out = copy_video(source, tmp_path / "out.mkv")
     assert [data for *_, data in packets(out.path)] == [data for *_, data in packets(source)]

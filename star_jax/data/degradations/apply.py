@@ -1,4 +1,4 @@
-"""Applying a recipe to a clip: ground truth frames in, low-resolution frames out."""
+"""Applies a recipe to a clip: ground-truth frames go in, low-resolution frames come out."""
 
 import contextlib
 import dataclasses
@@ -28,20 +28,20 @@ def degrade(
       frames: ground truth, uint8 [F, H, W, 3]; H and W multiples of the recipe's scale.
       recipe: recipe of the degradation.
       seed: the run's seed.
-      position: the element's index (and, for several degradations of it, which one).
-      stopwatch: takes the seconds of each stage.
+      position: the element's index, and the degradation's number where an element has several.
+      stopwatch: adds up the seconds of each stage.
 
     Returns:
-      (ground truth uint8 [F, H, W, 3], sharpened where the recipe says so,
+      (ground truth uint8 [F, H, W, 3], sharpened if the recipe says so,
        low resolution uint8 [F, H/scale, W/scale, 3]).
 
     Raises:
-      ValueError: H or W is no multiple of the scale.
+      ValueError: H or W is not a multiple of the scale.
     """
     timed = stopwatch or _untimed
     height, width = frames.shape[1:3]
     if height % recipe.scale or width % recipe.scale:
-        raise ValueError(f"frames of {height}x{width} do not divide by the scale {recipe.scale}")
+        raise ValueError(f"the frames' size {height}x{width} is not a multiple of the scale {recipe.scale}")
     if recipe.sharpen:
         with timed("sharpen"):
             frames = np.stack([unsharp_mask(frame) for frame in frames])
@@ -63,7 +63,7 @@ def _untimed(stage: str) -> contextlib.nullcontext:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """One clip (or one frame) under one draw. Frames stay 8-bit between operations, one at a time in cache."""
+    """One clip (or one frame) under one draw. Frames are processed one at a time and stay 8-bit in between."""
 
     recipe: Recipe
     draw: ClipDraw

@@ -1,19 +1,19 @@
-"""Convolution of 8-bit frames with blur kernels, by as few one-dimensional passes as 8 bits need."""
+"""Convolution of 8-bit frames with blur kernels, in as few one-dimensional passes as 8 bits need."""
 
 import cv2
 import numpy as np
 
-# Largest change of an output level that dropping kernel taps or separable terms may cause.
+# Largest change of an output level from dropping kernel taps or separable terms.
 _LEVEL_ERROR = 0.25
-# Above this many separable terms the two-dimensional filter is as fast (measured at 21 x 21).
+# With more separable terms than this, the two-dimensional filter is as fast (measured at 21 x 21).
 _MAX_TERMS = 6
 
 
 def blur(frame: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolves a frame with a kernel; borders are reflected without repeating the edge.
 
-    The kernel is taken as a sum of separable terms (its singular vectors), as many as keep every output
-    within a quarter of a level, at most six: 1 for Gaussians along the axes, 2 to 5 for most others.
+    The kernel is split into a sum of separable terms (its singular vectors): as many as keep every output
+    within a quarter of a level, but at most six. Gaussians along the axes take 1, most others 2 to 5.
 
     Args:
       frame: uint8 [H, W, 3].
@@ -38,7 +38,7 @@ def _filter(frame: np.ndarray, depth: int, column: np.ndarray, row: np.ndarray) 
 
 
 def trim(kernel: np.ndarray) -> np.ndarray:
-    """Cuts the outer rings that cannot change an output by a quarter of a level, and renormalises."""
+    """Cuts off the outer rings that cannot change an output by a quarter of a level, and renormalises."""
     while kernel.shape[0] > 1:
         inner = kernel[1:-1, 1:-1]
         if 255 * (np.abs(kernel).sum() - np.abs(inner).sum()) > _LEVEL_ERROR:
@@ -54,7 +54,7 @@ def separable_terms(kernel: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] |
       kernel: [k, k], symmetric about its centre, as all blur kernels here are.
 
     Returns:
-      float32 vectors of length k; None where more than six terms would be needed.
+      float32 vectors of length k; None if more than six terms would be needed.
     """
     columns, scales, rows = np.linalg.svd(kernel)
     terms = []
@@ -72,6 +72,6 @@ def separable_terms(kernel: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] |
 
 
 def _symmetric(vector: np.ndarray) -> np.ndarray:
-    """Makes an almost (anti)symmetric vector exactly so: OpenCV then filters it twice as fast."""
+    """Makes an almost (anti)symmetric vector exactly (anti)symmetric: OpenCV then filters twice as fast."""
     flipped = vector[::-1]
     return (vector + np.copysign(1, vector @ flipped) * flipped) / 2

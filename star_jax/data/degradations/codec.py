@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-if TYPE_CHECKING:  # imported where it is used: a benchmark of the training step needs no codecs
+if TYPE_CHECKING:  # imported by the functions that use it: a benchmark of the training step needs no codecs
     import av
 
-# x264's macroblock tree (its vector code) reads memory it has not written, unless the width is a multiple of 128:
-# the same frames then give one of several streams. Without it they always give the same.
+# The vector code of x264's macroblock tree reads uninitialised memory unless the width is a multiple of 128, so the
+# same frames may give different streams. Without the macroblock tree they always give the same one.
 X264_REPEATABLE = {"x264-params": "mbtree=0"}
-# x264 counts whole kilobits a second, which here are kilobits a frame, and refuses to encode at none.
+# x264 counts whole kilobits a second, which are kilobits a frame at this clock, and refuses to encode at zero.
 LOWEST_BITS_PER_FRAME = 1000
 
 
 def _rate_options(rate: float, buffer: int) -> dict[str, str]:
-    """Rate control starts far from its target on noisy clips; a buffer of a few frames makes short ones meet it."""
+    """Options that make short clips meet their rate: rate control starts far off on noisy clips, so its buffer
+    holds a few frames only.
+    """
     return {"maxrate": str(int(rate)), "bufsize": str(buffer), "bt": str(int(rate) // 10)}
 
 
@@ -38,7 +40,7 @@ def _vpx_options(bits_per_frame: int, preset: str) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-    """An encoder that PyAV's wheels carry: the decoder of its stream, and its options for a rate and preset."""
+    """An encoder in PyAV's wheels: the decoder for its stream, and its options by (bits per frame, preset)."""
 
     decoder: str
     options: Callable[[int, str], dict[str, str]]
@@ -59,14 +61,18 @@ def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: 
     """Encodes a clip and decodes it again.
 
     Args:
-      frames: uint8 [H, W, 3] each, all of one size; the encoder gets sizes padded to multiples of 4, at least 32.
+      frames: uint8 [H, W, 3] each, all of one size. They are padded for the encoder to multiples of 4, at least 32.
       codec: a key of CODECS.
-      bits_per_frame: the bit rate over the frame rate, at least LOWEST_BITS_PER_FRAME (less is taken for that);
-        mpeg4 and its kin cannot go below their coarsest quantiser (about 0.1 bit a pixel).
-      preset: x264's; the others have none.
+      bits_per_frame: the bit rate over the frame rate; less than LOWEST_BITS_PER_FRAME is raised to that. The
+        MPEG encoders cannot go below their coarsest quantiser (about 0.1 bit a pixel).
+      preset: x264's preset; the other encoders ignore it.
 
     Returns:
-      as many frames of the same size.
+      the same number of frames, of the same size.
+
+    Raises:
+      ValueError: the codec is not in CODECS.
+      RuntimeError: the decoder does not return every frame.
     """
     import av
 
@@ -75,12 +81,12 @@ def compress(frames: list[np.ndarray], codec: str, bits_per_frame: int, preset: 
     coded_height, coded_width = _coded_size(height), _coded_size(width)
     decoder = av.CodecContext.create(CODECS[codec].decoder, "r")
     decoder.thread_count = 1
-    decoder.width, decoder.height = coded_width, coded_height  # some streams do not say
+    decoder.width, decoder.height = coded_width, coded_height  # some streams do not carry them
     if header:
         decoder.extradata = header
     pictures = [picture for packet in packets for picture in decoder.decode(packet)] + decoder.decode(None)
     if len(pictures) != len(frames):
-        raise RuntimeError(f"{codec} gave back {len(pictures)} of {len(frames)} frames")
+        raise RuntimeError(f"the decoder of {codec} returned {len(pictures)} of {len(frames)} frames")
     return [_to_rgb(picture)[:height, :width] for picture in pictures]
 
 
@@ -89,8 +95,8 @@ def encode(
 ) -> tuple[list["av.Packet"], bytes | None]:
     """Encodes frames as in `compress`; returns the packets and the stream's header.
 
-    The clock runs at one frame a second: the rate control of x264 then weighs two frames at a time instead of
-    two seconds of them, and a clip of 32 frames meets its rate.
+    The clock runs at one frame a second, so that the rate control of x264 averages over two frames instead of
+    two seconds of frames, and a clip of 32 frames meets its rate.
     """
     import av
 
@@ -113,7 +119,7 @@ def encode(
 
 
 def _coded_size(size: int) -> int:
-    """Encoders want even sizes, h263p multiples of four, and some at least 32."""
+    """Rounds up: encoders need even sizes, h263p needs multiples of four, and some encoders at least 32."""
     return max(32, size + -size % 4)
 
 
@@ -125,5 +131,5 @@ def _to_yuv(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _to_rgb(picture: "av.VideoFrame") -> np.ndarray:
-    # OpenCV's conversion inverts its own of _to_yuv; the stream's colour tags play no part.
+    # OpenCV's conversion is the inverse of the one in _to_yuv; the stream's colour tags play no part.
     return cv2.cvtColor(picture.to_ndarray(format="yuv420p"), cv2.COLOR_YUV2RGB_I420)

@@ -1,6 +1,6 @@
 """Drawing a clip's parameters from a recipe: numbers only, no pixels.
 
-A parameter that may walk is a float32-like array [F], one value per frame.
+A parameter that may walk is an array [F] of floats, one value per frame.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class BlurDraw:
 
 @dataclass(frozen=True)
 class ResizeDraw:
-    """`direction` is up, down or keep; the factor is the clip's."""
+    """`direction` is up, down or keep; all frames of the clip have the same scale."""
 
     direction: str
     scale: float
@@ -71,7 +71,7 @@ class CodecDraw:
 
 @dataclass(frozen=True)
 class RoundDraw:
-    """None where an operation is left out; `quality` is an integer array [F]."""
+    """One round of operations; None leaves an operation out. `quality` is an integer array [F]."""
 
     blur: BlurDraw | None
     resize: ResizeDraw
@@ -82,7 +82,7 @@ class RoundDraw:
 
 @dataclass(frozen=True)
 class ClipDraw:
-    """Everything one clip goes through, but for the noise itself."""
+    """All parameters of one clip's degradation, but not the noise itself."""
 
     first: RoundDraw | None
     second: RoundDraw | None
@@ -96,7 +96,7 @@ def draw_clip(recipe: Recipe, num_frames: int, rng: np.random.Generator) -> Clip
 
     Args:
       recipe: the probabilities and ranges.
-      num_frames: F; 1 where the recipe is drawn per frame.
+      num_frames: F; 1 if the recipe is drawn per frame.
       rng: the clip's generator.
     """
     walk = recipe.walk or _STILL
@@ -210,12 +210,12 @@ def _draw_codec(config: CodecConfig, rng: np.random.Generator) -> CodecDraw | No
 
 
 def _choice(options: tuple, rng: np.random.Generator):
-    """One of the options, equally likely, as the Python object it is."""
+    """Draws one of the options, all equally likely, without converting it to a NumPy type."""
     return options[rng.integers(len(options))]
 
 
 def _walk(start: float, step: float, limits: Range, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """[F] values from `start` on, each uniform(-step, step) from the last, held within the limits."""
+    """A random walk [F] from `start`: every step is uniform(-step, step), clipped to the limits."""
     values = np.empty(num_frames)
     value = start
     for index, move in enumerate(rng.uniform(-step, step, num_frames)):

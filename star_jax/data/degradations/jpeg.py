@@ -9,7 +9,7 @@ def jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
 
     Args:
       frame: uint8 [H, W, 3].
-      quality: libjpeg's, 1..100.
+      quality: libjpeg's quality, 1..100.
 
     Returns:
       uint8 [H, W, 3].

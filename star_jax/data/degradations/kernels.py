@@ -28,14 +28,18 @@ def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float
 
 
 def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float = 0.0) -> np.ndarray:
-    """exp(-d / 2), d the squared Mahalanobis distance; [size, size]."""
+    """exp(-d / 2), where d is the squared Mahalanobis distance; [size, size].
+
+    Raises:
+      ValueError: the size is even (as do all kernels of this file).
+    """
     return generalized_gaussian_kernel(size, sigma_x, sigma_y, rotation, beta=1.0)
 
 
 def generalized_gaussian_kernel(
     size: int, sigma_x: float, sigma_y: float, rotation: float = 0.0, *, beta: float
 ) -> np.ndarray:
-    """exp(-d^beta / 2) (Pascal et al., arXiv 1302.6498): beta 1 is the Gaussian, above it a flatter top."""
+    """exp(-d^beta / 2) (Pascal et al., arXiv 1302.6498): beta 1 is the Gaussian, a higher beta flattens the top."""
     kernel = np.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, rotation) ** beta)
     return kernel / kernel.sum()
 
@@ -54,6 +58,9 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
     Args:
       size: odd.
       cutoff: radians per pixel, at most pi.
+
+    Raises:
+      ValueError: the size is even.
     """
     if size % 2 == 0:
         raise ValueError(f"a sinc kernel needs an odd size, got {size}")
@@ -69,7 +76,11 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
 def make_kernel(
     family: str, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float
 ) -> np.ndarray:
-    """Builds a kernel of one of GAUSSIAN_FAMILIES; the `iso` ones take sigma_x for both axes."""
+    """Builds a kernel of one of GAUSSIAN_FAMILIES; the `iso` families use sigma_x for both axes.
+
+    Raises:
+      ValueError: there is no such family, or the size is even.
+    """
     if family not in GAUSSIAN_FAMILIES:
         raise ValueError(f"no kernel family {family!r}; choose one of {', '.join(GAUSSIAN_FAMILIES)}")
     shape = (sigma_x, sigma_y, rotation) if family.endswith("aniso") else (sigma_x, sigma_x, 0.0)

@@ -15,7 +15,7 @@ def gaussian_noise(frame: np.ndarray, sigma: float, grey: bool, rng: np.random.G
     Args:
       frame: uint8 [H, W, 3].
       sigma: standard deviation in levels (0..255).
-      grey: the same noise in all three channels.
+      grey: whether all three channels get the same noise.
 
     Returns:
       uint8 [H, W, 3], rounded and clipped.
@@ -28,13 +28,13 @@ def gaussian_noise(frame: np.ndarray, sigma: float, grey: bool, rng: np.random.G
 def poisson_noise(frame: np.ndarray, scale: float, grey: bool, rng: np.random.Generator) -> np.ndarray:
     """Adds `scale` times the deviation of a Poisson draw whose mean is the level itself (8-bit photon counts).
 
-    Real-ESRGAN counts the distinct levels of a frame and rounds up to a power of two; almost always 256.
+    Real-ESRGAN counts the distinct levels of a frame and rounds up to a power of two, which is almost always 256.
     The count is fixed at 256 here, so that the noise of a clip does not jump when a frame has fewer levels.
 
     Args:
       frame: uint8 [H, W, 3].
       scale: 1 is the noise of a Poisson process: variance = level.
-      grey: one draw per pixel, from its luma, for all three channels.
+      grey: whether all three channels share one draw per pixel, from its luma.
 
     Returns:
       uint8 [H, W, 3], rounded and clipped.
@@ -60,7 +60,8 @@ def _in_colour(noise: np.ndarray) -> np.ndarray:
 def _poisson_quantiles() -> np.ndarray:
     """Poisson(level) - level: 4,096 equally likely values for each level 0..255; int8 [256 * 4096].
 
-    A table look-up is ten times faster than a Poisson draw per pixel; it cuts the tails beyond one in 8,192.
+    Looking values up in a table is ten times faster than one Poisson draw per pixel; the table leaves out the
+    tails beyond one in 8,192.
     """
     counts = np.arange(400)
     quantile = (np.arange(_QUANTILES) + 0.5) / _QUANTILES

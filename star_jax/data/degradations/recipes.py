@@ -1,6 +1,6 @@
 """Degradation recipes: every probability and range of a recipe as frozen dataclasses.
 
-Ranges are (low, high), drawn uniformly. Sources: Real-ESRGAN (arXiv 2107.10833), RealBasicVSR
+Ranges are (low, high), and values are drawn uniformly. Sources: Real-ESRGAN (arXiv 2107.10833), RealBasicVSR
 (arXiv 2111.12704), the released STAR scripts.
 """
 
@@ -26,9 +26,9 @@ class BlurConfig:
     Attributes:
       probability: probability of blurring at all.
       sizes: kernel sizes, equally likely.
-      families: probability of each of GAUSSIAN_FAMILIES, where no sinc is drawn.
-      sigma: pixels, for both axes.
-      beta_generalized, beta_plateau: exponents; below and above 1 are equally likely.
+      families: probability of each of GAUSSIAN_FAMILIES if no sinc is drawn.
+      sigma: standard deviation in pixels, drawn for each axis.
+      beta_generalized, beta_plateau: exponents; values below and above 1 are equally likely.
       sinc_probability: probability of a sinc kernel instead.
       small_sinc_cutoff, large_sinc_cutoff: radians per pixel, for sizes below 13 and from 13 on.
     """
@@ -49,7 +49,7 @@ class ResizeConfig:
     """Resize by a random factor.
 
     Attributes:
-      up, down, keep: probabilities; up draws from (1, scale[1]), down from (scale[0], 1).
+      up, down, keep: probabilities; up draws a factor from (1, scale[1]), down from (scale[0], 1).
       scale: smallest and largest factor.
       modes: resize filters, equally likely.
     """
@@ -63,13 +63,13 @@ class ResizeConfig:
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Gaussian noise, else Poisson noise.
+    """Gaussian or Poisson noise.
 
     Attributes:
       probability: probability of noise at all.
       gaussian_probability: probability that the noise is Gaussian.
-      gaussian_sigma: levels (0..255).
-      poisson_scale: times the deviation of a Poisson process.
+      gaussian_sigma: standard deviation in levels (0..255).
+      poisson_scale: factor of a Poisson process's deviation.
       grey_probability: probability of the same noise in all channels.
     """
 
@@ -95,7 +95,7 @@ class CodecConfig:
     Attributes:
       probability: probability of compressing at all.
       codecs: (name, probability) pairs.
-      bits_per_frame: bit rate over frame rate.
+      bits_per_frame: bit rate divided by frame rate.
       presets: presets of x264, equally likely.
     """
 
@@ -107,7 +107,7 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class RoundConfig:
-    """One round: blur, resize, noise, JPEG, codec; a recipe may do without any of them."""
+    """One round: blur, resize, noise, JPEG, codec; a probability of 0 leaves an operation out."""
 
     blur: BlurConfig = BlurConfig()
     resize: ResizeConfig = ResizeConfig()
@@ -118,11 +118,11 @@ class RoundConfig:
 
 @dataclass(frozen=True)
 class FinalConfig:
-    """The way down to the low resolution: resize and sinc filter, before or after the second JPEG.
+    """The last step to the low resolution: resize and sinc filter, before or after the second round's JPEG.
 
     Attributes:
       modes: resize filters, equally likely.
-      sinc_probability, sinc_sizes, sinc_cutoff: the final sinc filter.
+      sinc_probability, sinc_sizes, sinc_cutoff: probability, kernel sizes and cutoff of the final sinc filter.
       jpeg_first_probability: probability of JPEG before the resize rather than after the sinc filter.
     """
 
@@ -135,9 +135,9 @@ class FinalConfig:
 
 @dataclass(frozen=True)
 class WalkConfig:
-    """Random walk within a clip: each frame's parameter moves by uniform(-step, step), within its range.
+    """Random walk within a clip: from frame to frame, a parameter moves by uniform(-step, step) within its range.
 
-    Frame sizes do not walk: a codec wants one size. The steps are RealBasicVSR's.
+    Frame sizes do not walk, because a codec needs one size. The steps are RealBasicVSR's.
     """
 
     sigma: float = 0.02
@@ -159,12 +159,12 @@ class Recipe:
       scale: ground truth pixels per low-resolution pixel, along each axis.
       first, second: the rounds; None leaves a round out.
       final: the resize to the low resolution.
-      walk: steps within a clip; None holds the clip's draw still.
-      per_frame: draw everything anew for every frame, and compress each on its own.
-      second_keeps_width: the second round's resize changes the height only (see RECIPES).
-      sharpen: sharpen the ground truth first (USM), and give the sharpened one as the target.
-      rate_pixels: pixels of a ground-truth frame that the codecs' bit rates are meant for; smaller frames get their
-        share. None takes the rates as they are, whatever the size.
+      walk: steps within a clip; None keeps the parameters constant over the clip.
+      per_frame: whether everything is drawn anew for every frame, and each frame is compressed by itself.
+      second_keeps_width: whether the second round's resize changes the height only (see RECIPES).
+      sharpen: whether the ground truth is sharpened first (USM) and serves as the target in that form.
+      rate_pixels: pixels of a ground-truth frame that the codecs' bit rates are meant for; smaller frames get a
+        proportional share. None takes the rates as they are, whatever the size.
     """
 
     name: str
@@ -235,15 +235,15 @@ _HEAVY_SECOND = RoundConfig(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # Two rounds, one draw per clip with a small walk, the whole clip through the codecs.
+    # Two rounds; each clip has one draw with a small walk, and the codecs compress whole clips.
     "realbasicvsr": Recipe("realbasicvsr", first=RoundConfig(), second=_SECOND),
-    # The same for small crops, which at the full rates would hardly be compressed. Rates are for somewhat less than
-    # a whole frame, as the first frame of a clip takes most of its bits, and training clips are short.
+    # The same for small crops, which would hardly be compressed at the full rates. The rates are for somewhat less
+    # than a whole frame, because the first frame of a clip takes most of its bits, and training clips are short.
     "realbasicvsr-crops": Recipe(
         "realbasicvsr-crops", first=RoundConfig(), second=_SECOND, rate_pixels=100_000
     ),
-    # The released STAR scripts: everything drawn per frame, one-frame videos. In their second round the drawn
-    # factor cancels out of the width (it divides and multiplies): frames stay as wide as the ground truth.
+    # The released STAR scripts draw everything per frame and encode one-frame videos. In their second round the
+    # drawn factor cancels out of the width (it divides and multiplies): frames stay as wide as the ground truth.
     "star": Recipe(
         "star",
         first=RoundConfig(),
@@ -266,7 +266,7 @@ def get_recipe(name: str, **changes) -> Recipe:
     """Returns a named recipe, with fields replaced (`sharpen=True`, `scale=2`).
 
     Raises:
-      InputError: no recipe of that name.
+      InputError: no recipe has that name.
     """
     if name not in RECIPES:
         raise InputError(f"no degradation recipe {name!r}; choose one of {', '.join(RECIPES)}")

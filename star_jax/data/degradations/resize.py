@@ -16,6 +16,9 @@ def resize(frame: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
 
     Returns:
       uint8 [height, width, 3].
+
+    Raises:
+      ValueError: there is no such mode.
     """
     if mode not in MODES:
         raise ValueError(f"no resize mode {mode!r}; choose one of {', '.join(MODES)}")

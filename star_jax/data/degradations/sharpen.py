@@ -7,13 +7,13 @@ import numpy as np
 def unsharp_mask(
     frame: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10
 ) -> np.ndarray:
-    """Adds `weight` times the difference from a blurred copy, where that difference is above a threshold.
+    """Adds `weight` times the difference from a blurred copy where that difference is above a threshold.
 
     Args:
       frame: uint8 [H, W, 3].
       weight: strength.
       radius: size of the Gaussian in pixels (its sigma is 0.3 ((size - 1) / 2 - 1) + 0.8).
-      threshold: levels; smaller differences, noise and smooth shading, stay as they are.
+      threshold: levels (0..255); smaller differences (noise and smooth shading) stay as they are.
 
     Returns:
       uint8 [H, W, 3].

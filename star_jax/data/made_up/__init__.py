@@ -1,1 +1,1 @@
-"""Videos made of numbers: `synthetic` for tests and benchmarks, `scenes` to train a small model on."""
+"""Synthetic videos: `synthetic` for tests and benchmarks, `scenes` to train a small model on."""

@@ -1,7 +1,8 @@
-"""Photographs of Debian packages for `scenes`: a list in the repository, and a command that makes the pictures.
+"""Photographs from Debian packages for `scenes`: a list in the repository, and a command that makes the pictures.
 
-The list (photographs.csv) names each file's package, licence and hash, and the factor by which it is reduced, as
-many are softer than their size: so a crop shows detail up to the pixel. No picture is part of this repository.
+The list (photographs.csv) names each file's package, licence and hash, and the factor by which it is reduced: many
+are softer than their size suggests, and a reduced picture has detail down to the pixel. No picture is part of this
+repository.
 
     apt-get download $(python -m star_jax.data.made_up.photographs --packages)
     for package in *.deb; do dpkg-deb -x $package unpacked; done
@@ -29,11 +30,11 @@ class Photograph:
     """A row of the list.
 
     Attributes:
-      package: Debian package that holds it.
-      path: its place in the package.
+      package: Debian package that contains the file.
+      path: path of the file in the package.
       reduction: whole factor by which it is reduced along each axis.
-      licence: SPDX-like name, as the package's copyright file has it.
-      sha256: of the file.
+      licence: SPDX-like name, as in the package's copyright file.
+      sha256: SHA-256 of the file.
     """
 
     package: str
@@ -50,17 +51,17 @@ class Photograph:
 
 
 def photographs() -> list[Photograph]:
-    """The list, in order."""
+    """All photographs of the list, in order."""
     text = (epath.resource_path("star_jax") / "data/made_up/photographs.csv").read_text()
     rows: Iterable[dict[str, Any]] = csv.DictReader(text.splitlines())
     return [Photograph(**row | {"reduction": int(row["reduction"])}) for row in rows]
 
 
 def write_photographs(unpacked: Path, folder: Path) -> None:
-    """Writes the reduced pictures; those that are there already stay.
+    """Writes the reduced pictures that are missing in `folder`.
 
     Raises:
-      InputError: a file is missing, or is not the one of the list.
+      InputError: a file is missing, or its hash is not the one in the list.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = photographs()
@@ -76,16 +77,16 @@ def _reduced(path: Path, photograph: Photograph):
         raise InputError(f"{path} is missing; unpack {photograph.package} there with dpkg-deb -x")
     if hashlib.sha256(path.read_bytes()).hexdigest() != photograph.sha256:
         raise InputError(
-            f"{path} is not the file of the list; take the {photograph.package} of Debian 12 (bookworm)"
+            f"the hash of {path} is not the one in the list; take {photograph.package} from Debian 12 (bookworm)"
         )
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    assert image is not None  # the list has pictures only
+    assert image is not None  # the hash matched
     height, width = (length // photograph.reduction for length in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def main() -> None:
-    """The commands above."""
+    """Runs the commands in this module's docstring."""
     parser = argparse.ArgumentParser(description="Pictures for scenes:COUNT:FOLDER, from Debian packages.")
     parser.add_argument("--packages", action="store_true", help="print the packages' names and stop")
     parser.add_argument("unpacked", nargs="?", type=Path, help="folder that the packages were unpacked into")
@@ -94,7 +95,7 @@ def main() -> None:
     if arguments.packages:
         print(*dict.fromkeys(photograph.package for photograph in photographs()))
     elif arguments.folder is None:
-        parser.error("give the folder of the packages' files and the one to write to")
+        parser.error("give two folders: the one with the unpacked packages and the one to write to")
     else:
         write_photographs(arguments.unpacked, arguments.folder)
 

@@ -1,10 +1,10 @@
-"""Made-up videos to train a small model on: photos and painted pictures behind a moving camera, things in front.
+"""Made-up videos to train a small model on: a camera moves over photos and painted pictures, with objects in front.
 
 A scene is a few flat layers at different depths. The camera pans, zooms, turns and shakes, so that near layers move
-more than far ones (parallax), and things pass in front. Pictures are crops of the photos that scikit-image brings
-along, "dead leaves" (overlapping discs and polygons of every size, with the statistics of natural pictures:
-Lee, Mumford and Huang 2001; trained on by Achddou et al. 2021), soft gradients and printed text. Every frame is a
-function of (index, frame number), and only the asked-for size is rendered: an element costs a few milliseconds.
+more than far ones (parallax), and objects pass in front. Pictures are crops of the photos that come with
+scikit-image, "dead leaves" (overlapping discs and polygons of every size, with the statistics of natural pictures:
+Lee, Mumford and Huang 2001; Achddou et al. 2021 trained on them), soft gradients and printed text. Every frame is a
+function of (index, frame number), and only the requested size is rendered: an element takes a few milliseconds.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import numpy as np
 from star_jax.data.rng import generator
 from star_jax.errors import InputError
 
-# In scikit-image's wheel, no download; all public domain, CC0 or without known restrictions.
+# These are in scikit-image's wheel, without a download; all are public domain, CC0 or without known restrictions.
 PHOTOS = (
     "astronaut.png",
     "brick.png",
@@ -38,7 +38,7 @@ PHOTOS = (
 )
 HELD_OUT_PHOTO = "chelsea.png"  # photo of the sample clip; never in a training scene
 
-# Shares of photos, dead leaves, gradients and print.
+# Shares of photos, dead leaves, gradients and printed text.
 _KINDS, _KINDS_WITH_PHOTOGRAPHS = (0.55, 0.3, 0.08, 0.07), (0.75, 0.13, 0.05, 0.07)
 _MARGIN = 0.35  # a layer's picture is larger than the frame by this share on each side
 _LARGEST_SCALE = 1.3  # limit of the draw; about a quarter of the crops get a scale of exactly 1
@@ -53,14 +53,14 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:-+ 
 
 @dataclasses.dataclass(frozen=True)
 class SceneVideo:
-    """A made-up video that reads like a VideoReader.
+    """A made-up video with the reading interface of a VideoReader.
 
     Attributes:
       index: number of the scene.
-      height, width: pixels.
+      height, width: size in pixels.
       num_frames: length.
-      photo: file name of the far layer's picture (one of scikit-image's); None draws its kind.
-      photos: the photos to take crops of: file names of scikit-image's, and paths of others.
+      photo: file name of the far layer's picture (one of scikit-image's); None draws a picture.
+      photos: the photos to crop: file names of scikit-image's photos, and absolute paths of others.
     """
 
     index: int
@@ -88,7 +88,7 @@ class SceneVideo:
 
 @dataclasses.dataclass(frozen=True)
 class _Motion:
-    """Camera or object: pixels and radians a frame, growth a frame, and a small shake."""
+    """Motion of the camera or an object: pan (pixels), turn (radians) and log zoom per frame, and a small shake."""
 
     pan: np.ndarray
     turn: float
@@ -107,12 +107,12 @@ _STILL = _Motion(np.zeros(2), 0.0, 0.0, np.zeros((2, 3)))
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """A picture float32 [h, w, 3] (0..255) and, but for the far one, its cover [h, w] (0..1)."""
+    """A picture float32 [h, w, 3] (0..255) and its opacity [h, w] (0..1), which is None for the far layer."""
 
     picture: np.ndarray
     cover: np.ndarray | None
     depth: float
-    place: np.ndarray  # place of its centre, in pixels from the frame's centre
+    place: np.ndarray  # (x, y) of its centre, in pixels from the frame's centre
     motion: _Motion
 
 
@@ -188,18 +188,18 @@ def _object_motion(rng: np.random.Generator) -> _Motion:
 
 
 def _pace(rng: np.random.Generator) -> float:
-    """Speed in pixels a frame: from nearly still to too fast for an average over frames, like a galloping horse."""
+    """Speed in pixels per frame: from nearly still to too fast for averaging frames, like a galloping horse."""
     return float(np.exp(rng.uniform(np.log(0.3), np.log(10.0))))
 
 
 def _velocity(rng: np.random.Generator, largest: float) -> np.ndarray:
-    """Never still: between a tenth and the whole of `largest`, in any direction."""
+    """A velocity in a random direction, with a speed between a tenth of `largest` and `largest`."""
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 1.0) * largest
     return speed * np.array([np.cos(angle), np.sin(angle)])
 
 
 def _soften(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half of the pictures as they are, others a little soft, as films are, or out of focus."""
+    """Leaves half of the pictures as they are; others become a little soft, like films, or out of focus."""
     kind = rng.random()
     if kind < 0.5:
         return picture.astype(np.float32)
@@ -225,15 +225,18 @@ def _picture(
 
 @functools.lru_cache(maxsize=128)
 def load_photo(name: str) -> np.ndarray:
-    """A photo as uint8 [H, W, 3]: a path, or the name of one that scikit-image brings along.
+    """Loads a photo, uint8 [H, W, 3].
+
+    Args:
+      name: an absolute path, or the name of a photo in scikit-image.
 
     Raises:
-      InputError: scikit-image, or that photo, is not there.
+      InputError: scikit-image or the photo is missing, or the photo cannot be read.
     """
     if os.path.isabs(name):
         image = cv2.imread(name, cv2.IMREAD_COLOR_RGB)
         if image is None:
-            raise InputError(f"{name} is no photo that can be read; take it out of the folder")
+            raise InputError(f"cannot read the photo {name}; remove it from the folder")
         return image
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
@@ -248,7 +251,7 @@ def load_photo(name: str) -> np.ndarray:
 def _photo_crop(
     name: str, height: int, width: int, rng: np.random.Generator, *, plain: bool = False
 ) -> np.ndarray:
-    """A crop at a random scale, turned, mirrored and tinted unless `plain`; enlarged only if it is too small."""
+    """A crop at a random scale; turned, mirrored and tinted at random unless `plain`."""
     image = load_photo(name)
     smallest = max(height / image.shape[0], width / image.shape[1])
     if plain:
@@ -282,7 +285,7 @@ def _tint(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, photos: tuple[str, ...], photo: str | None = None) -> np.ndarray:
-    """A colour of the given photo, or of any of the photos if none is given; sometimes any colour at all."""
+    """A colour from the given photo, or from any of the photos if none is given; sometimes any colour at all."""
     if rng.random() < 0.15:
         return rng.uniform(0, 255, 3)
     image = load_photo(photo or photos[rng.integers(len(photos))])
@@ -291,14 +294,14 @@ def _colour(rng: np.random.Generator, photos: tuple[str, ...], photo: str | None
 
 
 def _dead_leaves(height: int, width: int, rng: np.random.Generator, photos: tuple[str, ...]) -> np.ndarray:
-    """Overlapping discs and polygons, radii falling with the third power, large ones below."""
+    """Overlapping discs and polygons, largest at the bottom; the density of radii falls with the third power."""
     canvas = _gradient(height, width, rng, photos)
     largest = 0.4 * min(height, width)
     smallest = rng.uniform(1.5, 6.0)
     count = int(rng.uniform(60, 260))
     share = rng.random(count)
     radii = np.sort((smallest**-2 - share * (smallest**-2 - largest**-2)) ** -0.5)[::-1]
-    photo = photos[rng.integers(len(photos))]  # things of one place have colours of one place
+    photo = photos[rng.integers(len(photos))]  # all shapes take their colours from one photo
     palette = [_colour(rng, photos, photo) for _ in range(12)]
     for radius in radii:
         colour = np.clip(
@@ -342,8 +345,8 @@ def _gradient(height: int, width: int, rng: np.random.Generator, photos: tuple[s
 
 
 def _print(height: int, width: int, rng: np.random.Generator, photos: tuple[str, ...]) -> np.ndarray:
-    """Lines of letters on a soft ground, as signs, subtitles and pages have them."""
-    canvas = _gradient(height, width, rng, photos).astype(np.uint8)  # putText draws on nothing else
+    """Lines of letters on a soft background, as on signs, subtitles and pages."""
+    canvas = _gradient(height, width, rng, photos).astype(np.uint8)  # putText draws on uint8 only
     scale, font = rng.uniform(0.35, 1.6), _FONTS[rng.integers(len(_FONTS))]
     colour, thick = rng.uniform(0, 255, 3).tolist(), max(1, round(scale * rng.uniform(0.8, 2.0)))
     for baseline in np.arange(rng.uniform(10, 30), height, 32 * scale):
@@ -355,7 +358,7 @@ def _print(height: int, width: int, rng: np.random.Generator, photos: tuple[str,
 
 
 def _outline(extent: int, rng: np.random.Generator) -> np.ndarray:
-    """The cover of a thing: a disc or polygon with a soft or sharp edge, float32 [extent, extent]."""
+    """The opacity of an object: a disc or polygon with a soft or sharp edge, float32 [extent, extent]."""
     cover = np.zeros((extent, extent), np.float32)
     centre = np.full(2, extent / 2)
     cv2.fillPoly(cover, [_polygon(centre, 0.48 * extent, rng)], 1.0, cv2.LINE_AA, shift=4)

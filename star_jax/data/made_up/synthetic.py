@@ -1,7 +1,7 @@
 """Made-up videos: layered textures, shapes and text under a moving camera, with objects passing in front.
 
-They need no files, so that tests, benchmarks and a first training run start at once; photos can be given as
-backgrounds. Every frame is a function of (index, frame number).
+They need no files, so that tests, benchmarks and a first training run start at once; backgrounds can be photos.
+Every frame is a function of (index, frame number).
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ import numpy as np
 
 from star_jax.data.rng import generator
 
-# The background is painted larger than the frame by this much on each side, for the camera to move over.
+# The background is larger than the frame by this share on each side, so that the camera can move over it.
 _MARGIN = 0.25
 _WORDS = ("STAR", "video", "Aa 123", "exit 7", "kappa", "No. 42", "JAX", "north")
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticVideo:
-    """A made-up video that reads like a VideoReader.
+    """A made-up video with the reading interface of a VideoReader.
 
     Attributes:
-      index: number of the video; another number is another scene.
-      height, width: pixels.
+      index: number of the video; each number is another scene.
+      height, width: size in pixels.
       num_frames: length.
       photo: path of an image to use as the background instead of painted textures.
     """

@@ -1,4 +1,5 @@
-"""Prepared datasets: `write.prepare` makes one, `read.PreparedSource` reads it, `latents` encodes it beforehand.
+"""Prepared datasets: `write.prepare` writes one, and `read.PreparedSource` reads it.
 
-`plan` says which clip goes into which shard, `shards` writes one, `on_beam` has Apache Beam write them all.
+`plan` assigns clips to shards, `shards` writes one shard, `latents` encodes clips as latents, and `on_beam` has
+Apache Beam write all shards.
 """

@@ -9,7 +9,7 @@ from star_jax.data.degradations.codec import X264_REPEATABLE
 from star_jax.data.storage import temporary_file
 from star_jax.video.reader import VideoReader
 
-# Ground truth: full chroma at a quality beyond what the eye resolves. Low resolution: its artefacts, exactly.
+# By `lossless`. Ground truth has full chroma and no visible loss; low resolution keeps its artefacts exactly.
 _ENCODERS = {
     False: ("libx264", "yuv444p", {"crf": "10", "preset": "fast"} | X264_REPEATABLE),
     True: ("libx264rgb", "rgb24", {"crf": "0", "preset": "fast"} | X264_REPEATABLE),
@@ -21,7 +21,7 @@ def encode_clip(frames: np.ndarray, *, lossless: bool) -> bytes:
 
     Args:
       frames: uint8 [F, H, W, 3].
-      lossless: bit-exact (RGB), else within about a quarter of a level on average (4:4:4).
+      lossless: whether decoding is bit-exact (RGB), or within about a quarter of a level on average (4:4:4).
     """
     codec, pix_fmt, options = _ENCODERS[lossless]
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Prepared examples as VAE latents and text embeddings, so that training runs neither encoder."""
+"""Prepared examples as VAE latents and text embeddings, so that training needs neither encoder."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ _FRAMES_PER_CALL = 4
 def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Encoder:
     """Stores posteriors (mean and log-variance, unscaled) of both clips, and the caption's embedding.
 
-    Low-resolution clips are enlarged to the ground truth's size first (bilinear), as the network's hint is. The
+    Low-resolution clips are first enlarged to the ground truth's size (bilinearly), like the network's hint. The
     VAE computes in float32; everything is stored as float16.
 
     Args:
@@ -32,7 +32,7 @@ def latent_encoder(config: PrepareConfig, checkpoint: str | os.PathLike) -> Enco
       checkpoint: a checkpoint directory with the autoencoder and the text encoder.
 
     Raises:
-      InputError: no such checkpoint, a model without text encoder, or clips that the VAE does not take.
+      InputError: the checkpoint does not exist or has no text encoder, or the VAE cannot encode such clips.
     """
     model = build_model(read_config(checkpoint))  # in float32
     data = config.data
@@ -73,22 +73,24 @@ def _check(model: VideoModel, checkpoint: str | os.PathLike, data: DataConfig) -
     """Raises: InputError: the model cannot encode such clips beforehand."""
     if not model.has_text:
         raise InputError(
-            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
+            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give a checkpoint that has one"
         )
     if model.size_rule.frames_per_latent > 1:
         raise InputError(
             f"{checkpoint} (preset {model.config.preset!r}) encodes {model.size_rule.frames_per_latent} frames "
-            "together; prepare clips for it, not latents"
+            "together; prepare clips for this model, not latents"
         )
     factor = model.size_rule.pixels_per_latent
     if data.height % factor or data.width % factor:
-        raise InputError(f"latents need sizes that are multiples of {factor}, not {data.height}x{data.width}")
+        raise InputError(
+            f"data.height x data.width is {data.height}x{data.width}; give multiples of {factor}"
+        )
 
 
 def _encode_clip(
     model: VideoModel, params: dict, frames: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [F, h, w, 3] -> mean and log-variance of the frames at a size, float16 [F, H/8, W/8, C]."""
+    """Encodes uint8 [F, h, w, 3], enlarged to `size`, to a mean and a log-variance, float16 [F, H/8, W/8, C]."""
     length = min(_FRAMES_PER_CALL, len(frames))
     moments = []
     for start in range(0, len(frames), length):
@@ -113,7 +115,7 @@ def _embed(model: VideoModel, params: dict, input_ids: jax.Array) -> jax.Array:
 
 
 def _sha256(params: dict) -> str:
-    """SHA-256 of all weights, so that latents of two autoencoders do not end up in one dataset."""
+    """SHA-256 of all weights, so that one dataset never holds latents of two autoencoders."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf).data)

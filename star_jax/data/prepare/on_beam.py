@@ -1,6 +1,6 @@
-"""Preparing a dataset as an Apache Beam pipeline: on this machine, or on Dataflow, Flink or Spark.
+"""Prepares a dataset in an Apache Beam pipeline: on this machine, or on Dataflow, Flink or Spark.
 
-The unit of work is a shard, as in `star_jax.data.prepare.write`: the shards and the manifest are the same.
+The unit of work is a shard, as in `star_jax.data.prepare.write`; shards and manifest are the same.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ try:
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError as error:
     raise InputError(
-        f"--beam needs Apache Beam ({error}); pip install 'star_jax[beam]', or leave --beam out"
+        f"--beam needs Apache Beam ({error}); run pip install 'star_jax[beam]', or leave --beam out"
     ) from error
 
 logger = logging.getLogger(__name__)
 
-_MOST_FAILURES = 3  # pipelines that may end, one after the other, without having written a shard
+_MOST_FAILURES = 3  # number of pipelines in a row that may end without writing a shard
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -41,22 +41,22 @@ def prepare_on_beam(
     *,
     quiet: bool = True,
 ) -> dict[str, Any] | None:
-    """Writes the shards that are missing by a pipeline, then finishes the dataset.
+    """Writes the missing shards in a pipeline, then finishes the dataset.
 
     A pipeline that ends early (a worker was killed, and the runner does not start it again) is started again with
-    what is missing, as long as each writes something.
+    the shards that are still missing, as long as pipelines make progress.
 
     Args:
       config: the dataset to prepare.
       make_encoder: makes the encoder, on this machine and on every worker; picklable.
-      flags: Beam's own, such as --runner=FlinkRunner.
+      flags: Beam's flags, such as --runner=FlinkRunner.
       quiet: whether to show no progress.
 
     Returns:
       the manifest.
 
     Raises:
-      InputError: see `star_jax.data.prepare.write.prepare`, or Beam refuses its flags.
+      InputError: as in `star_jax.data.prepare.write.prepare`, or Beam rejects its flags.
       RunError: too many clips are bad, or pipelines end again and again.
     """
     _parse(flags)
@@ -75,11 +75,11 @@ def prepare_on_beam(
             if left and failures == _MOST_FAILURES:
                 raise RunError(
                     f"the pipeline ended {failures} times without writing any of {len(left)} shards ({failure}); "
-                    "what is written stays, and the same command goes on"
+                    "the shards already written stay, and the same command continues"
                 )
             if left:
                 logger.warning(
-                    "the pipeline ended early (%s); it starts again: %d shards", failure, len(left)
+                    "the pipeline ended early (%s); starting it again for %d shards", failure, len(left)
                 )
     return finish(config, encoder, work)
 
@@ -87,9 +87,9 @@ def prepare_on_beam(
 def _parse(flags: Sequence[str]) -> PipelineOptions:
     try:
         return PipelineOptions(list(flags))
-    except SystemExit as error:  # Beam's parser has said why
+    except SystemExit as error:  # Beam's parser has printed the reason
         raise InputError(
-            f"Beam refuses {' '.join(flags)!r}; give --runner=... and its runner's flags"
+            f"Beam rejects the flags {' '.join(flags)!r}; give --runner=... and the flags of that runner"
         ) from error
 
 
@@ -104,10 +104,13 @@ def _tasks(work: Plan, shards: Sequence[tuple[str, int]]) -> list[tuple[str, int
 def _run(
     pipeline: "_Pipeline", config: PrepareConfig, work: Plan, left: list[tuple[str, int]], bar: Reporter
 ) -> tuple[list[tuple[str, int]], str]:
-    """Runs a pipeline in a process of its own; returns what it left, and why it ended early, if it did.
+    """Runs a pipeline in a separate process.
 
-    Beam's own runner waits for ever for a worker that was killed: the process can be ended. Where that happens,
-    Beam and its workers write hundreds of lines, which go to a file.
+    Beam's local runner waits for ever for a worker that was killed, whereas a process can be ended. Beam and its
+    workers then write hundreds of lines, which go to a file.
+
+    Returns:
+      the shards that are still missing, and why the pipeline ended early ("" if it did not).
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -133,16 +136,16 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class _Pipeline:
-    """A pipeline that writes shards: (split, index, clips) each."""
+    """A pipeline that writes shards; each task is (split, index, clips)."""
 
     write: "_WriteShard"
     tasks: list[tuple[str, int, list]]
     flags: Sequence[str]
 
     def run(self, failures: Any, log: str) -> None:
-        """Runs it to its end; where a worker is lost, sends a line into `failures` and ends the process."""
+        """Runs to the end; if a worker is lost, sends one line through `failures` and ends the process."""
         with open(log, "w") as file:
-            os.dup2(file.fileno(), sys.stderr.fileno())  # for the workers, too
+            os.dup2(file.fileno(), sys.stderr.fileno())  # the workers inherit it
 
         def fail(error: BaseException | None) -> None:
             failures.send(first_line(error) if error else "unknown")
@@ -154,12 +157,12 @@ class _Pipeline:
         shards | "Write" >> beam.ParDo(self.write)
         try:
             pipeline.run().wait_until_finish()
-        except Exception as error:  # runners have no common class of errors
+        except Exception as error:  # runners have no common error class
             fail(error)
 
 
 class _WriteShard(beam.DoFn):
-    """Writes one shard; nothing goes on from it, as the note beside the shard says that it is there."""
+    """Writes one shard; it has no output, because the note beside the shard records that it is complete."""
 
     def __init__(
         self,

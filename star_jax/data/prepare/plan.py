@@ -1,4 +1,4 @@
-"""What a prepared dataset is made of: its settings, and which clip goes into which shard."""
+"""Plan of a prepared dataset: its settings, and the shard of each clip."""
 
 import collections
 import dataclasses
@@ -23,11 +23,10 @@ class PrepareConfig:
     Attributes:
       data: source, recipe, sizes and seed. Clips shorter than `num_frames` at `frame_interval` 1, or smaller
         than the bucket by more than `max_upscale`, are left out.
-      output: folder of the dataset; local, or a URL that etils opens.
+      output: folder of the dataset: a local path, or a URL that etils can open.
       num_degradations: number of low-resolution clips per ground-truth clip, K.
       validation_share: share of the clips for validation, chosen by the hash of their keys.
       clips_per_shard: number of clips in a shard, which is the unit of work, of resuming and of distribution.
-      max_bad_share: share of unusable files over which preparing stops.
     """
 
     data: DataConfig
@@ -38,7 +37,9 @@ class PrepareConfig:
 
     def __post_init__(self):
         if not 0 <= self.validation_share < 1:
-            raise InputError(f"validation share is {self.validation_share:g}; it must be in 0..1")
+            raise InputError(
+                f"the validation share is {self.validation_share:g}; it must be at least 0 and less than 1"
+            )
         for name in ("num_degradations", "clips_per_shard"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -46,11 +47,11 @@ class PrepareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The shard of each clip; the same on every process.
+    """The shard of each clip; the same in every process.
 
     Attributes:
       shards: split -> one list of (position, record) per shard.
-      duplicates: key -> key of the clip it repeats.
+      duplicates: key -> key of the clip that has the same bytes.
       num_found: number of clips in the source.
     """
 
@@ -60,7 +61,7 @@ class Plan:
 
     @property
     def num_clips(self) -> int:
-        """Clips to be prepared: without duplicates."""
+        """Number of clips to be prepared, without duplicates."""
         return sum(len(clips) for shards in self.shards.values() for clips in shards)
 
     @property
@@ -73,16 +74,16 @@ class Plan:
 
 
 def plan(config: PrepareConfig) -> Plan:
-    """Finds the clips, drops duplicates (same bytes), splits by hash and deals clips to shards.
+    """Finds the clips, drops duplicates (same bytes), splits by hash and assigns clips to shards.
 
     Raises:
-      InputError: no usable source, or K > 1 for a paired one.
+      InputError: the source is unusable, or K > 1 for a paired source.
     """
     source = open_source(config.data.source, height=config.data.height, width=config.data.width)
     records = cast(Sequence[ClipRecord], source)
     if config.num_degradations > 1 and any(record.low_video for record in records):
         raise InputError(
-            f"{config.data.source} has its own low-resolution videos, one per clip; give num_degradations 1"
+            f"{config.data.source} has one low-resolution video per clip already; give num_degradations 1"
         )
     duplicates = _find_duplicates(records)
     members: dict[str, list[tuple[int, ClipRecord]]] = {split: [] for split in SPLITS}
@@ -99,12 +100,12 @@ def plan(config: PrepareConfig) -> Plan:
 
 
 def _hash_share(key: str) -> float:
-    """A number in 0..1 that depends on the key alone: growing the source moves no clip to another split."""
+    """A number in 0..1 that depends on the key alone: a larger source moves no clip to another split."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def _find_duplicates(records: Sequence[ClipRecord]) -> dict[str, str]:
-    """Files of equal size are compared by their SHA-256; the first by order stays."""
+    """Compares files of equal size by their SHA-256; the first of several equal files stays."""
     by_size: dict[int, list[ClipRecord]] = collections.defaultdict(list)
     for record in records:
         if isinstance(record.video, str) and storage.exists(record.video):

@@ -1,6 +1,6 @@
 """Prepared datasets: a tensorflow-datasets builder that writes ArrayRecord shards, and the source that reads them.
 
-One example holds a ground truth clip, K degradations of it and its caption, as encoded clips or as VAE latents.
+One example holds a ground-truth clip, K degradations of it and its caption, as encoded clips or as VAE latents.
 """
 
 import dataclasses
@@ -36,7 +36,8 @@ class ExampleShape:
       scale: ground-truth pixels per low-resolution pixel along each axis.
       num_degradations: number of low-resolution clips, K.
       latents: whether it holds VAE latents and text embeddings instead of encoded clips.
-      spatial_factor, latent_channels: pixels per latent, and channels, of the VAE.
+      spatial_factor: pixels per latent along each axis.
+      latent_channels: channels of a latent.
       text_shape: shape of the text embedding (tokens, width).
     """
 
@@ -68,7 +69,7 @@ class ExampleShape:
 
 
 class _Serializer(tfds.core.example_serializer.ExampleSerializer):
-    """Writes equal examples as equal bytes in every process, so that a shard's hash says what is in it."""
+    """Writes equal examples as equal bytes in every process, so that a shard's hash identifies its content."""
 
     def serialize_example(self, example: Example) -> bytes:
         return self.get_tf_example(example).SerializeToString(deterministic=True)
@@ -101,7 +102,7 @@ class StarClips(tfds.core.ShardBasedBuilder):
         )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager):
-        """All shards in one go (`download_and_prepare`); `write_shard` is the resumable way."""
+        """All shards at once, for `download_and_prepare`; `write_shard` is resumable."""
         return {split: shards for split, shards in self._shards.items() if shards}
 
     def shard_path(self, split: str, index: int) -> epath.Path:
@@ -110,10 +111,10 @@ class StarClips(tfds.core.ShardBasedBuilder):
         return epath.Path(path)
 
     def write_shard(self, split: str, index: int) -> tuple[int, str, int]:
-        """Writes one shard; it appears under its name only when it is whole.
+        """Writes one shard; it appears under its name only when it is complete.
 
         Returns:
-          (examples, SHA-256 of the file, its bytes).
+          (number of examples, SHA-256 of the file, size of the file in bytes).
         """
         path = self.shard_path(split, index)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ class StarClips(tfds.core.ShardBasedBuilder):
         return count, hashlib.sha256(data).hexdigest(), len(data)
 
     def finish(self, shard_lengths: Mapping[str, list[int]], shard_bytes: Mapping[str, int]) -> None:
-        """Writes dataset_info.json and features.json once every shard is there."""
+        """Writes dataset_info.json and features.json once all shards are written."""
         splits = [
             tfds.core.SplitInfo(
                 name=split,
@@ -147,10 +148,10 @@ class PreparedSource:
     """Random access to a prepared dataset; picklable, and opened anew in each worker.
 
     Args:
-      location: the folder, for its train split, or `folder/validation`.
+      location: the folder, which means its train split, or `folder/validation`.
 
     Raises:
-      InputError: it was not finished, or has no such split.
+      InputError: the dataset has no such split.
     """
 
     def __init__(self, location: str):
@@ -181,10 +182,10 @@ class PreparedSource:
         return self._builder.info.splits[self.split].num_examples
 
     def __getitem__(self, index: int) -> "PreparedRecord":
-        """One example.
+        """Reads one example.
 
         Raises:
-          BadClipError: its shard is damaged.
+          BadClipError: the shard of the example is damaged.
         """
         try:
             example = self._data[int(index)]
@@ -196,13 +197,13 @@ class PreparedSource:
         return PreparedRecord(example, self.shape)
 
     def digest(self) -> str:
-        """Names the content: the shards' hashes."""
+        """Identifies the content by the shards' hashes."""
         return hashlib.sha256("".join(self._sha256).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedRecord:
-    """One example; `load` makes an element of it."""
+    """One example; `load` turns it into an element."""
 
     example: Example
     shape: ExampleShape
@@ -212,16 +213,16 @@ class PreparedRecord:
         return self.example["key"].decode()
 
     def load(self, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Element:
-        """Picks one of the degradations, mirrors and drops the caption as the config says.
+        """Draws one of the degradations, and whether to mirror the clip and drop the caption.
 
         Returns:
           the element of `clips.load_clip`; for latents float16 `gt_mean`, `gt_logvar`, `lq_mean`, `lq_logvar`
-          [F, h, w, C] and `text_embedding` [tokens, width] in place of the clips (latents are not mirrored; an
-          empty `text` tells the caller to take the empty prompt's embedding).
+          [F, h, w, C] and `text_embedding` [tokens, width] in place of the clips (latents are not mirrored; if
+          `text` is empty, the caller takes the empty prompt's embedding).
 
         Raises:
           BadClipError: a clip cannot be decoded.
-          InputError: the config asks for other sizes than the dataset has.
+          InputError: the sizes in the config are not those of the dataset.
         """
         self._check(config)
         rng = generator(config.seed, "clip", index)
@@ -247,6 +248,6 @@ class PreparedRecord:
         want = (config.num_frames, config.height, config.width)
         if have != want:
             raise InputError(
-                f"the prepared dataset has clips of {have} (frames, height, width), data.* asks for {want}; set "
-                f"data.num_frames, data.height and data.width to the former, or prepare again"
+                f"the prepared dataset has clips of {have} (frames, height, width), but the config has {want}; set "
+                f"data.num_frames, data.height and data.width to the dataset's, or prepare it again"
             )

@@ -1,4 +1,4 @@
-"""Writes the shards of a prepared dataset: clips are read, degraded, encoded and stored."""
+"""Writes the shards of a prepared dataset: reads, degrades, encodes and stores clips."""
 
 import dataclasses
 import json
@@ -22,10 +22,12 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Makes the stored features of an example, as in `shape`, from clips and caption.
+    """Makes the stored features of an example from its clips and caption.
 
     Attributes:
-      weights_sha256: SHA-256 of the networks that encode; None without such networks.
+      shape: sizes of an example.
+      encode: (ground truth, low-resolution clips, caption) -> features.
+      weights_sha256: SHA-256 of the weights of the networks that encode; None if there are none.
     """
 
     shape: ExampleShape
@@ -34,7 +36,7 @@ class Encoder:
 
 
 def clip_encoder(config: PrepareConfig) -> Encoder:
-    """Stores encoded clips."""
+    """Returns the encoder that stores clips as MP4 files."""
     data = config.data
     scale = data.make_recipe().scale
     shape = ExampleShape(data.num_frames, data.height, data.width, scale, config.num_degradations)
@@ -47,7 +49,7 @@ def clip_encoder(config: PrepareConfig) -> Encoder:
 
 
 def is_written(config: PrepareConfig, split: str, index: int) -> bool:
-    """Whether a shard is there, as a whole."""
+    """Whether a shard is completely written."""
     return part_path(epath.Path(config.output), split, index).exists()
 
 
@@ -60,16 +62,16 @@ def write_shard(
     clips: list[tuple[int, ClipRecord]],
     bar: Reporter,
 ) -> dict[str, Any]:
-    """Writes a shard, then the note that it is there.
+    """Writes a shard, then the note that it is complete.
 
     Args:
       num_shards: number of shards of each split.
       split, index: the shard.
       clips: (position, record) of its clips.
-      bar: is told of every clip.
+      bar: progress bar, advanced by one for each clip.
 
     Returns:
-      the note: the shard's entry in the manifest, and the clips left out.
+      the note: the shard's entry in the manifest, and the clips that were skipped.
     """
     skipped: list[dict[str, str]] = []
     builder = shard_builder(
@@ -90,7 +92,7 @@ def shard_builder(
     num_shards: Mapping[str, int],
     examples: Mapping[tuple[str, int], Callable[[], Iterator[tuple[str, Example]]]],
 ) -> StarClips:
-    """A builder that can write the shards of which there are examples."""
+    """Returns a builder that can write the shards in `examples`; all others are empty."""
     shards = {
         split: [examples.get((split, index), _no_examples) for index in range(count)]
         for split, count in num_shards.items()
@@ -109,7 +111,7 @@ def _examples(
     clips: list[tuple[int, ClipRecord]],
     skipped: list[dict[str, str]],
 ) -> Callable[[], Iterator[tuple[str, Example]]]:
-    """Makes a generator of a shard's examples; clips that it leaves out go into `skipped`."""
+    """Makes a generator of a shard's examples, which appends the clips that it skips to `skipped`."""
     data = dataclasses.replace(config.data, flip_probability=0.0)
     recipe = data.make_recipe()
 
@@ -134,11 +136,11 @@ def _examples(
 
 
 def part_path(output: epath.Path, split: str, index: int) -> epath.Path:
-    """The note that a shard is there."""
+    """Path of the note that a shard is complete."""
     return output / "parts" / f"{split}-{index:05d}.json"
 
 
 def written_parts(output: epath.Path, shards: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """The notes of those shards that are there."""
+    """The notes of those shards that are complete."""
     paths = [part_path(output, *shard) for shard in shards]
     return [json.loads(path.read_text()) for path in paths if path.exists()]

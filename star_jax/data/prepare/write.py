@@ -1,4 +1,4 @@
-"""Prepares a dataset: `begin`, shard after shard, `finish`; resumable, over several processes."""
+"""Prepares a dataset: `begin`, then one shard after another, then `finish`; resumable, over several processes."""
 
 import dataclasses
 import hashlib
@@ -48,21 +48,21 @@ def prepare(
 ) -> dict[str, Any] | None:
     """Writes this process's shards; the process that finds all shards written finishes the dataset.
 
-    Shards that are there already are kept, so the same call resumes; after too many clips were bad, it tries those
-    again.
+    Complete shards are kept, so the same call resumes. After a call that ended because of too many bad clips, it
+    tries the shards with bad clips again.
 
     Args:
       config: the dataset to prepare.
       encoder: makes the examples.
-      process_index, process_count: number of this process, and of all that share the work.
+      process_index, process_count: index of this process, and number of processes that share the work.
       quiet: whether to show no progress.
 
     Returns:
-      the manifest where the dataset is finished, else None (other processes still write).
+      the manifest if the dataset is finished, else None (other processes are still writing).
 
     Raises:
-      InputError: no usable source, or the output holds a dataset of other settings.
-      RunError: more clips are bad than `data.max_bad_share` allows, or none is left.
+      InputError: the source is unusable, or the output holds a dataset with other settings.
+      RunError: more clips are bad than `data.max_bad_share` allows, or no clip is left.
     """
     work = begin(config, encoder, process_index=process_index, process_count=process_count)
     mine = work.all_shards()[process_index::process_count]
@@ -80,7 +80,7 @@ def prepare(
 
 
 def begin(config: PrepareConfig, encoder: Encoder, *, process_index: int = 0, process_count: int = 1) -> Plan:
-    """Plans a dataset, and makes its folder or checks that it was begun with the same settings.
+    """Plans a dataset, and creates its folder or checks that it was begun with the same settings.
 
     Arguments and errors: see `prepare`.
     """
@@ -108,18 +108,18 @@ def _settings(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, 
     }
     if encoder.weights_sha256 is not None:
         settings["weights_sha256"] = encoder.weights_sha256
-    return json.loads(json.dumps(settings))  # as it will be read again: lists for tuples
+    return json.loads(json.dumps(settings))  # as they are read from the file: lists for tuples
 
 
 def _claim(output: epath.Path, settings: dict[str, Any]) -> None:
-    """Writes the settings on the first call, and holds later calls to them."""
+    """Writes the settings on the first call, and compares them on later calls."""
     path = output / "settings.json"
     if path.exists():
         before = json.loads(path.read_text())
         changed = sorted(name for name in settings if before.get(name, settings[name]) != settings[name])
         if changed:
             raise InputError(
-                f"{output} was begun with another {', '.join(changed)}; give the same settings to continue, or "
+                f"{output} was begun with other settings ({', '.join(changed)}); give the same to continue, or "
                 f"another output folder"
             )
         return
@@ -130,30 +130,30 @@ def _claim(output: epath.Path, settings: dict[str, Any]) -> None:
 def _too_many_skipped(
     parts: Sequence[dict[str, Any]], num_clips: int, max_bad_share: float
 ) -> list[dict[str, str]]:
-    """The clips that could not be used, where they are more than the share of all that were to be prepared."""
+    """The clips that could not be used if they are more than the allowed share of all clips, else none."""
     skipped = [entry for part in parts for entry in part["skipped"]]
     return skipped if len(skipped) > max_bad_share * num_clips else []
 
 
 def judge(config: PrepareConfig, num_shards: Mapping[str, int], num_clips: int) -> None:
-    """Ends the work as soon as too many clips were bad, whatever the other clips are.
+    """Stops the work as soon as too many clips are bad.
 
     Raises:
-      RunError: they are.
+      RunError: more clips are bad than `data.max_bad_share` allows.
     """
     share = config.data.max_bad_share
     shards = [(split, index) for split, count in num_shards.items() for index in range(count)]
     if skipped := _too_many_skipped(written_parts(epath.Path(config.output), shards), num_clips, share):
         raise RunError(
             f"{len(skipped)} of {num_clips} clips could not be used, more than the share {share:g} "
-            f"allows; the last: {skipped[-1]['key']}: {skipped[-1]['reason']}"
+            f"allows; the last one was {skipped[-1]['key']}: {skipped[-1]['reason']}"
         )
 
 
 def _drop_bad_shards(
     output: epath.Path, work: Plan, mine: Sequence[tuple[str, int]], max_bad_share: float
 ) -> None:
-    """After a call that ended for its bad clips, this process's shards that lack some are to be written again."""
+    """After a call that ended because of bad clips, marks this process's shards with bad clips as missing."""
     if _too_many_skipped(written_parts(output, work.all_shards()), work.num_clips, max_bad_share):
         for part in written_parts(output, mine):
             if part["skipped"]:
@@ -161,7 +161,7 @@ def _drop_bad_shards(
 
 
 def finish(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, Any] | None:
-    """Writes the index of a dataset whose shards are all there; returns the manifest, or None.
+    """Writes the index of a dataset once all shards are complete; returns the manifest, or None before that.
 
     Raises:
       RunError: no clip is left.
@@ -174,7 +174,7 @@ def finish(config: PrepareConfig, encoder: Encoder, work: Plan) -> dict[str, Any
         return None  # another process is about to write its bad shards again
     counts = {split: sum(p["clips"] for p in parts if p["split"] == split) for split in SPLITS}
     if not sum(counts.values()):
-        raise RunError(f"no clip of {work.num_found} is left; the reasons are in {output}/parts")
+        raise RunError(f"none of {work.num_found} clips is usable; the reasons are in {output}/parts")
     lengths = {split: [p["clips"] for p in parts if p["split"] == split] for split in SPLITS}
     sizes = {split: sum(p["bytes"] for p in parts if p["split"] == split) for split in SPLITS}
     shard_builder(config, encoder, work.num_shards, {}).finish(lengths, sizes)

@@ -1,1 +1,1 @@
-"""Training a small autoencoder from nothing: its settings, its objective, and the checkpoint that it leaves."""
+"""Training a small autoencoder from scratch: its settings, its objective, and the checkpoint that a run writes."""

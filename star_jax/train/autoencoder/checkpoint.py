@@ -1,4 +1,4 @@
-"""From a finished autoencoder run to a checkpoint directory that the network's training starts from."""
+"""Turns a finished autoencoder run into a checkpoint directory from which the networks' training starts."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ def write_vae_checkpoint(
 ) -> Path:
     """Writes WORKDIR/checkpoint: the trained autoencoder, the latents' scale, and a fresh UNet and ControlNet.
 
-    Weights are the moving average where the run keeps one. The scale is measured on the validation clips.
+    Weights are the moving average if the run keeps one. The scale is measured on the validation clips.
 
     Returns:
       The checkpoint directory.

@@ -1,4 +1,4 @@
-"""Settings of an autoencoder's training run, see `star_jax.train.config`."""
+"""Settings of an autoencoder's training run; see `star_jax.train.config`."""
 
 from dataclasses import dataclass, field
 
@@ -12,19 +12,19 @@ from star_jax.train.config import OptimizerConfig, TrainConfig
 class VaeModelConfig:
     """The autoencoder that is trained."""
 
-    # Name of its sizes in `star_jax.presets.PRESETS`.
+    # Name of the sizes in `star_jax.presets.PRESETS`.
     preset: str
 
 
 @dataclass(frozen=True)
 class VaeLossConfig:
-    """The loss, see `star_jax.train.autoencoder.objective`."""
+    """Settings of the loss in `star_jax.train.autoencoder.objective`."""
 
-    # Weight of the error of differences between neighbouring pixels.
+    # Weight of the error in the differences between neighbouring pixels.
     gradient_weight: float = 0.5
     # Weight of the KL divergence, which is a mean over latents.
     kl_weight: float = 1e-6
-    # Share of the clips that are degraded ones, enlarged.
+    # Share of the clips that are degraded and enlarged again.
     degraded_share: float = 0.25
 
     def __post_init__(self):
@@ -35,7 +35,7 @@ class VaeLossConfig:
 
 @dataclass(frozen=True)
 class VaeExperimentConfig:
-    """A training run of an autoencoder; its fields are the groups of `--config.group.key`."""
+    """A training run of an autoencoder; the fields are the groups of `--config.group.key`."""
 
     train: TrainConfig
     data: DataConfig

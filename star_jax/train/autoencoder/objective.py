@@ -1,11 +1,11 @@
-"""Training an autoencoder of AutoencoderKLTemporalDecoder's class from nothing, for small models of their own.
+"""Training an autoencoder of AutoencoderKLTemporalDecoder's architecture from scratch, for small models.
 
     L = |y - x| + gradient_weight |grad y - grad x| + kl_weight KL(q(z|x) || N(0, 1)),    z ~ q, y = decode(z)
 
 after Rombach et al. (arXiv 2112.10752, section 3.1), with the difference of neighbouring pixels in place of their
 perceptual and adversarial terms, which need networks trained elsewhere. All weights are trained. Frames are decoded
-together, as the pipeline decodes its groups. A share of the clips are enlarged degraded ones: at inference the
-encoder sees those, and their latents are what the network has to read.
+together, as the pipeline decodes its groups. A share of the clips is degraded and enlarged again, because the
+encoder sees such clips at inference, and the network has to read their latents.
 """
 
 from pathlib import Path
@@ -31,11 +31,15 @@ Tree = dict[str, Any]
 
 
 class VaeObjective:
-    """See `star_jax.train.objective.Objective`; computes in float32, as the pipeline's autoencoder does."""
+    """Implements `star_jax.train.objective.Objective`; computes in float32, like the pipeline's autoencoder.
+
+    Raises:
+      InputError: the size of the clips is not a multiple of the pixels per latent.
+    """
 
     def __init__(self, config: VaeExperimentConfig):
         self.config, self.sizes = config, get_preset(config.model.preset)
-        # In float32; without a scale of the latents, which is measured at the end.
+        # In float32; the scale of the latents is measured at the end.
         self.model = build_model(self.sizes.with_scaling_factor(1.0))
         factor, data = self.model.size_rule.pixels_per_latent, config.data
         if data.height % factor or data.width % factor:
@@ -48,7 +52,7 @@ class VaeObjective:
         return self.model.abstract_params(self.model.autoencoder_components), {}
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        """Fresh weights by train.seed: nothing is read."""
+        """Fresh weights from train.seed; no file is read."""
         del abstract_frozen
         fresh = {
             name: fresh_component(self.model, name, self.config.train.seed)
@@ -96,7 +100,7 @@ class VaeObjective:
     def validate(
         self, trainable: Tree, frozen: Tree, batches: list[dict[str, Any]], image_path: Path | None
     ) -> dict[str, float]:
-        """PSNR of reconstructions of clean and of degraded clips; the picture shows the first clips of each."""
+        """PSNR (dB) of the reconstructions of clean and degraded clips; the picture shows the first of each."""
         parts = [jax.device_get(self._reconstruct(trainable, batch)) for batch in batches]
         scores = {}
         for name in ("clean", "degraded"):
@@ -119,22 +123,25 @@ class VaeObjective:
         }
 
     def _decode(self, params: Tree, latents: jax.Array) -> jax.Array:
-        """Frames of the autoencoder's own latents."""
+        """Decodes latents that are not scaled."""
         return self.model.decode(params, self.model.scaled(latents))[0]
 
     def scaling_factor(self, params: Tree, batches: list[dict[str, Any]]) -> float:
-        """What gives the latents of clean clips unit deviation (`ArchitectureConfig.with_scaling_factor`)."""
+        """Factor that gives the latents of clean clips a standard deviation of 1.
+
+        See `ArchitectureConfig.with_scaling_factor`.
+        """
         encode = jit_and_find(lambda params, frames: self.model.encode(params, frames)[0].mode())
         latents = [np.asarray(encode(params, to_float(batch["gt"]))) for batch in batches]
         return float(1 / np.std(np.concatenate(latents)))
 
 
 def _enlarged(batch: dict[str, jax.Array]) -> jax.Array:
-    """Low-resolution clips at the ground truth's size, bilinear, as the pipeline feeds them to the encoder."""
+    """Enlarges low-resolution clips bilinearly to the ground truth's size, as the pipeline does before encoding."""
     height, width = batch["gt"].shape[2:4]
     return enlarge(to_float(batch["lq"]), (height, width))
 
 
 def _differences(frames: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Between neighbours, down and across; [B, F, H, W, 3]."""
+    """Differences between vertical and between horizontal neighbours in [B, F, H, W, 3]."""
     return frames[:, :, 1:] - frames[:, :, :-1], frames[:, :, :, 1:] - frames[:, :, :, :-1]

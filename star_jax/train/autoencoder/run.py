@@ -1,4 +1,4 @@
-"""Training of an autoencoder from a configuration, as `star-jax train-vae` runs it."""
+"""Trains an autoencoder from a configuration, as `star-jax train-vae` does."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def train_autoencoder(
     allow_changed_config: bool = False,
     quiet: bool = False,
 ) -> tuple[Outcome, Path | None]:
-    """Trains an autoencoder; the same call goes on from the newest checkpoint of `workdir`.
+    """Trains an autoencoder; the same call resumes from the newest checkpoint of `workdir`.
 
     Args:
       config: see `star_jax.train.autoencoder.config`.
@@ -25,7 +25,7 @@ def train_autoencoder(
       quiet: show no progress.
 
     Returns:
-      How the run ended, and the checkpoint directory that it wrote once all steps were done.
+      How the run ended, and the checkpoint directory, which is None until all steps are done.
 
     Raises:
       InputError: the configuration does not fit the devices, the data or `workdir`.

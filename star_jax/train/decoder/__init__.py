@@ -1,1 +1,1 @@
-"""Training of a light decoder: it sees the latents that the network makes, and the low-resolution frames."""
+"""Training of a light decoder: its inputs are the latents from the network and the low-resolution frames."""

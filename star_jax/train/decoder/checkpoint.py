@@ -1,4 +1,4 @@
-"""From a finished run of a light decoder to a checkpoint directory: the model that it was trained for, with it."""
+"""Turns a finished run of a light decoder into a checkpoint directory of the model with the decoder."""
 
 import dataclasses
 import os
@@ -30,22 +30,24 @@ CHECKPOINT = "checkpoint"  # below the work directory
 def write_checkpoint_with_decoder(
     objective: DecoderObjective, config: DecoderExperimentConfig, workdir: str | os.PathLike
 ) -> Path:
-    """Writes WORKDIR/checkpoint: all components of the model, as they were, and the decoder.
+    """Writes WORKDIR/checkpoint: all components of the model unchanged, and the decoder.
 
-    Its weights are the moving average where the run keeps one, in the type in which the network's are stored.
+    The decoder's weights are the moving average if the run keeps one, in the dtype of the stored network.
 
     Returns:
       The checkpoint directory.
 
     Raises:
-      InputError: the run has no checkpoint, or the model takes no light decoder.
+      InputError: the run has no checkpoint, or the model cannot have a light decoder.
       RunError: the disk is full.
     """
     source = config.model.checkpoint
     step, params = restore_weights(workdir, objective.abstract_params()[0], ema=bool(config.train.ema_decay))
     sizes = read_config(source)
     if not isinstance(sizes, StarConfig):
-        raise InputError(f"preset {sizes.preset!r} ({sizes.architecture}) takes no light decoder")
+        raise InputError(
+            f"preset {sizes.preset!r} ({sizes.architecture}) cannot have a light decoder; choose a STAR checkpoint"
+        )
     sizes = dataclasses.replace(sizes, light_decoder=objective.sizes)
     provenance = load_provenance(source)
     provenance["components"][COMPONENT] = {
@@ -64,11 +66,11 @@ def write_checkpoint_with_decoder(
 
 
 def _as_stored(model: VideoModel, source: str, name: str) -> Any:
-    """A component's shapes, with the type in which the checkpoint has it."""
+    """A component's shapes, in the dtype of the checkpoint."""
     dtype = _stored_dtype(source, name)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), model.abstract(name))
 
 
 def _stored_dtype(source: str, name: str) -> np.dtype:
-    """The widest type among a component's stored leaves."""
+    """The widest dtype among a component's stored leaves."""
     return np.result_type(*{leaf.dtype for leaf in component_metadata(source, name).values()})

@@ -1,4 +1,4 @@
-"""The clips of a light decoder's training: truth, degraded frames, and a network's latents of these."""
+"""Clips to train a light decoder on: ground truth, low resolution, and the latents that a network restores."""
 
 import contextlib
 import dataclasses
@@ -29,15 +29,15 @@ from star_jax.progress import progress
 from star_jax.train.decoder.config import ClipsConfig, DecoderExperimentConfig
 
 TRAIN, VALIDATION = "clips/train", "clips/validation"  # below the work directory
-_TOGETHER = 8  # clips that the network sees at once
-_NOT_OF_CLIPS = ("num_workers", "worker_buffer", "read_threads")  # how they are made, not what they are
+_TOGETHER = 8  # number of clips in a batch of the network
+_NOT_OF_CLIPS = ("num_workers", "worker_buffer", "read_threads")  # settings that do not change the clips
 
 
 def make_clips(config: DecoderExperimentConfig, workdir: Path, *, quiet: bool = False) -> None:
-    """Writes the clips that WORKDIR lacks; a stopped call goes on where it stopped.
+    """Writes the clips that are missing in WORKDIR, so that the same call resumes one that was stopped.
 
     Raises:
-      InputError: a source or the checkpoint cannot be used, or WORKDIR has clips of other settings.
+      InputError: a source or the checkpoint cannot be used, or WORKDIR has clips made with other settings.
     """
     clips, data = config.clips, config.data
     held_out = dataclasses.replace(
@@ -62,10 +62,10 @@ def _make(
     }
     if (folder / INDEX).exists():
         if json.loads((folder / INDEX).read_text()) != description:
-            raise InputError(f"{folder} has clips of other settings; choose another work directory")
+            raise InputError(f"{folder} has clips made with other settings; choose another work directory")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    # Clips of a group share a draw of noise, so that a group is made whole.
+    # Clips of a group share a draw of noise, so a group is always made as a whole.
     groups = [range(first, min(first + _TOGETHER, count)) for first in range(0, count, _TOGETHER)]
     groups = [group for group in groups if not all(clip_path(folder, number).exists() for number in group)]
     pipeline = StarPipeline.from_pretrained(checkpoint)
@@ -84,9 +84,9 @@ def _make(
 
 @dataclasses.dataclass(frozen=True)
 class _Degrade:
-    """Number of a clip -> (truth, degraded frames), a function of the settings and the number; for workers."""
+    """Number of a clip -> (ground truth, low resolution), which depend on the settings and the number alone."""
 
-    records: Any = dataclasses.field(repr=False)  # Grain writes down what it maps
+    records: Any = dataclasses.field(repr=False)  # Grain takes the repr, which takes minutes for many records
     data: DataConfig
     clips: ClipsConfig
 
@@ -98,14 +98,14 @@ class _Degrade:
 
 
 def _degraded(numbers: list[int], data: DataConfig, clips: ClipsConfig) -> grain.DatasetIterator:
-    """The clips of these numbers, made by `data.num_workers` processes."""
+    """The clips with these numbers, made by `data.num_workers` processes."""
     records = open_source(data.source, height=data.height, width=data.width)
     pairs = grain.MapDataset.source(numbers).map(_Degrade(records, data, clips))
     return iter(in_workers(pairs.to_iter_dataset(), data))
 
 
 def network_latents(pipeline: StarPipeline, frames: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The latents [B, F, h, w, C] that the network makes of low-resolution clips uint8 [B, F, H, W, 3]."""
+    """The latents [B, F, h, w, C] that the network restores from low-resolution clips uint8 [B, F, H, W, 3]."""
     settings = UpscaleSettings(**dataclasses.asdict(pipeline.config.sampling))
     canvas, key = pipeline.canvas(frames.shape[2:4], settings), noise_key(seed)
     model = pipeline.model

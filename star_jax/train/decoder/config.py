@@ -1,4 +1,4 @@
-"""Settings of a light decoder's training run, see `star_jax.train.config`."""
+"""Settings of a light decoder's training run; see `star_jax.train.config`."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,13 @@ from star_jax.train.config import OptimizerConfig, TrainConfig
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """The clips: they are made once, with the latents that the network makes of them, and stay in WORKDIR/clips."""
+    """The clips, which are made once, with the latents that the network restores, and stay in WORKDIR/clips."""
 
-    # Number of clips to train on, and to validate on.
+    # Number of clips to train on.
     count: int = 2000
+    # Number of clips to validate on.
     validation_count: int = 16
-    # Share of the clips that are degraded by another recipe than data.recipe, and that recipe.
+    # Share of the clips that are degraded by mild_recipe instead of data.recipe.
     mild_share: float = 0.2
     mild_recipe: str = "light"
 
@@ -33,29 +34,32 @@ class ClipsConfig:
 class DecoderModelConfig:
     """The model that gets the decoder."""
 
-    # Checkpoint directory whose network makes the latents (`tiny-star`: the one in the package). A light decoder of
-    # the sizes below that it has is where training starts.
+    # Checkpoint directory whose network makes the latents (`tiny-star` is the one in the package). Training starts
+    # from its light decoder if it has one of the sizes below.
     checkpoint: str = "tiny-star"
-    # Width at the latents' grid, at twice and at four times it, and number of blocks of each.
+    # Number of channels at the latents' resolution, and at twice and four times it.
     channels: tuple[int, int, int] = (128, 64, 24)
+    # Number of blocks at each of these.
     blocks: tuple[int, int, int] = (5, 10, 1)
 
 
 @dataclass(frozen=True)
 class DecoderLossConfig:
-    """The loss, see `star_jax.train.decoder.objective`."""
+    """Settings of the loss in `star_jax.train.decoder.objective`."""
 
-    # Weight of LPIPS where the fidelity is 0.
+    # Weight of LPIPS at fidelity 0.
     perceptual_weight: float = 0.1
-    # Weight of the adversarial term where the fidelity is 0, and width of the heads that judge; 0 trains no heads.
+    # Weight of the adversarial term at fidelity 0; 0 trains no discriminator heads.
     adversarial_weight: float = 0.0
+    # Number of channels within each head.
     head_width: int = 64
     # Directory of the metrics' networks (docs/evaluation.md).
     metric_weights: str | None = None
-    # Share of the clips whose fidelity is exactly 1 (no LPIPS), and exactly 0; the others' is drawn between.
+    # Share of the clips whose fidelity is exactly 1 (no LPIPS).
     fidelity_share: float = 0.4
+    # Share of the clips whose fidelity is exactly 0; the fidelity of the remaining clips is drawn from 0 to 1.
     detail_share: float = 0.4
-    # Weight of the error of frame differences.
+    # Weight of the error in the differences between frames.
     motion_weight: float = 0.25
 
     def __post_init__(self):
@@ -71,12 +75,15 @@ class DecoderLossConfig:
         if self.head_width < 1:
             raise InputError(f"loss.head_width is {self.head_width}; it must be at least 1")
         if self.fidelity_share + self.detail_share > 1:
-            raise InputError("loss.fidelity_share + loss.detail_share is over 1")
+            raise InputError(
+                f"loss.fidelity_share + loss.detail_share is {self.fidelity_share} + {self.detail_share}; the sum "
+                "must not be above 1"
+            )
 
 
 @dataclass(frozen=True)
 class DecoderExperimentConfig:
-    """A training run of a light decoder; its fields are the groups of `--config.group.key`."""
+    """A training run of a light decoder; the fields are the groups of `--config.group.key`."""
 
     train: TrainConfig
     data: DataConfig

@@ -1,8 +1,8 @@
-"""Training a light decoder (`star_jax.models.light_decoder`) on a frozen network's latents; see `loss` beside it.
+"""Training a light decoder (`star_jax.models.light_decoder`) on a frozen network's latents; the loss is in `loss`.
 
 The fidelity f is drawn for each clip and given to the decoder, so that one set of weights learns both the mean of
-what may have been there (f = 1) and detail that looks right (f = 0). The metric's networks are frozen; their
-weights are found as those of `star-jax evaluate` are.
+all plausible frames (f = 1) and detail that looks right (f = 0). The metric's networks are frozen; their weights
+are found in the same way as those of `star-jax evaluate`.
 """
 
 import logging
@@ -51,13 +51,13 @@ HEADS = "heads"
 
 
 class DecoderObjective:
-    """See `star_jax.train.objective.Objective`.
+    """Implements `star_jax.train.objective.Objective`.
 
-    The decoder computes in the model's `auto` dtype (bfloat16 on GPUs and TPUs); losses and metrics in float32.
+    The decoder computes in the model's `auto` dtype (bfloat16 on GPUs and TPUs), losses and metrics in float32.
 
     Args:
-      config: the run.
-      clips: folder of the clips (`star_jax.data.restored`) that the linear part starts from.
+      config: settings of the run.
+      clips: folder of the clips (`star_jax.data.restored`) that the linear part is fitted to.
 
     Raises:
       InputError: the clips' scale is not 4, their size does not fit the latents, or LPIPS has no weights.
@@ -69,8 +69,8 @@ class DecoderObjective:
         data, factor = config.data, self.model.size_rule.pixels_per_latent
         if data.make_recipe().scale != LOW_FACTOR or factor != 2 * LOW_FACTOR:
             raise InputError(
-                f"a light decoder is for {LOW_FACTOR}x and latents of {2 * LOW_FACTOR} pixels; the recipe has "
-                f"{data.make_recipe().scale}x and the latents {factor} pixels"
+                f"a light decoder needs a scale of {LOW_FACTOR} and latents of {2 * LOW_FACTOR} pixels; the recipe "
+                f"has a scale of {data.make_recipe().scale}, and the model has latents of {factor} pixels"
             )
         needed = self.model.size_rule.padded_size(data.height, data.width)
         if needed != (data.height, data.width):
@@ -107,7 +107,7 @@ class DecoderObjective:
         return {COMPONENT: shapes} | heads, frozen
 
     def load(self, abstract_trainable: Tree, abstract_frozen: Tree) -> tuple[Tree, Tree]:
-        """The weights to start from, and the metric's networks."""
+        """The decoder's initial weights, and the metric's networks."""
         fresh = {COMPONENT: self._start()}
         if self.heads is not None:
             fresh[HEADS] = self.heads.fresh(self.config.train.seed + 1)
@@ -119,16 +119,16 @@ class DecoderObjective:
         return place(fresh, abstract_trainable), place(networks, abstract_frozen)
 
     def _start(self) -> Tree:
-        """The decoder of the checkpoint where it has one of these sizes; else fresh weights by train.seed.
+        """The checkpoint's decoder if it has one of these sizes, else fresh weights from train.seed.
 
-        The linear part of those is found by least squares.
+        The linear part of fresh weights is fitted by least squares.
         """
         known, directory = self.model.config.light_decoder, self.config.model.checkpoint
         if isinstance(known, LightDecoderConfig) and (known.channels, known.blocks) == (
             self.sizes.channels,
             self.sizes.blocks,
         ):
-            logger.info("training goes on from the decoder of %s", directory)
+            logger.info("training starts from the decoder of %s", directory)
             return load_component(directory, COMPONENT, self.model.abstract(COMPONENT))
         fresh = nnx.to_pure_dict(nnx.state(self.module(self.config.train.seed)))
         return fresh | {"linear": linear_start(RestoredSource(str(self.clips)))}
@@ -185,7 +185,10 @@ class DecoderObjective:
     def validate(
         self, trainable: Tree, frozen: Tree, batches: list[dict[str, Any]], image_path: Path | None
     ) -> dict[str, float]:
-        """PSNR and LPIPS at both ends; the picture shows input, detail, fidelity and truth of the first clips."""
+        """PSNR and LPIPS at fidelity 0 and 1.
+
+        The picture shows the first clips: low resolution, detail (0), fidelity (1) and ground truth.
+        """
         scores: dict[str, list[float]] = {}
         rows = []
         for batch in batches:
@@ -223,9 +226,9 @@ class DecoderObjective:
 
 
 def _with_fixed_linear(params: Tree) -> Tree:
-    """The linear part stays as least squares found it.
+    """Freezes the linear part as least squares fitted it.
 
-    Its hundreds of inputs are much alike, so that steps of the same size in all of its weights would undo it.
+    Its hundreds of inputs are highly correlated, so that Adam's equal steps in all weights would undo the fit.
     """
     decoder = params[COMPONENT]
     return params | {COMPONENT: decoder | {"linear": jax.lax.stop_gradient(decoder["linear"])}}

@@ -1,4 +1,4 @@
-"""Training of a light decoder from a configuration, as `star-jax train-decoder` runs it."""
+"""Trains a light decoder from a configuration, as `star-jax train-decoder` does."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ def train_decoder(
     allow_changed_config: bool = False,
     quiet: bool = False,
 ) -> tuple[Outcome, Path | None]:
-    """Makes the clips, then trains a light decoder on them; the same call goes on where it stopped.
+    """Makes the clips, then trains a light decoder on them; the same call resumes where it stopped.
 
     Args:
       config: see `star_jax.train.decoder.config`.
@@ -29,7 +29,7 @@ def train_decoder(
       quiet: show no progress.
 
     Returns:
-      How the run ended, and the checkpoint directory that it wrote once all steps were done.
+      How the run ended, and the checkpoint directory, which is None until all steps are done.
 
     Raises:
       InputError: the configuration does not fit the devices, the data or `workdir`.

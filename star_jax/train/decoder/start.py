@@ -1,7 +1,7 @@
-"""The light decoder's linear part by least squares: the best that one convolution can do, before any step.
+"""Fits the light decoder's linear part by least squares before training: the best that one convolution can do.
 
-The convolution maps latents and low-resolution frames, a window of both, to what the enlarged frames lack. With
-inputs X (a row for each place) and targets Y, its kernel solves (X'X + r I) W = X'Y.
+The convolution maps a window of latents and low-resolution frames to the difference between the ground truth and
+the enlarged frames. With inputs X (a row for each place) and targets Y, its kernel solves (X'X + r I) W = X'Y.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from star_jax.data.restored import RestoredRecord, RestoredSource
 from star_jax.models.light_decoder.decoder import LINEAR_WINDOW, LOW_FACTOR, pack
 from star_jax.ops.pixels import enlarge, to_float
 
-_RIDGE = 1e-4  # times the number of places: keeps weights small where inputs hardly vary
-_CLIPS, _FRAMES = 160, (1, -2)  # clips, and frames of each, that are enough for a few hundred inputs
+_RIDGE = 1e-4  # times the number of places: keeps weights of inputs that hardly vary small
+_CLIPS, _FRAMES = 160, (1, -2)  # clips and frames of each; enough for a few hundred inputs
 
 
 def linear_start(source: RestoredSource, limit: int = _CLIPS) -> dict[str, jnp.ndarray]:
@@ -28,7 +28,7 @@ def linear_start(source: RestoredSource, limit: int = _CLIPS) -> dict[str, jnp.n
         x, y = _places(source[number], _FRAMES)
         squares, products, places = squares + x.T @ x, products + x.T @ y, places + len(x)
     ridge = _RIDGE * places * np.eye(len(squares))
-    ridge[-1, -1] = 0.0  # not the bias
+    ridge[-1, -1] = 0.0  # the bias is not regularised
     weights = np.linalg.solve(squares + ridge, products).astype(np.float32)
     kernel = weights[:-1].reshape(LINEAR_WINDOW, LINEAR_WINDOW, -1, weights.shape[1])
     return {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(weights[-1])}

@@ -1,4 +1,4 @@
-"""Settings of the rungs of distillation: the group `distill`, and the experiments that have it."""
+"""Settings of the rungs of distillation: the group `distill`, and the experiments with this group."""
 
 import abc
 import dataclasses
@@ -13,11 +13,12 @@ from star_jax.train.config import ExperimentConfig, OptimizerConfig
 
 @dataclass(frozen=True)
 class RungConfig(abc.ABC):
-    """What all rungs have."""
+    """Settings that all rungs have."""
 
     # Name of the rung: guidance, one_step or dual_stream.
     rung: str
-    # Quality words appended to captions, as in upscaling. (Prepared latents have the captions' own embeddings.)
+    # Quality words that are appended to captions, as in upscaling (but not in datasets prepared as latents, which
+    # have the embeddings of the captions alone).
     positive_prompt: str = POSITIVE_PROMPT
 
     RUNG: ClassVar[str] = ""
@@ -35,7 +36,7 @@ class RungConfig(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, sizes: ArchitectureConfig) -> ArchitectureConfig:
-        """The configuration of the model that comes out: how it is sampled."""
+        """The configuration of the trained model, which says how it is sampled."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class GuidanceConfig(RungConfig):
     """See `star_jax.train.distill.guidance`."""
 
     rung: str = "guidance"
-    # Checkpoint of the teacher; None: the one that training starts from.
+    # Checkpoint of the teacher; None takes the one from which training starts.
     teacher: str | None = None
-    # The teacher's guidance.
+    # Guidance scale of the teacher.
     guidance_scale: float = 7.5
-    # Text of its unconditional branch.
+    # Text of the teacher's unconditional branch.
     negative_prompt: str = NEGATIVE_PROMPT
 
     RUNG = "guidance"
@@ -61,18 +62,18 @@ class OneStepConfig(RungConfig):
     """See `star_jax.train.distill.one_step`."""
 
     rung: str = "one_step"
-    # Timestep of the one step; None: where the checkpoint's sampling starts.
+    # Timestep of the single step; None takes the one at which the checkpoint's sampling starts.
     timestep: int | None = None
-    # What the step starts from: the low-resolution latents with noise, `noise`, or as they are, `hint`.
+    # Input of the step: the low-resolution latents with noise (`noise`) or without (`hint`).
     start: str = "noise"
-    # Weights of the terms: squared error of latents; of decoded frames; of differences between neighbouring frames;
-    # LPIPS (VGG16) and DISTS. The DF loss has its own, diffusion.beta.
+    # Weights of the terms: squared error of latents, of decoded frames, and of differences between neighbouring
+    # frames; LPIPS (VGG16) and DISTS. The weight of the DF loss is diffusion.beta.
     latent_weight: float = 1.0
     pixel_weight: float = 0.0
     difference_weight: float = 0.0
     lpips_weight: float = 0.0
     dists_weight: float = 0.0
-    # Timestep at which the DF loss is taken. Finished frames are compared, hence 0: high frequencies count.
+    # Timestep at which the DF loss is computed. It is 0, where high frequencies count, because frames are finished.
     frequency_timestep: int = 0
 
     RUNG = "one_step"
@@ -95,20 +96,21 @@ class DualStreamConfig(OneStepConfig):
     """See `star_jax.train.distill.dual_stream`."""
 
     rung: str = "dual_stream"
-    # Checkpoint of the real score, which is guided; None: the one that training starts from.
+    # Checkpoint of the real score, which is guided; None takes the one from which training starts.
     teacher: str | None = None
-    # The real score's guidance.
+    # Guidance scale of the real score.
     guidance_scale: float = 7.5
-    # Text of its unconditional branch.
+    # Text of the real score's unconditional branch.
     negative_prompt: str = NEGATIVE_PROMPT
-    # The student is updated every so many steps; at the others, the fake score and the heads are.
+    # Length of a cycle: one step updates the student, and the others update the fake score and the heads.
     student_every: int = 4
     # Weights of distribution matching, of the adversarial term and of feature matching.
     matching_weight: float = 1.0
     adversarial_weight: float = 0.1
     feature_weight: float = 0.05
-    # Channels within each head, and their learning rate; None: the run's.
+    # Number of channels within each head.
     head_channels: int = 64
+    # Learning rate of the heads; None takes the run's.
     head_learning_rate: float | None = None
 
     RUNG = "dual_stream"
@@ -123,7 +125,7 @@ class DualStreamConfig(OneStepConfig):
 
 @dataclass(frozen=True)
 class DistillExperiment(ExperimentConfig):
-    """A run of any rung; each has its own settings."""
+    """A run of any rung; the settings in `distill` depend on the rung."""
 
     distill: Any = None
 
@@ -150,7 +152,7 @@ class DualStreamExperiment(DistillExperiment):
 
 
 def head_optimizer(config: DualStreamConfig, optimizer: OptimizerConfig) -> OptimizerConfig:
-    """Adam for the heads: without momentum of the first kind, and with the memory of a hundred updates."""
+    """Adam for the heads, without a first moment and with a second moment over about a hundred updates."""
     rate = config.head_learning_rate
     return dataclasses.replace(
         optimizer, b1=0.0, b2=0.99, learning_rate=optimizer.learning_rate if rate is None else rate

@@ -1,16 +1,16 @@
 """Distribution matching and a discriminator at once, on the same networks (DUO-VSR, arXiv 2603.22271, stage II).
 
-The student G makes x0_hat in one step. Two networks of its size look at it under noise, x_t = alpha x0_hat +
-sigma noise: the frozen guided teacher (the real score) and a copy that is trained to denoise what the student makes
-(the fake score). Heads on the features of both judge whether a noised clip is the student's or true.
+The student G makes x0_hat in one step. Two networks of the same size see it with noise, x_t = alpha x0_hat +
+sigma noise: the frozen guided teacher (the real score), and a copy that is trained to denoise the student's samples
+(the fake score). Heads on the features of both judge whether a noised clip is the student's or real.
 
     student turn     w_m D(x0_hat) - w_a mean heads(f(x_t)) + w_f mean |f(x_t) - f(x_t of the truth)|
                      + the terms of `one_step`
     auxiliary turns  mean (v_fake(x_t) - v)^2 + hinge(heads(f(x_t of the truth)), heads(f(x_t)))
 
-D is `distribution_matching.matching_loss`, f are features of both networks. Of `student_every` steps one is the
-student's. Heads see features that carry no gradient to the networks; the student's gradient passes through the
-networks to x0_hat, not to their weights.
+D is `distribution_matching.matching_loss`, and f are features of both networks. One of `student_every` steps is the
+student's. The heads' loss sends no gradient to the networks; the student's gradient passes through the networks to
+x0_hat, but not to their weights.
 """
 
 from functools import cached_property
@@ -45,14 +45,14 @@ STUDENT, FAKE, HEADS, AUXILIARY = "student", "fake", "heads", "auxiliary"
 
 
 class Noised(NamedTuple):
-    """What both turns look at.
+    """Noised latents that both kinds of turns use.
 
     Attributes:
-      params: the student's weights, and the autoencoder's.
-      x0, x0_hat: true latents, and the student's.
-      x_t, x_t_hat: both under the same noise.
-      noise, timesteps: of these.
-      inputs: (timesteps, text, hint), as networks take them after the latents.
+      params: weights of the student and of the autoencoder.
+      x0, x0_hat: latents of the ground truth and of the student [B, F, h, w, C].
+      x_t, x_t_hat: both with the same noise.
+      noise, timesteps: noise and timesteps of x_t and x_t_hat.
+      inputs: (timesteps, text, hint), the networks' arguments after the latents.
     """
 
     params: Tree
@@ -81,11 +81,11 @@ class DualStreamObjective(TaughtObjective, OneStepObjective):
         return Turns((AUXILIARY,) * (self.rung.student_every - 1) + (STUDENT,), parts)
 
     def check_terms(self) -> None:
-        """The terms of `one_step` may all be 0 here."""
+        """Accepts any weights: those of the terms of `one_step` may all be 0 here."""
 
     @cached_property
     def heads(self) -> HeadsOf:
-        """Those of the real score's features, then those of the fake one's."""
+        """The heads on features of the real score, followed by those on features of the fake score."""
         model, batch = self.model, self.abstract_batch(1)
         params = model.abstract_params(model.network_components)
         latents = model.size_rule.num_latents(self.data.num_frames), *self.batches.latent_size
@@ -95,7 +95,7 @@ class DualStreamObjective(TaughtObjective, OneStepObjective):
         features = jax.eval_shape(model.features, params, x, timesteps, text, x)[1]
         return HeadsOf([feature.shape[-1] for feature in features] * 2, self.rung.head_channels)
 
-    # Weights: the student's are top level, as of any run.
+    # Weights: the student's are at the top level, as in any run.
 
     def abstract_params(self) -> tuple[Tree, Tree]:
         trainable, frozen = super().abstract_params()
@@ -183,7 +183,7 @@ class DualStreamObjective(TaughtObjective, OneStepObjective):
         }
 
     def _features(self, real: Tree, fake: Tree, x_t: jax.Array, seen: Noised) -> list[jax.Array]:
-        """Features of both networks at given latents."""
+        """Normalised features of both networks for the given latents."""
         parts = [self.model.features(params, x_t, *seen.inputs)[1] for params in (real, fake)]
         return normalised((*parts[0], *parts[1]))
 

@@ -1,10 +1,11 @@
-"""Guidance distilled into the network: half the evaluations at equal steps.
+"""Distils guidance into the network: half the evaluations for the same number of steps.
 
     L = mean (v_student(x_t, t, c) - v_guided)^2,    x_t = alpha x_0 + sigma noise,  t uniform
     v_guided = rescale(v(x_t, t, negative) + s (v(x_t, t, c) - v(x_t, t, negative)))
 
-with the teacher's v, as upscaling guides it (`star_jax.diffusion.guidance`). Stage I of DUO-VSR (arXiv 2603.22271),
-after Meng et al., "On distillation of guided diffusion models" (arXiv 2210.03142), at one fixed scale s.
+where v is the teacher's velocity, guided as in upscaling (`star_jax.diffusion.guidance`). This is stage I of
+DUO-VSR (arXiv 2603.22271), after Meng et al., "On distillation of guided diffusion models" (arXiv 2210.03142), at
+one fixed scale s.
 """
 
 import jax
@@ -37,7 +38,7 @@ class GuidanceObjective(TaughtObjective):
         dropout_key: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
         """`loss_guidance`, float32 [B]."""
-        del dropout_key  # the teacher's velocity is one without dropout
+        del dropout_key  # the teacher's velocity has no dropout, so the student's has none
         student, teacher = self.cast_params(trainable, frozen), self.teacher(frozen)
         keys = sample_keys(key, batch)
         x0, hint = self.encode(student, batch, keys)
@@ -50,7 +51,7 @@ class GuidanceObjective(TaughtObjective):
         return {"loss_guidance": velocity_loss(predicted, jax.lax.stop_gradient(target))}
 
     def guidance(self, text: jax.Array, hint: jax.Array, negative: jax.Array) -> Conditioning:
-        """The teacher's conditioning."""
+        """Conditioning of the teacher, with guidance."""
         return Conditioning(
             context=text,
             hint=hint,

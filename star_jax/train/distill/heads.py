@@ -1,4 +1,4 @@
-"""Heads that tell the student's clips from true ones by the features of networks that they do not change."""
+"""Discriminator heads: they tell the student's clips from real ones by the features of frozen networks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ Tree = dict[str, Any]
 
 
 class Head(nnx.Module):
-    """Convolutions of each frame to a logit at every place."""
+    """Convolutions that turn each frame's features into a logit at every place."""
 
     def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs):
         kwargs: dict[str, Any] = {"dtype": jnp.float32, "param_dtype": jnp.float32, "rngs": rngs}
@@ -28,7 +28,7 @@ class Head(nnx.Module):
 
 
 class Heads(nnx.Module):
-    """A head for each feature."""
+    """One head for each feature map."""
 
     def __init__(self, channels: Sequence[int], width: int, *, rngs: nnx.Rngs):
         self.heads = nnx.List([Head(count, width, rngs=rngs) for count in channels])
@@ -41,8 +41,8 @@ class HeadsOf:
     """Heads as functions of their weights.
 
     Args:
-      channels: of each feature.
-      width: channels within each head.
+      channels: number of channels of each feature map.
+      width: number of channels within each head.
     """
 
     def __init__(self, channels: Sequence[int], width: int):
@@ -53,15 +53,15 @@ class HeadsOf:
         )
 
     def fresh(self, seed: int) -> Tree:
-        """New weights."""
+        """Fresh weights from a seed."""
         return nnx.to_pure_dict(nnx.state(self._build(seed)))
 
     def __call__(self, params: Tree, features: Sequence[jax.Array]) -> list[jax.Array]:
-        """Logits [B, F, h, w, 1] of each feature."""
+        """Logits [B, F, h, w, 1] for each feature map."""
         return nnx.merge(self._graphdef, params)(features)
 
 
 def normalised(features: Sequence[jax.Array]) -> list[jax.Array]:
-    """Features of unit size at every place, float32: levels of a network differ in theirs."""
+    """Features in float32 with a root mean square of 1 at every place, because the levels of a network differ."""
     wide = [feature.astype(jnp.float32) for feature in features]
     return [x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) for x in wide]

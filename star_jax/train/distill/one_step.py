@@ -1,10 +1,10 @@
-"""A model of one step, taught by the ground truth (DOVE, arXiv 2505.16239).
+"""A one-step model, trained on the ground truth (DOVE, arXiv 2505.16239).
 
     x0_hat = alpha_T x - sigma_T v_student(x, T, c, hint)
-    x = sigma_T (alpha_T hint + sigma_T noise), as the sampler scales its start; or the hint as it is
+    x = sigma_T (alpha_T hint + sigma_T noise), scaled as at the start of sampling; or x = hint
     L = w_latent mean (x0_hat - x0)^2  +  the terms of `pixel_terms` on frames decoded from x0_hat
 
-at one timestep T. Its first stage has the latent term alone; the second goes through the decoder.
+at one timestep T. DOVE's first stage has the latent term alone; the second adds terms on decoded frames.
 """
 
 from functools import cached_property, partial
@@ -31,7 +31,7 @@ class OneStepObjective(StudentObjective):
     """Implements `star_jax.train.objective.Objective`.
 
     Raises:
-      InputError: see `StudentObjective`; or no term has a weight, or a network's weights are found nowhere.
+      InputError: as in `StudentObjective`; or all weights are 0, or a metric's network has no weights.
     """
 
     rung: OneStepConfig
@@ -43,14 +43,21 @@ class OneStepObjective(StudentObjective):
         if self.rung.difference_weight and group < 2:
             raise InputError(
                 "distill.difference_weight compares neighbouring frames, but diffusion.decode_group is 1; set "
-                "that to 2 or more"
+                "diffusion.decode_group to 2 or more"
             )
         self.check_terms()
 
     def check_terms(self) -> None:
-        """Refuses a run that would learn nothing."""
+        """Rejects a run that would learn nothing.
+
+        Raises:
+          InputError: all weights are 0, and the DF loss is off.
+        """
         if not (self.rung.latent_weight or has_pixel_terms(self.rung, self.loss_config)):
-            raise InputError("all weights of distill are 0 and diffusion.frequency is off; give one a weight")
+            raise InputError(
+                "all weights in distill are 0 and diffusion.frequency is off; set a weight, such as "
+                "distill.latent_weight=1"
+            )
 
     def abstract_params(self) -> tuple[Tree, Tree]:
         trainable, frozen = super().abstract_params()
@@ -71,7 +78,7 @@ class OneStepObjective(StudentObjective):
         return load_metric_networks(self.rung)
 
     def one_step(self, params: Tree, text: jax.Array, hint: jax.Array, keys: jax.Array) -> jax.Array:
-        """The student's clean latents, float32 like `hint`."""
+        """The student's clean latents, float32 [B, F, h, w, C]."""
         timesteps = jnp.full(len(hint), self.timestep, jnp.int32)
         x = hint
         if self.rung.start == "noise":
@@ -83,7 +90,7 @@ class OneStepObjective(StudentObjective):
     def truth_terms(
         self, params: Tree, frozen: Tree, batch: Batch, key: jax.Array, x0_hat: jax.Array, x0: jax.Array
     ) -> dict[str, jax.Array]:
-        """`loss_latent` and the terms of `pixel_terms`, weighted, float32 [B]; those whose weight is not 0."""
+        """The weighted `loss_latent` and terms of `pixel_terms`, float32 [B]; terms of weight 0 are left out."""
         terms = {}
         if self.rung.latent_weight:
             terms["loss_latent"] = self.rung.latent_weight * velocity_loss(x0_hat, x0)
@@ -105,7 +112,7 @@ class OneStepObjective(StudentObjective):
         *,
         dropout_key: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
-        """See `truth_terms`; `timesteps` are not used, as there is one."""
+        """See `truth_terms`; `timesteps` are ignored, because the student has a single one."""
         del timesteps, dropout_key
         params, keys = self.cast_params(trainable, frozen), sample_keys(key, batch)
         x0, hint = self.encode(params, batch, keys)

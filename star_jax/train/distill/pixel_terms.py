@@ -1,9 +1,9 @@
-"""Terms that compare decoded frames with true ones, which a student of one step is taught with.
+"""Loss terms of a one-step student that compare decoded frames with the ground truth.
 
     w_pixel (y - y*)^2 + b L_DF(y, y*) + w_difference (d - d*)^2 + w_lpips LPIPS(y, y*) + w_dists DISTS(y, y*)
 
-with d the differences between neighbouring frames, as DOVE has it (arXiv 2505.16239, its second stage; DISTS
-there), and STAR's own DF loss, which needs no network trained elsewhere. Frames are in [-1, 1].
+where d is the difference between neighbouring frames. DOVE's second stage (arXiv 2505.16239) has the terms of
+pixels and differences, and DISTS; STAR's DF loss needs no network trained elsewhere. Frames are in [-1, 1].
 """
 
 from typing import Any
@@ -26,16 +26,16 @@ _NETWORKS = {"lpips_weight": ("vgg16", "lpips_vgg"), "dists_weight": ("vgg16", "
 
 
 def has_pixel_terms(config: OneStepConfig, loss: LossConfig) -> bool:
-    """Whether anything is decoded."""
+    """Whether any term needs decoded frames."""
     weights = config.pixel_weight, config.difference_weight, config.lpips_weight, config.dists_weight
     return loss.frequency != "off" or any(weights)
 
 
 def load_metric_networks(config: OneStepConfig) -> Tree:
-    """The weights of the networks that the terms need, by name; installed, or in `STAR_JAX_METRIC_WEIGHTS`.
+    """Loads the networks that the terms need, by name: installed ones, or from `STAR_JAX_METRIC_WEIGHTS`.
 
     Raises:
-      InputError: one is found nowhere; the message says how to get it.
+      InputError: the weights of a network are not found; the message says how to get them.
     """
     names = dict.fromkeys(name for key, names in _NETWORKS.items() if getattr(config, key) for name in names)
     try:
@@ -56,13 +56,13 @@ def pixel_terms(
 
     Args:
       config: weights of the terms.
-      loss: the DF loss, whose b is `loss.beta`: the frames are finished.
+      loss: settings of the DF loss; its weight b is `loss.beta`.
       networks: see `load_metric_networks`.
       max_timestep: last timestep of the schedule.
       decoded, truth: [B, f, H, W, 3] in [-1, 1].
 
     Returns:
-      Those whose weight is not 0: `loss_pixel`, `loss_difference`, `loss_df`, `loss_lpips`, `loss_dists`; float32
+      `loss_pixel`, `loss_difference`, `loss_df`, `loss_lpips` and `loss_dists`, without those of weight 0; float32
       [B, f].
     """
     terms = {}
@@ -92,5 +92,5 @@ def _per_frame(values: jax.Array) -> jax.Array:
 
 
 def _levels(frames: jax.Array) -> jax.Array:
-    """[B, f, H, W, 3] in [-1, 1] -> [B f, H, W, 3] in 0..255, as scores take frames."""
+    """[B, f, H, W, 3] in [-1, 1] -> [B f, H, W, 3] in 0..255, as the metrics expect."""
     return (rearrange(frames, "b f h w c -> (b f) h w c") + 1) * 127.5

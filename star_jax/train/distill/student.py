@@ -1,4 +1,4 @@
-"""What the students of all rungs have: the sizes of the model that comes out, and text as upscaling gives it."""
+"""Base class of the students of all rungs: the trained model's sizes, and captions as in upscaling."""
 
 from typing import Any
 
@@ -21,10 +21,10 @@ class StudentObjective(StarObjective):
       config: an experiment with a group `distill`.
 
     Raises:
-      InputError: sizes that the networks do not take, or a checkpoint that does not fit.
+      InputError: the networks do not support the data's sizes, or the checkpoint does not fit.
     """
 
-    rung: Any  # `RungConfig` of the rung
+    rung: Any  # a `RungConfig`
 
     def __init__(self, config: DistillExperiment):
         self.rung = config.distill
@@ -35,7 +35,7 @@ class StudentObjective(StarObjective):
         return self.rung.sizes(super().sizes(model))
 
     def prepare_batch(self, host_batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Captions get the quality words that upscaling appends to prompts."""
+        """Appends to captions the quality words that upscaling appends to prompts."""
         if self.model.has_text and not self.batches.latents:
             texts = [text + self.rung.positive_prompt for text in host_batch["text"]]
             host_batch = {**host_batch, "text": texts}

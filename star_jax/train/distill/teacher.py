@@ -1,7 +1,7 @@
-"""A frozen teacher beside the student: what is not trained is shared, what is has a copy as the teacher has it.
+"""A frozen teacher beside the student, which share all weights that are not trained.
 
-`frozen["teacher"]` holds the teacher's leaves in the place of the trained ones, in the compute dtype. Low-rank
-updates need none: the teacher is the model without them.
+`frozen["teacher"]` holds the teacher's version of the trained leaves, in the compute dtype. With low-rank updates
+there is none: the teacher is the model without the updates.
 """
 
 from functools import cached_property
@@ -29,11 +29,11 @@ TEACHER = "teacher"
 class TaughtObjective(StudentObjective):
     """A student with a guided teacher.
 
-    Batches have the text of the teacher's unconditional branch, too: `negative_ids` like `input_ids`, or
+    Batches also have the text of the teacher's unconditional branch: `negative_ids` like `input_ids`, or
     `negative_embedding` like `text_embedding`.
 
     Raises:
-      InputError: the model reads no text, so that nothing guides it, or the teacher is another model.
+      InputError: the model reads no text, so that it cannot be guided, or the teacher has another preset.
     """
 
     def __init__(self, config: DistillExperiment):
@@ -41,7 +41,7 @@ class TaughtObjective(StudentObjective):
         if not self.model.has_text:
             raise InputError(
                 f"preset {config.model.preset!r} reads no text, so that its sampling is not guided; rung "
-                f"{self.rung.rung} needs a model that does"
+                f"{self.rung.rung} needs a model that reads text"
             )
         if self.rung.teacher is not None:
             read_config(self.rung.teacher, expect_preset=config.model.preset)
@@ -60,7 +60,7 @@ class TaughtObjective(StudentObjective):
         return trainable, frozen | ({TEACHER: self.load_teacher(own)} if own else {})
 
     def load_teacher(self, abstract: Tree) -> Tree:
-        """Leaves of the teacher's networks, in the dtypes and at the shardings given."""
+        """Loads leaves of the teacher's networks, in the dtypes and at the shardings of `abstract`."""
         return load_weights(self._teacher_checkpoint, abstract, {})[0]
 
     def teacher(self, frozen: Tree) -> Tree:
@@ -76,10 +76,10 @@ class TaughtObjective(StudentObjective):
         return self.rung.teacher or require_checkpoint(self.checkpoint)
 
     def _check_base(self) -> None:
-        """Refuses a teacher whose networks differ where the student's are not trained.
+        """Rejects a teacher that differs from the student in weights that are not trained.
 
         Raises:
-          InputError: one does.
+          InputError: there is such a weight.
         """
         ours, theirs = require_checkpoint(self.checkpoint), self._teacher_checkpoint
         if theirs == ours:
@@ -93,8 +93,8 @@ class TaughtObjective(StudentObjective):
                 if not np.array_equal(one, other):
                     raise InputError(
                         f"distill.teacher {theirs} differs from model.checkpoint {ours} in {name}/{path}, which is "
-                        "not trained and is shared by both; set model.train_base, or give the updates of a LoRA "
-                        "run as model.lora over the teacher's own checkpoint"
+                        "not trained and which both share; set model.train_base, or give the teacher's checkpoint "
+                        "as model.checkpoint and the updates of a LoRA run as model.lora"
                     )
 
     # Text of the unconditional branch.

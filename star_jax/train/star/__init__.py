@@ -1,9 +1,11 @@
 """Training STAR.
 
 objective.StarObjective   the loss
-batches                   what a batch holds
-weights                   what training starts from
+networks                  the model applied to a training batch
+batches                   contents of a batch
+weights                   initial weights
 validation                loss by timestep, PSNR of samples
-samples                   its pictures and videos
-assemble                  from a work directory to a checkpoint directory
+samples                   pictures and videos of a validation
+assemble                  turns a work directory into a checkpoint directory
+merge                     writes trained weights over those of a checkpoint
 """

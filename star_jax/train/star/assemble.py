@@ -1,6 +1,6 @@
-"""From a work directory to a checkpoint directory to upscale with: trained weights over the frozen ones.
+"""Turns a work directory into a checkpoint directory for upscaling: frozen and trained weights together.
 
-Of low-rank updates, either the merged weights or, as a .safetensors file, the updates alone.
+A run of low-rank updates gives a directory of merged weights, or a .safetensors file of the updates alone.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ Tree = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Assembled:
-    """What was put together.
+    """Description of an assembled checkpoint.
 
     Attributes:
-      step: of the training checkpoint.
+      step: step of the training checkpoint.
       ema: whether the weights are the moving average.
       trained: number of trained weights.
     """
@@ -57,22 +57,23 @@ def assemble(
     Leaves are copied one by one, so that memory holds the trained weights and little more.
 
     Args:
-      workdir: of the run.
-      target: the directory that appears when it is complete; FILE.safetensors for low-rank updates alone.
-      step: of the training checkpoint; the newest by default.
-      ema: take the moving average; by default where the run keeps one.
-      base: checkpoint that the run started from, where it is not where it was (model.checkpoint).
-      dtype: of all weights, such as bfloat16; by default trained ones are float32, the others as they were.
-      force: replace an existing checkpoint directory, or file.
+      workdir: work directory of the run.
+      target: directory, which appears when it is complete, or FILE.safetensors for low-rank updates alone.
+      step: step of the training checkpoint; the newest by default.
+      ema: whether to take the moving average; by default, if the run keeps one.
+      base: checkpoint from which the run started, if it is no longer at model.checkpoint.
+      dtype: dtype of all weights, such as bfloat16; by default trained weights are float32, and the others keep
+        theirs.
+      force: replace an existing checkpoint directory or file.
 
     Raises:
-      InputError: no such run, step or base, no average was kept, or `target` exists.
+      InputError: there is no such run, step or base, the run kept no average, or `target` exists.
       RunError: the disk is full.
     """
     config = read_experiment_config(workdir)
     base = base or require_checkpoint(config.model.checkpoint)
     if ema and not config.train.ema_decay:
-        raise InputError(f"{workdir} kept no moving average (train.ema_decay is 0); leave out --ema")
+        raise InputError(f"{workdir} has no moving average (train.ema_decay is 0); leave out --ema")
     ema = bool(config.train.ema_decay) if ema is None else ema
     sizes = model_sizes(dataclasses.replace(config.model, checkpoint=os.fspath(base)))
     model = build_model(sizes)
@@ -95,14 +96,14 @@ def assemble(
 
 
 def _saved(config: ExperimentConfig, base: str | os.PathLike, trained: Tree) -> Tree:
-    """Shapes of all that a run trains: those of the model that comes out, and in `dual_stream` its judges'."""
+    """Shapes of all weights that a run trains; in `dual_stream` these include the fake score and the heads."""
     if not isinstance(config, DualStreamExperiment):
         return trained
     here = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, checkpoint=os.fspath(base)),
         train=dataclasses.replace(config.train, validate_every_steps=0),
-        distill=dataclasses.replace(config.distill, teacher=None),  # it may have moved, and is not asked for
+        distill=dataclasses.replace(config.distill, teacher=None),  # it may have moved, and is not needed
     )
     return make_objective(here).abstract_params()[0]
 
@@ -110,10 +111,10 @@ def _saved(config: ExperimentConfig, base: str | os.PathLike, trained: Tree) -> 
 def _write_updates(
     target: str | os.PathLike, config: ModelConfig, model: VideoModel, weights: Tree, *, force: bool
 ) -> None:
-    """The low-rank updates alone."""
+    """Writes the low-rank updates alone."""
     if LORA not in weights:
         raise InputError(
-            f"{target} would hold low-rank updates, but the run trained none (model.lora_rank is 0); name a "
+            f"{target} is a file for low-rank updates, but the run trained none (model.lora_rank is 0); give a "
             "directory"
         )
     if Path(target).exists() and not force:

@@ -1,4 +1,4 @@
-"""What a batch of STAR's training holds: clips and captions, or latents and text embeddings made beforehand."""
+"""Batches of STAR's training: clips and captions, or latents and text embeddings from a prepared dataset."""
 
 import json
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ _LATENT_NAMES = ("gt_mean", "gt_logvar", "lq_mean", "lq_logvar")
 class StarBatches:
     """The batches that a model trains on.
 
-    Clips: `gt` uint8 [B, F, H, W, 3] and `lq` uint8 [B, F, h, w, 3], with `input_ids` int32 [B, L] of the captions
-    where the model has a text tower. Of a dataset prepared as latents: `gt_mean`, `gt_logvar`, `lq_mean`,
-    `lq_logvar` float16 [B, F, H/8, W/8, C] and `text_embedding` float16 [B, L, D]. With both, `index` int32 [B]:
+    From clips: `gt` uint8 [B, F, H, W, 3] and `lq` uint8 [B, F, h, w, 3], with `input_ids` int32 [B, L] of the
+    captions if the model has a text encoder. From a dataset prepared as latents: `gt_mean`, `gt_logvar`, `lq_mean`,
+    `lq_logvar` float16 [B, F, H/8, W/8, C] and `text_embedding` float16 [B, L, D]. From both: `index` int32 [B],
     each sample's position in the data.
 
     Attributes:
@@ -35,7 +35,7 @@ class StarBatches:
       latent_size: (height, width) of the latents.
 
     Raises:
-      InputError: the networks do not take clips of that size, or latents of that dataset.
+      InputError: the networks do not support clips of that size, or the latents of that dataset.
     """
 
     def __init__(self, model: VideoModel, data: DataConfig, checkpoint: str | None):
@@ -45,20 +45,21 @@ class StarBatches:
         self.latent_size = _latent_size(model.size_rule, data)
 
     def check_like(self, source: str) -> None:
-        """Refuses to validate on latents what trains on clips, and the other way round: batches differ.
+        """Rejects a validation source of latents if the training data are clips, and vice versa.
 
         Raises:
           InputError: there is no such source, or it is of the other kind.
         """
         if (prepared_shape(source) is not None) != self.latents:
-            open_source(source, height=self._data.height, width=self._data.width)  # is there one at all?
+            open_source(source, height=self._data.height, width=self._data.width)  # raises if there is none
             kinds = ("latents", "clips") if self.latents else ("clips", "latents")
             raise InputError(
-                f"data.source has {kinds[0]}, train.validation_source {source} {kinds[1]}; give both the same kind"
+                f"data.source has {kinds[0]}, but train.validation_source {source} has {kinds[1]}; give both the "
+                "same kind"
             )
 
     def prepare(self, host_batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Tokenises captions; of latents, an empty caption takes the empty prompt's embedding."""
+        """Tokenises captions; with latents, an empty caption gets the embedding of the empty prompt."""
         batch = {"index": np.asarray(host_batch["index"]).astype(np.int32)}
         if not self.latents:
             batch |= {name: host_batch[name] for name in ("gt", "lq")}
@@ -70,7 +71,7 @@ class StarBatches:
         return batch | {name: host_batch[name] for name in _LATENT_NAMES}
 
     def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
-        """Token numbers int32 [prompts, tokens]."""
+        """Token ids int32 [prompts, tokens]."""
         return self._model.tokenize(self._tokenizer, prompts)
 
     def abstract(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -112,7 +113,7 @@ def _latents_text_shape(model: VideoModel, source: str) -> tuple[int, int] | Non
     """(tokens, width) of the embeddings of a dataset prepared as latents; None for any other source.
 
     Raises:
-      InputError: they are another model's latents.
+      InputError: the latents belong to another model.
     """
     shape = prepared_shape(source)
     if shape is None:
@@ -122,7 +123,7 @@ def _latents_text_shape(model: VideoModel, source: str) -> tuple[int, int] | Non
     if theirs != ours:
         raise InputError(
             f"data.source {source} has latents of {theirs[0]} channels and text embeddings of width {theirs[1]}, "
-            f"the model takes {ours[0]} and {ours[1]}; prepare it with this model's checkpoint"
+            f"but the model needs {ours[0]} and {ours[1]}; prepare the data with this model's checkpoint"
         )
     return tuple(shape["text_shape"])
 
@@ -131,18 +132,18 @@ def _latent_size(rule: SizeRule, data: DataConfig) -> tuple[int, int]:
     """(height, width) of the latents.
 
     Raises:
-      InputError: the model does not take clips of the data's size.
+      InputError: the model does not support clips of the data's size.
     """
     nearest = rule.nearest(data.height, data.width)
     for name, near, offset in zip(("height", "width"), nearest, rule.offset, strict=True):
         if getattr(data, name) != near:
             raise InputError(
-                f"data.{name} is {getattr(data, name)}, which the network does not take; choose {offset} plus a "
+                f"data.{name} is {getattr(data, name)}, which the network does not support; choose {offset} plus a "
                 f"multiple of {rule.step}, such as {near}"
             )
     if (padded := rule.padded_frames(data.num_frames)) != data.num_frames:
         raise InputError(
-            f"data.num_frames is {data.num_frames}, which the model does not take; choose one more than a multiple "
-            f"of {rule.frame_step}, such as {padded}"
+            f"data.num_frames is {data.num_frames}, which the model does not support; choose one more than a "
+            f"multiple of {rule.frame_step}, such as {padded}"
         )
     return rule.latent_size(data.height, data.width)

@@ -1,4 +1,4 @@
-"""Trained weights, or low-rank updates, written over the checkpoint that they belong to."""
+"""Writes a copy of a checkpoint with trained weights or low-rank updates merged into it."""
 
 import os
 import shutil
@@ -43,18 +43,18 @@ def merge_lora_file(
     """Writes a checkpoint directory with a file of low-rank updates merged into its weights.
 
     Args:
-      checkpoint: the directory that the updates belong to.
-      file: see `star_jax.convert.lora_file`.
-      target: the directory that appears when it is complete.
-      strength: what the updates are multiplied by; 1 is as they were trained.
-      dtype: of all weights, such as bfloat16; by default they stay as they are.
+      checkpoint: directory that the updates belong to.
+      file: file of low-rank updates; see `star_jax.convert.lora_file`.
+      target: directory to write; it appears when it is complete.
+      strength: factor of the updates; 1 applies them as they were trained.
+      dtype: dtype of all weights, such as bfloat16; by default they keep theirs.
       force: replace an existing checkpoint directory.
 
     Returns:
       Number of kernels that changed.
 
     Raises:
-      InputError: no such checkpoint or file, they do not fit, or `target` exists.
+      InputError: the checkpoint or file does not exist, they do not fit, or `target` exists.
       RunError: the disk is full.
     """
     sizes = read_config(checkpoint)
@@ -66,7 +66,10 @@ def merge_lora_file(
         kernel = kernels.get(f"{path}/kernel")
         shape = (factors[DOWN].shape[0], factors[UP].shape[1])
         if kernel is None or (int(np.prod(kernel.shape[:-1])), kernel.shape[-1]) != shape:
-            raise InputError(f"{file} has an update of {path}, which {checkpoint} has no such kernel for")
+            raise InputError(
+                f"{file} has an update of {path}, but {checkpoint} has no such kernel of that shape; give the "
+                "checkpoint that the updates were trained on"
+            )
     rank = next(iter(modules.values()))[DOWN].shape[1]
     provenance = {**load_provenance(checkpoint), "lora": {"file": str(file), "strength": strength}}
     with create_checkpoint(target, sizes, provenance, force=force) as partial:
@@ -83,17 +86,17 @@ def write_over(
     lora_factor: float,
     dtype: str | None,
 ) -> None:
-    """Writes all components: the base's, with other weights or low-rank updates over them.
+    """Writes all components of the base, with the given weights or low-rank updates merged into them.
 
     Leaves are copied one by one, so that memory holds the given weights and little more.
 
     Args:
-      partial: the directory that is being made.
+      partial: directory to write to.
       base: checkpoint directory.
-      model: its model.
+      model: the base's model.
       weights: leaves by component, or low-rank updates as component `lora`.
-      lora_factor: what the updates are multiplied by.
-      dtype: of all weights; None: given ones as they are, the others as they were.
+      lora_factor: factor of the updates.
+      dtype: dtype of all weights; None keeps the dtype of each.
 
     Raises:
       InputError: the base lacks a leaf.
@@ -129,14 +132,14 @@ def _merged(
     lora_factor: float,
     dtype: str | None,
 ) -> Tree:
-    """One component: given leaves, and lazy ones of the base; all of `dtype` where one is given."""
+    """One component: the given leaves, and lazy leaves of the base; all in `dtype` if it is not None."""
     frozen = [path for path in leaves if f"{name}/{path}" not in given]
     stored = component_metadata(base, name) if frozen else {}
     if missing := [path for path in frozen if path not in stored]:
         raise InputError(
             f"{name} of {base} has no leaf {missing[0]}; give the checkpoint that training started from"
         )
-    # The reader goes through the file once, in the order in which Orbax writes: that of jax.tree.
+    # The reader goes through the file once, in the order in which Orbax writes, which is that of jax.tree.
     reader = iterate_leaves(base, name, jax.tree.leaves(unflatten({path: path for path in frozen})))
     tree: dict[str, Any] = {}
     for path in frozen:
@@ -162,7 +165,7 @@ def _lazy(
     def read() -> np.ndarray:
         found, array = next(reader)
         if found != path:
-            raise ValueError(f"leaves are written in another order than read: {found}, not {path}")
+            raise ValueError(f"leaves are read out of order: {found} came instead of {path}")
         if update is not None:
             factors = jax.tree.map(np.asarray, update)
             array = merge_lora({"kernel": array.astype(np.float32)}, factors, factor)["kernel"]

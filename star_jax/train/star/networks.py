@@ -1,4 +1,4 @@
-"""The model at work on a training batch: its latents, its text, and frames decoded again."""
+"""The model applied to a training batch: encodes clips and text, and decodes latents."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,14 @@ from star_jax.train.state import merge_params
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
 
-# Frames that the encoder works on together where each is encoded on its own; this bounds the activations.
+# Frames per call of an encoder that encodes each frame by itself; this bounds the activations.
 _ENCODE_FRAMES = 2
 
 
 class StarNetworks:
-    """What the loss and the validation ask of a model, given a batch of `StarBatches`.
+    """The model's functions that the loss and the validation need, for a batch of `StarBatches`.
 
-    Activations are in the model's dtype, latents and frames that leave here in float32.
+    Activations have the model's dtype; returned latents and frames are float32.
     """
 
     def __init__(self, model: VideoModel, data: DataConfig, decode_group: int, lora_scale: float = 1.0):
@@ -36,7 +36,7 @@ class StarNetworks:
         Args:
           model: built for training.
           data: sizes of the clips.
-          decode_group: latents that are decoded together.
+          decode_group: number of latents that are decoded together.
           lora_scale: factor of low-rank updates.
         """
         self.model, self.data, self.decode_group = model, data, decode_group
@@ -47,11 +47,11 @@ class StarNetworks:
         return cast_params(self.model, trainable, frozen, self.lora_scale)
 
     def velocity(self, params: Tree, *args: Any, dropout_key: jax.Array | None = None) -> jax.Array:
-        """See `VideoModel.velocity`; params as `cast_params` returns them."""
+        """See `VideoModel.velocity`; `params` are those that `cast_params` returns."""
         return self.model.velocity(params, *args, dropout_key=dropout_key)
 
     def encode(self, params: Tree, batch: Batch, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Latents of the ground truth and of the enlarged low resolution, float32 [B, F, h, w, C], scaled.
+        """Scaled latents of the ground truth and of the enlarged low resolution, float32 [B, F, h, w, C].
 
         Both are samples of the VAE's posterior, as in the released training.
         """
@@ -68,11 +68,11 @@ class StarNetworks:
         return gt, lq
 
     def posterior(self, params: Tree, frames: jax.Array) -> DiagonalGaussian:
-        """uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size, and encoded."""
+        """Encodes uint8 [B, F, h, w, 3], enlarged bilinearly (half-pixel centres) to the data's size."""
         num_frames = frames.shape[1]
         frames = split_columns(frames)
         size = (self.data.height, self.data.width)
-        if self.model.size_rule.frames_per_latent > 1:  # frames depend on each other: the whole clip at once
+        if self.model.size_rule.frames_per_latent > 1:  # frames depend on each other
             piece = num_frames
         else:
             piece = max(n for n in range(1, _ENCODE_FRAMES + 1) if num_frames % n == 0)
@@ -86,11 +86,11 @@ class StarNetworks:
         return jax.tree.map(lambda x: rearrange(x, "pieces b f ... -> b (pieces f) ..."), moments)
 
     def decode(self, params: Tree, latents: jax.Array) -> jax.Array:
-        """Frames [B, F, H, W, 3] float32 in about [-1, 1] of scaled latents, decoded as one group."""
+        """Decodes scaled latents as one group: frames [B, F, H, W, 3], float32, approximately in [-1, 1]."""
         return self.model.decode(params, latents)[0].astype(jnp.float32)
 
     def decode_clip(self, params: Tree, latents: jax.Array) -> jax.Array:
-        """All frames [B, F, H, W, 3] of scaled latents, group by group; frames of two groups are their mean."""
+        """Decodes scaled latents group by group to frames [B, F, H, W, 3]; frames in two groups are averaged."""
         starts, weights = decode_groups(latents.shape[1], self.decode_group)
         if len(starts) == 1:
             return self.decode(params, latents)
@@ -107,7 +107,7 @@ class StarNetworks:
         return frames
 
     def context(self, params: Tree, batch: Batch) -> jax.Array:
-        """Text embeddings [B, L, D]; the null context for a model that reads no text."""
+        """Text embeddings [B, L, D], or the null context if the model reads no text."""
         if "text_embedding" in batch:
             return batch["text_embedding"].astype(self.model.dtype)
         if "input_ids" in batch:
@@ -116,11 +116,11 @@ class StarNetworks:
 
 
 def cast_params(model: VideoModel, trainable: Tree, frozen: Tree, lora_scale: float = 1.0) -> Tree:
-    """All weights by component, trained ones cast to the compute dtype, low-rank updates added.
+    """All weights by component: trained ones are cast to the compute dtype, and low-rank updates are merged.
 
     Args:
-      model: the model.
-      trainable: trained weights by component, or their low-rank updates as component `lora`.
+      model: model that the weights belong to.
+      trainable: trained weights by component, or low-rank updates as component `lora`.
       frozen: the other weights.
       lora_scale: factor of the updates.
     """
@@ -128,7 +128,7 @@ def cast_params(model: VideoModel, trainable: Tree, frozen: Tree, lora_scale: fl
     params = merge_params(jax.tree.map(lambda x: x.astype(model.dtype), params), frozen)
     if LORA in trainable:
         params = merge_lora(params, trainable[LORA], lora_scale)
-    # The VAE runs in loops over frames, each turn of which would gather its weights again.
+    # The VAE runs in loops over frames, and each iteration would gather its weights again.
     return params | {name: gather_weights(params[name]) for name in model.autoencoder_components}
 
 

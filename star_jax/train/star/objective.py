@@ -1,4 +1,4 @@
-"""Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text tower frozen."""
+"""Training STAR: velocity prediction and the dynamic frequency loss, with the VAE and the text encoder frozen."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -47,14 +47,13 @@ Batch = dict[str, jax.Array]
 class StarObjective(StarNetworks):
     """Implements `star_jax.train.objective.Objective`.
 
-    Batches are those of `StarBatches`. Timesteps and noise are drawn by each sample's `index`, whatever batch the
-    sample is in.
+    Batches are those of `StarBatches`. Timesteps and noise depend on each sample's `index`, not on its batch.
 
-    Frozen weights and all activations are in the compute dtype (the VAE's, too, as in the released training), the
-    diffusion and the losses in float32.
+    Frozen weights and all activations have the compute dtype (including the VAE's, as in the released training);
+    the diffusion and the losses are computed in float32.
 
     Raises:
-      InputError: sizes that the networks do not take, or a checkpoint that does not fit.
+      InputError: the networks do not support the data's sizes, or the checkpoint does not fit.
     """
 
     def __init__(self, model: ModelConfig, loss: LossConfig, data: DataConfig, train: TrainConfig):
@@ -77,18 +76,18 @@ class StarObjective(StarNetworks):
             self.batches.check_like(train.validation_source)
         self.schedule = self.model.schedule
         num_latents = self.model.size_rule.num_latents(data.num_frames)
-        draw_groups(loss, num_latents, jax.random.key(0))  # refuses more frames than there are
+        draw_groups(loss, num_latents, jax.random.key(0))  # raises if there are too few frames
         if self.model.size_rule.frames_per_latent > 1 and loss.decode_group < num_latents:
             raise InputError(
-                f"diffusion.decode_group is {loss.decode_group}; this model decodes all {num_latents} latents of a "
-                "clip together"
+                f"diffusion.decode_group is {loss.decode_group}, but this model decodes all latents of a clip "
+                f"together; set it to {num_latents}"
             )
         unused = self.model.text_components if self.batches.latents else ()
         used = [name for name in self.model.components if name not in unused]
         self._trainable, self._frozen = trained_and_frozen(self.model, model, used)
 
     def sizes(self, model: ModelConfig) -> ArchitectureConfig:
-        """Sizes of the networks, and how the model that is trained is sampled."""
+        """Sizes of the networks, and how the trained model is sampled."""
         return model_sizes(model)
 
     @property
@@ -118,9 +117,9 @@ class StarObjective(StarNetworks):
     def loss(
         self, trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """See `Objective`; metrics `loss_velocity` and `loss_df` (b(t) L_DF) add up to the loss."""
+        """See `Objective`; the metrics `loss_velocity` and `loss_df` (b(t) L_DF) add up to the loss."""
         timesteps = self.draw_timesteps(batch, key)
-        # By the first sample, so that pieces of an accumulated batch do not drop the same units.
+        # It depends on the first sample, so that pieces of an accumulated batch do not drop the same units.
         dropout_key = jax.random.fold_in(named_key(key, "dropout"), batch["index"][0])
         terms = self.loss_terms(trainable, frozen, batch, key, timesteps, dropout_key=dropout_key)
         means = {name: values.mean() for name, values in terms.items()}
@@ -128,7 +127,7 @@ class StarObjective(StarNetworks):
         return total, means
 
     def draw_timesteps(self, batch: Batch, key: jax.Array) -> jax.Array:
-        """Uniform over the configured range, int32 [B]."""
+        """Draws timesteps uniformly from the configured range, int32 [B]."""
         first, last = self.loss_config.first_timestep, self.loss_config.last_timestep
 
         def draw(key: jax.Array) -> jax.Array:
@@ -177,7 +176,7 @@ class StarObjective(StarNetworks):
         return terms
 
     def _drop_text(self, context: jax.Array, keys: jax.Array) -> jax.Array:
-        """Some samples learn the unconditional branch of guidance."""
+        """Replaces the text of random samples, so that the network learns the unconditional branch of guidance."""
         dropped = jax.vmap(
             lambda key: jax.random.bernoulli(named_key(key, "text_dropout"), self.model.text_dropout)
         )(keys)
@@ -192,20 +191,20 @@ class StarObjective(StarNetworks):
         batch: Batch,
         groups: tuple[jax.Array, jax.Array],
     ) -> Any:
-        """Losses of the drawn groups; each group is decoded, compared and, backwards, decoded again.
+        """Losses of the drawn groups, each of which is decoded and compared; the backward pass decodes it again.
 
         Args:
-          compare: (decoded, true frames [B, f, H, W, 3]) -> losses of the frames [B, f], or a tree of such.
+          compare: (decoded frames, true frames), each [B, f, H, W, 3] -> losses [B, f], or a tree of them.
           params: weights by component.
           x0_hat, x0: predicted and true latents [B, F, h, w, C].
           batch: of `StarBatches`.
           groups: see `draw_groups`.
 
         Returns:
-          Their weighted sums, float32 [B] each.
+          The weighted sums of the losses, float32 [B] each.
         """
         length = groups[1].shape[1]
-        x0_hat, x0 = split_columns(x0_hat), split_columns(x0)  # any group's frames are then on every device
+        x0_hat, x0 = split_columns(x0_hat), split_columns(x0)  # every device then has columns of all frames
         batch = {name: split_columns(clip) if name == "gt" else clip for name, clip in batch.items()}
 
         num_frames = self.model.size_rule.num_frames(length)
@@ -214,7 +213,7 @@ class StarObjective(StarNetworks):
             return jax.lax.dynamic_slice_in_dim(clip, start, length, axis=1)
 
         def weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
-            if num_frames > length:  # several frames a latent: all in one group
+            if num_frames > length:  # a latent has several frames, and all are in one group
                 return losses.mean(1) * weights.sum()
             return (losses * weights).sum(1)
 
@@ -222,7 +221,7 @@ class StarObjective(StarNetworks):
             decoded = self.decode(params, part_of(x0_hat, start))
             if "gt" in batch:
                 truth = to_float(part_of(batch["gt"], start, num_frames))
-            else:  # of latents, the nearest thing to the ground truth is what the VAE makes of them
+            else:  # a dataset of latents has no frames, so the target is decoded from the latents
                 truth = jax.lax.stop_gradient(self.decode(params, part_of(x0, start)))
             return jax.tree.map(lambda losses: weighted(losses, weights), compare(decoded, truth))
 
@@ -238,10 +237,10 @@ class StarObjective(StarNetworks):
 
     @cached_property
     def _validation(self) -> StarValidation:
-        """Made once: its programs are compiled once."""
+        """The validation, made once so that its programs are compiled once."""
         return StarValidation(self, self.loss_terms, **self.validation_settings)
 
     @property
     def validation_settings(self) -> dict[str, Any]:
-        """How `StarValidation` is to measure, other than by default."""
+        """Keyword arguments of `StarValidation` that differ from its defaults."""
         return {}

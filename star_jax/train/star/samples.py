@@ -1,4 +1,4 @@
-"""What there is to look at of a validation: a picture of the first clip, and a small video of each.
+"""Pictures and videos of a validation: a picture of the first clip, and a small video of each clip.
 
 Both show the low resolution (enlarged), the output and the ground truth.
 """
@@ -17,12 +17,12 @@ from star_jax.files import write_bytes, write_png
 from star_jax.video.writer import Quality, VideoWriter
 
 _GAP = 4  # white pixels between pictures
-_LARGEST_HEIGHT = 256  # of a video; a picture has all pixels
+_LARGEST_HEIGHT = 256  # of a video; pictures have the full size
 _FRAME_RATE = Fraction(8)  # slow enough to compare by eye
 
 
 def shrink(clips: jax.Array) -> jax.Array:
-    """Clips [B, F, H, W, C] at a fraction of their size, even sides, where they are higher than videos are."""
+    """Reduces clips [B, F, H, W, C] that are higher than a video may be by a whole factor, to even sizes."""
     height, width = clips.shape[2:4]
     factor = -(-height // _LARGEST_HEIGHT)
     if factor == 1:
@@ -32,7 +32,7 @@ def shrink(clips: jax.Array) -> jax.Array:
 
 
 def write_strip(path: Path, strip: np.ndarray) -> None:
-    """Writes the rows low resolution, output, ground truth, uint8 [rows, columns, H, W, 3], as one picture."""
+    """Writes rows of low resolution, output and ground truth, uint8 [rows, columns, H, W, 3], as one picture."""
     sides = [(0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)]
     padded = np.pad(strip, sides, constant_values=255)
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in padded])[:-_GAP, :-_GAP]
@@ -40,10 +40,10 @@ def write_strip(path: Path, strip: np.ndarray) -> None:
 
 
 def write_sample(path: Path, views: np.ndarray) -> None:
-    """Writes low resolution | output | ground truth, uint8 [3, F, H, W, 3], as a video, to a disk or a bucket.
+    """Writes low resolution | output | ground truth, uint8 [3, F, H, W, 3], as a video to a disk or a bucket.
 
     Raises:
-      RunError: it cannot be written.
+      RunError: the video cannot be written.
     """
     gaps = [(0, 0), (0, 0), (0, 0), (0, _GAP), (0, 0)]
     frames = rearrange(np.pad(views, gaps, constant_values=255), "v f h w c -> f h (v w) c")[:, :, :-_GAP]
@@ -57,10 +57,10 @@ def write_sample(path: Path, views: np.ndarray) -> None:
 
 
 def sample_path(picture: Path, clip: int) -> Path:
-    """Where the video of a clip goes, beside the picture of its validation: 0000100_clip0.mp4."""
+    """Path of a clip's video, beside the picture of the validation: 0000100_clip0.mp4."""
     return picture.with_name(f"{picture.stem}_clip{clip}.mp4")
 
 
 def views_of(clips: list[jax.Array]) -> jax.Array:
-    """Low resolution, output and ground truth, each [B, F, H, W, 3] of 0..255, as uint8 [B, 3, F, h, w, 3]."""
+    """Stacks low resolution, output and ground truth [B, F, H, W, 3] in 0..255 to uint8 [B, 3, F, h, w, 3]."""
     return jnp.rint(jnp.stack([shrink(clip) for clip in clips], axis=1).clip(0, 255)).astype(jnp.uint8)

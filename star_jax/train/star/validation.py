@@ -1,7 +1,7 @@
 """Periodic validation of STAR: loss by timestep, PSNR of sampled clips, pictures and videos to look at.
 
-Everything is drawn from a fixed key by each sample's position in the data, so that figures of two steps differ by
-the weights alone.
+All random draws depend on a fixed key and on each sample's position in the data, so that differences between two
+steps come from the weights alone.
 """
 
 import itertools
@@ -29,16 +29,16 @@ from star_jax.train.star.samples import sample_path, views_of, write_sample, wri
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
 
-NUM_BUCKETS = 4  # of timesteps, equally wide
+NUM_BUCKETS = 4  # number of buckets of timesteps, of equal width
 SAMPLE_STEPS = 8  # enough to see progress; a final sample takes 15
 _SEED = 0
 _STRIP_FRAMES = 4
 
 
 class StarValidation:
-    """Measures weights on batches that stay the same; the programs are compiled at the first measurement.
+    """Measures weights on a fixed set of batches; the programs are compiled at the first measurement.
 
-    Samples start where upscaling starts, without guidance, and are decoded as `diffusion.decode_group` says,
+    Sampling starts like upscaling, but has no guidance. Samples are decoded in groups of `diffusion.decode_group`,
     without the pipeline's colour fix.
     """
 
@@ -53,10 +53,10 @@ class StarValidation:
         """See the class.
 
         Args:
-          networks: of the objective.
+          networks: networks of the objective.
           loss_terms: (trainable, frozen, batch, key, timesteps) -> terms of the loss, each [B].
-          steps: number of steps of sampling.
-          timestep: the only one at which the loss is measured; None measures it in buckets over all timesteps.
+          steps: number of sampling steps.
+          timestep: single timestep at which the loss is measured; None measures it in buckets of all timesteps.
         """
         self.networks, self.loss_terms = networks, loss_terms
         self.buckets = (
@@ -77,20 +77,20 @@ class StarValidation:
         """Measures the given weights.
 
         Args:
-          trainable: the weights to measure, moving average or not.
-          frozen: the others.
-          batches: prepared and placed.
-          image_path: PNG to write, of the first clip: rows of low resolution (enlarged), output and ground truth,
-            columns of frames. Videos of all clips go beside it (`star_jax.train.star.samples`).
+          trainable: the trained weights, or their moving average.
+          frozen: the frozen weights.
+          batches: prepared batches on the mesh.
+          image_path: PNG file to write, with frames of the first clip as columns and low resolution (enlarged),
+            output and ground truth as rows. Videos of all clips go beside it (`star_jax.train.star.samples`).
 
         Returns:
-          `validation_loss` and `validation_loss_<first>_<last>` per bucket of timesteps (both terms, at one fixed
-          draw per sample and bucket); of clips, not latents, also `validation_psnr` of the samples and, to compare
-          with, `validation_psnr_input` of the enlarged low resolution and `validation_psnr_autoencoder` of the
-          ground truth encoded and decoded; all mean over clips, in dB.
+          `validation_loss`, and `validation_loss_<first>_<last>` per bucket of timesteps (both terms, at one fixed
+          draw per sample and bucket). From clips, not latents, also `validation_psnr` of the samples and, for
+          comparison, `validation_psnr_input` of the enlarged low resolution and `validation_psnr_autoencoder` of
+          the ground truth encoded and decoded; each is a mean over clips, in dB.
         """
         measured: list[dict[str, float]] = []
-        clip = 0  # number of the next one
+        clip = 0  # number of the next clip
         for i, batch in enumerate(batches):
             scores = {
                 f"validation_loss_{first}_{last}": self._loss_program(trainable, frozen, batch, first, last)
@@ -130,13 +130,13 @@ class StarValidation:
         return total.mean()
 
     def _prepare(self, trainable: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The context, and latents of the ground truth and of the low resolution, float32 [B, F, h, w, C]."""
+        """Text context, and latents of the ground truth and of the low resolution, float32 [B, F, h, w, C]."""
         params = self.networks.cast_params(trainable, frozen)
         keys = sample_keys(noise_key(_SEED), batch)
         return self.networks.context(params, batch), *self.networks.encode(params, batch, keys)
 
     def _upscale(self, trainable: Tree, frozen: Tree, context: jax.Array, hint: jax.Array) -> jax.Array:
-        """Sampled latents of the batch's low resolution, like `hint`, its latents [B, F, h, w, C]."""
+        """Samples latents [B, F, h, w, C], given those of the low resolution in `hint`, of the same shape."""
         key = noise_key(_SEED)
         return sample(
             CastVelocity(self.networks.model, self.networks.lora_scale),
@@ -151,7 +151,7 @@ class StarValidation:
     def _compare(
         self, trainable: Tree, frozen: Tree, batch: Batch, output: jax.Array, x0: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-        """Mean squared errors of the frames, and what there is to look at.
+        """Mean squared errors of the frames, and pictures to look at.
 
         Args:
           trainable, frozen, batch: see `measure`.
@@ -159,8 +159,8 @@ class StarValidation:
           x0: latents of the ground truth.
 
         Returns:
-          Errors [B] of values in 0..255; the first clip's strip, uint8 [3, frames, H, W, 3]; and the small views of
-          all clips, uint8 [B, 3, F, h, w, 3].
+          Mean squared errors [B] of levels in 0..255; the first clip's strip, uint8 [3, frames, H, W, 3]; and small
+          views of all clips, uint8 [B, 3, F, h, w, 3].
         """
         params = self.networks.cast_params(trainable, frozen)
         # One loop decodes both, so that the program holds the decoder once.
@@ -189,7 +189,7 @@ def _buckets(num_timesteps: int) -> list[tuple[int, int]]:
 
 
 def _whole(x: jax.Array) -> jax.Array:
-    """The array on every device of the current mesh, for the host to read."""
+    """Replicates an array over the current mesh, so that the host can read it."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())

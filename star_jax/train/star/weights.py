@@ -1,4 +1,4 @@
-"""The weights a training run starts from."""
+"""The initial weights of a training run."""
 
 import os
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def model_sizes(model: ModelConfig) -> ArchitectureConfig:
     """Sizes of a run's networks: the preset's or the checkpoint's, with the run's LIEM.
 
     Raises:
-      InputError: the checkpoint is another preset's, or there is none at that place.
+      InputError: the checkpoint does not exist or has another preset.
     """
     if model.checkpoint is None:
         return model.star_config()
@@ -36,13 +36,13 @@ def model_sizes(model: ModelConfig) -> ArchitectureConfig:
 
 
 def require_checkpoint(checkpoint: str | None) -> str:
-    """The checkpoint of a run that starts from one.
+    """Returns the checkpoint.
 
     Raises:
-      InputError: there is none.
+      InputError: it is None.
     """
     if checkpoint is None:
-        raise InputError("model.checkpoint is None; set it to a directory that star-jax convert made")
+        raise InputError("model.checkpoint is None; set it to a directory made by star-jax convert")
     return checkpoint
 
 
@@ -52,7 +52,7 @@ def trained_and_frozen(
     """Shapes of (trained weights, float32; frozen weights, compute dtype) of a run.
 
     With `lora_rank`, the low-rank updates of all networks are trained, as component `lora`, and every weight is
-    frozen; else the weights that `VideoModel.is_trainable` names.
+    frozen; otherwise the weights that `VideoModel.is_trainable` selects are trained.
     """
     params = model.abstract_params(components)
     if config.lora_rank:
@@ -63,17 +63,17 @@ def trained_and_frozen(
 
 
 def start_lora(config: ModelConfig, abstract: Tree, seed: int) -> Tree:
-    """The low-rank updates that a run starts from, placed by the shardings of the given leaves.
+    """The initial low-rank updates of a run, placed by the shardings of the given leaves.
 
     Raises:
-      InputError: the file does not fit.
+      InputError: the file does not fit the networks, or has another alpha.
     """
     if config.lora is None:
         updates = fresh_lora(abstract, seed)
     else:
         updates, alpha = read_lora(config.lora, abstract)
         if lora_scale(config.lora_rank, alpha) != lora_scale(config.lora_rank, config.lora_alpha):
-            raise InputError(f"{config.lora} was trained with alpha {alpha:g}; set model.lora_alpha to that")
+            raise InputError(f"{config.lora} was trained with another alpha; set model.lora_alpha={alpha:g}")
     return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), updates, abstract)
 
 
@@ -81,7 +81,7 @@ def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -
     """Reads the leaves of two trees of shapes by component, each in its dtype and at its sharding.
 
     Raises:
-      InputError: the checkpoint lacks a weight, or holds one of another shape.
+      InputError: the checkpoint lacks a weight, or has one of another shape.
     """
     wanted = merge_params(trainable, frozen)
     leaves = flatten({name: _load(checkpoint, name, wanted[name]) for name in wanted})
@@ -92,13 +92,13 @@ def load_weights(checkpoint: str | os.PathLike, trainable: Tree, frozen: Tree) -
 
 
 def _load(checkpoint: str | os.PathLike, name: str, wanted: Tree) -> Tree:
-    """A component; LIEM weights that the run leaves out (an ablation's) are read and dropped."""
+    """Loads a component; LIEM weights that an ablation leaves out are read and dropped."""
     stored = flatten(build_model(read_config(checkpoint)).abstract(name))
     wanted = flatten(wanted)
     if missing := [path for path in wanted if path not in stored]:
         raise InputError(
             f"{name} of {checkpoint} has no leaf {missing[0]} (and {len(missing) - 1} more are missing): it was "
-            "made with another model.liem_position or without LIEM; set those as it was made, or convert it again"
+            "made with another model.liem_position or without LIEM; choose the same LIEM settings, or convert again"
         )
     loaded = flatten(load_component(checkpoint, name, unflatten({**stored, **wanted})))
     return unflatten({path: loaded[path] for path in wanted})
@@ -113,7 +113,7 @@ def prompt_embedding(model: VideoModel, checkpoint: str | os.PathLike, prompt: s
     model = build_model(model.config)  # in float32
     if not model.has_text:
         raise InputError(
-            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give one that has"
+            f"{checkpoint} (preset {model.config.preset!r}) has no text encoder; give a checkpoint that has one"
         )
     params = {name: load_component(checkpoint, name, model.abstract(name)) for name in model.text_components}
     ids = model.tokenize(model.load_tokenizer(checkpoint_path(checkpoint)), [prompt])
