@@ -26,7 +26,7 @@ from star_jax.errors import InputError, RunError
 from star_jax.files import appearing, write_json
 from star_jax.progress import Reporter, progress
 
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # all but the first are PyTorch's
 _FOLDER_FILES = {
     "svd-vae": "diffusion_pytorch_model.safetensors",
     "clip": "model.safetensors",
@@ -100,10 +100,9 @@ def export_checkpoint(
 
 
 def _check_target(target: Path, layout: str, *, force: bool) -> None:
-    suffixes = (".safetensors", *_TORCH_SUFFIXES)
-    if target.suffix not in suffixes and layout not in _FOLDER_FILES:
+    if target.suffix not in _FILE_SUFFIXES and layout not in _FOLDER_FILES:
         raise InputError(
-            f"layout {layout} is written as a file; end {target} in one of {', '.join(suffixes)}"
+            f"layout {layout} is written as a file; end {target} in one of {', '.join(_FILE_SUFFIXES)}"
         )
     if not target.absolute().parent.is_dir():
         raise InputError(f"folder {target.absolute().parent} does not exist; create it first")
@@ -210,7 +209,7 @@ def _appearing(target: Path, layout: str, config: ArchitectureConfig) -> Iterato
     """Yields the path to write; the file, or its folder, appears as `target` at the end or not at all."""
     try:
         with appearing(target) as partial:
-            if target.suffix:
+            if target.suffix in _FILE_SUFFIXES:
                 yield partial
                 return
             partial.mkdir()

@@ -79,7 +79,16 @@ def read_lora(path: str | os.PathLike, shapes: Mapping[Any, Any] | None = None) 
     if shapes is not None:
         _check(path, leaves, flatten(shapes))
     rank = next((leaf.shape[-1] for place, leaf in leaves.items() if place.endswith(DOWN)), 1)
-    return unflatten(leaves), float(_metadata(path).get("alpha", rank))
+    return unflatten(leaves), _alpha(path, rank)
+
+
+def _alpha(path: Path, rank: int) -> float:
+    """The header's `alpha`, or the rank, with which updates count once."""
+    text = _metadata(path).get("alpha", rank)
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{path} has alpha {text!r}, which is not a number; export it again") from None
 
 
 def _check(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

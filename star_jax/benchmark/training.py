@@ -22,6 +22,7 @@ from star_jax.train.operations import step_flops
 from star_jax.train.optimizer import Optimizer, make_optimizer
 from star_jax.train.state import abstract_state, new_state
 from star_jax.train.step import abstract_arguments, jit_train_step, make_train_step, with_shardings
+from star_jax.train.turns import turns_of
 
 
 def measure_training(
@@ -45,7 +46,7 @@ def measure_training(
         raise InputError(f"repeats is {repeats}; choose at least 1")
     data = config.data
     mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, turns_of(objective))
     with jax.set_mesh(mesh):
         timing, compiled = _time_step(objective, optimizer, config, mesh, repeats)
     frames = config.train.batch_size * data.num_frames

@@ -238,7 +238,8 @@ def _check_sizes(methods: Mapping[str, list[ClipPair]], metrics: Mapping[str, Me
 
 
 def _name(path: PathLike) -> str:
-    return Path(path).resolve().stem
+    path = Path(path).resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def _path(path: PathLike | None) -> Path | None:

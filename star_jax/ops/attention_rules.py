@@ -27,7 +27,6 @@ class KernelRules:
       head_sizes: the only head sizes; empty where `head_multiple` and `head_limit` decide.
       head_multiple, head_limit: head sizes are multiples of `head_multiple`, up to `head_limit` (None: any).
       even_backward: the kernel's own backward pass takes even lengths only.
-      longest: largest number of tokens; None is no limit.
     """
 
     platform: str | None = None
@@ -36,7 +35,6 @@ class KernelRules:
     head_multiple: int = 1
     head_limit: int | None = None
     even_backward: bool = False
-    longest: int | None = None
 
 
 KERNEL_RULES: dict[str, KernelRules] = {
@@ -71,9 +69,6 @@ def refusal(
             f"takes head sizes that are multiples of {rules.head_multiple} up to {rules.head_limit}, got {got}; "
             "use 'chunked' instead"
         )
-    longest = max(q_shape[1], k_shape[1])
-    if rules.longest is not None and longest > rules.longest:
-        return f"takes up to {rules.longest} tokens, got {longest}; use 'xla' or 'chunked' instead"
     return None
 
 

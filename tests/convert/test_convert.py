@@ -270,6 +270,8 @@ def test_command_line(tmp_path, vae_file, capsys):
     assert "vae: " in out and "bfloat16" in out and "decoder/conv_in/kernel" in out and "(svd-vae)" in out
     assert main(["export", made, str(tmp_path / "back.pt"), "--layout", "svd-vae"]) == 0
     assert len(torch.load(tmp_path / "back.pt", weights_only=True)) == len(family_state("svd-vae"))
+    assert main(["export", made, str(tmp_path / "v1.5"), "--layout", "svd-vae"]) == 0
+    assert (tmp_path / "v1.5" / "config.json").exists()  # the name's dot makes it no file
     assert main(["convert", "random:tiny", str(tmp_path / "random"), "--dtype", "bfloat16"]) == 0
     assert main(["inspect", str(tmp_path / "random")]) == 0
     capsys.readouterr()

@@ -145,13 +145,14 @@ def test_training_starts_from_a_file(trained, file):
 def test_files_that_do_not_fit_are_refused(trained, file, tmp_path):
     tensors = load_file(file)
 
-    def refused(name, content, match):
+    def refused(name, content, match, **metadata):
         path = tmp_path / f"{name}.safetensors"
-        save_file(content, path)
+        save_file(content, path, metadata)
         with pytest.raises(InputError, match=match):
             read_lora(path)
 
     refused("half", {k: v for k, v in tensors.items() if "text.lora_A" not in k}, "lacks the other half of")
+    refused("alpha", tensors, "has alpha 'four', which is not a number", alpha="four")
     refused("weights", {**tensors, "network.bias": np.zeros(3, np.float32)}, "no low-rank update")
     with pytest.raises(InputError, match="is not a safetensors file of low-rank updates"):
         read_lora(tmp_path / "nothing.safetensors")
