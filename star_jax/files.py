@@ -88,7 +88,7 @@ def remove_abandoned(folder: str | os.PathLike, kind: str, name: str = "") -> No
     prefix, ending = f".{kind}.{platform.node()}.", f".{name}" if name else ""
     for left in Path(folder).glob(f"{glob.escape(prefix)}*{glob.escape(ending)}"):
         pid = left.name.removeprefix(prefix).removesuffix(ending)
-        if pid.isdigit() and not _is_running(int(pid)):  # not a number: another machine with a similar name
+        if pid.isdigit() and not _is_running(int(pid)):  # no number: from a machine with a similar name
             _remove(left)
 
 

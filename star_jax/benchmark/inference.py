@@ -267,5 +267,7 @@ def _params(benchmark: InferenceBenchmark, name: str, abstract: dict[str, Any]) 
 
 def _with_text(model: VideoModel) -> VideoModel:
     if not model.has_text:
-        raise InputError(f"preset {model.config.preset!r} has no text encoder to measure")
+        raise InputError(
+            f"preset {model.config.preset!r} has no text encoder to measure; choose another --component"
+        )
     return model

@@ -36,9 +36,8 @@ def _kvstore(url: str) -> dict[str, Any]:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint:
         spec["endpoint"] = endpoint
-        region = (
-            region or "us-east-1"
-        )  # without a region TensorStore would ask Amazon, even for another store
+        # Without a region TensorStore would ask Amazon, even for another store.
+        region = region or "us-east-1"
     return {**spec, **({"aws_region": region} if region else {})}
 
 

@@ -221,7 +221,7 @@ def _file_sizes(path: Path) -> dict[str, int]:
 
 
 def _check_files(path: Path) -> None:
-    """Finds missing and truncated files before Orbax does, whose errors for them are hard to understand."""
+    """Finds missing and truncated files before Orbax does, as its errors for them are hard to understand."""
     sizes = read_text(path / _SIZES_FILE)
     try:
         expected = dict(json.loads(sizes))

@@ -190,7 +190,9 @@ class ArchitectureConfig:
         Raises:
           InputError: the architecture has only one autoencoder.
         """
-        raise InputError(f"preset {self.preset!r} ({self.architecture}) takes no other autoencoder")
+        raise InputError(
+            f"preset {self.preset!r} ({self.architecture}) takes no other autoencoder; leave it out"
+        )
 
     def with_scaling_factor(self, factor: float) -> Self:
         """These sizes with another scale of the latents.
@@ -198,7 +200,9 @@ class ArchitectureConfig:
         Raises:
           InputError: the architecture has a fixed scale.
         """
-        raise InputError(f"preset {self.preset!r} ({self.architecture}) has a fixed latent scale")
+        raise InputError(
+            f"preset {self.preset!r} ({self.architecture}) has a fixed latent scale; choose another preset"
+        )
 
     def in_one_step(self, timestep: int | None, start: str) -> Self:
         """These sizes for a model that is sampled in one unguided step.
@@ -234,7 +238,9 @@ class ArchitectureConfig:
         try:
             return _build(cls, json.loads(text))
         except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"config.json is not a star_jax model configuration: {error}") from error
+            raise InputError(
+                f"config.json is not a star_jax model configuration: {error}; convert the checkpoint again"
+            ) from error
 
 
 @dataclass(frozen=True)

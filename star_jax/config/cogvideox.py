@@ -168,7 +168,10 @@ class CogVideoXConfig(ArchitectureConfig):
         return dataclasses.replace(self, transformer=dataclasses.replace(self.transformer, liem=liem))
 
     def in_one_step(self, timestep: int | None, start: str) -> Self:
-        raise InputError(f"preset {self.preset!r} ({self.architecture}) needs at least 2 steps of sampling")
+        raise InputError(
+            f"preset {self.preset!r} ({self.architecture}) needs at least 2 steps of sampling; choose "
+            "another preset"
+        )
 
     def with_autoencoder(self, other: Self) -> Self:
         return dataclasses.replace(self, vae=other.vae)

@@ -59,7 +59,9 @@ def read_model_config(text: str) -> ArchitectureConfig:
     try:
         name = json.loads(text).get("architecture", StarConfig.architecture)
     except ValueError as error:
-        raise InputError(f"config.json is not a star_jax model configuration: {error}") from error
+        raise InputError(
+            f"config.json is not a star_jax model configuration: {error}; convert the checkpoint again"
+        ) from error
     return _find(name).config_type.from_json(text)
 
 

@@ -218,5 +218,5 @@ def test_fresh_networks_over_an_autoencoder(tmp_path, made, checkpoint):
     for path in expected:
         if path.startswith("vae/"):
             np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
-    with pytest.raises(InputError, match="not 'tiny-golden'"):
+    with pytest.raises(InputError, match="checkpoint of preset 'tiny-golden'"):
         fresh_checkpoint(tmp_path / "other", ModelConfig("tiny-golden").star_config(), seed=3, vae=checkpoint)
