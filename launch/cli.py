@@ -88,11 +88,11 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        print(f"star-jax {args.command}: {_unforeseen(error)}", file=sys.stderr)
+        print(f"star-jax {args.command}: {_unexpected_message(error)}", file=sys.stderr)
         return 1
 
 
-def _unforeseen(error: Exception) -> str:
+def _unexpected_message(error: Exception) -> str:
     """One-line message for an unexpected exception, such as full memory, a missing driver or a bug."""
     if "RESOURCE_EXHAUSTED" in str(error):
         return (

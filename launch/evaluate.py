@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     )
     _check_files(args)
     frame = _picture_frame(args, evaluation)
-    _say_what_is_missing(args.protocol, evaluation)
+    _print_left_out(args.protocol, evaluation)
     with progress("Scoring", evaluation.total_frames, "frames", quiet=args.quiet) as bar:
         report = evaluation.run(bar.advance)
     print_table(report)
@@ -171,7 +171,7 @@ def _picture_frame(args: argparse.Namespace, evaluation: "Evaluation") -> int | 
     return num_frames // 2 if args.frame is None else args.frame
 
 
-def _say_what_is_missing(protocol: str | None, evaluation: "Evaluation") -> None:
+def _print_left_out(protocol: str | None, evaluation: "Evaluation") -> None:
     """Prints the scores of a protocol that are not computed, and the frames that it leaves out."""
     import sys
 

@@ -20,78 +20,78 @@ SWEEPS = ("frames", "pixels")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_what(parser.add_argument_group("what"))
-    _add_how(parser.add_argument_group("how"))
+    _add_measurement(parser.add_argument_group("what to measure"))
+    _add_settings(parser.add_argument_group("how to measure"))
 
 
-def _add_what(what: argparse._ArgumentGroup) -> None:
-    what.add_argument(
+def _add_measurement(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--component",
         default="network",
         metavar="NAME",
         help="network (default: one evaluation; also by the name of its first part, such as unet), vae-encode, "
         "vae-decode, text or pipeline",
     )
-    what.add_argument(
+    group.add_argument(
         "--preset", default="i2vgen-xl", metavar="NAME", help="sizes, with random weights (default i2vgen-xl)"
     )
-    what.add_argument("--checkpoint", metavar="DIR", help="weights and sizes made by star-jax convert")
-    what.add_argument("--frames", type=int, default=32, metavar="N", help="number of frames (default 32)")
-    what.add_argument(
+    group.add_argument("--checkpoint", metavar="DIR", help="weights and sizes made by star-jax convert")
+    group.add_argument("--frames", type=int, default=32, metavar="N", help="number of frames (default 32)")
+    group.add_argument(
         "--height", type=int, default=720, metavar="PX", help="height of the result (default 720)"
     )
-    what.add_argument(
+    group.add_argument(
         "--width", type=int, default=1280, metavar="PX", help="width of the result (default 1280)"
     )
-    what.add_argument(
+    group.add_argument(
         "--steps", type=int, default=15, metavar="N", help="number of the pipeline's steps (default 15)"
     )
-    what.add_argument(
+    group.add_argument(
         "--batch",
         type=int,
         default=1,
         metavar="N",
         help="batch size of the network; guidance runs 2 (default 1)",
     )
-    what.add_argument(
+    group.add_argument(
         "--published",
         action="store_true",
         help="the pipeline at the sizes of published timings: 33 x 720x1280 and 101 x 768x1408",
     )
-    what.add_argument(
+    group.add_argument(
         "--sweep", choices=SWEEPS, help="measure at 1/8, 1/4, 1/2 and all of the frames, or of the pixels"
     )
 
 
-def _add_how(how: argparse._ArgumentGroup) -> None:
-    how.add_argument(
+def _add_settings(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--dtype", default="auto", help="float32, bfloat16, float16, auto (default: float32 on a CPU only)"
     )
-    how.add_argument(
+    group.add_argument(
         "--vae-dtype",
         default="auto",
         help="dtype of the autoencoder (default: float32; decoding on a GPU float16)",
     )
-    how.add_argument(
+    group.add_argument(
         "--attention", default="auto", metavar="NAME", help="auto, xla, chunked, cudnn or splash"
     )
-    how.add_argument(
+    group.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="memory limit of the pipeline, such as 20GiB (default: what the device has)",
+        help="memory limit of the pipeline, such as 20GiB (default: all that the device has)",
     )
-    how.add_argument(
+    group.add_argument(
         "--mesh",
         metavar="AXES",
         help="devices by axis, such as data=2,context=4: all devices (default: one device)",
     )
-    how.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
-    how.add_argument(
+    group.add_argument("--repeats", type=int, default=5, metavar="N", help="measured steps (default 5)")
+    group.add_argument(
         "--peak-tflops", type=float, metavar="X", help="peak of one device, instead of the table's"
     )
-    how.add_argument("--count-only", action="store_true", help="run nothing; count the operations")
-    how.add_argument("--json", metavar="FILE", help="also write the report to this file")
-    how.add_argument("--plot", metavar="FILE.png", help="draw a sweep (needs the extra `plots`)")
+    group.add_argument("--count-only", action="store_true", help="run nothing; count the operations")
+    group.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    group.add_argument("--plot", metavar="FILE.png", help="draw a sweep (needs the extra `plots`)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ HELP = "measure single layers, and find the fastest forms of operations"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what")
+    what = parser.add_argument_group("what to measure")
     what.add_argument("--preset", default="i2vgen-xl", metavar="NAME", help="sizes (default i2vgen-xl)")
     what.add_argument("--frames", type=int, default=32, metavar="N", help="number of frames (default 32)")
     what.add_argument(
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--backward", action="store_true", help="also measure gradients, after all forward passes"
     )
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("how to measure")
     how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, auto (default)")
     how.add_argument("--vae-dtype", default="float32", help="dtype of the VAE's blocks (default float32)")
     how.add_argument(

@@ -144,7 +144,7 @@ Box = tuple[float, float, float, float]
 
 
 def _draw_box(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> Box:
-    """Draws the place of the largest region with the bucket's shape, as fractions of the frame's size."""
+    """Draws (top, left, bottom, right) of the largest region with the bucket's shape, as fractions of the frame."""
     scale = max(config.height / size[0], config.width / size[1])
     if scale > config.max_upscale:
         raise BadClipError(

@@ -96,11 +96,11 @@ def paired_source(folder: str) -> list[ClipRecord]:
       InputError: a video is in only one of gt/ and lq/.
     """
     truth, low = (_videos_by_stem(storage.join(folder, part)) for part in ("gt", "lq"))
-    lonely = sorted(set(truth) ^ set(low))
-    if lonely:
+    unmatched = sorted(set(truth) ^ set(low))
+    if unmatched:
         raise InputError(
-            f"{len(lonely)} videos of {folder} are in only one of gt/ and lq/; add the missing ones or remove "
-            f"these, starting with {lonely[0]!r}"
+            f"{len(unmatched)} videos of {folder} are in only one of gt/ and lq/; add the missing ones or remove "
+            f"these, starting with {unmatched[0]!r}"
         )
     text_folder = storage.join(folder, "text")
     texts = set(storage.list_files(text_folder)) if storage.is_folder(text_folder) else set()

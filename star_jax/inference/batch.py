@@ -146,7 +146,7 @@ class Batch:
                     progress.begin(jobs.index(found))
                     found = self._attempt(source, found, work, progress)
                     progress.end()
-                _tell(found, progress)
+                _report(found, progress)
                 outcomes.append(found)
             summary = Summary(outcomes, time.monotonic() - started)
             progress.say(summary.describe())
@@ -181,7 +181,7 @@ def _file_work(job: Job) -> FileWork:
     return FileWork(str(job.info.path), job.num_frames, height * width, job.settings.num_inference_steps)
 
 
-def _tell(outcome: Outcome, progress: RunProgress) -> None:
+def _report(outcome: Outcome, progress: RunProgress) -> None:
     files = {"input": str(outcome.source), "output": str(outcome.output)}
     if outcome.status == "done":
         assert outcome.job is not None

@@ -160,7 +160,9 @@ def output_paths(sources: Sequence[Source], output: str) -> list[Path]:
       InputError: there are several inputs but no folder, or two inputs have the same output.
     """
     if any(place in output for place in _PLACES):
-        paths = [Path(_in_place(output, source.folder).replace("{name}", source.name)) for source in sources]
+        paths = [
+            Path(_fill_folder(output, source.folder).replace("{name}", source.name)) for source in sources
+        ]
     else:
         folder = Path(output)
         in_folders = any(source.folder != Path() for source in sources)
@@ -259,7 +261,7 @@ def check_comparison(job: Job, truth: str | os.PathLike, *, num_inputs: int) -> 
         )
 
 
-def _in_place(output: str, folder: Path) -> str:
+def _fill_folder(output: str, folder: Path) -> str:
     """Fills in the folder of a pattern, which is empty for sources directly in the given folder."""
     if folder == Path():
         return output.replace("{folder}/", "").replace("{folder}", "")

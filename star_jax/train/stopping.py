@@ -18,17 +18,17 @@ def stop_requests(checkpoints: TrainCheckpoints) -> Iterator[Callable[[int], boo
     With several processes, JAX's handler of SIGTERM notifies all of them, so it is left in place. Python delivers
     signals to the main thread only, so in another thread nothing stops the run.
     """
-    came = False
+    requested = False
 
     def note(*_: Any) -> None:
-        nonlocal came
-        came = True
+        nonlocal requested
+        requested = True
 
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield checkpoints.reached_preemption
         return
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda step: came
+        yield lambda step: requested
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """The work directory of a run, and the configuration of the run.
 
-WORKDIR/.lock             held by process 0 of a running run
+WORKDIR/.lock             held by process 0 while it trains
 WORKDIR/config.json       the configuration of the last start
 WORKDIR/checkpoints/      see `checkpoints`
 WORKDIR/metrics.jsonl     see `metrics`; tensorboard/ beside it

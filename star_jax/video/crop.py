@@ -33,8 +33,8 @@ class Crop:
 def container_crop(stream: av.VideoStream) -> Crop:
     """Reads the crop of a stream; a crop that would leave no pixels is treated as damage and ignored.
 
-    FFmpeg reads the crop of Matroska tracks and of MP4's `clap` boxes, but PyAV does not expose it. It is therefore
-    read from a Matroska header that FFmpeg writes for the stream.
+    FFmpeg knows the crop of Matroska tracks and of MP4's `clap` boxes. It is read from the Matroska header that
+    FFmpeg writes for the stream.
     """
     header = video_header(stream)
     found = {

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 
 CHOICES = ("auto", "on", "off")
-# Motion-adaptive filter by the BBC and yadif, which makes one output frame for each input frame.
+# Motion-adaptive filter after yadif and the BBC's w3fdif; it makes one output frame for each input frame.
 FILTER = "bwdif"
 TIME_BASE = Fraction(1, 1000)
 

@@ -56,7 +56,7 @@ class PacketList:
 
 @dataclass(frozen=True)
 class Clock:
-    """Corrections of packet times in a file of several joined recordings, whose times start again.
+    """Corrections of packet times, such as those of joined recordings, in which times start again.
 
     Attributes:
         starts: stream -> numbers of the packets at which the second, third, ... recording begins.

@@ -86,7 +86,7 @@ def inspect_picture(file: Path) -> PictureFacts:
             profile=profile if profile and profile[16:20] == b"RGB " and image.mode != "CMYK" else None,
             exif=exif.tobytes() if len(exif) > 1 else None,
         )
-        _note_what_is_left(file, image)
+        _note_unread_parts(file, image)
         if image.format == "TIFF" and facts.num_frames > 1 and not _pages_of_one_size(image):
             return replace(facts, num_frames=1)  # a picture with smaller copies
         return facts
@@ -310,7 +310,7 @@ def _bit_depth(file: Path, image: Image.Image) -> int:
     return 8
 
 
-def _note_what_is_left(file: Path, image: Image.Image) -> None:
+def _note_unread_parts(file: Path, image: Image.Image) -> None:
     """Notes the other pictures of a HEIC file, and the bits of an AVIF file that OpenCV cannot read."""
     num_pictures = getattr(image, "n_frames", 1)
     if image.format == "HEIF" and num_pictures > 1:

@@ -172,7 +172,7 @@ def _table(
         else:
             stamps = [None if number is None else packets.time(number) for number in numbers]
     own = stamps
-    if _are_of_decoding(numbers, stamps):
+    if _are_decoding_times(numbers, stamps):
         stamps = sorted(stamps)
     times = [
         None if stamp is None else stamp + round(shift / packets.time_base)
@@ -189,7 +189,7 @@ def _table(
     )
 
 
-def _are_of_decoding(numbers: Sequence[int | None], stamps: Sequence[int | None]) -> bool:
+def _are_decoding_times(numbers: Sequence[int | None], stamps: Sequence[int | None]) -> bool:
     """Whether times increase from packet to packet although frames are shown in another order, as in AVI."""
     if None in numbers or None in stamps or list(numbers) == sorted(numbers):
         return False
@@ -218,14 +218,14 @@ def _usual(rate: Fraction) -> Fraction:
 
 def frame_rate(table: FrameTable, stream: av.VideoStream) -> tuple[Fraction, bool]:
     """(exact rate, whether timestamps are off its grid); it is the file's own rate if the timestamps agree."""
-    said = [_usual(rate) for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
+    reported = [_usual(rate) for rate in (stream.guessed_rate, stream.base_rate, stream.average_rate) if rate]
     steps = len(table.pts) - 1
     if not steps:
-        return (said[0] if said else Fraction(24)), False
+        return (reported[0] if reported else Fraction(24)), False
     span = int(table.pts[-1] - table.pts[0]) * table.time_base
     mean = steps / span
     unit = max(table.time_base, stream.time_base)
-    fitting = [rate for rate in said if abs(span - steps / rate) <= 2 * unit]
+    fitting = [rate for rate in reported if abs(span - steps / rate) <= 2 * unit]
     # If a container has no rate, FFmpeg estimates it, badly if there are few frames.
     usual = [rate for rate in USUAL_RATES if abs(span - steps / rate) <= unit]
     rate = next((rate for rate in fitting if rate in USUAL_RATES), None)

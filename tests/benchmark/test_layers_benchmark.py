@@ -52,7 +52,7 @@ def test_a_budget_stops_in_time_and_leaves_the_report(few_parts, tmp_path, capsy
     assert main(["benchmark", "layers", "--budget", "1e-9", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
     assert report["rows"] == [] and not report["complete"] and report["hardware"]
-    assert "stopped after 1e-09 s" in capsys.readouterr().out
+    assert "stopped after the --budget of 1e-09 s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -162,5 +162,5 @@ def test_what_cannot_be_streamed_is_refused(pipeline, clip):
     with pytest.raises(InputError, match=r"preset 'toy' makes one latent of several frames"):
         several.stream_session(SIZE, num_inference_steps=1)
     session = pipeline.stream_session(SIZE, **ONE_STEP)
-    with pytest.raises(InputError, match=r"frames are uint8 \(21, 16, 20, 3\); expected .* \[F, 16, 24, 3\]"):
+    with pytest.raises(InputError, match=r"frames are uint8 \(21, 16, 20, 3\); give .* \[F, 16, 24, 3\]"):
         session.step(clip[:, :, :20])

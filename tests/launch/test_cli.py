@@ -33,7 +33,7 @@ def failing(monkeypatch):
         ),
     ],
 )
-def test_an_unforeseen_error_is_one_line(failing, capsys, error, line):
+def test_an_unexpected_error_is_one_line(failing, capsys, error, line):
     failing(error)
     assert main(["inspect", "anything"]) == 1
     printed = capsys.readouterr().err

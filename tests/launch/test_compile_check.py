@@ -237,7 +237,7 @@ def test_what_does_not_fit_fails_with_one_line(monkeypatch, capsys, tmp_path):
     report = tmp_path / "report.json"
     assert main(["compile-check", "--inference", "--topology", "v5e:1x1", "--json", str(report)]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "needs 20 GiB a device, v5e:1x1 has 15.75 GiB" in error and "more devices" in error
+    assert "needs 20 GiB a device, but v5e:1x1 has 15.75 GiB" in error and "more devices" in error
     assert json.loads(report.read_text())["fits"] is False
 
 

@@ -107,7 +107,7 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class RoundConfig:
-    """One round: blur, resize, noise, JPEG, codec; a probability of 0 leaves an operation out."""
+    """One round: blur, resize, noise, JPEG, codec; a recipe may leave out any of them."""
 
     blur: BlurConfig = BlurConfig()
     resize: ResizeConfig = ResizeConfig()
