@@ -85,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @terminable()
-@with_buckets(reads=("paths", "input"), writes=("json", "csv", "markdown", "report", "picture"))
+@with_buckets(
+    reads=("paths", "input", "weights"), writes=("json", "csv", "markdown", "report", "plots", "picture")
+)
 def run(args: argparse.Namespace) -> None:
     if args.metrics == "list":
         _print_metrics()

@@ -212,7 +212,7 @@ def _photos_of(folder: str) -> list[str]:
       InputError: the folder has no photos.
     """
     names = storage.list_files(folder)
-    photos = [storage.join(folder, n) for n in names if PurePosixPath(n).suffix in PHOTO_SUFFIXES]
+    photos = [storage.join(folder, n) for n in names if PurePosixPath(n).suffix.lower() in PHOTO_SUFFIXES]
     if not photos:
         raise InputError(f"{folder} has no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return photos

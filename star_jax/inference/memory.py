@@ -25,7 +25,7 @@ from star_jax.ops.platform import target_platform
 _CHANNELS = 3
 _LATENTS_HELD = 8  # copies of the clip's latents: solver, hint, noise, windows
 _FRAMES_HELD = 6  # copies of a decoded piece: canvas, colour fix, result
-_SHRINKS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # frame size over tile size
+_SHRINKS = (1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 12, 16)  # frame size over tile size
 _LEAST_WINDOW = 8
 _SHARE = 0.9  # share of the device's memory to plan with; the program and fragmentation take the rest
 
@@ -238,7 +238,7 @@ def _candidates(
 def _tiles(rule: SizeRule, padded: tuple[int, int]) -> list[tuple[int, int] | None]:
     """None (whole frames), then smaller and smaller tiles of about the frame's shape, which the network takes."""
     tiles: list[tuple[int, int] | None] = [None]
-    for shrink in _SHRINKS[1:]:
+    for shrink in _SHRINKS:
         height, width = (
             max(least, math.ceil(side / shrink)) for least, side in zip(rule.least_tile, padded, strict=True)
         )

@@ -148,7 +148,7 @@ def _no_options(
 
 CODECS = {
     "h264": Codec("H.264", "libx264", ("mp4", "mov", "matroska"), 16_384, _x264),
-    "hevc": Codec("HEVC", "libx265", ("mp4", "mov", "matroska"), 8_192 * 2, _x265, 16, tag="hvc1"),
+    "hevc": Codec("HEVC", "libx265", ("mp4", "mov", "matroska"), 16_384, _x265, 16, tag="hvc1"),
     "av1": Codec("AV1", "libsvtav1", ("mp4", "matroska"), 16_384, _svt_av1, 32),  # smaller frames may hang it
     "vp9": Codec("VP9", "libvpx-vp9", ("mp4", "matroska"), 65_536, _vp9),
     "prores": Codec("ProRes", "prores_ks", ("mov", "matroska"), 65_535, _no_options),

@@ -69,16 +69,16 @@ def test_mistakes_in_the_location(location):
 
 
 def test_scenes_of_a_folders_photos(tmp_path):
-    cv2.imwrite(str(tmp_path / "orange.png"), np.full((90, 120, 3), (0, 128, 255), np.uint8))
+    cv2.imwrite(str(tmp_path / "orange.PNG"), np.full((90, 120, 3), (0, 128, 255), np.uint8))
     videos = [record.video for record in open_source(f"scenes:2:{tmp_path}", height=32, width=48)]
-    assert videos[0].photos == (*PHOTOS, str(tmp_path / "orange.png"))
+    assert videos[0].photos == (*PHOTOS, str(tmp_path / "orange.PNG"))
     np.testing.assert_array_equal(load_photo(videos[0].photos[-1])[0, 0], (255, 128, 0))
     assert videos[1].read(0, 2, 1).shape == (2, 32, 48, 3)
-    (tmp_path / "orange.png").write_bytes(b"nothing")
+    (tmp_path / "orange.PNG").write_bytes(b"nothing")
     load_photo.cache_clear()
     with pytest.raises(InputError, match="cannot read the photo"):
         load_photo(videos[0].photos[-1])
-    (tmp_path / "orange.png").unlink()
+    (tmp_path / "orange.PNG").unlink()
     with pytest.raises(InputError, match="has no photos"):
         open_source(f"scenes:2:{tmp_path}")
 

@@ -153,7 +153,7 @@ def test_files_that_do_not_fit_are_refused(trained, file, tmp_path):
 
     refused("half", {k: v for k, v in tensors.items() if "text.lora_A" not in k}, "lacks the other half of")
     refused("alpha", tensors, "has alpha 'four', which is not a number", alpha="four")
-    refused("weights", {**tensors, "network.bias": np.zeros(3, np.float32)}, "no low-rank update")
+    refused("weights", {**tensors, "network.bias": np.zeros(3, np.float32)}, "is not a low-rank update")
     with pytest.raises(InputError, match="is not a safetensors file of low-rank updates"):
         read_lora(tmp_path / "nothing.safetensors")
     save_file(
