@@ -83,7 +83,7 @@ def read_lora(path: str | os.PathLike, shapes: Mapping[Any, Any] | None = None) 
 
 
 def _alpha(path: Path, rank: int) -> float:
-    """The header's `alpha`, or the rank, with which updates count once."""
+    """The header's `alpha`; without one, the rank, which makes the factor 1."""
     text = _metadata(path).get("alpha", rank)
     try:
         return float(text)

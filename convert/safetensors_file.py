@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> dict[str, FileTensor]:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-            raise _bad(path, "its header is longer than the file")
+            raise _bad(path, "the length of its header is impossible")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:

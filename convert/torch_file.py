@@ -97,7 +97,7 @@ class CallableName:
 def _rebuild_tensor(storage, offset, shape, strides, *_unused) -> _Tensor:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, StorageRef) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise pickle.UnpicklingError("the description of a tensor has other values than numbers")
+        raise pickle.UnpicklingError("a tensor is not described by a storage and whole numbers")
     if len(shape) != len(strides):
         raise pickle.UnpicklingError("shape and strides of a tensor differ in length")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))

@@ -173,7 +173,10 @@ def star_table(config: StarConfig) -> Table:
 
 
 def venhancer_table(config: StarConfig) -> Table:
-    """VEnhancer v2, from which STAR's training starts: no LIEM, but conditions on noise level and scale."""
+    """VEnhancer v2, from which STAR's training starts.
+
+    It has no LIEM, and conditions on noise level and scale that STAR lacks.
+    """
     return Table(
         star_table(_without_liem(config)).rules,
         ignored=(

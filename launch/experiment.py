@@ -64,7 +64,7 @@ def read_experiment(args: argparse.Namespace, kind: type | None = None) -> Any:
     config = run_config_file(args.config)
     if not isinstance(config, kind):
         raise InputError(
-            f"{args.config} has a {type(config).__name__}, but this command needs a {kind.__name__}; star-jax "
+            f"{args.config} returns {type(config).__name__}, but this command needs {kind.__name__}; star-jax "
             "train, train-vae and train-decoder take different files"
         )
     return with_changes(config, args.rest)

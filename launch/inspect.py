@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             print(parameter_overview.get_parameter_overview(tree, include_stats=False, max_lines=args.rows))
     missing = set(build_model(config).components) - set(present_components(args.checkpoint))
     if missing:
-        print(f"missing: {', '.join(sorted(missing))}; upscaling needs them")
+        print(f"missing: {', '.join(sorted(missing))}; upscaling needs all components")
     for file, digest in provenance.get("sources", {}).items():
         print(f"{digest}  {file}")
 

@@ -5,8 +5,8 @@
 #   launch/train_tiny_star_gpu.sh train PACK OUT                  trains on the GPU; the same command resumes from OUT
 #
 # PHOTOGRAPHS is the folder from `make photographs`; WEIGHTS has alexnet.safetensors and lpips_alex.safetensors
-# (docs/evaluation.md). Besides PACK (24 MB), the machine needs this package and all packages in setup.py, in versions
-# as new as setup.py requires; install those that are missing or too old, such as PyAV, Grain and Orbax, from wheels.
+# (docs/evaluation.md). Besides PACK (24 MB), the machine needs Python with this package and the packages that setup.py
+# requires, in versions at least as new; install those that are missing or too old, such as PyAV or Grain, from wheels.
 #
 #   SECONDS_IN_ALL=540     time after which it stops
 #   WORK=/tmp/tiny-star    work directory, from which the files in OUT are made

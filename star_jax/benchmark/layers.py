@@ -29,9 +29,8 @@ Row = dict[str, Any]
 _CALLS = 5  # calls per timing: they queue up, so that the host's time per call does not count
 _MAX_CALL_SECONDS = 0.5  # slower calls are timed one by one
 _MARGIN = 0.03  # fraction of time that a form must save to replace the one in use
-_SAME = (
-    0.02  # largest relative distance of two forms' results in half precision; above it, one of them is wrong
-)
+# Largest relative distance of two forms' results in half precision; above it, one of them is wrong.
+_SAME = 0.02
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,7 @@ def dynamic_guidance(guidance_scale: float, timesteps: np.ndarray) -> np.ndarray
 
     It is 1 + scale (1 - cos(pi ((n - t) / n)^5)) / 2, which was meant to rise over the n steps. But t is the
     timestep (999 .. 19), not the step, so the argument reaches millions and the scale jumps between 1 and 1 +
-    scale. The released results were made with it, so it is kept.
+    scale. The authors keep it, and the released results were made with it.
     """
     count = len(timesteps)
     share = (count - np.asarray(timesteps, np.float64)) / count

@@ -43,8 +43,7 @@ class PageClip:
     Attributes:
       name: heading.
       panels: readers by label, in the order before, after, ground truth, all with the same number of frames. Sizes
-        may
-        differ: all panels are shown in the size of `after`.
+        may differ: all panels are shown in the size of `after`.
       first_frame: first frame to show of the first panel, if it is longer than the others.
       facts: tables of names and values, by title.
     """

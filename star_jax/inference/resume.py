@@ -65,7 +65,7 @@ class Kept:
         self._save(name, {"array": array})
 
     def save_frames(self, name: str, frames: np.ndarray) -> None:
-        """Keeps frames, uint8 or uint16 [f, H, W, C], as lossless pictures, which halves their size.
+        """Keeps frames, uint8 or uint16 [f, H, W, C], as lossless pictures, of about half the size.
 
         Raises:
           DiskError: the disk is full.
@@ -214,7 +214,7 @@ def _make(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     except FileNotFoundError as error:  # some file systems that are not writable raise this, too
         raise InputError(
-            f"cannot create a folder in {folder.parent}; create it, or choose another"
+            f"cannot create a folder in {folder.parent}; create {folder.parent} first, or choose another output"
         ) from error
 
 

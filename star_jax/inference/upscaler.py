@@ -126,9 +126,8 @@ class Upscaler:
             "checkpoint": file_stamp(checkpoint_path(self.checkpoint)),
             "dtype": str(self.model.dtype),
             "attention": self.attention,
-            **(
-                {} if set(vae) == {"float32"} else {"vae_dtypes": vae}
-            ),  # left out for float32, as in work that was begun before there was a choice
+            # Left out for float32, as in work that was begun before there was a choice.
+            **({} if set(vae) == {"float32"} else {"vae_dtypes": vae}),
             **({} if self.colors is None else {"colors": file_stamp(Path(self.colors))}),
             "device": jax.devices()[0].device_kind,
             "versions": {name: metadata.version(name) for name in _VERSIONS},

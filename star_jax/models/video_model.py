@@ -173,9 +173,8 @@ class VideoModel(CodecModel):
         `first_latent` is the position of the first latent in the clip, which keys the noise.
         """
         diffusion = self.config.diffusion
-        if (
-            diffusion.start == "hint"
-        ):  # divided by the factor that the sampler applies, so that the network sees the hint
+        if diffusion.start == "hint":
+            # Divided by the factor that the sampler applies, so that the network sees the hint.
             return hint.astype(jnp.float32) / np.float32(self.schedule.sigmas[diffusion.start_timestep])
         return noised_latents(
             self.schedule, hint, key, start_timestep=diffusion.start_timestep, first_frame=first_latent

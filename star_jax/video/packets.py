@@ -24,9 +24,8 @@ FORWARD_JUMP = Fraction(10)
 OVERLAP = Fraction(1, 10)
 # Longest sound in seconds that only primes a decoder (Opus: 0.08); a longer discarded start was cut off.
 LONGEST_PRIMING = Fraction(1, 10)
-LASTING = (
-    3  # number of packets after a jump that must agree with it: a single odd time is not a new recording
-)
+# Number of packets after a jump that must agree with it: a single odd time is not a new recording.
+LASTING = 3
 
 
 @dataclass

@@ -69,9 +69,7 @@ def inspect_picture(file: Path) -> PictureFacts:
     with open_picture(file) as image:
         profile = image.info.get("icc_profile")
         exif = image.getexif()
-        turned = (
-            exif.get(ORIENTATION, 1) >= 5 and image.format != "TIFF"
-        )  # Pillow's size of a TIFF is upright
+        turned = exif.get(ORIENTATION, 1) >= 5 and image.format != "TIFF"  # a TIFF's size is upright
         exif[ORIENTATION] = 1
         if image.format == "TIFF":  # its tags also describe how the pixels are stored
             for tag in TIFF_LAYOUT & exif.keys():

@@ -100,7 +100,7 @@ class VideoReader:
             yield np.stack(images), self._pts(count - len(images), count)
         if count != self.info.num_frames:
             raise RunError(
-                f"{self.path} is damaged: only {count} of {self.info.num_frames} frames were decoded; copy it again"
+                f"{self.path} is damaged: {count} frames decoded instead of {self.info.num_frames}; copy it again"
             )
 
     def read(self, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:

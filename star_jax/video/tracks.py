@@ -158,9 +158,8 @@ def _plan(stream: av.stream.Stream, target: str) -> Track:
             and stream.codec_context.name in COVER_TYPES
         ):
             return Track(index, "attach")
-        kept = target == "mp4" and _takes(
-            stream, target
-        )  # QuickTime's muxer accepts it, but does not write it
+        # QuickTime's muxer accepts a cover, but does not write it.
+        kept = target == "mp4" and _takes(stream, target)
         return (
             Track(index, "copy") if kept else Track(index, "drop", f"{suffix} cannot hold the cover picture")
         )

@@ -202,9 +202,8 @@ class VideoWriter:
             self._copier.attach(self._container)
         if self._format != "matroska":
             flags = ["use_metadata_tags"] * (self._copier is not None and self._copier.needs_free_keys())
-            flags += ["faststart"] * isinstance(
-                target, str
-            )  # it reads the file again, so it needs a real file
+            # `faststart` reads the file again, so it needs a real file.
+            flags += ["faststart"] * isinstance(target, str)
             self._container.container_options["movflags"] = "+".join(["", *flags]) or "0"
             self._container.container_options["strict"] = "unofficial"  # for the marks of 360-degree films
         self._maker = FrameMaker(encoding)

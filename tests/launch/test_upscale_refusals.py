@@ -130,7 +130,7 @@ def test_directories_that_are_no_checkpoint(clip, tmp_path, refused, tiny_checkp
     assert "copy or convert the checkpoint again" in refused(*arguments, checkpoint=made)
     shutil.rmtree(made / "unet")
     assert main(["inspect", str(made)]) == 0
-    assert "missing: unet; upscaling needs them" in capfd.readouterr().out
+    assert "missing: unet; upscaling needs all components" in capfd.readouterr().out
     assert f"{made} has no unet; convert it again" in refused(*arguments, checkpoint=made)
 
 

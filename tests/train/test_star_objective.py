@@ -278,7 +278,7 @@ def test_validation_on_clips_of_a_training_on_latents_is_refused(tmp_path):
 
 
 def test_more_frames_than_the_clips_have():
-    with pytest.raises(InputError, match=r"diffusion\.frames is 6, clips have 2 frames"):
+    with pytest.raises(InputError, match=r"diffusion\.frames is 6, but clips have 2 frames"):
         make_objective(LossConfig(frames=6), num_frames=2)
 
 

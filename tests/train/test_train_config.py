@@ -239,7 +239,7 @@ def test_packaged_configurations_are_whole(file):
 def test_a_file_of_the_other_command_is_refused(tmp_path, capsys):
     workdir = ["--workdir", str(tmp_path / "run")]
     assert main(["train", "--config", "tiny_star_vae.py", *workdir]) == 2
-    assert "has a VaeExperimentConfig, but this command needs a ExperimentConfig" in capsys.readouterr().err
+    assert "returns VaeExperimentConfig, but this command needs ExperimentConfig" in capsys.readouterr().err
     assert main(["train-vae", "--config", "tiny.py", *workdir]) == 2
     assert not (tmp_path / "run").exists()
 

@@ -19,8 +19,9 @@ LOWEST_BITS_PER_FRAME = 1000
 
 
 def _rate_options(rate: float, buffer: int) -> dict[str, str]:
-    """Options that make short clips meet their rate: rate control starts far off on noisy clips, so its buffer
-    holds a few frames only.
+    """Options with a buffer of a few frames, so that short clips meet their rate.
+
+    Rate control starts far from its target on noisy clips.
     """
     return {"maxrate": str(int(rate)), "bufsize": str(buffer), "bt": str(int(rate) // 10)}
 

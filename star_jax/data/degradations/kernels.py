@@ -31,7 +31,7 @@ def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float =
     """exp(-d / 2), where d is the squared Mahalanobis distance; [size, size].
 
     Raises:
-      ValueError: the size is even (as do all kernels of this file).
+      ValueError: the size is even, as in all functions of this file.
     """
     return generalized_gaussian_kernel(size, sigma_x, sigma_y, rotation, beta=1.0)
 

@@ -251,7 +251,10 @@ def load_photo(name: str) -> np.ndarray:
 def _photo_crop(
     name: str, height: int, width: int, rng: np.random.Generator, *, plain: bool = False
 ) -> np.ndarray:
-    """A crop at a random scale; turned, mirrored and tinted at random unless `plain`."""
+    """A crop at a random scale; turned, mirrored and tinted at random unless `plain`.
+
+    It is enlarged only if the photo is too small.
+    """
     image = load_photo(name)
     smallest = max(height / image.shape[0], width / image.shape[1])
     if plain:

@@ -9,7 +9,7 @@ from star_jax.data.degradations.codec import X264_REPEATABLE
 from star_jax.data.storage import temporary_file
 from star_jax.video.reader import VideoReader
 
-# By `lossless`. Ground truth has full chroma and no visible loss; low resolution keeps its artefacts exactly.
+# Keys are `lossless`: ground truth has full chroma and no visible loss; low resolution keeps its artefacts exactly.
 _ENCODERS = {
     False: ("libx264", "yuv444p", {"crf": "10", "preset": "fast"} | X264_REPEATABLE),
     True: ("libx264rgb", "rgb24", {"crf": "0", "preset": "fast"} | X264_REPEATABLE),

@@ -111,9 +111,8 @@ def mosaic(frame: np.ndarray, corners: np.ndarray) -> np.ndarray:
     scale = max(SIDE / side for side in frame.shape[:2])
     if scale > 1:
         sizes = [int(side * scale) for side in frame.shape[:2]]
-        frame = (resized(frame / np.float32(255), sizes, 1 / scale) * 255).astype(
-            np.uint8
-        )  # truncated, not rounded
+        larger = resized(frame / np.float32(255), sizes, 1 / scale) * 255
+        frame = larger.astype(np.uint8)  # truncated, not rounded
     rows = [
         np.concatenate([frame[y : y + _FRAGMENT, x : x + _FRAGMENT] for y, x in row], axis=1)
         for row in corners

@@ -6,7 +6,7 @@ from star_jax.evaluation.metrics.metric import Metric
 
 
 class FlickerScorer:
-    """Mean absolute change of (frame - truth) from frame to frame, RGB, in levels of 255."""
+    """Mean absolute change of (frame - truth) from frame to frame, RGB, in levels of 255; holds one error."""
 
     def __init__(self) -> None:
         self._error: np.ndarray | None = None

@@ -17,10 +17,10 @@ class Scorer(Protocol):
     """Scores one clip."""
 
     def add(self, frames: np.ndarray, truths: Truth) -> list[float]:
-        """Takes the next frames and their ground truth, uint8 [n, H, W, 3]; returns all values known by now."""
+        """Takes the next frames and their ground truth, uint8 [n, H, W, 3]; returns the values they complete."""
 
     def finish(self) -> list[float]:
-        """Returns the values that are only known at the end of the clip."""
+        """Returns the values that only the end of the clip completes."""
 
 
 @dataclass(frozen=True)

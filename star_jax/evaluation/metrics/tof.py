@@ -22,7 +22,10 @@ _NEW_FLOW: Any = None  # no initial flow
 
 
 class TofScorer:
-    """Mean Euclidean distance of the optical flows of result and ground truth in pixels, as in TecoGAN's script."""
+    """Mean Euclidean distance of the optical flows of result and ground truth in pixels, as in TecoGAN's script.
+
+    Memory holds the luma of one frame of each.
+    """
 
     def __init__(self) -> None:
         self._previous: tuple[np.ndarray, np.ndarray] | None = None

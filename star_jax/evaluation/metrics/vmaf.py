@@ -102,7 +102,7 @@ class VmafScorer:
 
 
 class _Feeder:
-    """Writes frames into a pipe in a thread, so that FFmpeg may read its two inputs in any order."""
+    """Writes a few frames ahead into a pipe, in a thread, so that FFmpeg may read its two inputs in any order."""
 
     def __init__(self, descriptor: int):
         self.queue: Queue[bytes | None] = Queue(_FRAMES_AHEAD)

@@ -4,7 +4,7 @@
     x = sigma_T (alpha_T hint + sigma_T noise), scaled as at the start of sampling; or x = hint
     L = w_latent mean (x0_hat - x0)^2  +  the terms of `pixel_terms` on frames decoded from x0_hat
 
-at one timestep T. DOVE's first stage has the latent term alone; the second adds terms on decoded frames.
+at one timestep T. DOVE's first stage has the latent term alone; the second goes through the decoder.
 """
 
 from functools import cached_property, partial

@@ -1,4 +1,4 @@
-"""A frozen teacher beside the student, which share all weights that are not trained.
+"""A frozen teacher beside the student; both share all weights that are not trained.
 
 `frozen["teacher"]` holds the teacher's version of the trained leaves, in the compute dtype. With low-rank updates
 there is none: the teacher is the model without the updates.

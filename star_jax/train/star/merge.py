@@ -67,7 +67,7 @@ def merge_lora_file(
         shape = (factors[DOWN].shape[0], factors[UP].shape[1])
         if kernel is None or (int(np.prod(kernel.shape[:-1])), kernel.shape[-1]) != shape:
             raise InputError(
-                f"{file} has an update of {path}, but {checkpoint} has no such kernel of that shape; give the "
+                f"{file} has an update of {path}, but {checkpoint} has no kernel of this name and shape; give the "
                 "checkpoint that the updates were trained on"
             )
     rank = next(iter(modules.values()))[DOWN].shape[1]
