@@ -102,7 +102,7 @@ run() {
     fi
     codes=$(wait_for_end | tr -d '\r' | sort -u | tr '\n' ' ') || codes=
     if [[ $(state) != ACTIVE ]]; then
-      echo "$NAME was preempted; requesting another slice" >&2
+      echo "$NAME is gone (preempted, or not active any more); requesting another slice" >&2
       continue
     fi
     case $codes in

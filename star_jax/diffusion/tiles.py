@@ -45,6 +45,8 @@ class Tiles:
 def make_tiles(full: tuple[int, int], size: tuple[int, int], alignment: int) -> Tiles:
     """The smallest number of tiles that cover a frame, each sharing at least a quarter with the next.
 
+    Tiles of the smallest size may share less, because they start at multiples of `alignment`.
+
     Args:
       full: (height, width) of the latents.
       size: (height, width) of a tile, with the same remainders modulo `alignment` as `full`; sides longer than the

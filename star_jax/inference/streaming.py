@@ -92,9 +92,8 @@ class StreamSession:
         """
         self._chunk = done // self._chunk_size
         overlap = self._settings.decode_overlap
-        first = max(
-            0, (self._chunk - 1) * self._chunk_size - 2 * overlap
-        )  # the last chunk may be shifted back
+        # The clip's end may shift the last chunk back.
+        first = max(0, (self._chunk - 1) * self._chunk_size - 2 * overlap)
         windows = latent_windows(self._model.size_rule, num_frames, self._settings.window)
         (self._window, _), (decides, _) = max(
             pair for pair in zip(windows, kept_frames(windows), strict=True) if pair[1][0] <= first

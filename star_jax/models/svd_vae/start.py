@@ -77,7 +77,7 @@ def _constants(leaf: np.ndarray, num_signals: int) -> np.ndarray:
 
 
 def _read_out(config: VAEConfig, part: str, leaf: np.ndarray) -> np.ndarray:
-    """Output kernels: the decoder's read colours, the encoder's means and differences; other means stay random."""
+    """Output kernels: the decoder reads colours, the encoder means and differences; other latents are random."""
     if part == "decoder":
         return _through(leaf)
     kernel, signals = leaf.copy(), min(4 * _COLORS, config.latent_channels)
