@@ -212,9 +212,9 @@ def restore_weights(
     """
     directory, steps = absolute(workdir) / CHECKPOINTS, saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
-        raise InputError(
-            f"{directory} has no checkpoint{'' if step is None else f' of step {step}'}; it has those of {steps}"
-        )
+        which = "" if step is None else f" of step {step}"
+        remedy = f"choose one of {', '.join(map(str, steps))}" if steps else "train the run first"
+        raise InputError(f"{directory} has no checkpoint{which}; {remedy}")
     chosen = steps[-1] if step is None else step
     part = "ema_params" if ema else "params"
     weights = restore_tree(directory / str(chosen) / "state", {part: abstract})[part]

@@ -159,7 +159,7 @@ def test_an_ablation_is_assembled_with_its_liem(tmp_path, checkpoint):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--step", "7"], "has no checkpoint of step 7; it has those of [1]"),
+        (["--step", "7"], "has no checkpoint of step 7; choose one of 1"),
         (["--ema"], "has no moving average"),
         (["--base", "nowhere"], "checkpoint directory nowhere does not exist"),
     ],
