@@ -39,7 +39,7 @@ class Blocks:
 
 
 def blocks_of(length: int) -> Blocks:
-    """The blocks for a number of tokens on this process's TPU, or the entries of `any` where it has none."""
+    """The blocks for a number of tokens: this TPU's entry of the table, else that of `any`, else the default."""
     table = read_table()
     kind = jax.devices()[0].device_kind if jax.default_backend() == "tpu" else _ANY
     for name in (kind, _ANY):
