@@ -11,8 +11,8 @@ demo: $(VENV)/.installed
 	$(BIN)/star-jax upscale assets/sample.mp4 -o out/sample_x4.mp4 --compare assets/sample_truth.mp4
 
 test: $(VENV)/.installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 2 --dist loadfile && wait $$types
 
 # Trains the model of star_jax/weights from nothing on made-up scenes (docs/tiny_star.md); run again, it resumes.
 tiny-star: $(VENV)/.installed

@@ -24,6 +24,7 @@ SMALL = [
     "--config.train.log_every_steps=1",
     "--config.train.checkpoint_every_steps=1",
     "--config.train.validate_every_steps=0",
+    "--config.train.curves=False",
 ]
 
 

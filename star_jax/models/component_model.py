@@ -141,9 +141,8 @@ class ComponentModel(abc.ABC):
         return leaf
 
 
-@functools.lru_cache(
-    maxsize=64
-)  # tracing a full-size network takes seconds; callers do not change the result
+# Tracing a full-size network takes seconds. Callers do not change the result.
+@functools.lru_cache(maxsize=64)
 def _split(model: ComponentModel, component: str) -> tuple[nnx.GraphDef, Params]:
     """Structure of a component, and the shapes of its weights."""
     dtype = model.dtype_of(component)

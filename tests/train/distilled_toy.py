@@ -58,6 +58,7 @@ def experiment(rung: str, checkpoint, *, mesh: MeshConfig | None = None, model=N
             ema_decay=0.9,
             remat="none",
             log_every_steps=1,
+            curves=False,
             checkpoint_every_steps=1,
             keep_checkpoints=9,
         ),

@@ -25,7 +25,7 @@ def short_config() -> ExperimentConfig:
     return dataclasses.replace(
         config,
         train=dataclasses.replace(
-            config.train, num_steps=STEPS, checkpoint_every_steps=STEPS // 2, log_every_steps=1
+            config.train, num_steps=STEPS, checkpoint_every_steps=STEPS // 2, log_every_steps=1, curves=False
         ),
         data=dataclasses.replace(config.data, source="synthetic:2", height=32, width=32),
     )

@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory):
 
 def values(checkpoint, **groups) -> dict:
     defaults = {
-        "train": {"num_steps": 2, "batch_size": 2, "remat": "none", "ema_decay": 0.5},
+        "train": {"num_steps": 2, "batch_size": 2, "remat": "none", "ema_decay": 0.5, "curves": False},
         "data": {
             "source": "synthetic:3",
             "num_frames": 3,

@@ -15,6 +15,7 @@ SHORT = {
     "train.num_steps": STEPS,
     "train.checkpoint_every_steps": STEPS,
     "train.validate_every_steps": EVERY,
+    "train.curves": False,
 }
 
 

@@ -23,7 +23,14 @@ from star_jax.train.config import from_groups
 
 SIZES = dwarf(6, 8, 2, (4, 4))
 VALUES = {
-    "train": {"num_steps": 2, "batch_size": 2, "remat": "none", "ema_decay": 0.5, "validation_batches": 1},
+    "train": {
+        "num_steps": 2,
+        "batch_size": 2,
+        "remat": "none",
+        "ema_decay": 0.5,
+        "validation_batches": 1,
+        "curves": False,
+    },
     "data": {"source": "synthetic:3", "num_frames": 3, "height": 16, "width": 16, "recipe": "none"},
     "model": {"preset": "dwarf"},
 }
