@@ -21,9 +21,8 @@ import traceback
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["NPROC"] = (
-    "2"  # threads of a process, on which the order of a sum depends: as many in one as in two
-)
+# Threads of a process, on which the order of a sum depends: as many in one as in two.
+os.environ["NPROC"] = "2"
 
 import jax
 import numpy as np
