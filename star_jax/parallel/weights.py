@@ -28,7 +28,7 @@ def param_shardings(mesh: Mesh, abstract: Any) -> Any:
 
 def param_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
     """Splits the longest axis that the devices divide (the last of equals); small leaves stay whole."""
-    if math.prod(shape) < _SMALLEST_SPLIT:
+    if is_small(shape):
         return PartitionSpec()
     for axes in (_PARAM_AXES, _PARAM_AXES[:1], _PARAM_AXES[1:]):
         shards = math.prod(mesh.shape[axis] for axis in axes)
@@ -38,6 +38,11 @@ def param_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSp
             spec[max(fitting)[1]] = axes
             return PartitionSpec(*spec)
     return PartitionSpec()
+
+
+def is_small(shape: tuple[int, ...]) -> bool:
+    """Whether an array stays whole on every device of any mesh."""
+    return math.prod(shape) < _SMALLEST_SPLIT
 
 
 def constrain_params(tree: Any) -> Any:

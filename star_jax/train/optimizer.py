@@ -9,6 +9,7 @@ import optax
 
 from star_jax.checkpoints.trees import flatten, unflatten
 from star_jax.train.config import OptimizerConfig
+from star_jax.train.small_weights import small_as_one
 from star_jax.train.turns import Turns
 
 _OTHERS = "others"  # label of weights that no pattern matches
@@ -55,14 +56,14 @@ def _whole(config: OptimizerConfig, num_steps: int) -> Optimizer:
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     groups = config.parse_groups()
     if not groups:
-        return Optimizer(optax.chain(clip, _adamw(config, num_steps)), schedule)
-    transforms = {pattern: _adamw(group, num_steps) for pattern, group in groups.items()}
-    transforms[_OTHERS] = _adamw(config, num_steps)
+        return Optimizer(small_as_one(optax.chain(clip, _adamw(config, num_steps))), schedule)
+    transforms = {pattern: small_as_one(_adamw(group, num_steps)) for pattern, group in groups.items()}
+    transforms[_OTHERS] = small_as_one(_adamw(config, num_steps))
 
     def labels(tree: Any) -> Any:
         return unflatten({path: _label(path, groups) for path in flatten(tree)})
 
-    return Optimizer(optax.chain(clip, optax.partition(transforms, labels)), schedule)
+    return Optimizer(optax.chain(small_as_one(clip), optax.partition(transforms, labels)), schedule)
 
 
 def _label(path: str, patterns: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from star_jax.parallel.weights import constrain_params, param_shardings
 from star_jax.train.config import TrainConfig
 from star_jax.train.objective import Objective
 from star_jax.train.optimizer import Optimizer
+from star_jax.train.small_weights import join_small
 from star_jax.train.state import TrainState, Tree, keep_idle
 from star_jax.train.turns import Alternating, turns_of
 
@@ -49,7 +50,7 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1 - config.ema_decay)
         metrics |= {
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.global_norm(join_small(gradients)),
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }
         updated = TrainState(state.step + 1, params, ema_params, opt_state)

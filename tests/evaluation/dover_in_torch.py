@@ -34,20 +34,21 @@ class Attention(nn.Module):
             y = y.reshape(len(y), *itertools.chain(*zip(counts, window, strict=True)), y.shape[-1])
             return y.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6).flatten(1, 3)
 
-        # place within the window; row and column of the fragment; which sides of the clip a token was moved from
+        # of each token: its place within the window, its fragment, and which sides of the clip it was moved from
         axes = [torch.arange(s) for s in size]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-        fragment = torch.stack([grid[..., axis] * 7 // size[axis] for axis in (1, 2)], -1)
-        moved = (grid < torch.tensor(shift)).long()
         place = (grid - torch.tensor(shift)) % torch.tensor(size) % torch.tensor(window)
-        facts = roll_and_split(torch.cat([place, fragment, moved], -1)[None])[0]
-        difference = facts[:, :, None] - facts[:, None]
-        index = (difference[..., :3] + torch.tensor([7, 6, 6])) @ torch.tensor([169, 13, 1])
+        place = place @ torch.tensor([169, 13, 1])
+        row, column = (grid[..., axis] * 7 // size[axis] for axis in (1, 2))
+        moved = (grid < torch.tensor(shift)).long() @ torch.tensor([1, 2, 4])
+        facts = roll_and_split(torch.stack([place, row, column, moved], -1)[None])[0].movedim(-1, 0)
+        place, row, column, moved = facts[..., :, None] - facts[..., None, :]
+        index = place[0] + 7 * 169 + 6 * 13 + 6  # the same in every window
         bias = self.relative_position_bias_table[index]
         if hasattr(self, "fragment_position_bias_table"):
-            gate = difference[..., 3:5].abs().sum(-1)[..., None]
+            gate = (row.abs() + column.abs())[..., None]
             bias = gate * bias + (1 - gate) * self.fragment_position_bias_table[index]
-        bias = bias.masked_fill((difference[..., 5:] != 0).any(-1)[..., None], -100.0)
+        bias = bias.masked_fill((moved != 0)[..., None], -100.0)
 
         tokens = roll_and_split(x)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
