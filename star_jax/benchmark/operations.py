@@ -10,7 +10,7 @@ from star_jax.inference.memory import encoded_clips, latent_windows
 from star_jax.inference.settings import UpscaleSettings
 from star_jax.models.light_decoder.decoder import LOW_FACTOR
 from star_jax.models.video_model import Carry, Params, VideoModel
-from star_jax.ops.flops import FlopCount, count_flops
+from star_jax.ops.flops import FlopCount, count_flops, count_flops_and_result
 
 Shape = jax.ShapeDtypeStruct
 
@@ -117,7 +117,7 @@ def _in_chunks(
     for chunk in chunks:
         key = chunk.shape, str(carry)
         if key not in known:
-            known[key] = count_flops(fn, params, chunk, carry), jax.eval_shape(fn, params, chunk, carry)[1]
-        of_chunk, carry = known[key]
+            known[key] = count_flops_and_result(fn, params, chunk, carry)
+        of_chunk, (_, carry) = known[key]
         count += of_chunk
     return count

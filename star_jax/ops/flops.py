@@ -67,9 +67,15 @@ def count_flops(fn: Callable[..., Any], *arguments: Any) -> FlopCount:
       fn: pure function; it may contain derivatives.
       arguments: arrays, or their shapes (jax.ShapeDtypeStruct).
     """
+    return count_flops_and_result(fn, *arguments)[0]
+
+
+def count_flops_and_result(fn: Callable[..., Any], *arguments: Any) -> tuple[FlopCount, Any]:
+    """The same as `count_flops`, with the shapes of what the function returns."""
     with targeting(COUNTED):
         # A new function each time, or JAX would reuse an earlier trace of `fn` that was made for a device.
-        return count_traced(jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments))
+        jaxpr, result = jax.make_jaxpr(lambda *arguments: fn(*arguments), return_shape=True)(*arguments)
+    return count_traced(jaxpr), result
 
 
 def traced_flops(traced: Any) -> float:

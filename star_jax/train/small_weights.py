@@ -28,10 +28,10 @@ def small_as_one(inner: optax.GradientTransformation) -> optax.GradientTransform
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        structure = jax.tree.structure(updates)
+        structure: Any = jax.tree.structure(updates)
 
         def like_weights(node: Any) -> bool:
-            return jax.tree.structure(node) == structure
+            return structure == jax.tree.structure(node)
 
         def joined(node: Any) -> Any:
             return join_small(node) if like_weights(node) else node
