@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from star_jax.ops.platform import targeting
 from star_jax.parallel.weights import is_small
 from star_jax.train.config import OptimizerConfig
 from star_jax.train.optimizer import make_optimizer
@@ -33,6 +34,14 @@ def test_parting_undoes_joining(name):
     joined = join_small(tree)
     assert len(joined) == sum(not is_small(leaf.shape) for leaf in jax.tree.leaves(tree)) + (name != "large")
     jax.tree.map(np.testing.assert_array_equal, part_small(joined, tree), tree)
+
+
+def test_accelerators_see_every_array():
+    tree = random_tree(SHAPES["both"], 0)
+    with targeting("gpu"):
+        joined = join_small(tree)
+        jax.tree.map(np.testing.assert_array_equal, part_small(joined, tree), tree)
+    jax.tree.map(np.testing.assert_array_equal, joined, jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize("name", SHAPES)
