@@ -5,8 +5,8 @@ They are whole on every device, so that joining them moves nothing between devic
 third fewer operations and compiles in three quarters of the time. The optimizer's state keeps an array for each
 weight, so that checkpoints do not change.
 
-Programs for accelerators keep the arrays apart: for a TPU, the optimizer alone compiles no faster joined, and what a
-GPU would gain is not measured.
+Programs for accelerators keep the arrays apart: for a TPU, the optimizer alone compiles no faster joined, and what
+a GPU would gain is not measured.
 """
 
 import itertools
