@@ -42,6 +42,10 @@ def leaf(directory, target: str) -> np.ndarray:
     return next(iterate_leaves(directory, name, [path]))[1]
 
 
+def leaves(directory, name: str, paths: list[str]) -> dict[str, np.ndarray]:
+    return dict(iterate_leaves(directory, name, paths))
+
+
 @pytest.fixture(scope="module")
 def star_file(tmp_path_factory):
     return save_state(tmp_path_factory.mktemp("star") / "light_deg.pt", family_state("star"))
@@ -86,23 +90,23 @@ def test_initialisations_copy_the_encoder_and_start_the_rest(tmp_path):
         convert(save_state(tmp_path / "source.pt", state), made)
         first = state["conv_in.weight" if "conv_in.weight" in state else "input_blocks.0.0.weight"].numpy()
         kernel = np.moveaxis(first[:, : SMALL.unet.in_channels], (0, 1), (-1, -2))
-        for name in ("unet", "controlnet"):
-            np.testing.assert_array_equal(leaf(made, f"{name}/conv_in/kernel"), kernel)
-        target = "down_blocks/0/resnets/0/temporal_conv/layers/3/conv/kernel"
-        np.testing.assert_array_equal(leaf(made, f"unet/{target}"), leaf(made, f"controlnet/{target}"))
-        for zero in (
+        copied = ["conv_in/kernel", "down_blocks/0/resnets/0/temporal_conv/layers/3/conv/kernel"]
+        gate = "down_blocks/0/attentions/0/block/liem1/conv/kernel"
+        zeros = [
             "controlnet_down_blocks/0/kernel",
             "controlnet_mid_block/bias",
             "controlnet_cond_embedding/kernel",
-        ):
-            assert not leaf(made, f"controlnet/{zero}").any()
-        gates = [
-            leaf(made, f"{name}/down_blocks/0/attentions/0/block/liem1/conv/kernel")
-            for name in ("unet", "controlnet")
         ]
-        for gate in gates:
-            assert gate.any() and np.abs(gate).max() <= 1 / np.sqrt(98)
-        assert not np.array_equal(*gates)
+        unet = leaves(made, "unet", [*copied, gate])
+        controlnet = leaves(made, "controlnet", [*copied, gate, *zeros])
+        np.testing.assert_array_equal(unet["conv_in/kernel"], kernel)
+        for path in copied:
+            np.testing.assert_array_equal(unet[path], controlnet[path])
+        for path in zeros:
+            assert not controlnet[path].any()
+        for values in (unet[gate], controlnet[gate]):
+            assert values.any() and np.abs(values).max() <= 1 / np.sqrt(98)
+        assert not np.array_equal(unet[gate], controlnet[gate])
         fresh = load_provenance(made)["components"]["controlnet"]["fresh"]
         assert fresh["controlnet/controlnet_mid_block/bias"] == "zeros"
         assert fresh["controlnet/transformer_in/block/liem2/proj/kernel"] == "random"

@@ -108,7 +108,7 @@ def test_count_of_operations():
 def experiment(checkpoint, **data) -> ExperimentConfig:
     sizes = {"num_frames": FRAMES, "frame_interval": 1, "height": 16, "width": 16}
     return ExperimentConfig(
-        TrainConfig(num_steps=3, batch_size=2, validate_every_steps=1),
+        TrainConfig(num_steps=3, batch_size=2, validate_every_steps=1, curves=False),
         DataConfig("synthetic:4", **{**sizes, **data}),
         ModelConfig("toy", checkpoint=str(checkpoint)),
         LossConfig(decode_group=LATENTS),
