@@ -10,5 +10,7 @@ ONE_LEVEL = dataclasses.replace(
     TWO_LEVELS,
     preset="one-level",
     unet=dataclasses.replace(TWO_LEVELS.unet, block_out_channels=(8,), attention_levels=(False,)),
+    # One residual block a level in the decoder, and none in the encoder.
+    vae=dataclasses.replace(TWO_LEVELS.vae, block_out_channels=(8, 8), layers_per_block=0),
 )
 PRESETS["one-level"] = ONE_LEVEL
