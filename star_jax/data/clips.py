@@ -1,4 +1,4 @@
-"""Turns a record into a training element: decodes a window, fits it to the bucket, degrades it."""
+"""Turns a record into a training element: cuts a clip from a video, fits it to the bucket, degrades it."""
 
 import contextlib
 import dataclasses
@@ -21,8 +21,8 @@ from star_jax.video.reader import VideoReader
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-    """The contents of a record before it is degraded.
+class Clip:
+    """Frames cut from a record, before they are degraded.
 
     Attributes:
       truth: uint8 [F, H, W, 3].
@@ -67,18 +67,16 @@ def load_clip(
     Raises:
       BadClipError: the record is unusable.
     """
-    window = load_window(record, config, index, stopwatch)
-    truth, low = window.truth, window.low
+    clip = cut_clip(record, config, index, stopwatch)
+    truth, low = clip.truth, clip.low
     if low is None:
         truth, low = degrade(truth, config.make_recipe(), config.seed, index, stopwatch=stopwatch)
     dropped = generator(config.seed, "caption", index).random() < config.caption_dropout
-    return {"gt": truth, "lq": low, "text": "" if dropped else window.text, "key": record.key, "index": index}
+    return {"gt": truth, "lq": low, "text": "" if dropped else clip.text, "key": record.key, "index": index}
 
 
-def load_window(
-    record: ClipRecord, config: DataConfig, index: int, stopwatch: Stopwatch | None = None
-) -> Window:
-    """Decodes a random window of a record, fits it to the bucket and may mirror it.
+def cut_clip(record: ClipRecord, config: DataConfig, index: int, stopwatch: Stopwatch | None = None) -> Clip:
+    """Decodes a random clip of a record, fits it to the bucket and may mirror it.
 
     Arguments and errors: see `load_clip`.
     """
@@ -86,7 +84,7 @@ def load_window(
     rng = generator(config.seed, "clip", index)
     try:
         with _open(record.video) as video, stopwatch("decode"):
-            start, stride = _draw_window(video.num_frames, config, rng)
+            start, stride = _draw_start(video.num_frames, config, rng)
             frames = video.read(start, config.num_frames, stride)
             low = _read_partner(record, start, stride, config)
         text = record.caption()
@@ -98,7 +96,7 @@ def load_window(
     with stopwatch("resize and crop"):
         if low is not None:
             low = _fit(low, box, _partner_size(frames, low, size), flip)
-        return Window(_fit(frames, box, size, flip), low, text)
+        return Clip(_fit(frames, box, size, flip), low, text)
 
 
 class _FileVideo:
@@ -121,8 +119,8 @@ def _open(
         yield _FileVideo(path)
 
 
-def _draw_window(num_frames: int, config: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """First frame and stride of a random window; a short video lowers the stride."""
+def _draw_start(num_frames: int, config: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """First frame and stride of a random clip; a short video lowers the stride."""
     if num_frames < config.num_frames:
         raise BadClipError(f"too short: {num_frames} frames, {config.num_frames} needed")
     longest = (num_frames - 1) // (config.num_frames - 1) if config.num_frames > 1 else 1

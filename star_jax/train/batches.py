@@ -48,7 +48,7 @@ class TrainBatches:
         return place_batch(self._objective.prepare_batch(host_batch), self._shardings, self._share)
 
     def validation(self) -> list[Batch]:
-        """The batches to validate on: the same clips, windows and degradations at every call.
+        """The batches to validate on: the same clips and degradations at every call.
 
         The prepared batches stay in host memory between validations.
         """

@@ -1,4 +1,4 @@
-"""Records a window of steps for TensorBoard's profiler."""
+"""Records a range of steps for TensorBoard's profiler."""
 
 import contextlib
 from typing import Any

@@ -9,7 +9,7 @@ from flax import nnx
 from networks import abstract_component
 
 from star_jax.checkpoints.directory import TOKENIZER_DIR, create_checkpoint, save_component
-from star_jax.data.clips import load_window
+from star_jax.data.clips import cut_clip
 from star_jax.data.config import DataConfig
 from star_jax.data.loader import ClipLoader
 from star_jax.data.prepare.latents import latent_encoder
@@ -62,7 +62,7 @@ def test_latents_of_both_clips_and_the_caption(model, tmp_path):
     records = open_source("synthetic:3", height=32, width=48)
     number = int(batch["key"][0].split("-")[1])
     plain = prepare_config(tmp_path, flip_probability=0.0).data
-    truth = load_window(records[number], plain, number).truth
+    truth = cut_clip(records[number], plain, number).truth
     graphdef, params = networks["vae"]
     encode = jax.jit(lambda params, pixels: nnx.merge(graphdef, params).encode(pixels))
     posterior = encode(params, truth[None].astype(np.float32) / 127.5 - 1)

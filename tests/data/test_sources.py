@@ -70,7 +70,7 @@ def test_pairs_are_matched_by_name(tmp_path):
         assert element["lq"].shape == (4, 10, 12, 3)
         assert element["text"] == f"caption {element['key']}"
         shrunk = np.stack([cv2.resize(f, (12, 10), interpolation=cv2.INTER_AREA) for f in element["gt"]])
-        assert np.abs(shrunk.astype(int) - element["lq"]).mean() < 12  # the same window, crop and flip
+        assert np.abs(shrunk.astype(int) - element["lq"]).mean() < 12  # the same frames, crop and flip
     (tmp_path / "lq" / "c.mkv").unlink()
     with pytest.raises(InputError, match=r"only one of gt/ and lq/; .* starting with 'c'"):
         open_source(str(tmp_path))
@@ -111,7 +111,7 @@ def test_synthetic_scenes_move_and_repeat(tmp_path):
     assert (np.median(frame, axis=(0, 1)) == (200, 20, 10)).all()
 
 
-def test_windows_buckets_flips_and_captions_vary_within_their_bounds(tmp_path):
+def test_frames_buckets_flips_and_captions_vary_within_their_bounds(tmp_path):
     write_video(tmp_path / "a.mp4", scene(0, 40))
     (tmp_path / "a.txt").write_text("caption")
     record = open_source(str(tmp_path))[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from star_jax.data.clips import load_window
+from star_jax.data.clips import cut_clip
 from star_jax.data.degradations import degrade
 from star_jax.data.prepare.clip_bytes import encode_clip
 from star_jax.data.prepare.plan import PrepareConfig
@@ -119,17 +119,17 @@ def _examples(
         for position, record in clips:
             bar.advance()
             try:
-                window = load_window(record, data, position)
+                clip = cut_clip(record, data, position)
             except BadClipError as error:
                 logger.warning("skipped clip %s: %s", record.key, error)
                 skipped.append({"key": record.key, "reason": str(error)})
                 continue
-            if window.low is None:
+            if clip.low is None:
                 copies = range(config.num_degradations)
-                pairs = [degrade(window.truth, recipe, data.seed, position, copy) for copy in copies]
+                pairs = [degrade(clip.truth, recipe, data.seed, position, copy) for copy in copies]
             else:
-                pairs = [(window.truth, window.low)]
-            example = encoder.encode(pairs[0][0], [low for _, low in pairs], window.text)
+                pairs = [(clip.truth, clip.low)]
+            example = encoder.encode(pairs[0][0], [low for _, low in pairs], clip.text)
             yield record.key, {"key": record.key, **example}
 
     return generate
