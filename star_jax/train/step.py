@@ -50,6 +50,7 @@ def make_train_step(objective: Objective, optimizer: Optimizer, config: TrainCon
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1 - config.ema_decay)
         metrics |= {
+            # Joined as in the optimizer, whose clipping needs the same norm: it is computed once.
             "grad_norm": optax.global_norm(join_small(gradients)),
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
         }

@@ -2,7 +2,7 @@
 
 Rows that differ in alpha and beta only are one program but for these two numbers; most rows are the full model's.
 That one runs in every test run, at the paper's numbers; the others reach the loss in a test of their own. The other
-nine programs, each half a minute of compilation, have their losses traced, and run with STAR_JAX_EVERY_ABLATION=1.
+nine programs, each half a minute of compilation, are traced, and run with STAR_JAX_EVERY_ABLATION=1.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from star_jax.train.optimizer import make_optimizer
 from star_jax.train.star.objective import StarObjective
 from star_jax.train.start import compile_step
 from star_jax.train.state import abstract_state
-from star_jax.train.step import abstract_arguments
+from star_jax.train.step import abstract_arguments, make_train_step
 
 RUN_EVERY = "STAR_JAX_EVERY_ABLATION" in os.environ
 NUMBERS = ("alpha", "beta")
@@ -52,11 +52,10 @@ def parts(config: ExperimentConfig):
 
 @cache
 def traced(config: ExperimentConfig):
-    """Shapes of (state, metrics), of which the state is that before the step."""
-    objective, _, mesh, (state, frozen, batch, key) = parts(config)
+    """Shapes of (state, metrics)."""
+    objective, optimizer, mesh, shapes = parts(config)
     with jax.set_mesh(mesh):
-        loss, metrics = jax.eval_shape(objective.loss, state.params, frozen, batch, key)
-    return state, {"loss": loss, **metrics}
+        return jax.eval_shape(make_train_step(objective, optimizer, config.train), *shapes)
 
 
 @cache
