@@ -2,8 +2,8 @@
 
 An optimizer does some thirty operations for every array, and most arrays of these networks are biases and scales.
 They are whole on every device, so that joining them moves nothing between devices. The program of a small
-network's step has a quarter fewer operations and compiles in three quarters of the time. The optimizer's state keeps
-an array for each weight, so that checkpoints do not change.
+network's step has a quarter fewer operations and compiles in three quarters of the time. The optimizer's state
+keeps an array for each weight, so that checkpoints do not change.
 
 Programs for accelerators keep the arrays apart: for a TPU, the optimizer alone compiles no faster joined, and what
 a GPU would gain is not measured.

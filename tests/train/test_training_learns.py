@@ -6,14 +6,12 @@ import json
 from star_jax.launch.cli import main
 from star_jax.presets import PRESETS, get_preset
 
-STEPS, EVERY = 45, 15
+STEPS, EVERY = 60, 20
 SHORT = {
     "data.num_frames": 3,
     "data.height": 48,
     "data.width": 32,
     "diffusion.frequency": "off",  # its program takes long to compile; tests/train/test_ablations.py has it
-    "optimizer.learning_rate": 1e-3,
-    "optimizer.warmup_steps": 5,
     "train.num_steps": STEPS,
     "train.checkpoint_every_steps": STEPS,
     "train.validate_every_steps": EVERY,
