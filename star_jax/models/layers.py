@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Num
 
 from star_jax.ops.convolution import convolve_image, image_form
 from star_jax.ops.group_norm import group_norm
 from star_jax.ops.plain_convolution import flax_convolution
-from star_jax.ops.platform import target_platform
 
 
 class GroupNorm(nnx.Module):
@@ -156,19 +155,3 @@ class Upsample(nnx.Module):
 def repeat_branches(x: jax.Array, batch: int) -> jax.Array:
     """Repeats x [B, ...] for every branch of guidance, one branch after the other, to [batch, ...]."""
     return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
-
-
-def dropout(x: Float[Array, "*N"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*N"]:
-    """Sets a fraction `rate` of x to zero and scales the rest; without a key (inference) it does nothing."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    if target_platform() == "tpu":
-        # Otherwise the compiler draws the random bits again in every operation that reads the mask.
-        keep = jax.lax.optimization_barrier(keep)
-    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
-
-
-def fold_key(key: Key[Array, ""] | None, position: int) -> Key[Array, ""] | None:
-    """The dropout key of one position of the network; None stays None."""
-    return None if key is None else jax.random.fold_in(key, position)

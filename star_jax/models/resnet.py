@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from star_jax.models.layers import Conv2d, GroupNorm, dropout, fold_key, repeat_branches
+from star_jax.models.dropout import draw_masks, dropout, fold_keys
+from star_jax.models.layers import Conv2d, GroupNorm, repeat_branches
 from star_jax.ops.convolution import convolve_frames
 
 
@@ -47,9 +48,9 @@ class TemporalConvLayer(nnx.Module):
         self.dropout = dropout
 
     def __call__(
-        self, x: Float[Array, "B F H W C"], dropout_key: Key[Array, ""] | None = None
+        self, x: Float[Array, "B F H W C"], mask: Bool[Array, "B F H W C"] | None = None
     ) -> Float[Array, "B F H W D"]:
-        return self.conv(dropout(self.norm(x, silu=True), self.dropout, dropout_key))
+        return self.conv(dropout(self.norm(x, silu=True), self.dropout, mask))
 
 
 class TemporalConvBlock(nnx.Module):
@@ -57,21 +58,22 @@ class TemporalConvBlock(nnx.Module):
 
     def __init__(self, channels: int, *, num_groups: int, dropout: float, **kwargs):
         # The first layer has no dropout; the last starts at zero, so that a new block is the identity.
-        rates = (0.0, dropout, dropout, dropout)
         inits = (None, None, None, nnx.initializers.zeros)
         self.layers = nnx.List(
             [
-                TemporalConvLayer(channels, num_groups=num_groups, dropout=rate, kernel_init=init, **kwargs)
-                for rate, init in zip(rates, inits, strict=True)
+                TemporalConvLayer(
+                    channels, num_groups=num_groups, dropout=dropout, kernel_init=init, **kwargs
+                )
+                for init in inits
             ]
         )
 
     def __call__(
-        self, x: Float[Array, "B F H W C"], dropout_key: Key[Array, ""] | None = None
+        self, x: Float[Array, "B F H W C"], masks: Bool[Array, "3 B F H W C"] | None = None
     ) -> Float[Array, "B F H W C"]:
-        h = x
-        for i, layer in enumerate(self.layers):
-            h = layer(h, fold_key(dropout_key, i))
+        h = self.layers[0](x)
+        for i, layer in enumerate(self.layers[1:]):
+            h = layer(h, None if masks is None else masks[i])
         return x + h
 
 
@@ -107,14 +109,14 @@ class ResnetBlock(nnx.Module):
         self,
         x: Float[Array, "B F H W C"],
         temb: Float[Array, "_ E"],
-        dropout_key: Key[Array, ""] | None = None,
+        dropout_keys: Key[Array, "4"] | None = None,
     ) -> Float[Array, "B F H W D"]:
         """Applies the block.
 
         Args:
           x: [B, F, H, W, in_channels].
           temb: [B, time_embed_dim], the same for every frame; x may have several branches of guidance per row.
-          dropout_key: None for inference.
+          dropout_keys: see `block_dropout_keys`; None for inference.
 
         Returns:
           [B, F, H, W, out_channels].
@@ -122,7 +124,14 @@ class ResnetBlock(nnx.Module):
         h = self.conv1(self.norm1(x, silu=True))
         temb = repeat_branches(self.time_emb_proj(jax.nn.silu(temb)), len(x))
         h = h + temb[:, None, None, None, :]
+        masks = draw_masks(dropout_keys, h.shape, self.dropout)
         h = self.norm2(h, silu=True)
-        h = self.conv2(dropout(h, self.dropout, fold_key(dropout_key, 0)))
+        h = self.conv2(dropout(h, self.dropout, None if masks is None else masks[0]))
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return self.temporal_conv(shortcut + h, fold_key(dropout_key, 1))
+        return self.temporal_conv(shortcut + h, None if masks is None else masks[1:])
+
+
+def block_dropout_keys(keys: Key[Array, "*N"]) -> Key[Array, "*N 4"]:
+    """The keys of the dropouts in residual blocks: before the second convolution, then of three temporal layers."""
+    temporal = fold_keys(fold_keys(keys, (1,)), (1, 2, 3))
+    return jnp.concatenate([fold_keys(keys, (0,)), temporal[..., 0, :]], axis=-1)

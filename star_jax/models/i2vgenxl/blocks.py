@@ -8,8 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from star_jax.models.attention import KeysValues
+from star_jax.models.dropout import key_at
 from star_jax.models.i2vgenxl.transformers import SpatialTransformer, TemporalTransformer
-from star_jax.models.layers import Downsample, Upsample, fold_key, repeat_branches
+from star_jax.models.layers import Downsample, Upsample, repeat_branches
 from star_jax.models.resnet import ResnetBlock
 from star_jax.models.whole_weights import gathered, run_block
 from star_jax.ops.attention import AttentionKernels
@@ -78,9 +79,9 @@ class _Level(nnx.Module):
         return [gathered(attention).project_text(context) for attention in self.attentions]
 
     def run_layer(
-        self, i: int, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_key: jax.Array | None
+        self, i: int, x: jax.Array, temb: jax.Array, text: list[KeysValues], dropout_keys: jax.Array | None
     ) -> jax.Array:
-        x = split_frames(run_block(self.resnets[i], self.remat)(x, temb, fold_key(dropout_key, i)))
+        x = split_frames(run_block(self.resnets[i], self.remat)(x, temb, key_at(dropout_keys, i)))
         if i < len(self.attentions):
             x = run_block(self.attentions[i], self.remat)(x, text[i])
             x = run_block(self.temp_attentions[i], self.remat)(x)
@@ -112,12 +113,12 @@ class DownBlock(_Level):
         x: Float[Array, "B F H W C"],
         temb: Float[Array, "_ E"],
         text: list[KeysValues],
-        dropout_key: Key[Array, ""] | None = None,
+        dropout_keys: Key[Array, "layers 4"] | None = None,
     ) -> tuple[Float[Array, "N F h w D"], list[Float[Array, "_ F _ _ _"]]]:
         """[B, F, H, W, C] -> (output, outputs of each layer and of the downsampler)."""
         skips = []
         for i in range(len(self.resnets)):
-            x = self.run_layer(i, x, temb, text, dropout_key)
+            x = self.run_layer(i, x, temb, text, dropout_keys)
             skips.append(x)
         if self.downsampler is not None:
             x = gathered(self.downsampler)(x)
@@ -136,10 +137,10 @@ class MidBlock(_Level):
         x: Float[Array, "N F H W C"],
         temb: Float[Array, "_ E"],
         text: list[KeysValues],
-        dropout_key: Key[Array, ""] | None = None,
+        dropout_keys: Key[Array, "layers 4"] | None = None,
     ) -> Float[Array, "N F H W C"]:
         for i in range(2):
-            x = self.run_layer(i, x, temb, text, dropout_key)
+            x = self.run_layer(i, x, temb, text, dropout_keys)
         return x
 
 
@@ -168,10 +169,10 @@ class UpBlock(_Level):
         skips: list[Float[Array, "_ F _ _ _"]],
         temb: Float[Array, "_ E"],
         text: list[KeysValues],
-        dropout_key: Key[Array, ""] | None = None,
+        dropout_keys: Key[Array, "layers 4"] | None = None,
     ) -> Float[Array, "N F h w D"]:
         """Runs the level on [B, F, H, W, C]; `skips` come in the order of use."""
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, repeat_branches(skip, len(x))], axis=-1)
-            x = self.run_layer(i, x, temb, text, dropout_key)
+            x = self.run_layer(i, x, temb, text, dropout_keys)
         return x if self.upsampler is None else gathered(self.upsampler)(x)

@@ -22,11 +22,11 @@ from star_jax.models.clip.tokenizer import (
     tokenize,
     write_byte_level_tokenizer,
 )
+from star_jax.models.dropout import fold_keys, key_at
 from star_jax.models.i2vgenxl.controlnet import ControlNet
 from star_jax.models.i2vgenxl.layers_to_measure import layer_parts, operation_parts, vae_parts
 from star_jax.models.i2vgenxl.start import guess_leaf
 from star_jax.models.i2vgenxl.unet import TextProjections, UNet
-from star_jax.models.layers import fold_key
 from star_jax.models.light_decoder import decoder as light_decoder
 from star_jax.models.light_decoder import taesdv
 from star_jax.models.part import LayersToMeasure
@@ -250,10 +250,9 @@ class I2VGenXL(VideoModel):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "N F H W C"]:
-        texts, control = self._control(params, x, timesteps, conditioning, hint, dropout_key)
-        return self.bind(params, "unet")(
-            x, timesteps, texts["unet"], control, dropout_key=fold_key(dropout_key, 1)
-        )
+        keys = None if dropout_key is None else fold_keys(dropout_key, (0, 1))
+        texts, control = self._control(params, x, timesteps, conditioning, hint, key_at(keys, 0))
+        return self.bind(params, "unet")(x, timesteps, texts["unet"], control, dropout_key=key_at(keys, 1))
 
     def features(
         self,
@@ -283,7 +282,7 @@ class I2VGenXL(VideoModel):
             else dict.fromkeys(self.network_components, conditioning)
         )
         control = self.bind(params, "controlnet")(
-            x, timesteps, texts["controlnet"], hint, dropout_key=fold_key(dropout_key, 0)
+            x, timesteps, texts["controlnet"], hint, dropout_key=dropout_key
         )
         return texts, control
 

@@ -1,5 +1,6 @@
 """STAR's base UNet (I2VGen-XL's video UNet without image conditioning), and the encoder that ControlNet shares."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
@@ -8,8 +9,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from star_jax.config import UNetConfig
 from star_jax.models.attention import KeysValues
+from star_jax.models.dropout import fold_keys, key_at
 from star_jax.models.i2vgenxl.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
-from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, fold_key
+from star_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding
+from star_jax.models.resnet import block_dropout_keys
 from star_jax.models.whole_weights import gathered, run_block
 from star_jax.ops.attention import AttentionKernels
 from star_jax.parallel.activations import split_frames
@@ -55,7 +58,7 @@ class UNetEncoder(nnx.Module):
             ]
         )
         self.mid_block = MidBlock(widths[-1], spec=spec, **kwargs)
-        self.dtype, self.remat = dtype, remat
+        self.dtype, self.remat, self.most_layers = dtype, remat, config.layers_per_block + 1
 
     def project_text(self, context: Float[Array, "B L E"]) -> TextProjections:
         """Keys and values of a text [B, L, cross_attention_dim], the same at every step."""
@@ -90,13 +93,14 @@ class UNetEncoder(nnx.Module):
         Returns:
           Output of the middle block, and the skip connections from fine to coarse.
         """
+        keys = level_dropout_keys(dropout_key, (*range(len(self.down_blocks)), _MID_KEY), self.most_layers)
         x = gathered(self.conv_in)(split_frames(sample))
         x = run_block(self.transformer_in, self.remat)(x if hint is None else x + hint)
         skips = [x]
         for i, block in enumerate(self.down_blocks):
-            x, block_skips = block(x, temb, text["down"][i], fold_key(dropout_key, i))
+            x, block_skips = block(x, temb, text["down"][i], key_at(keys, i))
             skips += block_skips
-        return self.mid_block(x, temb, text["mid"][0], fold_key(dropout_key, _MID_KEY)), skips
+        return self.mid_block(x, temb, text["mid"][0], key_at(keys, -1)), skips
 
 
 class UNet(UNetEncoder):
@@ -181,12 +185,23 @@ class UNet(UNetEncoder):
         if control is not None:
             x = x + control[-1]
             skips = [skip + added for skip, added in zip(skips, control[:-1], strict=True)]
+        positions = range(_UP_KEY, _UP_KEY + len(self.up_blocks))
+        keys = level_dropout_keys(dropout_key, positions, self.most_layers)
         seen = [x]
         for i, block in enumerate(self.up_blocks):
             taken = [skips.pop() for _ in block.resnets]
-            x = block(x, taken, temb, text["up"][i], fold_key(dropout_key, _UP_KEY + i))
+            x = block(x, taken, temb, text["up"][i], key_at(keys, i))
             seen.append(x)
         return gathered(self.conv_out)(self.conv_norm_out(x, silu=True)), (seen[0], *seen[2:-1])
+
+
+def level_dropout_keys(
+    key: Key[Array, ""] | None, positions: Sequence[int], layers: int
+) -> Key[Array, "levels layers 4"] | None:
+    """The keys of all dropouts in the residual blocks of the levels at these positions; None stays None."""
+    if key is None:
+        return None
+    return block_dropout_keys(fold_keys(fold_keys(key, positions), range(layers)))
 
 
 def _block_spec(config: UNetConfig, kernels: AttentionKernels, remat: str) -> BlockSpec:
