@@ -6,7 +6,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from star_jax.ops.column_convolution import convolve_columns
 from star_jax.ops.plain_convolution import flax_convolution
+from star_jax.ops.platform import target_platform
 
 
 def _channel_statistics(x: jax.Array) -> jax.Array:  # [..., C] -> [..., 2]
@@ -55,8 +57,17 @@ class SpatialLiem(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "*N H W C"]) -> Float[Array, "*N H W C"]:
+        return jax.nn.sigmoid(self._convolve(x)) * x
+
+    def _convolve(self, x: jax.Array) -> jax.Array:  # [..., H, W, C] -> [..., H, W, 1]
         # On an H200 a sum of shifted planes takes 0.44 ms instead of 0.48, but 40 times as long to compile.
-        return jax.nn.sigmoid(self.conv(_channel_statistics(x))) * x
+        if target_platform() != "tpu":
+            return self.conv(_channel_statistics(x))
+        *batch, height, width, _ = x.shape
+        planes = jnp.stack([_channel_maximum(x)[..., 0], x.mean(-1)], axis=-2)
+        kernel = self.conv.kernel[...].astype(self.conv.dtype)
+        out = convolve_columns(planes.reshape(-1, height, 2, width).astype(kernel.dtype), kernel)
+        return out.reshape(*batch, height, width, 1)
 
 
 class TemporalLiem(nnx.Module):

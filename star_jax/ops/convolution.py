@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from star_jax.ops import winograd
 from star_jax.ops.plain_convolution import convolve
 from star_jax.ops.platform import target_platform
-from star_jax.parallel.activations import convolve_locally, on_several_devices
+from star_jax.parallel.activations import map_neighbours, on_several_devices, sum_neighbours
 
 _MATMUL_MAX_PIXELS = 128
 # The cost of Winograd's transforms grows with the channels, and the saving with their square; transforming the
@@ -54,14 +54,15 @@ def convolve_image(
 
 
 def frames_form(shape: tuple[int, ...], dtype: DTypeLike) -> str:
-    """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane`, `volume` or `shares`.
+    """The form of a convolution along the frames of [B, F, H, W, C]: `winograd`, `plane` or `shares`.
 
-    On several devices the compiler partitions a volume, but cannot merge pixels that are split over the devices. On
-    GPUs a volume takes 2.8 times as long as a plane (docs/gpu.md), so each device convolves its share as a plane.
+    On several devices each convolves its share as a plane. The compiler cannot merge pixels that are split over the
+    devices; it could split the 5-D form, but that takes 2.8 times as long on a GPU (docs/gpu.md), and for a TPU it
+    gathers whole clips (docs/benchmarks.md).
     """
     batch, frames, height, width, channels = shape
     if on_several_devices():
-        return "shares" if target_platform() == "gpu" else "volume"
+        return "shares"
     positions = batch * frames * height * width
     is_small = positions * channels * jnp.dtype(dtype).itemsize <= _WINOGRAD_MAX_CLIP_BYTES
     on_cpu = target_platform() == "cpu"
@@ -78,7 +79,7 @@ def convolve_frames(
     Args:
       x: [B, F, H, W, C].
       kernel: [3, 1, 1, C, D], in x's dtype.
-      columns: on a mesh, the axis `context` splits the columns, not the frames; see `convolve_locally`.
+      columns: on a mesh, the axis `context` splits the columns, not the frames; see `map_neighbours`.
 
     Returns:
       [B, F, H, W, D].
@@ -86,12 +87,38 @@ def convolve_frames(
     form = frames_form(x.shape, x.dtype)
     if form == "winograd":
         return winograd.convolve_frames(x, kernel[:, 0, 0])
-    if form == "volume":
-        dims, padding = ("NDHWC", "DHWIO", "NDHWC"), ((1, 1), (0, 0), (0, 0))
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=dims)
     if form == "shares":
-        return convolve_locally(partial(_convolve_plane, padding=0), x, kernel, columns=columns)
+        return _convolve_shares(x, kernel, columns)
     return _convolve_plane(x, kernel, padding=1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_shares(x: jax.Array, kernel: jax.Array, columns: bool) -> jax.Array:
+    """Convolves each device's share of the frames, or of the columns. Both gradients stay on the shares, too."""
+    return map_neighbours(partial(_convolve_plane, padding=0), x, kernel, columns=columns)
+
+
+def _shares_forward(x, kernel, columns):
+    return _convolve_shares(x, kernel, columns), (x, kernel)
+
+
+def _shares_backward(columns, saved, gradient):
+    x, kernel = saved
+    of_x = _convolve_shares(gradient, jnp.flip(kernel, 0).swapaxes(-2, -1), columns)
+    return of_x, sum_neighbours(_kernel_gradient, x, gradient, columns=columns)
+
+
+_convolve_shares.defvjp(_shares_forward, _shares_backward)
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Gradient of the kernel [3, 1, 1, C, D], one product a tap: x [B, f + 2, H, W, C], gradient [B, f, H, W, D].
+
+    As a convolution it takes a TPU six times as many cycles, by its compiler's estimate.
+    """
+    frames = gradient.shape[1]
+    taps = [jnp.einsum("bfhwc,bfhwd->cd", x[:, tap : tap + frames], gradient) for tap in range(3)]
+    return jnp.stack(taps)[:, None, None]
 
 
 def _convolve_plane(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:

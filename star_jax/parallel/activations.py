@@ -8,7 +8,7 @@ Without a mesh, or on one device, the `split_*` functions return their input.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,32 @@ def split_columns(x: jax.Array) -> jax.Array:
     return _split_two(x, 3)
 
 
+class FrameShares(NamedTuple):
+    """Equal shares of the frames of clips.
+
+    Attributes:
+      clips: how [B, F, ...] is split; None if it is not, or unequally.
+      frames: how [B F, ...] is split, with the frames in the order of the devices.
+      devices: number of devices that split the frames of a clip.
+    """
+
+    clips: PartitionSpec | None
+    frames: PartitionSpec | None
+    devices: int
+
+
+NO_SHARES = FrameShares(None, None, 1)
+
+
+def frame_shares(batch: int, frames: int) -> FrameShares:
+    """The shares of `batch` clips of so many frames that `split_frames` makes."""
+    axes, context = _axes()
+    devices = _shards(context)
+    if not on_several_devices() or batch % _shards(axes) or frames % devices:
+        return NO_SHARES
+    return FrameShares(PartitionSpec(axes, context), PartitionSpec((*axes, *context)), devices)
+
+
 def attend_locally(
     attend: AttentionFn, q: jax.Array, k: jax.Array, v: jax.Array, *, split_queries: bool
 ) -> jax.Array:
@@ -72,43 +98,67 @@ def attend_locally(
     return run(q, k, v)[:batch, :length]
 
 
-def convolve_locally(
-    convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array, *, columns: bool
+def map_neighbours(
+    run: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, whole: jax.Array, *, columns: bool
 ) -> jax.Array:
-    """Runs a 3-tap convolution along frames on each device's share of a video.
+    """Runs a function of three neighbouring frames on each device's share of a video.
 
     Args:
-      convolve: (x [b, f + 2, h, w, C], kernel) -> [b, f, h, w, C], without padding.
+      run: (x [b, f + 2, h, w, C], whole) -> [b, f, h, w, D]; frames beyond the clip's ends are zeros.
       x: [B, F, H, W, C].
-      kernel: the weights, replicated on every device.
+      whole: weights, of which every device gets all.
       columns: whether `context` splits the columns (in the VAE), so that nothing is exchanged. Otherwise it splits
         the frames, and each device receives one frame from either neighbour.
 
     Returns:
-      [B, F, H, W, C].
+      [B, F, H, W, D].
     """
-    axes, context = _axes()
     position = 3 if columns else 1
-    length, shares = x.shape[position], _shards(context)
-    padded = _pad(x, position, shares)
+    split, padded = _shares_of(x, position)
+
+    def of_share(share: jax.Array, whole: jax.Array) -> jax.Array:
+        return run(_with_neighbours(share, columns), whole)
+
+    out = jax.shard_map(of_share, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(
+        padded, whole
+    )
+    return jax.lax.slice_in_dim(out, 0, x.shape[position], axis=position)
+
+
+def sum_neighbours(
+    run: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, y: jax.Array, *, columns: bool
+) -> jax.Array:
+    """The sum over all devices of run(x [b, f + 2, h, w, C], y [b, f, h, w, D]); see `map_neighbours`."""
+    position = 3 if columns else 1
+    split, padded = _shares_of(x, position)
+    clips = split[0] or ()  # a clip that every device has is counted once
+
+    def of_share(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jax.lax.psum(run(_with_neighbours(x, columns), y), (*clips, *_axes()[1]))
+
+    run_all = jax.shard_map(of_share, in_specs=(split, split), out_specs=PartitionSpec(), check_vma=False)
+    return run_all(padded, _shares_of(y, position)[1])
+
+
+def _shares_of(x: jax.Array, position: int) -> tuple[PartitionSpec, jax.Array]:
+    """How x [B, ...] is split over the batch axes and, along one axis, over `context`, for which it is padded."""
+    axes, context = _axes()
     spec: list[Any] = [None] * x.ndim
     spec[0] = axes if x.shape[0] % _shards(axes) == 0 else None
     spec[position] = context or None
+    return PartitionSpec(*spec), _pad(x, position, _shards(context))
 
-    def run(share: jax.Array, kernel: jax.Array) -> jax.Array:
-        border = jnp.zeros_like(share[:, :1])
-        before, after = border, border
-        if not columns and shares > 1:  # the first and the last device get zeros
-            onwards = [(i, i + 1) for i in range(shares - 1)]
-            before = jax.lax.ppermute(share[:, -1:], CONTEXT_AXIS, onwards)
-            after = jax.lax.ppermute(share[:, :1], CONTEXT_AXIS, [(j, i) for i, j in onwards])
-        return convolve(jnp.concatenate([before, share, after], axis=1), kernel)
 
-    split = PartitionSpec(*spec)
-    out = jax.shard_map(run, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(
-        padded, kernel
-    )
-    return jax.lax.slice_in_dim(out, 0, length, axis=position)
+def _with_neighbours(share: jax.Array, columns: bool) -> jax.Array:
+    """A device's share [b, f, h, w, C] with the frames before and after it; zeros at the clip's ends."""
+    shares = _shards(_axes()[1])
+    border = jnp.zeros_like(share[:, :1])
+    before, after = border, border
+    if not columns and shares > 1:  # the first and the last device get zeros
+        onwards = [(i, i + 1) for i in range(shares - 1)]
+        before = jax.lax.ppermute(share[:, -1:], CONTEXT_AXIS, onwards)
+        after = jax.lax.ppermute(share[:, :1], CONTEXT_AXIS, [(j, i) for i, j in onwards])
+    return jnp.concatenate([before, share, after], axis=1)
 
 
 def transform_locally(transform: Callable[[jax.Array], jax.Array], planes: jax.Array) -> jax.Array:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from star_jax.checkpoints.trees import flatten
 from star_jax.config import LIEM_POSITIONS, LiemConfig
 from star_jax.errors import InputError
 from star_jax.models.i2vgenxl.transformers import SpatialTransformerBlock, TemporalTransformerBlock
-from star_jax.models.layers import dropout
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.models.rngs import InitRngs
 from star_jax.ops.attention import AttentionKernels
@@ -112,31 +110,9 @@ def test_unknown_position_is_refused():
         LiemConfig(position="everywhere")
 
 
-def test_dropout_changes_training_but_not_inference():
-    config = PRESETS["tiny"]
-    graphdef, abstract = abstract_component(config, "controlnet")
-    rng = np.random.default_rng(4)
-    params = jax.tree.map(lambda leaf: 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), abstract)
-    x = rng.standard_normal((1, 2, 18, 8, 4)).astype(np.float32)
-    context = np.zeros((1, 1, config.unet.cross_attention_dim), np.float32)
-
-    @jax.jit
-    def middle(key):
-        return nnx.merge(graphdef, params)(x, np.array([5]), context, x, dropout_key=key)[-1]
-
-    first, again, other = (middle(jax.random.key(seed)) for seed in (0, 0, 1))
-    assert jnp.array_equal(first, again)
-    assert not jnp.allclose(first, other)
-
-
-def test_dropout_for_a_tpu_drops_the_same():
-    x, key = jnp.ones((2, 3, 8)), jax.random.key(0)
-
-    def gradient(x):
-        return jax.grad(lambda x: (dropout(x, 0.5, key) ** 2).sum())(x)
-
-    expected = gradient(x)
+def test_spatial_gate_for_a_tpu_is_the_same():
+    x = np.random.default_rng(5).standard_normal((2, 3, 9, 6, 8)).astype(np.float32)
+    gate = SpatialLiem(rngs=InitRngs(0), **KWARGS)
+    expected = gate(x)
     with targeting("tpu"):
-        assert "optimization_barrier" in str(jax.make_jaxpr(gradient)(x))
-        np.testing.assert_array_equal(gradient(x), expected)
-    assert 0 < np.count_nonzero(expected) < x.size
+        np.testing.assert_allclose(gate(x), expected, rtol=1e-5, atol=1e-6)

@@ -20,6 +20,7 @@ from star_jax.models.whole_weights import run_block
 from star_jax.ops.attention import AttentionKernels, dot_product_attention
 from star_jax.ops.convolution import convolve_frames
 from star_jax.ops.platform import targeting
+from star_jax.ops.tokens import clip_to_tokens, frames_to_tokens, tokens_to_clip, tokens_to_frames
 from star_jax.parallel.activations import split_frames
 from star_jax.parallel.weights import constrain_params, param_shardings
 
@@ -85,7 +86,7 @@ def attention_errors() -> dict[str, float]:
 
 
 def convolution_errors() -> dict[str, float]:
-    """Along frames, in a GPU's form, against the plane on one device: values and gradients."""
+    """Along frames, against the plane on one device: values and gradients."""
 
     def gradients(columns, x, kernel):
         def loss(x, kernel):
@@ -100,11 +101,24 @@ def convolution_errors() -> dict[str, float]:
         x, kernel = normal(9, *shape), normal(10, 3, 1, 1, 6, 6)
         fn = partial(gradients, columns)
         expected = jax.jit(fn)(x, kernel)
-        with targeting("gpu"):
-            errors[f"convolution of {shape}, columns={columns}"] = error(
-                on_mesh((2, 1, 4), lambda *a, fn=fn: fn(*a), x, kernel), expected
-            )
+        errors[f"convolution of {shape}, columns={columns}"] = error(
+            on_mesh((2, 1, 4), lambda *a, fn=fn: fn(*a), x, kernel), expected
+        )
     return errors
+
+
+def token_errors() -> dict[str, float]:
+    """Videos as tokens and back, each device with its frames, as for a TPU."""
+
+    def moved(x):
+        frames, clip = frames_to_tokens(x), clip_to_tokens(x)
+        means = jnp.sort(frames.mean((1, 2)))  # the order of the frames is that of the devices
+        return means, clip, tokens_to_frames(frames, x.shape), tokens_to_clip(clip, x.shape)
+
+    x = normal(15, 4, 8, 3, 2, 6)
+    expected = moved(x)
+    with targeting("tpu"):
+        return {"tokens": error(on_mesh((2, 1, 4), lambda x: moved(x), x), expected)}
 
 
 def frequency_results() -> dict[str, float]:
@@ -129,14 +143,18 @@ def frequency_results() -> dict[str, float]:
     }
 
 
-def shared_weight_results() -> dict[str, float]:
-    """A block whose weights eight devices share: its gradient, and what is exchanged for it."""
+def shared_weight_results(axis: str) -> dict[str, float]:
+    """A block whose weights eight devices share, and its clips (axis `fsdp`) or their frames (`context`).
+
+    Its gradient, and what is exchanged for it.
+    """
     block = ResnetBlock(
         64, 128, time_embed_dim=64, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
     )
     graphdef, state = nnx.split(block)
     weights = random_tree(nnx.to_pure_dict(state))
-    x, temb = normal(13, 8, 3, 6, 8, 64), normal(14, 8, 64)
+    shape = (8, 3, 6, 8, 64) if axis == "fsdp" else (1, 8, 6, 8, 64)
+    x, temb = normal(13, *shape), normal(14, shape[0], 64)
 
     def gradients(weights, x, temb):
         def loss(weights, x):
@@ -146,18 +164,25 @@ def shared_weight_results() -> dict[str, float]:
         gradients = jax.grad(loss, argnums=(0, 1))(weights, x)
         return constrain_params(gradients[0]), split_frames(gradients[1])
 
-    mesh = jax.make_mesh((1, 8, 1), ("data", "fsdp", "context"), axis_types=(AxisType.Auto,) * 3)
-    clips = NamedSharding(mesh, PartitionSpec("fsdp"))
-    placed = [jax.device_put(weights, param_shardings(mesh, weights)), *jax.device_put((x, temb), clips)]
+    sizes = (1, 8, 1) if axis == "fsdp" else (1, 1, 8)
+    mesh = jax.make_mesh(sizes, ("data", "fsdp", "context"), axis_types=(AxisType.Auto,) * 3)
+    split = (
+        NamedSharding(mesh, PartitionSpec("fsdp", "context")),
+        NamedSharding(mesh, PartitionSpec("fsdp")),
+    )
+    placed = [jax.device_put(weights, param_shardings(mesh, weights)), *jax.device_put((x, temb), split)]
     with jax.set_mesh(mesh):
         compiled = jax.jit(gradients).lower(*placed).compile()
         found = jax.tree.map(np.asarray, compiled(*placed))
     exchanged = read_program(compiled.as_text()).collectives
     size = sum(x.nbytes for x in jax.tree.leaves(weights))
+    allowed = {"all-gather", "all-reduce", *(["collective-permute"] if axis == "context" else [])}
     return {
-        "gradient of shared weights": error(found, jax.jit(gradients)(weights, x, temb)),
-        "gathered, in parts of the weights, beyond twice": max(0.0, exchanged["all-gather"].bytes / size - 2),
-        "exchanges but gathers and sums": float(len(exchanged.keys() - {"all-gather", "all-reduce"})),
+        f"gradient of shared weights, {axis}": error(found, jax.jit(gradients)(weights, x, temb)),
+        f"gathered, in parts of the weights, beyond twice, {axis}": max(
+            0.0, exchanged["all-gather"].bytes / size - 2
+        ),
+        f"other exchanges, {axis}": float(len(exchanged.keys() - allowed)),
     }
 
 
@@ -166,4 +191,5 @@ if __name__ == "__main__":
     assert jax.device_count() == 8
     with jax.default_matmul_precision("float32"):
         found = velocity_errors() | vae_errors() | attention_errors() | convolution_errors()
-        print(json.dumps(found | frequency_results() | shared_weight_results()))
+        found |= token_errors() | frequency_results()
+        print(json.dumps(found | shared_weight_results("fsdp") | shared_weight_results("context")))

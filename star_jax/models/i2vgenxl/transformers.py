@@ -13,6 +13,7 @@ from star_jax.models.layers import GroupNorm, repeat_branches
 from star_jax.models.liem import SpatialLiem, TemporalLiem
 from star_jax.ops.attention import AttentionKernels
 from star_jax.ops.frames_attention import attends_frames_first
+from star_jax.ops.tokens import clip_to_tokens, frames_to_tokens, tokens_to_clip, tokens_to_frames
 from star_jax.parallel.activations import split_frames, split_pixels
 
 
@@ -59,16 +60,12 @@ class SpatialTransformerBlock(nnx.Module):
 
         N is a multiple of B: with several texts per clip, the part that does not depend on the text runs once.
         """
-        b, f, h = x.shape[:3]
         gated = _gate(self.liem1, x, here=self.liem_position == "before_attention")
-        attended = self.attn1(rearrange(self.norm1(gated), "b f h w c -> (b f) (h w) c"))
-        attended = rearrange(attended, "(b f) (h w) c -> b f h w c", b=b, h=h)
+        attended = tokens_to_frames(self.attn1(frames_to_tokens(self.norm1(gated))), x.shape)
         x = _gate(self.liem1, attended, here=self.liem_position == "after_attention") + x
         x = repeat_branches(x, len(text.keys))  # from here on, the branches of guidance differ
-        b = len(x)
         # All frames of a clip see the same text, so they are the queries of one sequence.
-        attended = self.attn2(rearrange(self.norm2(x), "b f h w c -> b (f h w) c"), text)
-        x = rearrange(attended, "b (f h w) c -> b f h w c", f=f, h=h) + x
+        x = tokens_to_clip(self.attn2(clip_to_tokens(self.norm2(x)), text), x.shape) + x
         x = self.ff(self.norm3(x)) + x
         return _gate(self.liem1, x, here=self.liem_position == "block_output")
 
