@@ -27,6 +27,7 @@ from star_jax.models.svd_vae.blocks import (
     SpatioTemporalResBlock,
     Upsample2D,
 )
+from star_jax.models.whole_weights import gathered
 from star_jax.ops.remat import rematerialise
 from star_jax.parallel.activations import split_columns
 
@@ -288,7 +289,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
           Mean and log variance of [B, F, h, w, latent_channels], unscaled.
         """
         with self._precision():
-            return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(frames)))
+            return DiagonalGaussian.from_moments(gathered(self.quant_conv)(gathered(self.encoder)(frames)))
 
     def decode(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B F H W 3"]:
         """Frames of one group: the temporal layers see its F frames together, and zeros before and after.
@@ -300,7 +301,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
           [B, F, H, W, 3], roughly in [-1, 1], not clipped.
         """
         with self._precision():
-            return self.decoder(latents)
+            return gathered(self.decoder)(latents)
 
     def _precision(self) -> contextlib.AbstractContextManager:
         """Sets the matmul precision for float32, unless the user's code has chosen one."""
