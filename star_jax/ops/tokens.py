@@ -1,7 +1,7 @@
 """Frames as rows of tokens, and back, with the channels innermost in memory on a TPU.
 
 A TPU's compiler may keep the pixels innermost instead. The change of shape, which is free otherwise, then moves all
-activations, by kernels that are slow to run and take seconds each to compile.
+activations, by large kernels that take seconds each to compile.
 """
 
 import jax
