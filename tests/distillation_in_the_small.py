@@ -338,7 +338,7 @@ def main() -> None:
         teacher=str(teacher),
         guidance_scale=GUIDANCE,
         latent_weight=0.0,
-        difference_weight=0.2,
+        difference_weight=0.225,
         student_every=3,
         head_channels=16,
         head_learning_rate=2e-3,
