@@ -25,6 +25,14 @@ def draw_masks(
 
     Each mask is that of `jax.random.bernoulli`, from integers. They are drawn at once, for drawing takes a hundred
     operations, too.
+
+    Args:
+      keys: one key a dropout.
+      shape: [B, F, ...]; a mesh splits clips and frames.
+      rate: fraction that is dropped, from 0 to 1.
+
+    Returns:
+      One mask a key; None if nothing is dropped.
     """
     if keys is None or rate == 0.0:
         return None
@@ -36,7 +44,7 @@ def draw_masks(
 
 
 def dropout(x: Float[Array, "*N"], rate: float, mask: Bool[Array, "*N"] | None) -> Float[Array, "*N"]:
-    """Sets x to zero where the mask is false, and scales the rest; without a mask (inference) it does nothing."""
+    """Sets x to zero where the mask is false, and divides the rest by 1 - rate; without a mask it does nothing."""
     return x if mask is None else jnp.where(mask, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 

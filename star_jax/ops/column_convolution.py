@@ -13,7 +13,15 @@ from jaxtyping import Array, Float
 def convolve_columns(
     planes: Float[Array, "N H c W"], kernel: Float[Array, "k k c 1"]
 ) -> Float[Array, "N H W"]:
-    """Convolves images [N, H, c, W], zeros beyond the edges, with a square kernel of odd size k to one channel."""
+    """Convolves images with a square kernel to one channel, stride 1, zeros beyond the edges.
+
+    Args:
+      planes: [N, H, c, W], the channels before the columns.
+      kernel: [k, k, c, 1], k odd, in the dtype of `planes`.
+
+    Returns:
+      [N, H, W].
+    """
     size, width = len(kernel), planes.shape[-1]
     # The kernel's entry between two columns, zero where they are further apart.
     apart = jnp.arange(width)[:, None] - jnp.arange(width) + size // 2
